@@ -1,0 +1,98 @@
+//! Compiles `proto/` without a protoc on the machine: protox reads the files, prost-build makes the
+//! messages, and tonic-build makes the stubs through the `ServiceGenerator` below.
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use proc_macro2::TokenStream;
+use prost::Message as _;
+
+const PROTO_FILES: [&str; 5] = [
+    "proto/demes/v1/types.proto",
+    "proto/demes/v1/client.proto",
+    "proto/demes/v1/host.proto",
+    "proto/demes/v1/election.proto",
+    "proto/demes/v1/peer.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+    let descriptors = protox::compile(PROTO_FILES, ["proto"])?;
+    fs::write(out_dir.join("demes.bin"), descriptors.encode_to_vec())?;
+    prost_build::Config::new()
+        .bytes([".demes.v1.SealedMessage.sealed", ".demes.v1.Entry", ".demes.v1.Submission"])
+        .service_generator(Box::new(Stubs))
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// Hands prost's services to tonic-build.
+struct Stubs;
+
+impl prost_build::ServiceGenerator for Stubs {
+    fn generate(&mut self, service: prost_build::Service, out: &mut String) {
+        let service =
+            Service { methods: service.methods.iter().cloned().map(Method).collect(), service };
+        let mut builder = tonic_build::CodeGenBuilder::new();
+        builder.emit_package(true).build_transport(false);
+        for tokens in [builder.generate_client(&service, ""), builder.generate_server(&service, "")]
+        {
+            let file = syn::parse2(tokens).expect("tonic-build writes Rust");
+            out.push_str(&prettyplease::unparse(&file));
+        }
+    }
+}
+
+struct Service {
+    service: prost_build::Service,
+    methods: Vec<Method>,
+}
+
+struct Method(prost_build::Method);
+
+impl tonic_build::Service for Service {
+    type Comment = String;
+    type Method = Method;
+    fn name(&self) -> &str {
+        &self.service.name
+    }
+    fn package(&self) -> &str {
+        &self.service.package
+    }
+    fn identifier(&self) -> &str {
+        &self.service.proto_name
+    }
+    fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+    fn comment(&self) -> &[String] {
+        &self.service.comments.leading
+    }
+}
+
+impl tonic_build::Method for Method {
+    type Comment = String;
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+    fn identifier(&self) -> &str {
+        &self.0.proto_name
+    }
+    fn codec_path(&self) -> &str {
+        "tonic_prost::ProstCodec"
+    }
+    fn client_streaming(&self) -> bool {
+        self.0.client_streaming
+    }
+    fn server_streaming(&self) -> bool {
+        self.0.server_streaming
+    }
+    fn comment(&self) -> &[String] {
+        &self.0.comments.leading
+    }
+    fn request_response_name(&self, _: &str, _: bool) -> (TokenStream, TokenStream) {
+        let parse = |name: &str| format!("super::{name}").parse().expect("prost writes type names");
+        (parse(&self.0.input_type), parse(&self.0.output_type))
+    }
+}

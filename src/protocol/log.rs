@@ -1,0 +1,2 @@
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Checkpoint {}

@@ -1,0 +1,327 @@
+//! What the peers of one chat say to each other.
+//!
+//! A message that asks for an answer carries a `call` when it arrives; the answer carries the same
+//! number back, and the runtime completes the call with it. Answers are never answered (R8).
+
+use std::sync::Arc;
+
+use super::time::Micros;
+use super::types::{
+    Boot, CallId, Entry, Incarnation, Index, Number, Past, PeerId, Position, Signature, Submission,
+    Term,
+};
+
+/// One message between two members, each named with its incarnation (R9).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Message {
+    pub from: PeerId,
+    pub from_incarnation: Incarnation,
+    pub from_boot: Boot,
+    pub to: PeerId,
+    /// 0 where the sender does not know it yet (first contact).
+    pub to_incarnation: Incarnation,
+    pub call: CallId,
+    pub body: Body,
+}
+
+/// The kinds of message. Each comment says who sends it to whom.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Body {
+    /// Member → host: stream me the log from here (R35). Opens a `Replicate` stream.
+    Attach(Attach),
+    /// Host → member: entries, the commit index, or both.
+    Append(Append),
+    /// Host → member: I do not know that position; attach again at or below this index.
+    LookBack(LookBack),
+    /// Host → member: I live. Opened by the member as a `Heartbeats` stream.
+    Heartbeat(Heartbeat),
+    /// Member → host: what I have made durable, which heartbeat I heard, what was read.
+    Acknowledge(Acknowledge),
+    /// Member → host: put these in order (R32).
+    Submit(Submit),
+    /// Host → member: what became of them.
+    SubmitAnswer(SubmitAnswer),
+    /// Member → host: my delays to the others, and my order of preference (R12).
+    ReportDelays(ReportDelays),
+    /// Member → everyone: I stop, gracefully.
+    Goodbye,
+    /// Invited or returning peer → host: I take part (or not). Its signature is checked.
+    Join(Join),
+    JoinAnswer(JoinAnswer),
+    /// Voter → candidate: take over, as far as I am concerned (R15).
+    Nominate(Nominate),
+    NominateAnswer(NominateAnswer),
+    /// Voter → everyone: would you nominate me (R20)?
+    Solicit(Nominate),
+    SolicitAnswer(SolicitAnswer),
+    /// Candidate → voter (R17).
+    RequestVote(RequestVote),
+    Vote(Vote),
+    /// Candidate → everyone: do not wait for me (R18).
+    Withdraw(Withdraw),
+    /// New host → everyone (R21).
+    Announce(Announce),
+    /// Host → successor (R23).
+    HandOver(HandOver),
+    /// Anyone → anyone: who is the host (M10)?
+    FindHost,
+    FindHostAnswer(FindHostAnswer),
+    /// The answer to a request of an older term (R8), or one that is not for this peer.
+    Refused(Refused),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Attach {
+    pub term: Term,
+    /// Counts this member's attaches; later answers name it, and older ones are dropped.
+    pub attach: u64,
+    /// A position of the member's synced log: its end at first, further back after `LookBack`.
+    pub look: Position,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Append {
+    pub term: Term,
+    pub attach: u64,
+    /// Where the entry before `entries[0]` stands.
+    pub previous: Position,
+    pub entries: Vec<Arc<Entry>>,
+    /// Everything up to here is committed.
+    pub commit: Index,
+    /// What the host remembers of the member (R9); only in the first answer to an attach.
+    pub past: Option<Past>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LookBack {
+    pub term: Term,
+    pub attach: u64,
+    pub index: Index,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Heartbeat {
+    pub term: Term,
+    /// Counts the host's heartbeats in this term; echoed in `Acknowledge` (R22).
+    pub number: u64,
+    /// When the next heartbeat is due at the latest.
+    pub interval_us: Micros,
+    /// Sent by a paused host: renews no lease (R22).
+    pub probe: bool,
+    pub commit: Index,
+    /// Delivered and read positions that changed (R36).
+    pub positions: Vec<(PeerId, Receipt)>,
+    /// The ranked candidates (R13), when the member has not acknowledged this version.
+    pub ranking: Option<Arc<Ranking>>,
+}
+
+/// How far a member has come (R36).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Receipt {
+    pub delivered: Index,
+    pub read: Index,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Acknowledge {
+    pub term: Term,
+    pub attach: u64,
+    /// The member's log equals the host's up to here, durably.
+    pub synced: Index,
+    /// The newest heartbeat heard in this term; 0 if none.
+    pub heartbeat: u64,
+    pub receipt: Receipt,
+    /// The version of the ranked candidates that the member holds.
+    pub ranking_version: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Submit {
+    pub term: Term,
+    pub submissions: Vec<Submission>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct SubmitAnswer {
+    pub term: Term,
+    pub accepted: Vec<Accepted>,
+    pub problem: Option<SubmitProblem>,
+}
+
+/// Where a submission stands in the log. Only a committed one is confirmed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Accepted {
+    pub number: Number,
+    pub index: Index,
+    pub term: Term,
+    pub committed: bool,
+}
+
+/// Why the rest of a `Submit` was not accepted. All are temporary but `NotMember`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SubmitProblem {
+    /// The next number that the host takes is `last + 1`.
+    Gap {
+        last: Number,
+    },
+    /// The host has not committed its `TermStart`, hands over, or has too much in flight.
+    NotServing,
+    /// The host's disk has no room (R38).
+    StorageFull,
+    NotMember,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ReportDelays {
+    pub term: Term,
+    /// Smoothed one-way delays as this member sees them, in microseconds.
+    pub row: Vec<(PeerId, Micros)>,
+    /// The other members from most to least wanted.
+    pub preferences: Vec<PeerId>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Join {
+    pub name: String,
+    pub address: String,
+    pub created_at_ms: u64,
+    pub decline: bool,
+    pub signature: Signature,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct JoinAnswer {
+    pub term: Term,
+    pub host: Option<PeerId>,
+    /// Whether the log has, or will have, the peer as asked.
+    pub accepted: bool,
+    /// The last number of this session in the host's log (R33).
+    pub last_number: Number,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Nominate {
+    pub term: Term,
+    pub last: Position,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NominateAnswer {
+    pub term: Term,
+    /// The nominee's lease still runs (R16).
+    pub host_alive: Option<HostAlive>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SolicitAnswer {
+    pub term: Term,
+    /// The answering voter nominates the asker, with its own last position.
+    pub nominated: bool,
+    pub last: Position,
+    pub host_alive: Option<HostAlive>,
+}
+
+/// Somebody hears the host, and until when at the latest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HostAlive {
+    pub host: PeerId,
+    pub term: Term,
+    pub retry_in_us: Micros,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RequestVote {
+    pub term: Term,
+    pub last: Position,
+    /// Lets a voter whose lease runs grant all the same (R2, R23).
+    pub hand_over: Option<HandOver>,
+    /// What the candidate remembers of the voter (R9).
+    pub past: Option<Past>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Vote {
+    pub term: Term,
+    pub granted: bool,
+    pub host_alive: Option<HostAlive>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Withdraw {
+    pub term: Term,
+    pub reason: WithdrawReason,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum WithdrawReason {
+    /// The round ended without a majority of votes or nominations.
+    NoMajority,
+    /// A nominator's log is further than the nominee's.
+    LogBehind,
+    /// The disk stalls or is full.
+    Unfit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Announce {
+    pub term: Term,
+}
+
+/// The host of `term` asks `target` to follow it, and everyone to let it (R23).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HandOver {
+    pub host: PeerId,
+    pub host_incarnation: Incarnation,
+    pub term: Term,
+    pub target: PeerId,
+    /// By the host's key. The core leaves it out; the runtime signs what leaves and has checked
+    /// what arrives.
+    pub signature: Option<Signature>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FindHostAnswer {
+    pub term: Term,
+    pub host: Option<PeerId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Refused {
+    pub term: Term,
+    pub reason: RefusedReason,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RefusedReason {
+    /// The request's term is over.
+    StaleTerm,
+    /// This peer does not host; `FindHostAnswer` says who may.
+    NotHost {
+        host: Option<PeerId>,
+    },
+    /// The request names another incarnation of this peer, or came from an outlived one (R9).
+    WrongIncarnation {
+        incarnation: Incarnation,
+    },
+    NotMember,
+}
+
+/// The published line of succession (R12, R13).
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Ranking {
+    /// The term of the host that made it, and its count within that term.
+    pub term: Term,
+    pub version: u64,
+    pub candidates: Vec<Candidate>,
+    /// The directed delays it was made from: (from, to, microseconds).
+    pub delays: Vec<(PeerId, PeerId, Micros)>,
+}
+
+/// One ranked candidate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Candidate {
+    pub peer: PeerId,
+    /// The sum of the shortest paths to and from all others, in microseconds, quantised; `None`
+    /// where a path is missing. Closeness centrality is its reciprocal.
+    pub farness_us: Option<Micros>,
+}
