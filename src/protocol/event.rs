@@ -41,6 +41,9 @@ pub enum Event {
     Message(Message),
     /// The state of this peer's own connection to another peer changed.
     Link { peer: PeerId, state: LinkState },
+    /// The stream of entries or heartbeats from this peer ended, though the connection stands:
+    /// attach again.
+    Detached { peer: PeerId },
     /// A ping came back.
     RoundTrip { peer: PeerId, rtt_us: Micros },
     /// The `Ready` of this number has been made durable.
@@ -90,6 +93,19 @@ pub enum DiskState {
     Stalling,
     /// A sync takes longer than 2 s: pause.
     Stalled,
+}
+
+/// Why a proposal cannot be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ProposeError {
+    /// The outbox has no room until a majority is reachable again.
+    OutboxFull,
+    /// The disk has no room (R38).
+    StorageFull,
+    /// This peer does not take part in the chat.
+    NotMember,
+    /// The peer is about to stop.
+    Stopping,
 }
 
 /// Everything that a replica wants done, in the order in which to do it.

@@ -178,6 +178,8 @@ pub struct ReportDelays {
     pub row: Vec<(PeerId, Micros)>,
     /// The other members from most to least wanted.
     pub preferences: Vec<PeerId>,
+    /// The member's own wish to host, in percent; 0 puts it last.
+    pub host_weight: u32,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
