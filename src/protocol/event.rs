@@ -132,6 +132,13 @@ pub struct Ready {
     pub persisted_notices: Vec<Notice>,
 }
 
+impl Ready {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self { number: self.number, ..Self::default() }
+    }
+}
+
 /// One atomic, synced change of the store. Done in field order.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Persist {
