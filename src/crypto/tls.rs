@@ -42,7 +42,10 @@ pub enum Refusal {
 
 /// For the peer listener: TLS 1.3 with a client certificate, and whom to let in. ALPN is h2.
 pub fn server_config(identity: &Identity, admit: Admit) -> Arc<ServerConfig> {
-    let verifier = Arc::new(Verifier { algorithms: provider().signature_verification_algorithms, rule: Rule::Admit(admit) });
+    let verifier = Arc::new(Verifier {
+        algorithms: provider().signature_verification_algorithms,
+        rule: Rule::Admit(admit),
+    });
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("ring has cipher suites for TLS 1.3")
@@ -58,7 +61,10 @@ pub fn server_config(identity: &Identity, admit: Admit) -> Arc<ServerConfig> {
 /// For dialling a peer. `expected` pins its key; with `None` any key is taken, and the caller reads
 /// with `peer_id_of` whom it reached. ALPN is h2.
 pub fn client_config(identity: &Identity, expected: Option<PeerId>) -> Arc<ClientConfig> {
-    let verifier = Arc::new(Verifier { algorithms: provider().signature_verification_algorithms, rule: Rule::Expect(expected) });
+    let verifier = Arc::new(Verifier {
+        algorithms: provider().signature_verification_algorithms,
+        rule: Rule::Expect(expected),
+    });
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .expect("ring has cipher suites for TLS 1.3")
