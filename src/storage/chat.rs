@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use redb::{ReadableTableMetadata as _, Table, WriteTransaction};
 
-use super::database::{Database, Problem};
+use super::database::{Database, Problem, marker_of};
 use super::directory::{chat_path, sync_directory};
 use super::error::StorageError;
 use super::reader::ChatReader;
@@ -63,8 +63,11 @@ impl ChatStore {
             return Err(StorageError::AlreadyThere { path });
         }
         let io = |doing| move |error| StorageError::io(doing, dir, error);
-        if new.exists() {
-            fs::remove_file(&new).map_err(io("clean up in"))?;
+        // What an earlier attempt left, or the marker of a store that was moved away.
+        for leftover in [&new, &marker_of(&path)] {
+            if leftover.exists() {
+                fs::remove_file(leftover).map_err(io("clean up in"))?;
+            }
         }
         let database = Database::create(&new, CACHE_BYTES)?;
         let end = entries.last().map_or(0, |entry| entry.index);

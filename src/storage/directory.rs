@@ -19,6 +19,9 @@ use super::peer::PeerStore;
 use crate::protocol::event::Recovered;
 use crate::protocol::types::{ChatId, Entry, Incarnation};
 
+/// The name of the peer's own store.
+pub(super) const PEER_FILE: &str = "peer.redb";
+
 /// An own, locked data directory. Dropping it gives the lock back.
 pub struct DataDir {
     path: PathBuf,
@@ -44,7 +47,7 @@ impl DataDir {
 
     /// Opens the peer's own store, or makes it.
     pub fn peer_store(&self) -> Result<PeerStore, StorageError> {
-        PeerStore::open(&self.path.join("peer.redb"))
+        PeerStore::open(&self.path.join(PEER_FILE))
     }
 
     /// The chats that have a file here, damaged ones included.

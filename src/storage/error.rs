@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::database::marker_of;
+use super::directory::PEER_FILE;
 
 /// Why the store did not do what it was asked.
 ///
@@ -24,8 +25,9 @@ pub enum StorageError {
     Version { path: PathBuf, found: u32, expected: u32 },
     #[error(
         "the store {path} is damaged ({what}): move it away, with {} if that is there, and start \
-         again; the peer then joins the chat anew and fetches everything from the other members",
-        marker_of(path).display()
+         again; {}",
+        marker_of(path).display(),
+        consequence(path)
     )]
     Damaged { path: PathBuf, what: String },
     #[error("the disk of {path} is full: make room and start again")]
@@ -56,8 +58,16 @@ impl StorageError {
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 Self::NotWritable { path, source }
             }
-            io::ErrorKind::NotFound => Self::NotThere { path },
             _ => Self::Io { doing, path, source },
         }
+    }
+}
+
+/// What follows when the file at `path` is moved away.
+fn consequence(path: &Path) -> &'static str {
+    if path.file_name().is_some_and(|name| name == PEER_FILE) {
+        "open invitations are lost, chats are not"
+    } else {
+        "the peer then joins the chat anew and fetches everything from the other members"
     }
 }
