@@ -217,9 +217,14 @@ fn the_last_two_checkpoints_stay() {
     assert_eq!((recovered.checkpoint.index(), recovered.entries), (30, vec![]));
     drop(store);
     // The newest one goes bad: the one before it serves, with the entries since.
-    damage(&file(dir.path()), &entries[29].hash.0[..]);
-    let opened = ChatStore::open(&file(dir.path()));
-    assert!(is_damaged(opened), "entry 30 is bad as well and was synced long ago");
+    damage(&file(dir.path()), &checkpoint_of(&entries).encode()[..40]);
+    let (store, recovered) = ChatStore::open(&file(dir.path())).unwrap();
+    assert_eq!((recovered.checkpoint.index(), recovered.commit), (20, 30));
+    assert_eq!(recovered.entries, entries[20..]);
+    drop(store);
+    // The one before goes bad, too: now the file cannot be trusted.
+    damage(&file(dir.path()), &checkpoint_of(&entries[..20]).encode()[..40]);
+    assert!(is_damaged(ChatStore::open(&file(dir.path()))));
 }
 
 #[test]

@@ -80,7 +80,7 @@ struct Found {
 
 fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     let table = transaction.open_table(STATE)?;
-    let format = get_state(&table, state::FORMAT, |payload| Some(payload.try_into().ok()?))?;
+    let format = get_state(&table, state::FORMAT, |payload| payload.try_into().ok())?;
     let format = u32::from_be_bytes(format);
     if format != schema::FORMAT {
         return Err(Problem::Version(format));
