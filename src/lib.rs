@@ -1,5 +1,7 @@
 //! demes: private group chat with no server of its own.
+pub mod crypto;
 pub mod protocol;
+pub mod storage;
 pub mod pb {
     #![allow(clippy::all)]
     tonic::include_proto!("demes.v1");
