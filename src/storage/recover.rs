@@ -29,7 +29,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         found.batch = Batch { previous_end: last, end: last };
         found.commit = found.commit.min(last);
     }
-    database.write(|transaction| {
+    database.write(true, |transaction| {
         let mut table = transaction.open_table(STATE)?;
         put_state(&mut table, state::VOWS, &found.vows.encode())?;
         if cut {
