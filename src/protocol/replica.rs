@@ -21,8 +21,8 @@ use super::prng::Prng;
 use super::time::{Instant, Micros};
 use super::timers::Estimate;
 use super::types::{
-    Boot, CallId, Entry, HardState, Incarnation, Index, MemberState, Number, Past, Payload, PeerId,
-    Submission, Term,
+    Boot, CallId, Entry, HardState, Incarnation, Index, MemberState, Membership, Number, Past,
+    Payload, PeerId, Submission, Term,
 };
 
 /// R11: a term further ahead than this needs proof.
@@ -326,7 +326,9 @@ impl Replica {
             return;
         }
         let term = message.body.term();
-        if term > self.hard_state.term + TERM_LEAP_MAX && !self.leap_is_proven(&message, term) {
+        if term > self.hard_state.term.saturating_add(TERM_LEAP_MAX)
+            && !self.leap_is_proven(&message, term)
+        {
             self.refuse(&message, RefusedReason::StaleTerm);
             return;
         }
@@ -532,12 +534,15 @@ impl Replica {
         }
         if members_changed {
             self.ready.notices.push(Notice::Members);
-            self.forget_strangers();
-            let state = self.log.state();
-            // A peer that has not joined yet reads its own past as it catches up.
-            let was = committed.iter().any(|entry| removes(entry, self.me));
-            if was && !state.members.contains_key(&self.me) {
-                self.ready.notices.push(Notice::Removed);
+            let gone: Vec<_> = committed.iter().filter_map(|entry| removed_by(entry)).collect();
+            for peer in gone {
+                if !self.log.state().members.contains_key(&peer) {
+                    self.forget(peer);
+                    // A peer that has not joined yet reads its own past as it catches up.
+                    if peer == self.me {
+                        self.ready.notices.push(Notice::Removed);
+                    }
+                }
             }
         }
         self.ready.committed.extend(committed);
@@ -564,12 +569,13 @@ impl Replica {
         }
     }
 
-    fn forget_strangers(&mut self) {
-        let members = Arc::clone(&self.log.state().members);
-        self.receipts.retain(|peer, _| members.contains_key(peer));
-        self.round_trips.retain(|peer, _| members.contains_key(peer));
-        self.links.retain(|peer, _| members.contains_key(peer));
-        self.pasts.retain(|(peer, _), _| members.contains_key(peer));
+    /// Only who has gone is forgotten: a peer that catches up is linked to members that its log
+    /// does not name yet.
+    fn forget(&mut self, peer: PeerId) {
+        self.receipts.remove(&peer);
+        self.round_trips.remove(&peer);
+        self.links.remove(&peer);
+        self.pasts.retain(|(other, _), _| *other != peer);
     }
 
     /// Adds what may wait for a sync to one that happens anyway, or causes one when it has waited
@@ -686,11 +692,11 @@ impl Replica {
     }
 }
 
-fn removes(entry: &Entry, peer: PeerId) -> bool {
-    use super::types::Membership;
+/// Whose membership the entry ends.
+fn removed_by(entry: &Entry) -> Option<PeerId> {
     match &entry.payload {
-        Payload::Membership(Membership::Removed { peer: removed }) => *removed == peer,
-        Payload::Membership(Membership::Declined) => entry.author == peer,
-        _ => false,
+        Payload::Membership(Membership::Removed { peer }) => Some(*peer),
+        Payload::Membership(Membership::Declined) => Some(entry.author),
+        _ => None,
     }
 }
