@@ -18,6 +18,9 @@ use crate::text;
 const STEPS_MAX: usize = 200_000;
 /// What every sync takes, as far as the replicas are told.
 const SYNC_US: u64 = 1_000;
+/// Kinds of message that are seldom the point; `show` shows them.
+const HIDDEN: [&str; 5] =
+    ["Heartbeat", "Acknowledge", "ReportDelays", "FindHost", "FindHostAnswer"];
 /// The replicas' seeds are drawn from this one.
 const SEED: u64 = 1;
 
@@ -77,7 +80,7 @@ impl World {
             in_flight: VecDeque::new(),
             cut: BTreeSet::new(),
             round_trips: BTreeMap::new(),
-            hidden: ["Heartbeat", "Acknowledge", "ReportDelays"].map(String::from).into(),
+            hidden: HIDDEN.map(String::from).into(),
             declining: BTreeSet::new(),
             quiet: false,
             lines: Vec::new(),
