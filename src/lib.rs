@@ -1,5 +1,6 @@
 //! demes: private group chat with no server of its own.
 pub mod protocol;
+pub mod telemetry;
 pub mod pb {
     #![allow(clippy::all)]
     tonic::include_proto!("demes.v1");
