@@ -1,4 +1,5 @@
 //! demes: private group chat with no server of its own.
+pub mod config;
 pub mod protocol;
 pub mod telemetry;
 pub mod pb {
