@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::client::{connect, get_chat, required};
+use super::client::{connect, get_chat, invite_timeout_s, required};
 use super::output::{People, Table, chat_state, clean, count, short};
 use super::{ChatArg, Global, json, pb};
 
@@ -41,7 +41,7 @@ pub async fn new(global: &Global, args: NewArgs) -> Result<()> {
     let request = pb::CreateChatRequest {
         name: args.name,
         addresses: args.addresses,
-        invite_timeout_s: args.timeout.unwrap_or(0),
+        invite_timeout_s: invite_timeout_s(global, args.timeout)?,
     };
     let invited = request.addresses.len() as u64;
     let response = connect(global).await?.create_chat(request).await?.into_inner();

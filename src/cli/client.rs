@@ -67,6 +67,17 @@ pub fn request_id() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// How long an invitation is resent: as the flag says, else as the configuration does.
+pub fn invite_timeout_s(global: &Global, flag: Option<u32>) -> Result<u32> {
+    match flag {
+        Some(seconds) => Ok(seconds),
+        None => {
+            let seconds = config::load(&global.arguments())?.invite_timeout.as_secs();
+            Ok(u32::try_from(seconds).unwrap_or(u32::MAX))
+        }
+    }
+}
+
 fn running_peer(data_dir: &Path) -> Result<String, Failure> {
     let address = fs::read_to_string(data_dir.join(ADDRESS_FILE)).map_err(|_| {
         Failure::unreachable(format!(

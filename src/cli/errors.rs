@@ -91,11 +91,6 @@ pub fn reason(status: &Status) -> Option<String> {
     (info.domain == "demes").then_some(info.reason)
 }
 
-/// A value in the error's details.
-pub fn detail(status: &Status, key: &str) -> Option<String> {
-    status.get_details_error_info()?.metadata.remove(key)
-}
-
 fn of_io(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem => {
@@ -167,14 +162,15 @@ fn next_step(reason: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use tonic_types::ErrorDetails;
 
     use super::*;
 
     fn refused(code: Code, reason: &str) -> Failure {
-        let details = ErrorDetails::with_error_info(reason, "demes", [("cursor", "7")]);
+        let details = ErrorDetails::with_error_info(reason, "demes", HashMap::new());
         let status = Status::with_error_details(code, "said", details);
-        assert_eq!(detail(&status, "cursor").as_deref(), Some("7"));
         explain(&status.into()).expect("a failure")
     }
 

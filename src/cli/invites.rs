@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::client::{connect, required};
+use super::client::{connect, invite_timeout_s, required};
 use super::output::{Table, clean, local_time, short};
 use super::{ChatArg, Global, json, pb};
 
@@ -31,7 +31,7 @@ pub async fn invite(global: &Global, args: InviteArgs) -> Result<()> {
     let request = pb::InviteMemberRequest {
         chat: args.chat.chat,
         address: args.address,
-        timeout_s: args.timeout.unwrap_or(0),
+        timeout_s: invite_timeout_s(global, args.timeout)?,
     };
     let response = connect(global).await?.invite_member(request).await?.into_inner();
     let invite = required(response.invite)?;

@@ -105,9 +105,7 @@ fn member(member: &pb::Member) -> Value {
 }
 
 fn ranking(ranking: &pb::Ranking) -> Value {
-    let candidate = |candidate: &pb::Candidate| {
-        json!({ "peer_id": candidate.peer_id, "farness_us": candidate.farness_us })
-    };
+    let candidate = |candidate: &pb::Candidate| json!({ "peer_id": candidate.peer_id, "farness_us": candidate.farness_us });
     let delay = |delay: &pb::Delay| {
         json!({
             "from_peer_id": delay.from_peer_id,

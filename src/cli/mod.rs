@@ -22,10 +22,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Arguments};
-use crate::pb;
+use crate::config::Arguments;
+use crate::wire::pb;
 
-pub use errors::{EXIT_BUG, Failure, exit_code, explain};
+pub use errors::{EXIT_BUG, EXIT_USAGE, Failure, exit_code, explain};
 use output::Output;
 
 /// Private group chat with no server: every person runs a peer.
@@ -58,11 +58,7 @@ struct Global {
 impl Global {
     /// What the flags that every command takes say about the configuration.
     fn arguments(&self) -> Arguments {
-        Arguments {
-            data_dir: self.data_dir.clone(),
-            file: self.config.clone(),
-            flags: Vec::new(),
-        }
+        Arguments { data_dir: self.data_dir.clone(), file: self.config.clone(), flags: Vec::new() }
     }
 
     fn output(&self) -> Output {
@@ -152,6 +148,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::config;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -33,7 +33,11 @@ impl Output {
     }
 
     /// Writes one result: an object on one line, or the text.
-    pub fn emit(self, json: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> io::Result<()> {
+    pub fn emit(
+        self,
+        json: impl FnOnce() -> Value,
+        text: impl FnOnce() -> String,
+    ) -> io::Result<()> {
         let mut result = if self.json { json().to_string() } else { text() };
         if !result.is_empty() && !result.ends_with('\n') {
             result.push('\n');
@@ -253,10 +257,8 @@ pub mod tests {
             to_peer_id: to.repeat(64),
             delay_us,
         };
-        let candidate = |digit: &str, farness_us| pb::Candidate {
-            peer_id: digit.repeat(64),
-            farness_us,
-        };
+        let candidate =
+            |digit: &str, farness_us| pb::Candidate { peer_id: digit.repeat(64), farness_us };
         pb::Chat {
             chat_id: "c0ffee00".repeat(4),
             name: "club".into(),
@@ -282,7 +284,11 @@ pub mod tests {
                     candidate("b", Some(20_000)),
                     candidate("c", None),
                 ],
-                delays: vec![delay("a", "b", 4_250), delay("b", "a", 4_300), delay("a", "c", 8_000)],
+                delays: vec![
+                    delay("a", "b", 4_250),
+                    delay("b", "a", 4_300),
+                    delay("a", "c", 8_000),
+                ],
             }),
             fault: String::new(),
         }

@@ -145,9 +145,10 @@ fn delay_table(ranking: &pb::Ranking, people: &People) -> String {
     for from in &ids {
         let mut row = vec![people.name(from)];
         for to in &ids {
-            let delay = ranking.delays.iter().find(|delay| {
-                delay.from_peer_id == *from && delay.to_peer_id == *to
-            });
+            let delay = ranking
+                .delays
+                .iter()
+                .find(|delay| delay.from_peer_id == *from && delay.to_peer_id == *to);
             row.push(match delay {
                 _ if from == to => "·".into(),
                 Some(delay) => milliseconds(delay.delay_us),

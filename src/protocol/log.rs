@@ -1,2 +1,234 @@
+//! The log: all of it by term and index, its end by content.
+//!
+//! A replica holds a window of the latest entries in memory and knows the term of every index by a
+//! short table, so that a log of a million entries costs no memory. Older entries are read from
+//! the store when a member needs them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::membership::ChatState;
+use super::types::{Entry, Hash, Index, Payload, Position, Term, VoterSet};
+
+/// Everything that follows from the committed log up to one index, so that a start need not read
+/// the log from its beginning. The default is the empty log.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Checkpoint {}
+pub struct Checkpoint {
+    pub(super) state: ChatState,
+    pub(super) terms: TermTable,
+}
+
+impl Checkpoint {
+    /// The last entry that is in here; 0 for the empty log.
+    pub fn index(&self) -> Index {
+        self.state.index
+    }
+    /// That entry's hash.
+    pub fn hash(&self) -> Hash {
+        self.state.hash
+    }
+}
+
+/// Where each term begins: (term, index of its first entry), ascending.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct TermTable(pub(super) Vec<(Term, Index)>);
+
+impl TermTable {
+    /// Takes note of the entry at `index`, the next one.
+    pub(super) fn push(&mut self, term: Term, index: Index) {
+        if self.0.last().is_none_or(|(last, _)| *last != term) {
+            self.0.push((term, index));
+        }
+    }
+
+    /// The term of the entry at `index`, which the log must have.
+    fn term_at(&self, index: Index) -> Term {
+        let following = self.0.partition_point(|(_, first)| *first <= index);
+        following.checked_sub(1).map_or(0, |position| self.0[position].0)
+    }
+
+    /// The first index of the term that `index` belongs to.
+    fn first_index_of_term_at(&self, index: Index) -> Index {
+        let following = self.0.partition_point(|(_, first)| *first <= index);
+        following.checked_sub(1).map_or(0, |position| self.0[position].1)
+    }
+
+    fn truncate_from(&mut self, from: Index) {
+        let keep = self.0.partition_point(|(_, first)| *first < from);
+        self.0.truncate(keep);
+    }
+}
+
+/// See the module's text.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Log {
+    terms: TermTable,
+    /// The entries after `base`, in order.
+    window: VecDeque<Arc<Entry>>,
+    window_bytes: usize,
+    base: Index,
+    last: Position,
+    last_hash: Hash,
+    /// What the committed entries say.
+    state: ChatState,
+    /// Voter sets of entries beyond `state`, by index (R5).
+    pending_voters: Vec<(Index, VoterSet)>,
+}
+
+impl Log {
+    /// Takes over what a store recovered. `entries` follow the checkpoint.
+    pub fn new(checkpoint: Checkpoint, entries: Vec<Arc<Entry>>, commit: Index) -> Self {
+        let base = checkpoint.index();
+        let mut log = Self {
+            last: Position { term: checkpoint.terms.term_at(base), index: base },
+            last_hash: checkpoint.hash(),
+            terms: checkpoint.terms,
+            window: VecDeque::new(),
+            window_bytes: 0,
+            base,
+            state: checkpoint.state,
+            pending_voters: Vec::new(),
+        };
+        for entry in entries {
+            log.append(entry);
+        }
+        log.commit_to(commit.min(log.last.index));
+        log
+    }
+
+    pub fn last(&self) -> Position {
+        self.last
+    }
+    pub fn last_hash(&self) -> Hash {
+        self.last_hash
+    }
+    /// The last committed index. It never goes back.
+    pub fn commit(&self) -> Index {
+        self.state.index
+    }
+    /// What the committed entries say.
+    pub fn state(&self) -> &ChatState {
+        &self.state
+    }
+
+    // R5: the voter set is the latest one in the log, in force as soon as it is appended.
+    pub fn voters(&self) -> &VoterSet {
+        self.pending_voters.last().map_or(&self.state.voters, |(_, voters)| voters)
+    }
+    /// Where that voter set stands.
+    pub fn voters_index(&self) -> Index {
+        self.pending_voters.last().map_or(self.state.voters_index, |(index, _)| *index)
+    }
+
+    /// The term of the entry at `index`; 0 at 0, `None` beyond the end.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        (index <= self.last.index).then(|| self.terms.term_at(index))
+    }
+
+    /// Whether the log has an entry at that position, or the position is before the first.
+    pub fn has(&self, position: Position) -> bool {
+        self.term_at(position.index) == Some(position.term)
+    }
+
+    /// Where a log that does not have `position` of another could agree with it (R35): the end of
+    /// this log, or the entry before the term that stands at the position here.
+    pub fn look_back(&self, position: Position) -> Index {
+        if position.index > self.last.index {
+            return self.last.index;
+        }
+        self.terms.first_index_of_term_at(position.index).saturating_sub(1)
+    }
+
+    /// The entry at `index`, if it is in the window.
+    pub fn entry(&self, index: Index) -> Option<&Arc<Entry>> {
+        let offset = index.checked_sub(self.base + 1)?;
+        self.window.get(usize::try_from(offset).ok()?)
+    }
+
+    /// Whether entries from `from` on, or nothing at the end, can be had from memory.
+    pub fn in_window(&self, from: Index) -> bool {
+        from > self.base
+    }
+
+    /// Entries from `from` on, up to about `bytes_max` but at least one.
+    pub fn entries_from(&self, from: Index, bytes_max: usize) -> Vec<Arc<Entry>> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let offset = from.saturating_sub(self.base + 1);
+        for entry in self.window.iter().skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+            bytes += entry.size();
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(Arc::clone(entry));
+        }
+        entries
+    }
+
+    /// Adds an entry at the end.
+    pub fn append(&mut self, entry: Arc<Entry>) {
+        assert!(entry.index == self.last.index + 1, "the log has no gaps");
+        assert!(entry.term >= self.last.term, "terms never go back");
+        assert!(entry.previous == self.last_hash, "each entry holds the hash of the one before");
+        self.terms.push(entry.term, entry.index);
+        self.last = Position { term: entry.term, index: entry.index };
+        self.last_hash = entry.hash;
+        self.window_bytes += entry.size();
+        if let Payload::VoterChange(voters) = &entry.payload {
+            self.pending_voters.push((entry.index, voters.clone()));
+        }
+        self.window.push_back(entry);
+    }
+
+    /// Cuts the entries from `from` on. Committed ones cannot be cut.
+    pub fn truncate_from(&mut self, from: Index) {
+        assert!(from > self.commit(), "a committed entry is never cut");
+        while self.last.index >= from {
+            let entry = self.window.pop_back().expect("uncommitted entries are in the window");
+            self.window_bytes -= entry.size();
+            self.last.index = entry.index - 1;
+            self.last_hash = entry.previous;
+        }
+        self.terms.truncate_from(from);
+        self.last.term = self.terms.term_at(self.last.index);
+        // R5: cutting the log rolls the voter set back.
+        self.pending_voters.retain(|(index, _)| *index < from);
+    }
+
+    /// Commits up to `index` and returns the entries that this adds.
+    pub fn commit_to(&mut self, index: Index) -> Vec<Arc<Entry>> {
+        assert!(index <= self.last.index, "only what the log has can be committed");
+        let mut committed = Vec::new();
+        while self.state.index < index {
+            let next = self.state.index + 1;
+            let entry =
+                Arc::clone(self.entry(next).expect("uncommitted entries are in the window"));
+            self.state.apply(&entry);
+            committed.push(entry);
+        }
+        let commit = self.state.index;
+        self.pending_voters.retain(|(index, _)| *index > commit);
+        committed
+    }
+
+    /// Lets old committed entries go, beyond the given numbers of entries and bytes.
+    pub fn shrink_window(&mut self, entries_max: usize, bytes_max: usize) {
+        while self.window.len() > entries_max || self.window_bytes > bytes_max {
+            match self.window.front() {
+                Some(entry) if entry.index <= self.commit() => {
+                    self.window_bytes -= entry.size();
+                    self.base = entry.index;
+                    self.window.pop_front();
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// The committed log at this moment.
+    pub fn checkpoint(&self) -> Checkpoint {
+        let mut terms = self.terms.clone();
+        terms.truncate_from(self.commit() + 1);
+        Checkpoint { state: self.state.clone(), terms }
+    }
+}

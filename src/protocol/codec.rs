@@ -1,0 +1,450 @@
+//! The one canonical form of entries, submissions and checkpoints, in bytes.
+//!
+//! Hashes and signatures cover it and stores keep it, so that it must never depend on a library's
+//! version. Integers are little-endian and of fixed width; texts, bytes and lists carry their
+//! length before them. Decoding foreign bytes fails with `None` and allocates no more than the
+//! bytes at hand can fill.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::log::{Checkpoint, TermTable};
+use super::membership::ChatState;
+use super::submissions::{Author, Submissions};
+use super::types::{
+    Entry, Hash, Member, MemberState, Membership, Payload, PeerId, Policy, Submission, VoterSet,
+};
+
+/// Appends values to a buffer.
+#[derive(Default)]
+pub(super) struct Writer(pub Vec<u8>);
+
+impl Writer {
+    pub fn byte(&mut self, value: u8) {
+        self.0.push(value);
+    }
+    pub fn number(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+    pub fn fixed(&mut self, value: &[u8]) {
+        self.0.extend_from_slice(value);
+    }
+    pub fn bytes(&mut self, value: &[u8]) {
+        self.number(value.len() as u64);
+        self.fixed(value);
+    }
+    fn optional(&mut self, value: Option<&[u8]>) {
+        self.byte(u8::from(value.is_some()));
+        self.fixed(value.unwrap_or_default());
+    }
+
+    pub fn payload(&mut self, payload: &Payload) {
+        match payload {
+            Payload::TermStart => self.byte(1),
+            Payload::Message { request_id, sealed } => {
+                self.byte(2);
+                self.bytes(request_id.as_bytes());
+                self.bytes(sealed);
+            }
+            Payload::Membership(change) => {
+                self.byte(3);
+                self.membership(change);
+            }
+            Payload::VoterChange(voters) => {
+                self.byte(4);
+                self.voters(voters);
+            }
+            Payload::Policy(policy) => {
+                self.byte(5);
+                self.bytes(policy.chat_name.as_bytes());
+            }
+        }
+    }
+
+    fn membership(&mut self, change: &Membership) {
+        match change {
+            Membership::Founded { chat_name, name, address } => {
+                self.byte(1);
+                self.bytes(chat_name.as_bytes());
+                self.bytes(name.as_bytes());
+                self.bytes(address.as_bytes());
+            }
+            Membership::Invited { peer, address } => {
+                self.byte(2);
+                self.fixed(&peer.0);
+                self.bytes(address.as_bytes());
+            }
+            Membership::Joined { name, address } => {
+                self.byte(3);
+                self.bytes(name.as_bytes());
+                self.bytes(address.as_bytes());
+            }
+            Membership::Declined => self.byte(4),
+            Membership::Leaving => self.byte(5),
+            Membership::Removed { peer } => {
+                self.byte(6);
+                self.fixed(&peer.0);
+            }
+        }
+    }
+
+    fn voters(&mut self, voters: &VoterSet) {
+        self.number(voters.len() as u64);
+        for (peer, incarnation) in &voters.0 {
+            self.fixed(&peer.0);
+            self.number(*incarnation);
+        }
+    }
+
+    /// Everything of an entry but its hash.
+    fn entry_head(&mut self, entry: &Entry) {
+        self.number(entry.index);
+        self.number(entry.term);
+        self.fixed(&entry.author.0);
+        self.number(entry.session);
+        self.number(entry.number);
+        self.number(entry.created_at_ms);
+        self.optional(entry.trace.as_ref().map(<[u8; 25]>::as_slice));
+        self.optional(entry.signature.as_ref().map(<[u8; 64]>::as_slice));
+        self.fixed(&entry.previous.0);
+        self.payload(&entry.payload);
+    }
+}
+
+/// Takes values from the front of a buffer.
+pub(super) struct Reader<'a>(pub &'a [u8]);
+
+impl Reader<'_> {
+    fn take(&mut self, length: usize) -> Option<&[u8]> {
+        let (head, tail) = self.0.split_at_checked(length)?;
+        self.0 = tail;
+        Some(head)
+    }
+    fn byte(&mut self) -> Option<u8> {
+        self.fixed::<1>().map(|[byte]| byte)
+    }
+    fn number(&mut self) -> Option<u64> {
+        self.fixed().map(u64::from_le_bytes)
+    }
+    fn fixed<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+    fn bytes(&mut self) -> Option<&[u8]> {
+        let length = self.number()?;
+        self.take(usize::try_from(length).ok()?)
+    }
+    fn text(&mut self) -> Option<String> {
+        self.bytes().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok())
+    }
+    fn optional<const N: usize>(&mut self) -> Option<Option<[u8; N]>> {
+        match self.byte()? {
+            0 => Some(None),
+            1 => self.fixed().map(Some),
+            _ => None,
+        }
+    }
+    fn peer(&mut self) -> Option<PeerId> {
+        self.fixed().map(PeerId)
+    }
+    /// The value, if nothing is left over.
+    fn finish<T>(self, value: T) -> Option<T> {
+        self.0.is_empty().then_some(value)
+    }
+
+    fn payload(&mut self) -> Option<Payload> {
+        Some(match self.byte()? {
+            1 => Payload::TermStart,
+            2 => Payload::Message {
+                request_id: self.text()?,
+                sealed: Bytes::copy_from_slice(self.bytes()?),
+            },
+            3 => Payload::Membership(self.membership()?),
+            4 => Payload::VoterChange(self.voters()?),
+            5 => Payload::Policy(Policy { chat_name: self.text()? }),
+            _ => return None,
+        })
+    }
+
+    fn membership(&mut self) -> Option<Membership> {
+        Some(match self.byte()? {
+            1 => Membership::Founded {
+                chat_name: self.text()?,
+                name: self.text()?,
+                address: self.text()?,
+            },
+            2 => Membership::Invited { peer: self.peer()?, address: self.text()? },
+            3 => Membership::Joined { name: self.text()?, address: self.text()? },
+            4 => Membership::Declined,
+            5 => Membership::Leaving,
+            6 => Membership::Removed { peer: self.peer()? },
+            _ => return None,
+        })
+    }
+
+    fn voters(&mut self) -> Option<VoterSet> {
+        let mut voters = BTreeMap::new();
+        for _ in 0..self.number()? {
+            voters.insert(self.peer()?, self.number()?);
+        }
+        Some(VoterSet(voters))
+    }
+
+    fn member(&mut self) -> Option<Member> {
+        Some(Member {
+            name: self.text()?,
+            address: self.text()?,
+            incarnation: self.number()?,
+            state: match self.byte()? {
+                1 => MemberState::Invited,
+                2 => MemberState::Active,
+                3 => MemberState::Leaving,
+                _ => return None,
+            },
+            since: self.number()?,
+        })
+    }
+
+    fn entry(&mut self) -> Option<Entry> {
+        Some(Entry {
+            index: self.number()?,
+            term: self.number()?,
+            author: self.peer()?,
+            session: self.number()?,
+            number: self.number()?,
+            created_at_ms: self.number()?,
+            trace: self.optional()?,
+            signature: self.optional()?,
+            previous: self.fixed().map(Hash)?,
+            payload: self.payload()?,
+            hash: self.fixed().map(Hash)?,
+        })
+    }
+}
+
+impl Entry {
+    /// The canonical form, ending in the hash.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = self.encode_head();
+        writer.fixed(&self.hash.0);
+        writer.0
+    }
+
+    /// Reads the canonical form. The hash is not checked; `verify_hash` does that.
+    pub fn decode(bytes: &[u8]) -> Option<Entry> {
+        let mut reader = Reader(bytes);
+        let entry = reader.entry()?;
+        reader.finish(entry)
+    }
+
+    /// What `hash` must be.
+    pub fn computed_hash(&self) -> Hash {
+        super::sign::entry_hash(&self.encode_head().0)
+    }
+
+    /// Whether `hash` is right.
+    pub fn verify_hash(&self) -> bool {
+        self.hash == self.computed_hash()
+    }
+
+    /// About how many bytes the entry takes in memory, in a store and on the wire.
+    pub fn size(&self) -> usize {
+        let payload = match &self.payload {
+            Payload::Message { request_id, sealed } => request_id.len() + sealed.len(),
+            Payload::VoterChange(voters) => voters.len() * 40,
+            _ => 128,
+        };
+        payload + 256
+    }
+
+    fn encode_head(&self) -> Writer {
+        let mut writer = Writer(Vec::with_capacity(self.size()));
+        writer.entry_head(self);
+        writer
+    }
+}
+
+impl Submission {
+    /// The canonical form, for the outbox.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.number(self.number);
+        writer.number(self.created_at_ms);
+        writer.optional(self.trace.as_ref().map(<[u8; 25]>::as_slice));
+        writer.optional(self.signature.as_ref().map(<[u8; 64]>::as_slice));
+        writer.payload(&self.payload);
+        writer.0
+    }
+
+    /// Reads the canonical form.
+    pub fn decode(bytes: &[u8]) -> Option<Submission> {
+        let mut reader = Reader(bytes);
+        let submission = Submission {
+            number: reader.number()?,
+            created_at_ms: reader.number()?,
+            trace: reader.optional()?,
+            signature: reader.optional()?,
+            payload: reader.payload()?,
+        };
+        reader.finish(submission)
+    }
+}
+
+impl Checkpoint {
+    /// The canonical form, for the store.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        let state = &self.state;
+        writer.number(state.index);
+        writer.fixed(&state.hash.0);
+        writer.bytes(state.chat_name.as_bytes());
+        writer.number(state.members.len() as u64);
+        for (peer, member) in state.members.iter() {
+            writer.fixed(&peer.0);
+            writer.bytes(member.name.as_bytes());
+            writer.bytes(member.address.as_bytes());
+            writer.number(member.incarnation);
+            writer.byte(match member.state {
+                MemberState::Invited => 1,
+                MemberState::Active => 2,
+                MemberState::Leaving => 3,
+            });
+            writer.number(member.since);
+        }
+        writer.voters(&state.voters);
+        writer.number(state.voters_index);
+        writer.number(state.submissions.0.len() as u64);
+        for ((peer, session), author) in &state.submissions.0 {
+            writer.fixed(&peer.0);
+            writer.number(*session);
+            writer.number(author.last);
+            writer.number(author.recent.len() as u64);
+            for index in &author.recent {
+                writer.number(*index);
+            }
+        }
+        writer.number(self.terms.0.len() as u64);
+        for (term, index) in &self.terms.0 {
+            writer.number(*term);
+            writer.number(*index);
+        }
+        writer.0
+    }
+
+    /// Reads the canonical form.
+    pub fn decode(bytes: &[u8]) -> Option<Checkpoint> {
+        let mut reader = Reader(bytes);
+        let mut state = ChatState {
+            index: reader.number()?,
+            hash: reader.fixed().map(Hash)?,
+            chat_name: reader.text()?,
+            ..ChatState::default()
+        };
+        let mut members = BTreeMap::new();
+        for _ in 0..reader.number()? {
+            members.insert(reader.peer()?, reader.member()?);
+        }
+        state.members = Arc::new(members);
+        state.voters = reader.voters()?;
+        state.voters_index = reader.number()?;
+        let mut submissions = Submissions::default();
+        for _ in 0..reader.number()? {
+            let key = (reader.peer()?, reader.number()?);
+            let mut author = Author { last: reader.number()?, ..Author::default() };
+            for _ in 0..reader.number()? {
+                author.recent.push_back(reader.number()?);
+            }
+            submissions.0.insert(key, author);
+        }
+        state.submissions = submissions;
+        let mut terms = TermTable::default();
+        for _ in 0..reader.number()? {
+            terms.0.push((reader.number()?, reader.number()?));
+        }
+        reader.finish(Checkpoint { state, terms })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(payload: Payload) -> Entry {
+        let mut entry = Entry {
+            index: 7,
+            term: 3,
+            author: PeerId([1; 32]),
+            session: 9,
+            number: 4,
+            created_at_ms: 1_700_000_000_000,
+            trace: Some([5; 25]),
+            payload,
+            signature: Some([6; 64]),
+            previous: Hash([8; 32]),
+            hash: Hash::default(),
+        };
+        entry.hash = entry.computed_hash();
+        entry
+    }
+
+    fn payloads() -> Vec<Payload> {
+        let voters = VoterSet([(PeerId([2; 32]), 11)].into());
+        vec![
+            Payload::TermStart,
+            Payload::Message { request_id: "r".into(), sealed: Bytes::from_static(b"sealed") },
+            Payload::Membership(Membership::Founded {
+                chat_name: "c".into(),
+                name: "n".into(),
+                address: "a:1".into(),
+            }),
+            Payload::Membership(Membership::Invited {
+                peer: PeerId([3; 32]),
+                address: "b:2".into(),
+            }),
+            Payload::Membership(Membership::Joined { name: "n".into(), address: "c:3".into() }),
+            Payload::Membership(Membership::Declined),
+            Payload::Membership(Membership::Leaving),
+            Payload::Membership(Membership::Removed { peer: PeerId([4; 32]) }),
+            Payload::VoterChange(voters),
+            Payload::Policy(Policy { chat_name: "new".into() }),
+        ]
+    }
+
+    #[test]
+    fn every_kind_of_entry_reads_back_and_its_hash_covers_every_byte() {
+        for payload in payloads() {
+            let entry = entry(payload);
+            assert!(entry.verify_hash());
+            let bytes = entry.encode();
+            assert_eq!(Entry::decode(&bytes), Some(entry));
+            for position in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[position] ^= 1;
+                let damaged = Entry::decode(&flipped);
+                assert!(damaged.is_none_or(|damaged| !damaged.verify_hash()));
+            }
+            for length in 0..bytes.len() {
+                assert_eq!(Entry::decode(&bytes[..length]), None, "truncated at {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn submissions_and_checkpoints_read_back() {
+        for payload in payloads() {
+            let submission =
+                Submission { number: 1, created_at_ms: 2, trace: None, payload, signature: None };
+            assert_eq!(Submission::decode(&submission.encode()), Some(submission));
+        }
+        let mut checkpoint = Checkpoint::default();
+        for (index, payload) in (1..).zip(payloads()) {
+            let entry = Entry { index, term: index, number: index, ..entry(payload) };
+            checkpoint.state.apply(&entry);
+            checkpoint.terms.push(entry.term, entry.index);
+        }
+        let bytes = checkpoint.encode();
+        assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
+        assert_eq!(Checkpoint::decode(&bytes[1..]), None);
+    }
+}

@@ -1,0 +1,62 @@
+//! What hashes and signatures cover. Every one begins with a tag of its own, so that none can be
+//! taken for another (R41).
+
+use sha2::{Digest, Sha256};
+
+use super::codec::Writer;
+use super::message::HandOver;
+use super::types::{ChatId, Hash, Incarnation, Membership, Number, Payload, PeerId};
+
+const ENTRY: &[u8] = b"demes/v1/entry\0";
+const SUBMISSION: &[u8] = b"demes/v1/submission\0";
+const HAND_OVER: &[u8] = b"demes/v1/hand-over\0";
+
+/// The hash of an entry's canonical form without the hash itself.
+pub(super) fn entry_hash(head: &[u8]) -> Hash {
+    let mut digest = Sha256::new();
+    digest.update(ENTRY);
+    digest.update(head);
+    Hash(digest.finalize().into())
+}
+
+/// What the author of a submission signs: chat, author, session, number and payload. For the
+/// founding entry, which makes the chat's id, the chat is all zeros.
+pub fn signed_submission(
+    chat: ChatId,
+    author: PeerId,
+    session: Incarnation,
+    number: Number,
+    payload: &Payload,
+) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.fixed(SUBMISSION);
+    writer.fixed(&chat.0);
+    writer.fixed(&author.0);
+    writer.number(session);
+    writer.number(number);
+    writer.payload(payload);
+    writer.0
+}
+
+/// What a host signs to let `target` follow it in its term.
+pub fn signed_hand_over(chat: ChatId, hand_over: &HandOver) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.fixed(HAND_OVER);
+    writer.fixed(&chat.0);
+    writer.fixed(&hand_over.host.0);
+    writer.number(hand_over.host_incarnation);
+    writer.number(hand_over.term);
+    writer.fixed(&hand_over.target.0);
+    writer.0
+}
+
+/// R41: whether an entry of this kind must carry its author's signature. Messages are proven by
+/// the channel they came through; what the host appends by itself follows from other entries.
+pub fn needs_signature(payload: &Payload) -> bool {
+    match payload {
+        Payload::Policy(_) => true,
+        Payload::Membership(Membership::Removed { .. }) => false,
+        Payload::Membership(_) => true,
+        Payload::TermStart | Payload::Message { .. } | Payload::VoterChange(_) => false,
+    }
+}
