@@ -98,8 +98,8 @@ pub struct Settings {
 pub struct Resolved {
     /// As in `peer.listen`.
     pub key: String,
-    /// As it would stand in the file.
-    pub value: String,
+    /// Its text is how the value would stand in the file.
+    pub value: serde_json::Value,
     /// `default`, a file, a variable or a flag.
     pub origin: String,
 }
@@ -344,7 +344,7 @@ fn unknown(name: &str, origin: &str) -> ConfigError {
 fn invalid(name: &str, value: &Value, must: String) -> ConfigError {
     ConfigError::Invalid {
         key: name.into(),
-        value: keys::show(&value.kind),
+        value: keys::to_json(&value.kind).to_string(),
         origin: origin_of(value),
         must,
     }
@@ -523,7 +523,7 @@ impl Values {
         KEYS.iter()
             .map(|key| Resolved {
                 key: key.name.into(),
-                value: keys::show(self.kind(key.name)),
+                value: keys::to_json(self.kind(key.name)),
                 origin: origin_of(&self.0[key.name]),
             })
             .collect()

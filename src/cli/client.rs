@@ -35,7 +35,7 @@ pub async fn channel(global: &Global) -> Result<Channel> {
         None => running_peer(&config::locate(&global.arguments())?.0)?,
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| Failure::usage(format!("--peer-api {address:?} is not host:port")))?
+        .map_err(|_| Failure::refused(format!("{address:?} is not an address")))?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -47,6 +47,15 @@ pub async fn channel(global: &Global) -> Result<Channel> {
         ))
     })?;
     Ok(channel)
+}
+
+/// Reads `--peer-api`.
+pub fn host_and_port(text: &str) -> Result<String, String> {
+    let fits = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let plain = |c: char| c.is_alphanumeric() || "-_.:[]".contains(c);
+        !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok()
+    });
+    if fits { Ok(text.to_owned()) } else { Err("must be host:port".into()) }
 }
 
 /// A chat as it is now.

@@ -22,7 +22,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use context::{
-    context_from_traceparent, current_context, extract, inject, is_enabled, set_parent, traceparent,
+    child_of, context_from_traceparent, current_context, extract, inject, is_enabled, set_parent,
+    traceparent,
 };
 pub use grpc::{GrpcClientLayer, GrpcServerLayer, GrpcTrace};
 
