@@ -9,7 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
-use crate::config;
+use crate::config::{self, ConfigError};
 
 /// The calls of a person's programs.
 pub type Client = ClientServiceClient<Channel>;
@@ -76,14 +76,16 @@ pub fn request_id() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// How long an invitation is resent: as the flag says, else as the configuration does.
+/// How long an invitation is resent, in seconds: as the flag says, else as the configuration does.
 pub fn invite_timeout_s(global: &Global, flag: Option<u32>) -> Result<u32> {
-    match flag {
-        Some(seconds) => Ok(seconds),
-        None => {
-            let seconds = config::load(&global.arguments())?.invite_timeout.as_secs();
-            Ok(u32::try_from(seconds).unwrap_or(u32::MAX))
-        }
+    if let Some(seconds) = flag {
+        return Ok(seconds);
+    }
+    match config::load(&global.arguments()) {
+        Ok(settings) => Ok(u32::try_from(settings.invite_timeout.as_secs()).unwrap_or(u32::MAX)),
+        // With --peer-api there need not be a configuration here: the peer knows what is usual.
+        Err(ConfigError::NoHome) => Ok(0),
+        Err(error) => Err(error.into()),
     }
 }
 
