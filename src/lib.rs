@@ -2,4 +2,5 @@
 pub mod crypto;
 pub mod protocol;
 pub mod rpc;
+pub mod runtime;
 pub mod wire;
