@@ -3,4 +3,5 @@ pub mod crypto;
 pub mod protocol;
 pub mod rpc;
 pub mod runtime;
+pub mod storage;
 pub mod wire;

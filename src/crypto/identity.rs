@@ -142,8 +142,7 @@ fn read_key(path: &Path) -> Result<Option<SigningKey>, IdentityError> {
     let text = fs::read(path).map_err(failed("read", path))?;
     let corrupt = || IdentityError::Corrupt { path: path.to_owned() };
     let [Item::Pkcs8Key(der)] = &tls::read_pem(&text)[..] else { return Err(corrupt()) };
-    let info =
-        PrivateKeyInfoRef::try_from(der.secret_pkcs8_der()).map_err(|_| corrupt())?;
+    let info = PrivateKeyInfoRef::try_from(der.secret_pkcs8_der()).map_err(|_| corrupt())?;
     Ok(Some(SigningKey::try_from(info).map_err(|_| corrupt())?))
 }
 
