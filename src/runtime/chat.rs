@@ -91,8 +91,8 @@ impl Chat {
     /// Executes everything that the replica wants, and shows what changed.
     pub fn run(&mut self, now: Instant, io: &mut Io) {
         self.touched = false;
-        while self.replica.has_ready() {
-            let ready = self.replica.take_ready();
+        let ready = self.replica.take_ready();
+        if !ready.is_empty() {
             self.execute(now, ready, io);
         }
         if self.view_due.is_none() {
@@ -110,7 +110,6 @@ impl Chat {
             DiskState::Stalled => since + SYNC_DEAD_US,
             DiskState::Fit | DiskState::Full => since + SYNC_STALLING_US,
         });
-        // Only a disk whose state the watch below can still worsen needs a timer.
         [self.replica.poll_timeout(), disk, self.view_due].into_iter().flatten().min()
     }
 
@@ -321,24 +320,24 @@ impl Chat {
                 self.reply(number, Some(index));
             }
             Notice::Host { host, term } => {
-                tracing::info!(chat = %self.id.short(), term, host = ?host, "host changed");
+                tracing::info!(chat = ?self.id, term, host = ?host, "host changed");
                 self.view_due = Some(Instant::default());
             }
             Notice::Serving { term } => {
-                tracing::info!(chat = %self.id.short(), term, "this peer hosts");
+                tracing::info!(chat = ?self.id, term, "this peer hosts");
                 self.view_due = Some(Instant::default());
             }
             Notice::Suspect { term } => {
-                tracing::info!(chat = %self.id.short(), term, "the host is suspected");
+                tracing::info!(chat = ?self.id, term, "the host is suspected");
             }
             Notice::Nominated { nominee, term } => {
-                tracing::info!(chat = %self.id.short(), term, ?nominee, "nominated");
+                tracing::info!(chat = ?self.id, term, ?nominee, "nominated");
             }
             Notice::Standing { term } => {
-                tracing::info!(chat = %self.id.short(), term, "this peer stands");
+                tracing::info!(chat = ?self.id, term, "this peer stands");
             }
             Notice::Paused { paused } => {
-                tracing::warn!(chat = %self.id.short(), paused, "contact to a majority changed");
+                tracing::warn!(chat = ?self.id, paused, "contact to a majority changed");
                 self.view_due = Some(Instant::default());
             }
             Notice::Members => io.members_changed.push(self.id),
@@ -352,7 +351,7 @@ impl Chat {
     }
 
     fn stop_here(&mut self, what: &'static str, io: &mut Io) {
-        tracing::error!(chat = %self.id.short(), what, "the chat stops at this peer");
+        tracing::error!(chat = ?self.id, what, "the chat stops at this peer");
         self.fault = what;
         self.may_stop = true;
         self.view_due = Some(Instant::default());

@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
 use tokio::sync::oneshot;
+use tokio::sync::{mpsc, watch};
 
 use super::chat::{Calls, Chat, ends_without_answer};
 use super::feed::ChatFeed;
