@@ -2,7 +2,11 @@
 //!
 //! `serve` starts a peer and returns once its listeners are bound and its chats are running.
 
+mod dial;
+mod edge;
 mod options;
+mod peers;
+mod status;
 
 use std::net::SocketAddr;
 
