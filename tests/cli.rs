@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use demes::wire::feed::{FeedFrame, encode_event};
 use demes::wire::pb;
 use pb::client_service_server::{ClientService, ClientServiceServer};
 use tokio::io::AsyncWriteExt;
@@ -22,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const CHAT_ID: &str = "c0ffee00c0ffee00c0ffee00c0ffee00";
 
 type Reply<T> = Result<Response<T>, Status>;
-type Stream0<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A peer with one chat, "club", of Ana and Ben.
 struct FakePeer {
@@ -155,17 +156,21 @@ macro_rules! unimplemented_calls {
                 Ok(Response::new(pb::ListMessagesResponse { messages, next_page_token }))
             }
 
-            type FeedStream = Stream0<pb::FeedResponse>;
+            type FeedStream = Replies<FeedFrame>;
             async fn feed(&self, _: Request<pb::FeedRequest>) -> Reply<Self::FeedStream> {
                 let live = BroadcastStream::new(self.live.subscribe());
                 let stream = live.map(|event| match event {
-                    Ok(event) => Ok(pb::FeedResponse { events: vec![event] }),
+                    Ok(event) => {
+                        let mut frame = FeedFrame::default();
+                        frame.push(encode_event(&event));
+                        Ok(frame)
+                    }
                     Err(_) => Err(Status::data_loss("the test is too slow")),
                 });
                 Ok(Response::new(Box::pin(stream)))
             }
 
-            type WatchChatStream = Stream0<pb::WatchChatResponse>;
+            type WatchChatStream = Replies<pb::WatchChatResponse>;
             async fn watch_chat(
                 &self,
                 _: Request<pb::WatchChatRequest>,
