@@ -339,7 +339,7 @@ fn find_by_variable(name: &str) -> Option<&'static Key> {
 fn unknown(name: &str, origin: &str) -> ConfigError {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let meant = KEYS.iter().find(|key| last(key.name) == last(name)).or_else(|| {
-        let begins = |a: &str, b: &str| a.len() >= 4 && b.starts_with(a);
+        let begins = |a: &str, b: &str| a.len() >= 3 && b.starts_with(a);
         KEYS.iter().find(|key| begins(&last(name), &last(key.name)))
     });
     let hint = match meant {

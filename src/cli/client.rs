@@ -92,7 +92,7 @@ pub fn invite_timeout_s(global: &Global, flag: Option<u32>) -> Result<u32> {
 fn running_peer(data_dir: &Path) -> Result<String, Failure> {
     let address = fs::read_to_string(data_dir.join(ADDRESS_FILE)).map_err(|_| {
         Failure::unreachable(format!(
-            "no peer has run on {} yet\n\
+            "no peer runs on {}\n\
              is the peer running? start it with `demes up`; a peer elsewhere is named with \
              --data-dir DIR or --peer-api ADDR",
             data_dir.display()
