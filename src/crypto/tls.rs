@@ -269,8 +269,9 @@ mod tests {
 
     use ed25519_dalek::pkcs8::EncodePrivateKey as _;
     use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+    use rustls::client::WantsClientCert;
     use rustls::pki_types::PrivatePkcs8KeyDer;
-    use rustls::{AlertDescription, ClientConnection, ServerConnection};
+    use rustls::{AlertDescription, ClientConnection, ConfigBuilder, ServerConnection};
 
     use super::*;
 
@@ -314,6 +315,19 @@ mod tests {
         connection.complete_io(&mut stream)?;
         rustls::Stream::new(&mut connection, &mut stream).write_all(&[1])?;
         Ok(peer_id_of(connection.peer_certificates().unwrap()).unwrap())
+    }
+
+    /// A client that takes any server, without saying yet how it proves itself.
+    fn trusting_client() -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        let algorithms = provider().signature_verification_algorithms;
+        ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier {
+                algorithms,
+                rule: Rule::Expect(None),
+            }))
     }
 
     #[test]
@@ -361,22 +375,14 @@ mod tests {
     fn a_shown_certificate_without_its_key_proves_nothing() {
         let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
         let mallory = Identity::generate().unwrap();
-        let verifier = || {
-            let algorithms = provider().signature_verification_algorithms;
-            Arc::new(Verifier { algorithms, rule: Rule::Expect(None) })
-        };
         let signer = ring::sign::any_eddsa_type(&match mallory.private_key() {
             rustls::pki_types::PrivateKeyDer::Pkcs8(key) => key,
             _ => unreachable!("identities are PKCS#8"),
         });
         let stolen =
             rustls::sign::CertifiedKey::new(vec![bob.certificate()], signer.expect("a key"));
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(verifier())
-            .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(stolen)));
+        let resolver = rustls::sign::SingleCertAndKey::from(stolen);
+        let mut config = trusting_client().with_client_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = vec![b"h2".to_vec()];
         let (at_server, at_client) = connect(server_config(&alice, everybody()), Arc::new(config));
         assert!(at_server.is_err() && at_client.is_err());
@@ -385,16 +391,7 @@ mod tests {
     #[test]
     fn no_certificate_means_no_connection() {
         let alice = Identity::generate().unwrap();
-        let algorithms = provider().signature_verification_algorithms;
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier {
-                algorithms,
-                rule: Rule::Expect(None),
-            }))
-            .with_no_client_auth();
+        let mut config = trusting_client().with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         let (at_server, at_client) = connect(server_config(&alice, everybody()), Arc::new(config));
         assert!(at_server.is_err() && at_client.is_err());

@@ -119,6 +119,22 @@ impl Replica {
         self.send_early(peer, Body::Announce(Announce { term }));
     }
 
+    /// R21: members that have not attached, or are not heard of, may not know who hosts. One that
+    /// is in a later term says so, and then this host steps down (R8).
+    fn announce_to_silent(&mut self) {
+        let span = self.lease_floor();
+        let Part::Host(hosting) = &self.part else { return };
+        let heard = |peer: &PeerId| {
+            let progress = hosting.progress.get(peer);
+            let contact = progress.and_then(|progress| progress.contact);
+            contact.is_some_and(|contact| self.now.since(contact) <= span)
+        };
+        let silent: Vec<_> = self.others().into_iter().filter(|peer| !heard(peer)).collect();
+        for peer in silent {
+            self.announce_to(peer);
+        }
+    }
+
     // ---- time ----
 
     pub(super) fn host_timeout(&self, hosting: &Hosting) -> Instant {
@@ -138,12 +154,7 @@ impl Replica {
         let announce = now >= hosting.announce_at;
         if announce {
             hosting.announce_at = now + ANNOUNCE_US;
-            let attached: Vec<_> = hosting.progress.keys().copied().collect();
-            for peer in self.others() {
-                if !attached.contains(&peer) {
-                    self.announce_to(peer);
-                }
-            }
+            self.announce_to_silent();
         }
         if publish {
             self.publish_ranking();
@@ -275,9 +286,14 @@ impl Replica {
         let interval_us = self.heartbeat_interval();
         let Part::Host(hosting) = &mut self.part else { return };
         let mut progress = Progress::new(incarnation, attach.attach, past);
+        progress.boot = message.from_boot;
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation
         {
+            if (message.from_boot, attach.attach) <= (before.boot, before.attach) {
+                // An older attach that was overtaken by a newer one, or a doubled one.
+                return;
+            }
             progress.contact = before.contact;
             progress.receipt = before.receipt;
         }

@@ -135,7 +135,7 @@ pub fn next_voters(
     }
     let goal = match active.len().min(voters_max) {
         2 => 2,
-        n if n % 2 == 0 => n.saturating_sub(1),
+        n if n.is_multiple_of(2) => n.saturating_sub(1),
         n => n,
     };
     let place = |peer: &PeerId| ranked.iter().position(|c| c.peer == *peer).unwrap_or(usize::MAX);
@@ -147,7 +147,7 @@ pub fn next_voters(
     if voters.len() < goal {
         // An even number of voters tolerates no more losses than the odd one below it, so that a
         // step to it waits for a second learner, unless there is a single copy so far.
-        let worthwhile = voters.len() % 2 == 0 || learners.len() >= 2 || voters.len() == 1;
+        let worthwhile = voters.len().is_multiple_of(2) || learners.len() >= 2 || voters.len() == 1;
         let (peer, incarnation) = learners.first().filter(|_| worthwhile)?;
         next.0.insert(**peer, **incarnation);
         return Some(next);

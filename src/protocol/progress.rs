@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 
 use super::message::Receipt;
 use super::time::Instant;
-use super::types::{Incarnation, Index, Past};
+use super::types::{Boot, Incarnation, Index, Past};
 
 /// One attached member. Everything here belongs to its newest attach.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Progress {
     pub incarnation: Incarnation,
+    /// The member's boot number, within which it counts its attaches.
+    pub boot: Boot,
     pub attach: u64,
     /// The member's durable log equals the host's up to here.
     pub matched: Index,
@@ -38,6 +40,7 @@ impl Progress {
     pub fn new(incarnation: Incarnation, attach: u64, past: Option<Past>) -> Self {
         Self {
             incarnation,
+            boot: 0,
             attach,
             matched: 0,
             next: None,

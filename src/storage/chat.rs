@@ -73,7 +73,7 @@ impl ChatStore {
         let end = entries.last().map_or(0, |entry| entry.index);
         // `recover::open` raises the boot number to 1.
         let vows = Vows { incarnation, boot: 0, hard_state: HardState::default() };
-        database.write(|transaction| {
+        database.write(true, |transaction| {
             append(&mut transaction.open_table(ENTRIES)?, entries)?;
             transaction.open_table(OUTBOX)?;
             transaction.open_table(REQUESTS)?;
@@ -113,7 +113,13 @@ impl ChatStore {
             (Some(through), Some(commit)) => commit >= through,
             _ => false,
         };
-        self.database.write(|transaction| {
+        // Somebody waits for entries, votes and the outbox, and nobody for the rest. The replica
+        // writes the rest by itself when a chat falls silent, so that a crash in a quiet hour
+        // leaves a file that opens at once.
+        let awaited = persist.hard_state.is_some()
+            || !persist.entries.is_empty()
+            || !persist.outbox_put.is_empty();
+        self.database.write(!awaited, |transaction| {
             write_log(transaction, persist)?;
             write_outbox(transaction, persist)?;
             write_requests(transaction, persist)?;

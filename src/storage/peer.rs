@@ -27,7 +27,7 @@ impl PeerStore {
     /// Opens the file at `path`, or makes it.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let database = Database::create(path, CACHE_BYTES)?;
-        let is_new = database.write(|transaction| {
+        let is_new = database.write(true, |transaction| {
             let mut table = transaction.open_table(RECORDS)?;
             let is_new = table.is_empty()?;
             if is_new {
@@ -45,7 +45,7 @@ impl PeerStore {
 
     /// Sets the record `key` of `table`.
     pub fn put(&self, table: &str, key: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        self.database.write(|transaction| {
+        self.database.write(true, |transaction| {
             let value = value((table, key), bytes);
             transaction.open_table(RECORDS)?.insert((table, key), value.as_slice())?;
             Ok(())
@@ -62,7 +62,7 @@ impl PeerStore {
 
     /// Removes the record `key` of `table`, if it is there.
     pub fn remove(&self, table: &str, key: &str) -> Result<(), StorageError> {
-        self.database.write(|transaction| {
+        self.database.write(true, |transaction| {
             transaction.open_table(RECORDS)?.remove((table, key))?;
             Ok(())
         })

@@ -63,13 +63,15 @@ impl ChatReader {
         self.database.read(|transaction| {
             let table = open_log(transaction)?;
             let mut page = Page::default();
+            let mut last = before;
             for (seen, record) in table.range(..before)?.rev().enumerate() {
                 if seen == PAGE_SCAN_MAX || page.messages.len() >= count {
-                    page.next = Some(before.saturating_sub(seen as u64));
+                    page.next = Some(last);
                     break;
                 }
                 let (key, value) = record?;
-                collect(&mut page, sound(key.value(), None, value.value())?);
+                last = key.value();
+                collect(&mut page, sound(last, None, value.value())?);
             }
             page.messages.reverse();
             Ok(page)

@@ -29,7 +29,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         found.batch = Batch { previous_end: last, end: last };
         found.commit = found.commit.min(last);
     }
-    database.write(|transaction| {
+    database.write(true, |transaction| {
         let mut table = transaction.open_table(STATE)?;
         put_state(&mut table, state::VOWS, &found.vows.encode())?;
         if cut {
@@ -80,7 +80,7 @@ struct Found {
 
 fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     let table = transaction.open_table(STATE)?;
-    let format = get_state(&table, state::FORMAT, |payload| Some(payload.try_into().ok()?))?;
+    let format = get_state(&table, state::FORMAT, |payload| payload.try_into().ok())?;
     let format = u32::from_be_bytes(format);
     if format != schema::FORMAT {
         return Err(Problem::Version(format));
