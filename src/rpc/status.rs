@@ -85,10 +85,6 @@ pub fn not_member() -> Status {
     status(Code::PermissionDenied, "NOT_MEMBER", message, [])
 }
 
-pub fn no_majority(message: &str) -> Status {
-    status(Code::Unavailable, "NO_MAJORITY", message, [])
-}
-
 /// A deadline ran out before a message was confirmed.
 pub fn not_confirmed(request_id: &str) -> Status {
     status(

@@ -20,6 +20,16 @@ impl FeedFrame {
         self.pieces.push(event);
     }
 
+    /// Adds all events of another frame.
+    pub fn append(&mut self, other: FeedFrame) {
+        self.bytes += other.bytes;
+        if self.pieces.is_empty() {
+            self.pieces = other.pieces;
+        } else {
+            self.pieces.extend(other.pieces);
+        }
+    }
+
     /// The length of the frame so far.
     pub fn len(&self) -> usize {
         self.bytes
