@@ -1,4 +1,5 @@
 //! demes: private group chat with no server of its own.
+pub mod cli;
 pub mod protocol;
 pub mod rpc;
 pub mod wire;
