@@ -48,7 +48,8 @@ async fn when_the_host_and_the_next_one_are_killed_the_third_goes_on() {
     .await;
 }
 
-/// Nobody can be nominated from a list that has not been published yet: everyone asks everyone (R20).
+/// Nobody can be nominated from a list that has not been published yet: everyone asks everyone
+/// (R20).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_is_killed_before_it_has_ranked_anyone_is_followed_all_the_same() {
     story(async {

@@ -62,7 +62,8 @@ pub struct UnderWay {
 }
 
 impl Chat {
-    /// That many peers, all of them in the chat and voting. With delays, proxies stand between them.
+    /// That many peers, all of them in the chat and voting. With delays, proxies stand between
+    /// them.
     pub async fn of(peers: usize, delays_ms: &[u64]) -> Self {
         let mut chat = Self::prepared(peers, delays_ms);
         chat.start_all().await.unwrap();

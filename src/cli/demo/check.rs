@@ -1,5 +1,5 @@
-//! The promise, checked from outside: every confirmed message is in every feed, once, at the sequence
-//! that its sender was told, and all feeds say the same.
+//! The promise, checked from outside: every confirmed message is in every feed, once, at the
+//! sequence that its sender was told, and all feeds say the same.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -118,7 +118,8 @@ pub fn check(feeds: &[(String, Vec<Line>)], confirmed: &Confirmed) -> Result<See
     })
 }
 
-/// Reads a peer's feed of one chat from its beginning to where it says that the reader has caught up.
+/// Reads a peer's feed of one chat from its beginning to where it says that the reader has caught
+/// up.
 pub async fn lines_of(mut client: Client, chat: &str) -> Result<Vec<Line>> {
     let cursors = vec![pb::FeedCursor { chat: chat.to_owned(), after: 0 }];
     let mut feed = client.feed(pb::FeedRequest { cursors }).await?.into_inner();

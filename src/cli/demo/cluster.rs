@@ -49,8 +49,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Peer 0 founds a chat and invites all others, who accept; returns when all of them vote as far
-    /// as their number allows.
+    /// Peer 0 founds a chat and invites all others, who accept; returns when all of them vote as
+    /// far as their number allows.
     pub async fn found(&mut self, chat_name: &str) -> Result<()> {
         self.create(chat_name).await?;
         for guest in 1..self.peers.len() {
@@ -92,7 +92,8 @@ impl Cluster {
         self.all_see("a host, and everyone as a member", settled).await
     }
 
-    /// Returns when every running peer knows the same host, in the same term, and `seen` holds there.
+    /// Returns when every running peer knows the same host, in the same term, and `seen` holds
+    /// there.
     pub async fn all_see(&self, what: &str, seen: impl Fn(&pb::Chat) -> bool) -> Result<()> {
         let found = until(STEP_LIMIT, what, || async {
             let mut known = None;

@@ -1,5 +1,6 @@
 //! `demes demo`: five real peers on this machine talk, the host is killed in the middle of it, the
-//! next one takes over, the killed one comes back, and at the end everything confirmed is everywhere.
+//! next one takes over, the killed one comes back, and at the end everything confirmed is
+//! everywhere.
 //!
 //! Read `story` for what happens; `cluster` and `peer` are the processes, `proxy` the distances
 //! between them, `timeline` what is shown, and `check` the promise.
@@ -67,8 +68,8 @@ pub struct DemoArgs {
     pub json: bool,
 }
 
-/// Plays the demo. The exit code is 0 only if the final check held. A signal ends it early and takes
-/// the peers with it.
+/// Plays the demo. The exit code is 0 only if the final check held. A signal ends it early and
+/// takes the peers with it.
 ///
 /// # Errors
 /// When a peer cannot be started, or the chat does not get somewhere in time.

@@ -65,7 +65,8 @@ impl Peer {
         })
     }
 
-    /// Sets a configuration variable (`DEMES__SECTION__KEY`) or flag's environment for later starts.
+    /// Sets a configuration variable (`DEMES__SECTION__KEY`) or flag's environment for later
+    /// starts.
     pub fn set(&mut self, variable: &str, value: &str) {
         self.settings.push((variable.to_owned(), value.to_owned()));
     }

@@ -126,8 +126,9 @@ async fn carry(near: TcpStream, link: Link, peer_gone: Arc<Notify>) {
     tokio::join!(out, back);
 }
 
-/// Passes bytes on after the delay, then the end of the stream. Where the reading side is the peer's,
-/// its end may mean that the peer died: then `peer_gone` is told, and the connection waits to be cut.
+/// Passes bytes on after the delay, then the end of the stream. Where the reading side is the
+/// peer's, its end may mean that the peer died: then `peer_gone` is told, and the connection waits
+/// to be cut.
 async fn delayed(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// A queued message further up than this is not rewritten but told again: it may have scrolled away.
+/// A queued message further up than this is not rewritten but told again: it may have scrolled
+/// away.
 const REWRITE_LINES_MAX: usize = 20;
 /// The columns for a message's text.
 const TEXT_COLUMNS: usize = 46;
