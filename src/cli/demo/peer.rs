@@ -20,6 +20,8 @@ pub type Client = ClientServiceClient<Channel>;
 
 /// How long a peer may take to start.
 pub const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long a killed process may take to end.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// Between looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Large answers (a long feed frame, a chat of many members) must fit, in bytes.
@@ -38,6 +40,8 @@ pub struct Peer {
     proxy: Option<Proxy>,
     settings: Vec<(String, String)>,
     child: Option<Child>,
+    /// A killed process whose end has not been waited for.
+    dying: Option<Child>,
     client: Option<Client>,
 }
 
@@ -61,6 +65,7 @@ impl Peer {
             proxy,
             settings: Vec::new(),
             child: None,
+            dying: None,
             client: None,
         })
     }
@@ -109,6 +114,9 @@ impl Peer {
     pub async fn start(&mut self) -> Result<()> {
         if self.is_running() {
             bail!("{}'s peer runs already", self.name);
+        }
+        if let Some(mut dying) = self.dying.take() {
+            dying.wait().await.context("cannot wait for the killed process")?;
         }
         let address_file = self.data_dir().join("client.addr");
         match fs::remove_file(&address_file) {
@@ -164,7 +172,7 @@ impl Peer {
     pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().ok_or_else(|| anyhow!("{} does not run", self.name))?;
         child.start_kill().context("cannot kill the peer")?;
-        reap(&mut child);
+        self.dying = Some(child);
         Ok(())
     }
 
@@ -193,18 +201,14 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        for mut child in self.child.take().into_iter().chain(self.dying.take()) {
             let _ = child.start_kill(); // it may have ended by itself
-            reap(&mut child);
+            // Its directory can only be removed when it writes no more.
+            let killed = Instant::now();
+            while matches!(child.try_wait(), Ok(None)) && killed.elapsed() < KILL_LIMIT {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
-    }
-}
-
-/// Waits for a killed process: until then its ports and its data directory are taken.
-fn reap(child: &mut Child) {
-    let killed = Instant::now();
-    while matches!(child.try_wait(), Ok(None)) && killed.elapsed() < Duration::from_secs(2) {
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

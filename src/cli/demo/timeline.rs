@@ -261,7 +261,7 @@ mod tests {
 
     fn confirmed() -> Moment {
         let (author, text, request_id) = ("Ada".into(), "hello".into(), "r1".into());
-        Moment::Confirmed { author, text, request_id, sequence: 7, took_ms: 3.14 }
+        Moment::Confirmed { author, text, request_id, sequence: 7, took_ms: 3.06 }
     }
 
     #[test]
