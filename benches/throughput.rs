@@ -193,7 +193,7 @@ impl Readers<'_> {
     /// Reads from the present end; every sixteenth reader of a peer opens a new connection.
     async fn open(self) -> Result<Reader> {
         let peer = self.reader % PEERS;
-        let shared = (self.reader / PEERS) % READERS_PER_CONNECTION != 0;
+        let shared = !(self.reader / PEERS).is_multiple_of(READERS_PER_CONNECTION);
         let mut client = match shared {
             true => self.cluster.peers[peer].client(),
             false => own_connection(self.cluster, peer).await?,

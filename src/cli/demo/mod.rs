@@ -73,8 +73,8 @@ pub struct DemoArgs {
 ///
 /// # Errors
 /// When a peer cannot be started, or the chat does not get somewhere in time.
-pub async fn run(args: DemoArgs) -> Result<ExitCode> {
-    let timeline = Arc::new(Timeline::new(args.json));
+pub async fn run(json: bool) -> Result<ExitCode> {
+    let timeline = Arc::new(Timeline::new(json));
     tokio::select! {
         held = story(&timeline) => Ok(if held? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         number = stop_signal() => Ok(ExitCode::from(128 + number?)),

@@ -1,0 +1,141 @@
+//! What a signature is worth (R41). All checks are strict: a signature or key that could belong to
+//! more than one message or person does not count.
+
+use ed25519_dalek::VerifyingKey;
+
+use crate::protocol::message::HandOver;
+use crate::protocol::sign;
+use crate::protocol::types::{ChatId, Entry, Incarnation, PeerId, Signature, Submission};
+
+/// Whether `signature` over `message` was made with the key of `peer`.
+pub fn verify(peer: &PeerId, message: &[u8], signature: &Signature) -> bool {
+    VerifyingKey::from_bytes(&peer.0).is_ok_and(|key| {
+        key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
+    })
+}
+
+/// Whether a submission by `author` in `session` carries the signature that its kind needs, and
+/// any signature that it carries is right.
+pub fn verify_submission(
+    chat: ChatId,
+    author: &PeerId,
+    session: Incarnation,
+    submission: &Submission,
+) -> bool {
+    match &submission.signature {
+        None => !sign::needs_signature(&submission.payload),
+        Some(signature) => {
+            let (number, payload) = (submission.number, &submission.payload);
+            let signed = sign::signed_submission(chat, *author, session, number, payload);
+            verify(author, &signed, signature)
+        }
+    }
+}
+
+/// The same for an entry of `chat`'s log. The founding entry is signed for the chat of all zeros,
+/// because its own hash makes the chat's id.
+pub fn verify_entry(chat: ChatId, entry: &Entry) -> bool {
+    match &entry.signature {
+        None => !sign::needs_signature(&entry.payload),
+        Some(signature) => {
+            let chat = if entry.index == 1 { ChatId::default() } else { chat };
+            let signed = sign::signed_submission(
+                chat,
+                entry.author,
+                entry.session,
+                entry.number,
+                &entry.payload,
+            );
+            verify(&entry.author, &signed, signature)
+        }
+    }
+}
+
+/// Whether the host that a hand-over names has signed it (R23).
+pub fn verify_hand_over(chat: ChatId, hand_over: &HandOver) -> bool {
+    hand_over.signature.as_ref().is_some_and(|signature| {
+        verify(&hand_over.host, &sign::signed_hand_over(chat, hand_over), signature)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Identity;
+    use crate::protocol::founding::founding_entry;
+    use crate::protocol::types::{Membership, Payload, Policy};
+
+    #[test]
+    fn a_signature_binds_key_and_message() {
+        let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let signature = alice.sign(b"text");
+        assert!(verify(&alice.peer_id(), b"text", &signature));
+        assert!(!verify(&bob.peer_id(), b"text", &signature));
+        assert!(!verify(&alice.peer_id(), b"Text", &signature));
+        let mut flipped = signature;
+        flipped[63] ^= 0x80;
+        assert!(!verify(&alice.peer_id(), b"text", &flipped));
+    }
+
+    #[test]
+    fn a_key_of_small_order_proves_nothing() {
+        // With the identity point as key and commitment, S = 0 satisfies the loose equation for
+        // every message.
+        let mut point = [0; 32];
+        point[0] = 1;
+        let mut signature = [0; 64];
+        signature[0] = 1;
+        assert!(!verify(&PeerId(point), b"anything", &signature));
+    }
+
+    #[test]
+    fn a_submission_is_signed_for_one_chat_session_and_number() {
+        let alice = Identity::generate().unwrap();
+        let (chat, me) = (ChatId([1; 16]), alice.peer_id());
+        let payload = Payload::Policy(Policy { chat_name: "new".into() });
+        let signature = alice.sign(&sign::signed_submission(chat, me, 7, 3, &payload));
+        let submission = Submission {
+            number: 3,
+            created_at_ms: 0,
+            trace: None,
+            payload,
+            signature: Some(signature),
+        };
+        assert!(verify_submission(chat, &me, 7, &submission));
+        assert!(!verify_submission(ChatId([2; 16]), &me, 7, &submission));
+        assert!(!verify_submission(chat, &me, 8, &submission));
+        let renumbered = Submission { number: 4, ..submission.clone() };
+        assert!(!verify_submission(chat, &me, 7, &renumbered));
+        let unsigned = Submission { signature: None, ..submission };
+        assert!(!verify_submission(chat, &me, 7, &unsigned));
+        let plain = Submission { payload: Payload::TermStart, ..unsigned };
+        assert!(verify_submission(chat, &me, 7, &plain));
+    }
+
+    #[test]
+    fn entries_and_hand_overs_carry_their_makers_signature() {
+        let alice = Identity::generate().unwrap();
+        let (name, chat_name) = ("alice".to_owned(), "chat".to_owned());
+        let (chat, entry) =
+            founding_entry(alice.peer_id(), 5, chat_name, name, "a:1".into(), 9, |bytes| {
+                alice.sign(bytes)
+            });
+        assert!(verify_entry(chat, &entry));
+        let payload = Payload::Membership(Membership::Leaving);
+        assert!(!verify_entry(chat, &Entry { payload, ..entry }));
+
+        let mut hand_over = HandOver {
+            host: alice.peer_id(),
+            host_incarnation: 5,
+            term: 2,
+            target: PeerId([9; 32]),
+            signature: None,
+        };
+        assert!(!verify_hand_over(chat, &hand_over));
+        hand_over.signature = Some(alice.sign(&sign::signed_hand_over(chat, &hand_over)));
+        assert!(verify_hand_over(chat, &hand_over));
+        assert!(!verify_hand_over(ChatId([3; 16]), &hand_over));
+        hand_over.target = PeerId([8; 32]);
+        assert!(!verify_hand_over(chat, &hand_over));
+    }
+}
