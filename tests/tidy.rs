@@ -18,8 +18,8 @@ const RANKS: [(&str, u8); 10] = [
     ("runtime", 2),
     ("rpc", 3),
     ("config", 4),
-    ("cli", 4),
-    ("main", 5),
+    ("cli", 5),
+    ("main", 6),
 ];
 
 /// Words that have no place in the protocol, which knows no world outside (comments may have them).
