@@ -78,8 +78,8 @@ pub struct Timeline {
 struct State {
     names: Vec<String>,
     lines: usize,
-    /// The line on which a queued message stands.
-    queued: HashMap<String, usize>,
+    /// The line on which a queued message stands, and the time shown there.
+    queued: HashMap<String, (usize, String)>,
 }
 
 impl Timeline {
@@ -119,20 +119,20 @@ impl Timeline {
         let mut out = String::new();
         let mut clock = self.paint("2", &format!("{:>6.2} s", at.as_secs_f64()));
         if let Moment::Confirmed { request_id, .. } = moment
-            && let Some(line) = state.queued.remove(request_id)
+            && let Some((line, queued_at)) = state.queued.remove(request_id)
         {
             let up = state.lines - line;
             if self.live && up <= REWRITE_LINES_MAX {
-                return format!("\x1b[{up}A\r{clock}  {text}\x1b[K\x1b[{up}B\r");
+                return format!("\x1b[{up}A\r{queued_at}  {text}\x1b[K\x1b[{up}B\r");
             }
+        }
+        if let Moment::Queued { request_id, .. } = moment {
+            state.queued.insert(request_id.clone(), (state.lines, clock.clone()));
         }
         for line in text.lines() {
             out += &format!("{clock}  {line}\n");
             clock = " ".repeat(8);
             state.lines += 1;
-        }
-        if let Moment::Queued { request_id, .. } = moment {
-            state.queued.insert(request_id.clone(), state.lines - 1);
         }
         out
     }
