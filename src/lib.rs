@@ -4,5 +4,7 @@ pub mod config;
 pub mod crypto;
 pub mod protocol;
 pub mod rpc;
+pub mod runtime;
+pub mod storage;
 pub mod telemetry;
 pub mod wire;

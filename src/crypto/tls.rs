@@ -258,3 +258,199 @@ impl ClientCertVerifier for Verifier {
         vec![SignatureScheme::ED25519]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use ed25519_dalek::pkcs8::EncodePrivateKey as _;
+    use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+    use rustls::client::WantsClientCert;
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use rustls::{AlertDescription, ClientConnection, ConfigBuilder, ServerConnection};
+
+    use super::*;
+
+    /// What one side has of a handshake: whom it met, or why there was none.
+    type Met = Result<PeerId, io::Error>;
+
+    fn everybody() -> Admit {
+        Arc::new(|_| true)
+    }
+
+    fn limited(stream: TcpStream) -> TcpStream {
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream
+    }
+
+    /// One connection over loopback, with one byte from the server at its end: a client learns
+    /// only by reading whether it was let in.
+    fn connect(server: Arc<ServerConfig>, client: Arc<ClientConfig>) -> (Met, Met) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || serve_one(&listener, server));
+        let mut stream = limited(TcpStream::connect(address).unwrap());
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        let mut connection = ClientConnection::new(client, name).unwrap();
+        let mut meet = || {
+            connection.complete_io(&mut stream)?;
+            let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+            tls.read_exact(&mut [0])?;
+            assert_eq!(connection.alpn_protocol(), Some(&b"h2"[..]));
+            Ok(peer_id_of(connection.peer_certificates().unwrap()).unwrap())
+        };
+        let met: Met = meet();
+        drop(stream);
+        (server.join().unwrap(), met)
+    }
+
+    fn serve_one(listener: &TcpListener, config: Arc<ServerConfig>) -> Met {
+        let mut stream = limited(listener.accept()?.0);
+        let mut connection = ServerConnection::new(config).unwrap();
+        connection.complete_io(&mut stream)?;
+        rustls::Stream::new(&mut connection, &mut stream).write_all(&[1])?;
+        Ok(peer_id_of(connection.peer_certificates().unwrap()).unwrap())
+    }
+
+    /// A client that takes any server, without saying yet how it proves itself.
+    fn trusting_client() -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        let algorithms = provider().signature_verification_algorithms;
+        ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier {
+                algorithms,
+                rule: Rule::Expect(None),
+            }))
+    }
+
+    #[test]
+    fn both_sides_learn_whom_they_met() {
+        let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        for expected in [Some(alice.peer_id()), None] {
+            let server = server_config(&alice, everybody());
+            let (at_server, at_client) = connect(server, client_config(&bob, expected));
+            assert_eq!(at_server.unwrap(), bob.peer_id());
+            assert_eq!(at_client.unwrap(), alice.peer_id());
+        }
+    }
+
+    #[test]
+    fn a_key_other_than_the_pinned_one_is_refused_and_named() {
+        let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let expected = PeerId([7; 32]);
+        let server = server_config(&alice, everybody());
+        let (at_server, at_client) = connect(server, client_config(&bob, Some(expected)));
+        let refusal = refusal_of(&at_client.unwrap_err());
+        assert_eq!(refusal, Some(Refusal::OtherKey { expected, found: alice.peer_id() }));
+        assert!(at_server.is_err());
+    }
+
+    #[test]
+    fn a_removed_key_is_refused_from_then_on() {
+        let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let removed = Arc::new(AtomicBool::new(false));
+        let admit: Admit = {
+            let (removed, bob) = (removed.clone(), bob.peer_id());
+            Arc::new(move |peer| *peer != bob || !removed.load(Ordering::Relaxed))
+        };
+        let (server, client) = (server_config(&alice, admit), client_config(&bob, None));
+        let (at_server, at_client) = connect(server.clone(), client.clone());
+        assert!(at_server.is_ok() && at_client.is_ok());
+        // The same configurations: a session that could be resumed would slip through.
+        removed.store(true, Ordering::Relaxed);
+        let (at_server, at_client) = connect(server, client);
+        let refusal = refusal_of(&at_server.unwrap_err());
+        assert_eq!(refusal, Some(Refusal::NotAdmitted(bob.peer_id())));
+        assert!(at_client.is_err());
+    }
+
+    #[test]
+    fn a_shown_certificate_without_its_key_proves_nothing() {
+        let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let mallory = Identity::generate().unwrap();
+        let signer = ring::sign::any_eddsa_type(&match mallory.private_key() {
+            rustls::pki_types::PrivateKeyDer::Pkcs8(key) => key,
+            _ => unreachable!("identities are PKCS#8"),
+        });
+        let stolen =
+            rustls::sign::CertifiedKey::new(vec![bob.certificate()], signer.expect("a key"));
+        let resolver = rustls::sign::SingleCertAndKey::from(stolen);
+        let mut config = trusting_client().with_client_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let (at_server, at_client) = connect(server_config(&alice, everybody()), Arc::new(config));
+        assert!(at_server.is_err() && at_client.is_err());
+    }
+
+    #[test]
+    fn no_certificate_means_no_connection() {
+        let alice = Identity::generate().unwrap();
+        let mut config = trusting_client().with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let (at_server, at_client) = connect(server_config(&alice, everybody()), Arc::new(config));
+        assert!(at_server.is_err() && at_client.is_err());
+    }
+
+    #[test]
+    fn certificates_are_checked_for_dates_kind_and_signature() {
+        let now = UnixTime::now();
+        let identity = Identity::generate().unwrap();
+        let good = identity.certificate();
+        assert_eq!(check_certificate(&good, now), Ok(identity.peer_id()));
+
+        let key = ed25519_dalek::SigningKey::from_bytes(&[4; 32]).to_pkcs8_der().unwrap();
+        let key = PrivatePkcs8KeyDer::from(key.as_bytes().to_vec());
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ED25519).unwrap();
+        let dated = |from, through| {
+            let mut params = CertificateParams::default();
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(through, 1, 1);
+            params.self_signed(&key).unwrap().der().clone()
+        };
+        assert!(check_certificate(&dated(2000, 9000), now).is_ok());
+        for (from, through) in [(2000, 2001), (8000, 9000)] {
+            let refused = check_certificate(&dated(from, through), now);
+            assert!(matches!(refused, Err(Error::InvalidCertificate(_))), "{refused:?}");
+        }
+
+        let ecdsa = rcgen::generate_simple_self_signed(["peer.demes".to_owned()]).unwrap();
+        assert!(check_certificate(ecdsa.cert.der(), now).is_err());
+        for position in 0..good.len() {
+            let mut flipped = good.to_vec();
+            flipped[position] ^= 1;
+            let refused = check_certificate(&CertificateDer::from(flipped), now);
+            assert!(refused.is_err(), "flipped byte {position}");
+        }
+    }
+
+    #[test]
+    fn tls_1_2_is_refused() {
+        let alice = Identity::generate().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = server_config(&alice, everybody());
+        let server = thread::spawn(move || serve_one(&listener, config));
+        // A ClientHello as TLS 1.2 has it: version, random, no session, one cipher suite
+        // (ECDHE_ECDSA_WITH_AES_128_GCM_SHA256), no compression, signature algorithms and groups.
+        let mut body = vec![3, 3];
+        body.extend([0x5a; 32]);
+        body.extend([0, 0, 2, 0xc0, 0x2b, 1, 0]);
+        body.extend([0, 16, 0, 13, 0, 4, 0, 2, 8, 7, 0, 10, 0, 4, 0, 2, 0, 0x1d]);
+        let mut hello = vec![22, 3, 1, 0, u8::try_from(body.len() + 4).unwrap()];
+        hello.extend([1, 0, 0, u8::try_from(body.len()).unwrap()]);
+        hello.extend(body);
+        let mut stream = limited(TcpStream::connect(address).unwrap());
+        stream.write_all(&hello).unwrap();
+        let mut alert = [0; 7];
+        stream.read_exact(&mut alert).unwrap();
+        assert_eq!((alert[0], alert[5]), (21, 2), "a fatal alert");
+        assert_eq!(AlertDescription::from(alert[6]), AlertDescription::ProtocolVersion);
+        assert!(server.join().unwrap().is_err());
+    }
+}

@@ -250,12 +250,7 @@ impl Entry {
 
     /// About how many bytes the entry takes in memory, in a store and on the wire.
     pub fn size(&self) -> usize {
-        let payload = match &self.payload {
-            Payload::Message { request_id, sealed } => request_id.len() + sealed.len(),
-            Payload::VoterChange(voters) => voters.len() * 40,
-            _ => 128,
-        };
-        payload + 256
+        payload_size(&self.payload) + 256
     }
 
     fn encode_head(&self) -> Writer {
@@ -265,7 +260,20 @@ impl Entry {
     }
 }
 
+fn payload_size(payload: &Payload) -> usize {
+    match payload {
+        Payload::Message { request_id, sealed } => request_id.len() + sealed.len(),
+        Payload::VoterChange(voters) => voters.len() * 40,
+        _ => 512,
+    }
+}
+
 impl Submission {
+    /// About how many bytes the submission takes on the wire.
+    pub fn size(&self) -> usize {
+        payload_size(&self.payload) + 128
+    }
+
     /// The canonical form, for the outbox.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();

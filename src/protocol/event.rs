@@ -41,6 +41,9 @@ pub enum Event {
     Message(Message),
     /// The state of this peer's own connection to another peer changed.
     Link { peer: PeerId, state: LinkState },
+    /// The stream of entries or heartbeats from this peer ended, though the connection stands:
+    /// attach again.
+    Detached { peer: PeerId },
     /// A ping came back.
     RoundTrip { peer: PeerId, rtt_us: Micros },
     /// The `Ready` of this number has been made durable.
@@ -92,6 +95,19 @@ pub enum DiskState {
     Stalled,
 }
 
+/// Why a proposal cannot be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ProposeError {
+    /// The outbox has no room until a majority is reachable again.
+    OutboxFull,
+    /// The disk has no room (R38).
+    StorageFull,
+    /// This peer does not take part in the chat.
+    NotMember,
+    /// The peer is about to stop.
+    Stopping,
+}
+
 /// Everything that a replica wants done, in the order in which to do it.
 ///
 /// `early`, `committed` and `notices` rely on nothing in `persist` and are done at once. Then
@@ -114,6 +130,13 @@ pub struct Ready {
     pub messages: Vec<Message>,
     /// Notices that rely on `persist`.
     pub persisted_notices: Vec<Notice>,
+}
+
+impl Ready {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self { number: self.number, ..Self::default() }
+    }
 }
 
 /// One atomic, synced change of the store. Done in field order.

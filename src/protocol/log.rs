@@ -150,6 +150,11 @@ impl Log {
         from > self.base
     }
 
+    /// The last index that is not in the window.
+    pub fn base(&self) -> Index {
+        self.base
+    }
+
     /// Entries from `from` on, up to about `bytes_max` but at least one.
     pub fn entries_from(&self, from: Index, bytes_max: usize) -> Vec<Arc<Entry>> {
         let mut entries = Vec::new();

@@ -70,6 +70,51 @@ pub enum Body {
     Refused(Refused),
 }
 
+impl Body {
+    /// The term that the message speaks of; 0 where it speaks of none.
+    pub fn term(&self) -> Term {
+        match self {
+            Body::Attach(body) => body.term,
+            Body::Append(body) => body.term,
+            Body::LookBack(body) => body.term,
+            Body::Heartbeat(body) => body.term,
+            Body::Acknowledge(body) => body.term,
+            Body::Submit(body) => body.term,
+            Body::SubmitAnswer(body) => body.term,
+            Body::ReportDelays(body) => body.term,
+            Body::JoinAnswer(body) => body.term,
+            Body::Nominate(body) | Body::Solicit(body) => body.term,
+            Body::NominateAnswer(body) => body.term,
+            Body::SolicitAnswer(body) => body.term,
+            Body::RequestVote(body) => body.term,
+            Body::Vote(body) => body.term,
+            Body::Withdraw(body) => body.term,
+            Body::Announce(body) => body.term,
+            Body::HandOver(body) => body.term,
+            Body::FindHostAnswer(body) => body.term,
+            Body::Refused(body) => body.term,
+            Body::Goodbye | Body::Join(_) | Body::FindHost => 0,
+        }
+    }
+
+    /// Whether the message answers another one.
+    pub fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Body::Append(_)
+                | Body::LookBack(_)
+                | Body::Heartbeat(_)
+                | Body::SubmitAnswer(_)
+                | Body::JoinAnswer(_)
+                | Body::NominateAnswer(_)
+                | Body::SolicitAnswer(_)
+                | Body::Vote(_)
+                | Body::FindHostAnswer(_)
+                | Body::Refused(_)
+        )
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Attach {
     pub term: Term,
@@ -178,6 +223,8 @@ pub struct ReportDelays {
     pub row: Vec<(PeerId, Micros)>,
     /// The other members from most to least wanted.
     pub preferences: Vec<PeerId>,
+    /// The member's own wish to host, in percent; 0 puts it last.
+    pub host_weight: u32,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

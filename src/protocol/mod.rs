@@ -1,13 +1,37 @@
-//! The rules of one chat at one peer. (Temporary map, completed with the replica.)
+//! The rules of one chat at one peer, as a pure state machine: no IO, clock, task, float or random
+//! order in here. Read this first.
+//!
+//! A [`replica::Replica`] is driven by four calls. `handle(now, event)` lets something happen;
+//! `take_ready()` gives everything that is to be done since the last time, in the order in which
+//! to do it; `poll_timeout()` says when `handle` wants to be called at the latest; `status()` shows
+//! the chat to people. Whoever drives it keeps three promises, which [`event::Ready`] states in
+//! full: what is early may go at once, what is to be durable is made durable in one sync, and
+//! what relies on that leaves only afterwards, in order.
+//!
+//! The rules have the numbers of `docs/protocol.md`; `// R22:` marks the place of a rule. A reader
+//! goes from [`types`], [`message`] and [`event`], the words, to [`replica`], the control flow, and
+//! from there to `host`, `follower` and `election`, one file per part that a peer can play.
+
 mod codec;
 pub mod config;
+mod election;
 pub mod event;
+mod follower;
 pub mod founding;
+mod host;
 pub mod log;
 pub mod membership;
 pub mod message;
+mod outbox;
 pub mod prng;
+mod progress;
+pub mod quorum;
+pub mod ranking;
+pub mod replica;
 pub mod sign;
 pub mod submissions;
 pub mod time;
+pub mod timers;
 pub mod types;
+
+pub use replica::Replica;

@@ -1,0 +1,410 @@
+//! How a host is chosen: suspicion, nominations down the ranked list, candidacy, votes.
+
+use std::collections::BTreeSet;
+
+use super::event::{DiskState, LinkState, Notice};
+use super::message::{
+    Body, HandOver, HostAlive, Message, Nominate, NominateAnswer, RefusedReason, RequestVote,
+    SolicitAnswer, Vote, Withdraw, WithdrawReason,
+};
+use super::quorum::is_majority;
+use super::replica::{Candidacy, Part, Replica};
+use super::time::{Instant, Micros};
+use super::types::{HardState, Incarnation, Past, PeerId, Position, Term};
+
+/// A voter's search for a new host.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Suspicion {
+    suspected: Option<PeerId>,
+    /// The next place on the ranked list.
+    place: usize,
+    /// Whom this voter nominates in this round.
+    nominee: Option<PeerId>,
+    round_until: Instant,
+    withdrawn: BTreeSet<PeerId>,
+    /// The span of the fallback's next back-off; 0 while the list is not used up.
+    back_off: Micros,
+    /// This peer has told the others that it cannot stand.
+    has_withdrawn: bool,
+}
+
+/// Somebody wants this peer to host (R15).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Nomination {
+    until: Instant,
+    incarnation: Incarnation,
+    term: Term,
+    last: Position,
+}
+
+impl Replica {
+    // ---- suspecting (R14) and nominating (R15, R19, R20) ----
+
+    pub(super) fn election_timeouts(&self, at: &mut impl FnMut(Instant)) {
+        if !self.is_voter() || self.stopping.is_some() {
+            return;
+        }
+        match &self.suspicion {
+            Some(suspicion) => at(suspicion.round_until),
+            None => at(self.suspect_at),
+        }
+    }
+
+    pub(super) fn election_on_time(&mut self) {
+        if !self.is_voter() || self.stopping.is_some() || self.now < self.suspect_at {
+            return;
+        }
+        match &self.suspicion {
+            None => self.suspect(),
+            Some(suspicion) if self.now >= suspicion.round_until => self.next_round(),
+            Some(_) => {}
+        }
+    }
+
+    // R14: the connection to the host was closed and a redial is refused. That voids this voter's
+    // own lease, and nobody else's.
+    pub(super) fn host_process_is_gone(&mut self, peer: PeerId) {
+        if self.host == Some(peer) && matches!(self.part, Part::Follower) {
+            self.lease_until = self.now;
+            self.suspect_at = self.now;
+            self.election_on_time();
+        }
+    }
+
+    fn suspect(&mut self) {
+        self.ready.notices.push(Notice::Suspect { term: self.hard_state.term });
+        self.suspicion = Some(Suspicion {
+            suspected: self.host,
+            place: 0,
+            nominee: None,
+            round_until: self.now,
+            withdrawn: BTreeSet::new(),
+            back_off: 0,
+            has_withdrawn: false,
+        });
+        self.next_round();
+    }
+
+    /// R17, R19: how long a nominee, or a candidate, has.
+    fn round(&self) -> Micros {
+        let voters = self.log.voters().peers();
+        let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
+        let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
+        (2 * slowest + 2 * self.syncs.p99()).max(self.config.round_min_us)
+    }
+
+    /// Nominates the next one on the list, or falls back.
+    fn next_round(&mut self) {
+        let round = self.round();
+        let Some(mut suspicion) = self.suspicion.take() else { return };
+        suspicion.nominee = None;
+        while let Some(candidate) = self.ranking.candidates.get(suspicion.place) {
+            suspicion.place += 1;
+            if self.may_be_nominated(candidate.peer, &suspicion) {
+                suspicion.nominee = Some(candidate.peer);
+                break;
+            }
+        }
+        suspicion.round_until = self.now + round;
+        if let Some(nominee) = suspicion.nominee {
+            let nominate = Nominate { term: self.hard_state.term, last: self.log.last() };
+            self.ready.notices.push(Notice::Nominated { nominee, term: nominate.term });
+            if nominee != self.me {
+                self.send(nominee, Body::Nominate(nominate));
+            }
+        } else {
+            self.fall_back(&mut suspicion, round);
+        }
+        self.suspicion = Some(suspicion);
+        self.try_stand();
+    }
+
+    // R15: a voter of the latest set, reachable, not the suspected host, not withdrawn.
+    fn may_be_nominated(&self, peer: PeerId, suspicion: &Suspicion) -> bool {
+        let reachable = peer == self.me || self.links.get(&peer) == Some(&LinkState::Up);
+        self.log.voters().contains(&peer)
+            && reachable
+            && suspicion.suspected != Some(peer)
+            && !suspicion.withdrawn.contains(&peer)
+    }
+
+    // R20: the list is used up. After a back-off that is redrawn every time and grows, this voter
+    // asks all others to nominate it. A majority is needed as ever.
+    fn fall_back(&mut self, suspicion: &mut Suspicion, round: Micros) {
+        if suspicion.back_off > 0 {
+            let solicit = Nominate { term: self.hard_state.term, last: self.log.last() };
+            for peer in self.other_voters() {
+                self.send(peer, Body::Solicit(solicit));
+            }
+        }
+        let config = &self.config;
+        let grown = (suspicion.back_off + suspicion.back_off / 2).max(config.fallback_min_us);
+        suspicion.back_off = grown.min(config.fallback_max_us);
+        let drawn = self.prng.below(suspicion.back_off) + 1;
+        suspicion.round_until = self.now + round + drawn;
+        suspicion.withdrawn.clear();
+        suspicion.has_withdrawn = false;
+    }
+
+    fn other_voters(&self) -> Vec<PeerId> {
+        self.log.voters().peers().copied().filter(|peer| *peer != self.me).collect()
+    }
+
+    // ---- being nominated (R15–R18) ----
+
+    // R16: a nominee whose lease still runs says so, and holds the nomination.
+    pub(super) fn on_nominate(&mut self, message: &Message, nominate: Nominate) {
+        self.take_nomination(message, nominate.term, nominate.last);
+        let term = self.hard_state.term;
+        let host_alive = self.host_alive();
+        self.answer(message, Body::NominateAnswer(NominateAnswer { term, host_alive }));
+        self.try_stand();
+    }
+
+    pub(super) fn on_solicit(&mut self, message: &Message, solicit: Nominate) {
+        let last = self.log.last();
+        let host_alive = self.host_alive();
+        let nominated = self.is_voter() && host_alive.is_none() && solicit.last >= last;
+        let term = self.hard_state.term;
+        let answer = SolicitAnswer { term, nominated, last, host_alive };
+        self.answer(message, Body::SolicitAnswer(answer));
+    }
+
+    pub(super) fn on_solicit_answer(&mut self, message: &Message, answer: SolicitAnswer) {
+        if answer.term > self.hard_state.term {
+            self.enter_term(answer.term);
+        }
+        if answer.nominated {
+            self.take_nomination(message, answer.term, answer.last);
+            self.try_stand();
+        }
+        self.on_host_alive(message, answer.host_alive);
+    }
+
+    /// Somebody else hears the host: attach to it, if the term is right.
+    pub(super) fn on_host_alive(&mut self, _message: &Message, alive: Option<HostAlive>) {
+        if let Some(alive) = alive {
+            self.learn_host(Some(alive.host), alive.term);
+        }
+    }
+
+    fn take_nomination(&mut self, message: &Message, term: Term, last: Position) {
+        if !self.is_voting(message.from, message.from_incarnation) {
+            return;
+        }
+        let until = self.now + self.config.lease_min_us;
+        let incarnation = message.from_incarnation;
+        self.nominations.insert(message.from, Nomination { until, incarnation, term, last });
+    }
+
+    /// Who hosts, if this peer knows that it is alive.
+    fn host_alive(&self) -> Option<HostAlive> {
+        let term = self.hard_state.term;
+        match &self.part {
+            Part::Host(hosting) if !hosting.paused => {
+                Some(HostAlive { host: self.me, term, retry_in_us: self.config.lease_min_us })
+            }
+            Part::Follower if self.now < self.lease_until => self.host.map(|host| HostAlive {
+                host,
+                term,
+                retry_in_us: self.lease_until.since(self.now),
+            }),
+            _ => None,
+        }
+    }
+
+    // R17: stands with nominations from a majority of voters, itself included, whose logs are no
+    // further than its own.
+    fn try_stand(&mut self) {
+        let may = matches!(self.part, Part::Follower)
+            && self.is_voter()
+            && self.now >= self.suspect_at
+            && self.stopping.is_none();
+        if !may {
+            return;
+        }
+        let now = self.now;
+        self.nominations.retain(|_, nomination| nomination.until > now);
+        let last = self.log.last();
+        let nominated = |peer: &PeerId, incarnation: &Incarnation| {
+            let nomination = self.nominations.get(peer);
+            nomination.filter(|nomination| nomination.incarnation == *incarnation)
+        };
+        let voters = self.log.voters();
+        let wanted = is_majority(voters, |peer, incarnation| {
+            *peer == self.me || nominated(peer, incarnation).is_some()
+        });
+        let qualified = is_majority(voters, |peer, incarnation| {
+            let nomination = nominated(peer, incarnation);
+            *peer == self.me || nomination.is_some_and(|nomination| nomination.last <= last)
+        });
+        if !wanted {
+            return;
+        }
+        if self.disk >= DiskState::Full || self.tail_in_doubt {
+            self.withdraw(WithdrawReason::Unfit);
+        } else if qualified {
+            self.stand(None);
+        } else {
+            self.withdraw(WithdrawReason::LogBehind);
+        }
+    }
+
+    // R18: says so to everybody; it only speeds things up.
+    fn withdraw(&mut self, reason: WithdrawReason) {
+        if let Some(suspicion) = &mut self.suspicion {
+            if suspicion.has_withdrawn {
+                return;
+            }
+            suspicion.has_withdrawn = true;
+            suspicion.withdrawn.insert(self.me);
+        }
+        let term = self.hard_state.term;
+        for peer in self.other_voters() {
+            self.send(peer, Body::Withdraw(Withdraw { term, reason }));
+        }
+    }
+
+    pub(super) fn on_withdraw(&mut self, message: &Message, _withdraw: Withdraw) {
+        let Some(suspicion) = &mut self.suspicion else { return };
+        suspicion.withdrawn.insert(message.from);
+        if suspicion.nominee == Some(message.from) {
+            self.next_round();
+        }
+    }
+
+    // ---- standing and voting (R1, R2, R7, R17) ----
+
+    /// Raises the term above every one it knows of and votes for itself. The requests leave after
+    /// that is durable, and the own vote counts then.
+    fn stand(&mut self, hand_over: Option<HandOver>) {
+        let nominators = self.nominations.values().map(|nomination| nomination.term);
+        let highest = nominators.max().unwrap_or(0).max(self.log.last().term);
+        let term = highest.max(self.hard_state.term) + 1;
+        self.hard_state = HardState { term, vote: Some(self.me) };
+        self.ready.persist.hard_state = Some(self.hard_state);
+        self.ready.notices.push(Notice::Standing { term });
+        self.part = Part::Candidate(Candidacy {
+            votes: BTreeSet::new(),
+            own_vote_ready: Some(self.ready_number()),
+            deadline: self.now + 2 * self.round(),
+        });
+        self.host = None;
+        self.attached = None;
+        self.nominations.clear();
+        for peer in self.other_voters() {
+            let incarnation = self.log.voters().0[&peer];
+            let past = self.pasts.get(&(peer, incarnation)).copied();
+            let request = RequestVote { term, last: self.log.last(), hand_over, past };
+            self.send(peer, Body::RequestVote(request));
+        }
+    }
+
+    // R2: a vote is granted only to a log at least as up to date. Apart from that, a voter that
+    // hears its host says so and keeps its term, unless the host itself has handed over. R7: a
+    // peer votes whatever its own voter set says.
+    pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
+        if request.past.is_some_and(|past| self.compare_with_past(past)) {
+            return;
+        }
+        let permitted = request.hand_over.is_some_and(|hand_over| {
+            hand_over.term == self.hard_state.term
+                && hand_over.target == message.from
+                && self.host == Some(hand_over.host)
+        });
+        let host_alive = self.host_alive().filter(|_| !permitted);
+        if host_alive.is_none() && request.term > self.hard_state.term {
+            self.enter_term(request.term);
+        }
+        let HardState { term, vote } = self.hard_state;
+        let granted = host_alive.is_none()
+            && request.term == term
+            && vote.is_none_or(|vote| vote == message.from)
+            && request.last >= self.log.last()
+            && matches!(self.part, Part::Follower)
+            && !self.tail_in_doubt;
+        if granted {
+            self.hard_state.vote = Some(message.from);
+            self.ready.persist.hard_state = Some(self.hard_state);
+            self.wait_for_candidate();
+        }
+        self.answer(message, Body::Vote(Vote { term, granted, host_alive }));
+    }
+
+    /// Having voted, gives the candidate the time to win before nominating anybody else.
+    fn wait_for_candidate(&mut self) {
+        let until = self.now + 3 * self.round();
+        self.suspect_at = self.suspect_at.max(until);
+        if let Some(suspicion) = &mut self.suspicion {
+            suspicion.round_until = suspicion.round_until.max(until);
+        }
+    }
+
+    pub(super) fn on_vote(&mut self, message: &Message, vote: Vote) {
+        if vote.term > self.hard_state.term {
+            self.enter_term(vote.term);
+        }
+        self.remember(message, Position::default());
+        let voting = self.is_voting(message.from, message.from_incarnation);
+        if let Part::Candidate(candidacy) = &mut self.part
+            && vote.granted
+            && vote.term == self.hard_state.term
+            && voting
+        {
+            candidacy.votes.insert(message.from);
+            self.count_votes();
+        }
+        self.on_host_alive(message, vote.host_alive);
+    }
+
+    pub(super) fn count_votes(&mut self) {
+        let Part::Candidate(candidacy) = &self.part else { return };
+        // R1: nothing counts before the candidate's own vote and term are durable.
+        let durable = candidacy.own_vote_ready.is_none();
+        let voted = |peer: &PeerId, _: &Incarnation| candidacy.votes.contains(peer);
+        if durable && is_majority(self.log.voters(), voted) {
+            self.become_host();
+        }
+    }
+
+    pub(super) fn give_up_candidacy(&mut self) {
+        self.part = Part::Follower;
+        self.suspect_at = self.now;
+        if self.suspicion.is_none() {
+            self.suspect();
+        }
+        self.withdraw(WithdrawReason::NoMajority);
+        self.next_round();
+    }
+
+    // ---- being handed over to (R23) ----
+
+    pub(super) fn on_hand_over(&mut self, message: &Message, hand_over: HandOver) {
+        let valid = hand_over.host == message.from
+            && hand_over.host_incarnation == message.from_incarnation
+            && hand_over.term == self.hard_state.term
+            && hand_over.target == self.me
+            && self.host == Some(message.from);
+        let may = self.is_voter() && self.stopping.is_none() && self.disk < DiskState::Full;
+        if valid && may && !self.tail_in_doubt && matches!(self.part, Part::Follower) {
+            self.stand(Some(hand_over));
+        } else {
+            self.refuse(message, RefusedReason::StaleTerm);
+        }
+    }
+
+    // ---- one's own past (R9) ----
+
+    /// Whether somebody remembers more of this peer than its store does: an old copy was put back.
+    /// Such a peer must not vote again in terms that it has forgotten.
+    pub(super) fn compare_with_past(&mut self, past: Past) -> bool {
+        let below = past.boot > self.boot
+            || past.term > self.hard_state.term
+            || past.acknowledged > self.log.last();
+        if below {
+            self.ready.notices.push(Notice::BelowOwnPast);
+            self.fault("the store is older than what this peer has told the others");
+        }
+        below
+    }
+}

@@ -1,0 +1,414 @@
+//! What a member does: finds the host, attaches to its log, keeps it, says how far it is, and
+//! submits what its person wants said.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::event::{LinkState, Notice};
+use super::message::{
+    Acknowledge, Announce, Append, Attach, Body, FindHostAnswer, Heartbeat, LookBack, Message,
+    Receipt, RefusedReason, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
+};
+use super::replica::{Part, Replica};
+use super::time::{Instant, MS, Micros};
+use super::types::{Index, PeerId, Position, Term};
+
+/// How many members are asked at once who the host is.
+const SEEK_PEERS_MAX: usize = 3;
+/// Heartbeats that tell of entries which do not come, before the member attaches again.
+const HOLES_MAX: u32 = 3;
+/// The pause before attaching again where a stream, but not the connection, was lost.
+const REATTACH_US: Micros = 10 * MS;
+
+/// The newest attach to the host's log (R35).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Attached {
+    pub host: PeerId,
+    attach: u64,
+    since: Instant,
+    /// The log equals the host's up to here; `None` until the host has answered with entries.
+    pub matched: Option<Index>,
+    /// The newest heartbeat heard.
+    heartbeat: u64,
+    /// Heartbeats in a row that told of entries which have not come.
+    holes: u32,
+    acknowledge: bool,
+}
+
+impl Replica {
+    // ---- finding the host ----
+
+    pub(super) fn follower_timeouts(&self, at: &mut impl FnMut(Instant)) {
+        match &self.attached {
+            None => at(self.seek_host_at),
+            Some(attached) => {
+                at(self.report_at);
+                if attached.matched.is_none() {
+                    at(attached.since + self.config.lease_max_us);
+                }
+            }
+        }
+        if let Some(resend_at) = self.outbox.resend_at() {
+            at(resend_at);
+        }
+    }
+
+    pub(super) fn follower_on_time(&mut self) {
+        match &self.attached {
+            None if self.now >= self.seek_host_at => self.seek_host(),
+            Some(attached)
+                if attached.matched.is_none()
+                    && self.now >= attached.since + self.config.lease_max_us =>
+            {
+                self.attach();
+            }
+            Some(_) if self.now >= self.report_at => self.report_delays(),
+            _ => {}
+        }
+        if self.outbox.resend_at().is_some_and(|at| self.now >= at) {
+            self.outbox.resend_all();
+        }
+    }
+
+    /// M10: attaches to the host if it is known and linked, and else asks others for it.
+    fn seek_host(&mut self) {
+        self.seek_host_at = self.now + self.config.lease_min_us;
+        self.attach();
+        if self.attached.is_some() {
+            return;
+        }
+        let up = self.links.iter().filter(|(_, state)| **state == LinkState::Up);
+        let mut linked: Vec<_> = up.map(|(peer, _)| *peer).collect();
+        for _ in 0..SEEK_PEERS_MAX.min(linked.len()) {
+            let choice = self.prng.below(linked.len() as u64) as usize;
+            let peer = linked.swap_remove(choice);
+            self.send(peer, Body::FindHost);
+        }
+    }
+
+    pub(super) fn on_find_host(&mut self, request: &Message) {
+        let alive = matches!(&self.part, Part::Host(hosting) if !hosting.paused)
+            || self.now < self.lease_until;
+        let host = self.host.filter(|_| alive);
+        let term = self.hard_state.term;
+        self.answer(request, Body::FindHostAnswer(FindHostAnswer { term, host }));
+    }
+
+    /// Somebody says who hosts. It is believed as far as attaching goes; the host itself must
+    /// answer for the rest.
+    pub(super) fn learn_host(&mut self, host: Option<PeerId>, term: Term) {
+        if term > self.hard_state.term {
+            self.enter_term(term);
+        }
+        let Some(host) = host.filter(|host| *host != self.me) else { return };
+        if term < self.hard_state.term || matches!(self.part, Part::Host(_)) {
+            return;
+        }
+        if self.host.is_none() {
+            // A candidate that hears of the host of its own term has lost.
+            self.become_follower();
+            self.host = Some(host);
+            self.suspicion = None;
+            self.suspect_at = self.suspect_at.max(self.now + self.config.lease_min_us);
+            self.ready.notices.push(Notice::Host { host: Some(host), term });
+        }
+        if self.host == Some(host) && self.attached.is_none() {
+            self.attach();
+        }
+    }
+
+    // R21: members attach to the heartbeats and the log of the one who announces itself.
+    pub(super) fn on_announce(&mut self, message: &Message, announce: Announce) {
+        if announce.term < self.hard_state.term {
+            self.refuse(message, RefusedReason::StaleTerm);
+            return;
+        }
+        self.learn_host(Some(message.from), announce.term);
+    }
+
+    // ---- the log ----
+
+    // R35: attaches with the end of the synced log. The message leaves after everything that is
+    // being written, so that the end of the log is the end of the synced log by then.
+    pub(super) fn attach(&mut self) {
+        let Some(host) = self.host else { return };
+        if host == self.me || self.links.get(&host) != Some(&LinkState::Up) {
+            return;
+        }
+        self.attach_at(host, self.log.last());
+    }
+
+    fn attach_at(&mut self, host: PeerId, look: Position) {
+        self.attach_count += 1;
+        let attach = self.attach_count;
+        self.attached = Some(Attached {
+            host,
+            attach,
+            since: self.now,
+            matched: None,
+            heartbeat: 0,
+            holes: 0,
+            acknowledge: false,
+        });
+        self.outbox.resend_all();
+        let term = self.hard_state.term;
+        self.send(host, Body::Attach(Attach { term, attach, look }));
+    }
+
+    pub(super) fn detach_from(&mut self, peer: PeerId) {
+        if self.attached.as_ref().is_some_and(|attached| attached.host == peer) {
+            self.attached = None;
+            self.seek_host_at = self.now + REATTACH_US;
+        }
+    }
+
+    pub(super) fn on_detached(&mut self, peer: PeerId) {
+        self.detach_from(peer);
+    }
+
+    /// The newest attach, if `message` is from its host, in its term and about it.
+    fn current_attach(&mut self, from: PeerId, term: Term, attach: u64) -> Option<&mut Attached> {
+        let current = self.hard_state.term == term;
+        let attached = self.attached.as_mut()?;
+        (current && attached.host == from && attached.attach == attach).then_some(attached)
+    }
+
+    pub(super) fn on_look_back(&mut self, message: &Message, look_back: LookBack) {
+        if self.current_attach(message.from, look_back.term, look_back.attach).is_none() {
+            return;
+        }
+        // Every host has what is committed here, so there is no need to look behind that.
+        let index = look_back.index.min(self.log.last().index).max(self.log.commit());
+        let term = self.log.term_at(index).unwrap_or(0);
+        self.attach_at(message.from, Position { term, index });
+    }
+
+    // R35: takes entries that follow what this log has, and cuts only at a received entry that
+    // conflicts with its own.
+    pub(super) fn on_append(&mut self, message: &Message, append: &Append) {
+        let log_has_previous = self.log.has(append.previous);
+        let Some(attached) = self.current_attach(message.from, append.term, append.attach) else {
+            return;
+        };
+        attached.holes = 0;
+        if !log_has_previous {
+            // What was in flight before a new attach: the host will look back.
+            return;
+        }
+        if let Some(past) = append.past {
+            self.compare_with_past(past);
+        }
+        for entry in &append.entries {
+            if !self.take_entry(entry, append.term) {
+                return;
+            }
+        }
+        let matched = append.previous.index + append.entries.len() as Index;
+        let Some(attached) = &mut self.attached else { return };
+        let first_answer = attached.matched.is_none();
+        let matched = matched.max(attached.matched.unwrap_or(0));
+        attached.matched = Some(matched);
+        attached.acknowledge |= first_answer || !append.entries.is_empty();
+        // R3: what the host has committed and this log has is committed here.
+        self.commit_to(append.commit.min(matched));
+        if self.tail_in_doubt && matched >= append.commit {
+            // R37: caught up to a host, so that nothing durable can be missing.
+            self.tail_in_doubt = false;
+        }
+    }
+
+    /// Whether the entry stands in the log afterwards.
+    fn take_entry(&mut self, entry: &Arc<super::types::Entry>, host_term: Term) -> bool {
+        if let Some(own) = self.log.term_at(entry.index) {
+            if own == entry.term {
+                return true;
+            }
+            if entry.index <= self.log.commit() || own == host_term {
+                self.fault("the host's log conflicts with what is committed here");
+                return false;
+            }
+            self.truncate_from(entry.index);
+        }
+        let last = self.log.last();
+        if entry.index != last.index + 1 || entry.term < last.term || entry.term > host_term {
+            return false;
+        }
+        if entry.previous != self.log.last_hash() {
+            self.fault("the chain of hashes is broken");
+            return false;
+        }
+        self.append(Arc::clone(entry));
+        true
+    }
+
+    // ---- heartbeats and acknowledgements ----
+
+    pub(super) fn on_heartbeat(&mut self, message: &Message, heartbeat: &Heartbeat) {
+        if heartbeat.term < self.hard_state.term {
+            return;
+        }
+        self.learn_host(Some(message.from), heartbeat.term);
+        if self.host != Some(message.from) {
+            return;
+        }
+        if !heartbeat.probe {
+            self.renew_lease(message.from, heartbeat.interval_us);
+        }
+        if let Some(ranking) = &heartbeat.ranking {
+            self.ranking = Arc::clone(ranking);
+        }
+        for (peer, receipt) in &heartbeat.positions {
+            self.receipts.insert(*peer, *receipt);
+        }
+        let last = self.log.last().index;
+        let Some(attached) = &mut self.attached else { return };
+        attached.heartbeat = attached.heartbeat.max(heartbeat.number);
+        attached.acknowledge = true;
+        let Some(matched) = attached.matched else { return };
+        attached.holes = if heartbeat.commit > last { attached.holes + 1 } else { 0 };
+        let lost = attached.holes >= HOLES_MAX;
+        self.commit_to(heartbeat.commit.min(matched));
+        if lost {
+            self.attach();
+        }
+    }
+
+    /// Only heartbeats renew the lease (R22). Its length follows the link's own history.
+    fn renew_lease(&mut self, host: PeerId, interval_us: Micros) {
+        let round_trip = self.round_trips.get(&host).map_or(0, |estimate| estimate.p99());
+        let config = &self.config;
+        let length = (3 * interval_us.min(config.heartbeat_idle_us) + round_trip)
+            .clamp(config.lease_min_us, config.lease_max_us);
+        self.lease_until = self.now + length;
+        self.suspect_at = self.lease_until;
+        self.suspicion = None;
+    }
+
+    pub(super) fn acknowledge_soon(&mut self) {
+        if let Some(attached) = &mut self.attached {
+            attached.acknowledge = true;
+        }
+    }
+
+    fn flush_acknowledgement(&mut self) {
+        let receipt = Receipt { delivered: self.log.commit(), read: self.read };
+        let Some(attached) = &mut self.attached else { return };
+        if !std::mem::take(&mut attached.acknowledge) {
+            return;
+        }
+        let acknowledge = Acknowledge {
+            term: self.hard_state.term,
+            attach: attached.attach,
+            synced: attached.matched.unwrap_or(0),
+            heartbeat: attached.heartbeat,
+            receipt,
+            ranking_version: if self.ranking.term == self.hard_state.term {
+                self.ranking.version
+            } else {
+                0
+            },
+        };
+        let host = attached.host;
+        self.send(host, Body::Acknowledge(acknowledge));
+    }
+
+    /// R12: this member's row of delays, and the others from near to far.
+    pub(super) fn own_report(&self) -> ReportDelays {
+        let mut row: Vec<_> = self
+            .others()
+            .into_iter()
+            .filter(|peer| self.links.get(peer) == Some(&LinkState::Up))
+            .filter_map(|peer| Some((peer, self.round_trips.get(&peer)?.smoothed()? / 2)))
+            .collect();
+        row.sort_by_key(|(peer, delay)| (*delay / self.config.rank_quantum_us, *peer));
+        ReportDelays {
+            term: self.hard_state.term,
+            preferences: row.iter().map(|(peer, _)| *peer).collect(),
+            row,
+            host_weight: self.config.host_weight,
+        }
+    }
+
+    fn report_delays(&mut self) {
+        self.report_at = self.now + self.config.report_us;
+        if let Some(host) = self.host {
+            let report = self.own_report();
+            self.send(host, Body::ReportDelays(report));
+        }
+    }
+
+    pub(super) fn on_goodbye(&mut self, message: &Message) {
+        self.links.insert(message.from, LinkState::Down);
+        self.detach_from(message.from);
+    }
+
+    // ---- submitting ----
+
+    /// Whether a host is there that has begun: its `TermStart` is committed here.
+    pub(super) fn is_served(&self) -> bool {
+        let attached = self.attached.as_ref().is_some_and(|attached| attached.matched.is_some());
+        attached && self.log.term_at(self.log.commit()) == Some(self.hard_state.term)
+    }
+
+    pub(super) fn flush_follower(&mut self) {
+        if !matches!(self.part, Part::Follower) {
+            return;
+        }
+        self.flush_submissions();
+        self.flush_acknowledgement();
+    }
+
+    // R33: on a new host, after its `TermStart`, everything that is not confirmed is sent again.
+    fn flush_submissions(&mut self) {
+        let Some(host) = self.host else { return };
+        if self.outbox.len() == 0 || !self.is_served() {
+            return;
+        }
+        let config = &self.config;
+        let term = self.hard_state.term;
+        let unsent = self.outbox.take_unsent(config.in_flight_max, config.append_bytes_max);
+        self.outbox.expect_answer(self.now, config.resend_min_us, config.resend_max_us);
+        if !unsent.is_empty() {
+            self.send(host, Body::Submit(Submit { term, submissions: unsent }));
+        }
+    }
+
+    pub(super) fn on_submit_answer(&mut self, message: &Message, answer: &SubmitAnswer) {
+        if answer.term > self.hard_state.term {
+            self.enter_term(answer.term);
+        }
+        if self.host != Some(message.from) || answer.term != self.hard_state.term {
+            return;
+        }
+        match answer.problem {
+            // R32: the host says which number it waits for.
+            Some(SubmitProblem::Gap { last }) => self.outbox.resend_after(last),
+            // These pass; the time for an answer runs, and then all is sent again.
+            Some(
+                SubmitProblem::NotServing | SubmitProblem::StorageFull | SubmitProblem::NotMember,
+            )
+            | None => {}
+        }
+    }
+
+    // ---- for showing ----
+
+    /// How far every member is: what the host has told, and this peer's own position.
+    pub(super) fn all_receipts(&self) -> BTreeMap<PeerId, Receipt> {
+        let mut receipts = self.receipts.clone();
+        if let Part::Host(hosting) = &self.part {
+            for (peer, progress) in &hosting.progress {
+                receipts.insert(*peer, progress.receipt);
+            }
+        }
+        receipts.insert(self.me, Receipt { delivered: self.log.commit(), read: self.read });
+        receipts
+    }
+
+    /// Voters that this peer is linked to, itself included.
+    pub(super) fn voters_linked(&self) -> usize {
+        let linked =
+            |peer: &&PeerId| **peer == self.me || self.links.get(*peer) == Some(&LinkState::Up);
+        self.log.voters().peers().filter(linked).count()
+    }
+}

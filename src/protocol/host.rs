@@ -1,0 +1,841 @@
+//! What a host does: puts submissions in order, passes the log on, counts who has it, keeps the
+//! lease alive, changes voters, and hands over.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::event::{DiskState, LinkState, Load, Notice};
+use super::membership::next_voters;
+use super::message::{
+    Accepted, Acknowledge, Announce, Append, Attach, Body, HandOver, Heartbeat, Join, JoinAnswer,
+    LookBack, Message, Ranking, RefusedReason, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
+};
+use super::progress::Progress;
+use super::quorum::{is_majority, majority_index};
+use super::ranking::{Reports, edges, rank};
+use super::replica::{Part, Replica};
+use super::submissions::{Submissions, Verdict};
+use super::time::{Instant, MS, Micros, SECOND};
+use super::types::{
+    Entry, Hash, Incarnation, Index, MemberState, Membership, Number, Past, Payload, PeerId,
+    Position, Signature, Submission, TraceContext,
+};
+
+/// Above this round trip to a majority, heartbeats are further apart.
+const FAR_US: Micros = 30 * MS;
+/// Between announcements to members that have not attached.
+const ANNOUNCE_US: Micros = SECOND;
+/// A changed farness alone is published no more often than this.
+const REPUBLISH_US: Micros = 30 * SECOND;
+/// Heartbeats whose moment of sending is remembered.
+const HEARTBEATS_MAX: usize = 256;
+
+/// A host's own state. It ends with the term.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Hosting {
+    since: Instant,
+    term_start: Index,
+    /// `TermStart` is committed (R4).
+    pub serving: bool,
+    pub paused: bool,
+    pub progress: std::collections::BTreeMap<PeerId, Progress>,
+    /// What the whole log has of each author, committed or not.
+    submissions: Submissions,
+    reports: Reports,
+    publish_at: Instant,
+    published_at: Instant,
+    heartbeat: u64,
+    heartbeat_at: Instant,
+    heartbeats_sent: VecDeque<(u64, Instant)>,
+    active_at: Instant,
+    announce_at: Instant,
+    receipts_version: u64,
+    pub hand_over: Option<HandingOver>,
+}
+
+/// A hand-over on its way (R23).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct HandingOver {
+    target: PeerId,
+    tried: BTreeSet<PeerId>,
+    deadline: Instant,
+    sent: bool,
+}
+
+/// What an entry says, before it has a place.
+struct Draft {
+    author: PeerId,
+    session: Incarnation,
+    number: Number,
+    created_at_ms: u64,
+    trace: TraceContext,
+    payload: Payload,
+    signature: Option<Signature>,
+}
+
+impl Replica {
+    // R4, R21: the winner's first entry is its `TermStart`, and it announces itself.
+    pub(super) fn become_host(&mut self) {
+        let term_start = self.log.last().index + 1;
+        let mut submissions = self.log.state().submissions.clone();
+        for entry in self.log.entries_from(self.log.commit() + 1, usize::MAX) {
+            submissions.apply(&entry);
+        }
+        let now = self.now;
+        self.part = Part::Host(Box::new(Hosting {
+            since: now,
+            term_start,
+            serving: false,
+            paused: false,
+            progress: Default::default(),
+            submissions,
+            reports: Reports::new(),
+            publish_at: now + self.config.report_us + self.config.report_us / 4,
+            published_at: now,
+            heartbeat: 0,
+            heartbeat_at: now,
+            heartbeats_sent: VecDeque::new(),
+            active_at: now,
+            announce_at: now + ANNOUNCE_US,
+            receipts_version: 1,
+            hand_over: None,
+        }));
+        self.host = Some(self.me);
+        self.attached = None;
+        self.suspicion = None;
+        self.nominations.clear();
+        let term = self.hard_state.term;
+        let inherited = Ranking { term, version: 1, ..(*self.ranking).clone() };
+        self.ranking = Arc::new(inherited);
+        self.append_own(Payload::TermStart);
+        self.ready.notices.push(Notice::Host { host: self.host, term });
+        for peer in self.others() {
+            self.announce_to(peer);
+        }
+    }
+
+    pub(super) fn announce_to(&mut self, peer: PeerId) {
+        let term = self.hard_state.term;
+        self.send_early(peer, Body::Announce(Announce { term }));
+    }
+
+    /// R21: members that have not attached, or are not heard of, may not know who hosts. One that
+    /// is in a later term says so, and then this host steps down (R8).
+    fn announce_to_silent(&mut self) {
+        let span = self.lease_floor();
+        let Part::Host(hosting) = &self.part else { return };
+        let heard = |peer: &PeerId| {
+            let progress = hosting.progress.get(peer);
+            let contact = progress.and_then(|progress| progress.contact);
+            contact.is_some_and(|contact| self.now.since(contact) <= span)
+        };
+        let silent: Vec<_> = self.others().into_iter().filter(|peer| !heard(peer)).collect();
+        for peer in silent {
+            self.announce_to(peer);
+        }
+    }
+
+    // ---- time ----
+
+    pub(super) fn host_timeout(&self, hosting: &Hosting) -> Instant {
+        let mut at = hosting.heartbeat_at.min(hosting.publish_at).min(hosting.announce_at);
+        if let Some(hand_over) = &hosting.hand_over {
+            at = at.min(hand_over.deadline);
+        }
+        at
+    }
+
+    pub(super) fn host_on_time(&mut self) {
+        self.check_contact();
+        let now = self.now;
+        let Part::Host(hosting) = &mut self.part else { return };
+        let heartbeat = now >= hosting.heartbeat_at;
+        let publish = now >= hosting.publish_at;
+        let announce = now >= hosting.announce_at;
+        if announce {
+            hosting.announce_at = now + ANNOUNCE_US;
+            self.announce_to_silent();
+        }
+        if publish {
+            self.publish_ranking();
+        }
+        if heartbeat {
+            self.reconcile();
+            self.send_heartbeats();
+        }
+        self.check_hand_over();
+    }
+
+    /// The lease that members have at least, as the host must assume.
+    fn lease_floor(&self) -> Micros {
+        self.config.lease_min_us.max(3 * self.heartbeat_interval())
+    }
+
+    fn heartbeat_interval(&self) -> Micros {
+        let Part::Host(hosting) = &self.part else { return self.config.heartbeat_us };
+        if self.now.since(hosting.active_at) > self.config.idle_after_us {
+            return self.config.heartbeat_idle_us;
+        }
+        let near = |peer: &PeerId| {
+            let known = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
+            *peer == self.me || known.is_none_or(|round_trip| round_trip <= FAR_US)
+        };
+        if is_majority(self.log.voters(), |peer, _| near(peer)) {
+            self.config.heartbeat_us
+        } else {
+            self.config.heartbeat_far_us
+        }
+    }
+
+    // ---- contact with a majority (R22) ----
+
+    fn in_contact(&self, hosting: &Hosting, peer: &PeerId, incarnation: &Incarnation) -> bool {
+        let span = self.lease_floor() * self.config.pause_percent / 100;
+        if *peer == self.me {
+            return true;
+        }
+        let progress = hosting.progress.get(peer);
+        let progress = progress.filter(|progress| progress.incarnation == *incarnation);
+        // A new host has just had the votes of a majority.
+        let contact = progress.and_then(|progress| progress.contact).unwrap_or(hosting.since);
+        self.now.since(contact) <= span
+    }
+
+    pub(super) fn voters_in_contact(&self, hosting: &Hosting) -> usize {
+        let voters = self.log.voters().0.iter();
+        voters.filter(|(peer, incarnation)| self.in_contact(hosting, peer, incarnation)).count()
+    }
+
+    // R22: a host without contact to a quorum pauses. It resumes on contact.
+    fn check_contact(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        let contact = is_majority(self.log.voters(), |peer, incarnation| {
+            self.in_contact(hosting, peer, incarnation)
+        });
+        let paused = !contact || self.disk == DiskState::Stalled;
+        if paused != hosting.paused {
+            let Part::Host(hosting) = &mut self.part else { return };
+            hosting.paused = paused;
+            self.ready.notices.push(Notice::Paused { paused });
+        }
+    }
+
+    // ---- heartbeats (R13, R22, R36) ----
+
+    fn send_heartbeats(&mut self) {
+        let interval_us = self.heartbeat_interval();
+        let now = self.now;
+        let Part::Host(hosting) = &mut self.part else { return };
+        hosting.heartbeat_at = now + interval_us;
+        hosting.heartbeat += 1;
+        hosting.heartbeats_sent.push_back((hosting.heartbeat, now));
+        if hosting.heartbeats_sent.len() > HEARTBEATS_MAX {
+            hosting.heartbeats_sent.pop_front();
+        }
+        let peers: Vec<_> = hosting.progress.keys().copied().collect();
+        for peer in peers {
+            self.send_heartbeat(peer, interval_us);
+        }
+    }
+
+    fn send_heartbeat(&mut self, peer: PeerId, interval_us: Micros) {
+        let all_receipts = self.all_receipts();
+        let term = self.hard_state.term;
+        let commit = self.log.commit();
+        let ranking = &self.ranking;
+        let Part::Host(hosting) = &mut self.part else { return };
+        let Some(progress) = hosting.progress.get_mut(&peer) else { return };
+        let news = progress.receipts_version_sent != hosting.receipts_version;
+        progress.receipts_version_sent = hosting.receipts_version;
+        let heartbeat = Heartbeat {
+            term,
+            number: hosting.heartbeat,
+            interval_us,
+            probe: hosting.paused,
+            commit,
+            positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
+            ranking: (progress.ranking_version != ranking.version).then(|| Arc::clone(ranking)),
+        };
+        self.send_early(peer, Body::Heartbeat(heartbeat));
+    }
+
+    // ---- members attach and acknowledge (R35) ----
+
+    pub(super) fn on_attach(&mut self, message: &Message, attach: Attach) {
+        let from = message.from;
+        if attach.term > self.hard_state.term {
+            self.enter_term(attach.term);
+        }
+        if !matches!(self.part, Part::Host(_)) {
+            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            return;
+        }
+        if attach.term < self.hard_state.term {
+            self.refuse(message, RefusedReason::StaleTerm);
+            return;
+        }
+        if !self.log.state().is_present(from, message.from_incarnation) {
+            self.refuse(message, RefusedReason::NotMember);
+            return;
+        }
+        let incarnation = message.from_incarnation;
+        let past = self.pasts.get(&(from, incarnation)).copied();
+        let known = self.log.has(attach.look);
+        let index = self.log.look_back(attach.look).min(attach.look.index.saturating_sub(1));
+        let term = self.hard_state.term;
+        let interval_us = self.heartbeat_interval();
+        let Part::Host(hosting) = &mut self.part else { return };
+        let mut progress = Progress::new(incarnation, attach.attach, past);
+        progress.boot = message.from_boot;
+        if let Some(before) = hosting.progress.get(&from)
+            && before.incarnation == incarnation
+        {
+            if (message.from_boot, attach.attach) <= (before.boot, before.attach) {
+                // An older attach that was overtaken by a newer one, or a doubled one.
+                return;
+            }
+            progress.contact = before.contact;
+            progress.receipt = before.receipt;
+        }
+        if known {
+            progress.matched = attach.look.index;
+            progress.next = Some(attach.look.index + 1);
+        }
+        hosting.progress.insert(from, progress);
+        if !known {
+            let look_back = LookBack { term, attach: attach.attach, index };
+            self.answer(message, Body::LookBack(look_back));
+        }
+        self.send_heartbeat(from, interval_us);
+    }
+
+    pub(super) fn on_acknowledge(&mut self, message: &Message, acknowledge: Acknowledge) {
+        let from = message.from;
+        if acknowledge.term > self.hard_state.term {
+            self.enter_term(acknowledge.term);
+        }
+        let last = self.log.last().index;
+        let term = self.hard_state.term;
+        let Part::Host(hosting) = &mut self.part else { return };
+        let Some(progress) = hosting.progress.get_mut(&from) else { return };
+        // Answers bind to the newest attach, and to the incarnation that made it.
+        if acknowledge.term != term
+            || progress.attach != acknowledge.attach
+            || progress.incarnation != message.from_incarnation
+            || acknowledge.synced > last
+        {
+            return;
+        }
+        if progress.next.is_some_and(|next| acknowledge.synced < next) {
+            progress.acknowledged(acknowledge.synced);
+        }
+        progress.ranking_version = acknowledge.ranking_version;
+        if progress.receipt != acknowledge.receipt {
+            progress.receipt = acknowledge.receipt;
+            hosting.receipts_version += 1;
+        }
+        // R22: contact is dated by when the echoed heartbeat was sent.
+        let sent = hosting.heartbeats_sent.iter();
+        let echoed = sent.rev().find(|(number, _)| *number == acknowledge.heartbeat);
+        if let Some((_, sent_at)) = echoed {
+            progress.contact = progress.contact.max(Some(*sent_at));
+        }
+        let caught_up = progress.matched >= self.log.commit();
+        progress.steady_since =
+            if caught_up { progress.steady_since.or(Some(self.now)) } else { None };
+        let acknowledged = Position {
+            term: self.log.term_at(acknowledge.synced).unwrap_or(0),
+            index: acknowledge.synced,
+        };
+        self.remember(message, acknowledged);
+        self.check_contact();
+    }
+
+    /// R9: remembers the most that a peer was.
+    pub(super) fn remember(&mut self, message: &Message, acknowledged: Position) {
+        let past = self.pasts.entry((message.from, message.from_incarnation)).or_default();
+        *past = Past {
+            boot: past.boot.max(message.from_boot),
+            term: past.term.max(message.body.term()),
+            acknowledged: past.acknowledged.max(acknowledged),
+        };
+    }
+
+    // ---- ordering (R32) ----
+
+    pub(super) fn on_submit(&mut self, message: &Message, submit: &Submit) {
+        if submit.term > self.hard_state.term {
+            self.enter_term(submit.term);
+        }
+        if !matches!(self.part, Part::Host(_)) {
+            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            return;
+        }
+        let mut accepted = Vec::with_capacity(submit.submissions.len());
+        let mut problem = None;
+        for submission in &submit.submissions {
+            match self.accept(message.from, message.from_incarnation, submission) {
+                Ok(place) => accepted.extend(place),
+                Err(why) => {
+                    problem = Some(why);
+                    break;
+                }
+            }
+        }
+        let term = self.hard_state.term;
+        self.answer(message, Body::SubmitAnswer(SubmitAnswer { term, accepted, problem }));
+    }
+
+    /// Puts one submission into the log, or finds it there.
+    fn accept(
+        &mut self,
+        author: PeerId,
+        session: Incarnation,
+        submission: &Submission,
+    ) -> Result<Option<Accepted>, SubmitProblem> {
+        let member = self.log.state().members.get(&author);
+        let active = member.is_some_and(|member| {
+            member.state == MemberState::Active && member.incarnation == session
+        });
+        let backlog = self.log.last().index - self.log.commit();
+        let Part::Host(hosting) = &self.part else { return Err(SubmitProblem::NotServing) };
+        if !hosting.serving || hosting.hand_over.is_some() || self.stopping.is_some() {
+            return Err(SubmitProblem::NotServing);
+        }
+        if !active || !is_submittable(&submission.payload) {
+            return Err(SubmitProblem::NotMember);
+        }
+        let number = submission.number;
+        match hosting.submissions.verdict(author, session, number) {
+            Verdict::Gap { last } => Err(SubmitProblem::Gap { last }),
+            Verdict::Duplicate(index) => Ok(index.map(|index| Accepted {
+                number,
+                index,
+                term: self.log.term_at(index).unwrap_or(0),
+                committed: index <= self.log.commit(),
+            })),
+            Verdict::Next if self.disk == DiskState::Full => Err(SubmitProblem::StorageFull),
+            Verdict::Next if backlog >= self.config.uncommitted_max => {
+                Err(SubmitProblem::NotServing)
+            }
+            Verdict::Next => {
+                let index = self.append_draft(Draft {
+                    author,
+                    session,
+                    number,
+                    created_at_ms: submission.created_at_ms,
+                    trace: submission.trace,
+                    payload: submission.payload.clone(),
+                    signature: submission.signature,
+                });
+                let term = self.hard_state.term;
+                Ok(Some(Accepted { number, index, term, committed: false }))
+            }
+        }
+    }
+
+    /// The host's own submissions go the same way as everybody's.
+    fn accept_own(&mut self) {
+        let (me, session) = (self.me, self.incarnation);
+        let Part::Host(hosting) = &self.part else { return };
+        if self.outbox.len() == 0 || !hosting.serving {
+            return;
+        }
+        let last = hosting.submissions.last(me, session);
+        let waiting: Vec<_> = self.outbox.iter_after(last).cloned().collect();
+        for submission in waiting {
+            if self.accept(me, session, &submission).is_err() {
+                break;
+            }
+        }
+    }
+
+    pub(super) fn append_own(&mut self, payload: Payload) {
+        self.append_draft(Draft {
+            author: self.me,
+            session: self.incarnation,
+            number: 0,
+            created_at_ms: 0,
+            trace: None,
+            payload,
+            signature: None,
+        });
+    }
+
+    fn append_draft(&mut self, draft: Draft) -> Index {
+        let mut entry = Entry {
+            index: self.log.last().index + 1,
+            term: self.hard_state.term,
+            author: draft.author,
+            session: draft.session,
+            number: draft.number,
+            created_at_ms: draft.created_at_ms,
+            trace: draft.trace,
+            payload: draft.payload,
+            signature: draft.signature,
+            previous: self.log.last_hash(),
+            hash: Hash::default(),
+        };
+        entry.hash = entry.computed_hash();
+        let index = entry.index;
+        let is_message = matches!(entry.payload, Payload::Message { .. });
+        let interval = self.config.heartbeat_us;
+        if let Part::Host(hosting) = &mut self.part {
+            hosting.submissions.apply(&entry);
+            if is_message {
+                hosting.active_at = self.now;
+                hosting.heartbeat_at = hosting.heartbeat_at.min(self.now + interval);
+            }
+        }
+        self.append(Arc::new(entry));
+        index
+    }
+
+    // ---- joining (M1) ----
+
+    pub(super) fn on_join(&mut self, message: &Message, join: &Join) {
+        let (from, session) = (message.from, message.from_incarnation);
+        if !matches!(self.part, Part::Host(_)) {
+            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            return;
+        }
+        let state = self.log.state();
+        let member = state.members.get(&from);
+        let done = if join.decline {
+            member.is_none_or(|member| member.state != MemberState::Invited)
+        } else {
+            let Some(member) = member else {
+                self.refuse(message, RefusedReason::NotMember);
+                return;
+            };
+            member.state == MemberState::Active && member.incarnation == session
+        };
+        let Part::Host(hosting) = &self.part else { return };
+        let last_number = hosting.submissions.last(from, session);
+        let ready = hosting.serving && hosting.hand_over.is_none();
+        if !done && ready && !self.has_pending_membership(from) {
+            let (name, address) = (join.name.clone(), join.address.clone());
+            let change = match join.decline {
+                true => Membership::Declined,
+                false => Membership::Joined { name, address },
+            };
+            self.append_draft(Draft {
+                author: from,
+                session,
+                number: 0,
+                created_at_ms: join.created_at_ms,
+                trace: None,
+                payload: Payload::Membership(change),
+                signature: Some(join.signature),
+            });
+        }
+        let answer = JoinAnswer {
+            term: self.hard_state.term,
+            host: Some(self.me),
+            accepted: done,
+            last_number,
+        };
+        self.answer(message, Body::JoinAnswer(answer));
+    }
+
+    /// Whether a change of that member's own membership waits to be committed.
+    fn has_pending_membership(&self, peer: PeerId) -> bool {
+        let tail = self.log.entries_from(self.log.commit() + 1, usize::MAX);
+        tail.iter().any(|entry| match &entry.payload {
+            Payload::Membership(Membership::Removed { peer: removed }) => *removed == peer,
+            Payload::Membership(_) => entry.author == peer,
+            _ => false,
+        })
+    }
+
+    // ---- ranking (R12, R13) ----
+
+    pub(super) fn on_report_delays(&mut self, message: &Message, report: &ReportDelays) {
+        if report.term < self.hard_state.term {
+            self.refuse(message, RefusedReason::StaleTerm);
+            return;
+        }
+        let present = self.log.state().is_present(message.from, message.from_incarnation);
+        if let Part::Host(hosting) = &mut self.part
+            && present
+        {
+            hosting.reports.insert(message.from, report.clone());
+        }
+    }
+
+    fn publish_ranking(&mut self) {
+        let own = self.own_report();
+        let members: Vec<_> = self.log.state().active().map(|(peer, _)| peer).collect();
+        let now = self.now;
+        let Part::Host(hosting) = &mut self.part else { return };
+        hosting.publish_at = now + self.config.publish_us;
+        hosting.reports.insert(self.me, own);
+        hosting.reports.retain(|peer, _| members.contains(peer));
+        let quantum = self.config.rank_quantum_us;
+        let candidates = rank(&members, self.log.voters(), &hosting.reports, quantum);
+        let order = |list: &[super::message::Candidate]| -> Vec<_> {
+            list.iter().map(|candidate| (candidate.peer, candidate.farness_us.is_some())).collect()
+        };
+        let reordered = order(&candidates) != order(&self.ranking.candidates);
+        let refined = candidates != self.ranking.candidates
+            && now.since(hosting.published_at) >= REPUBLISH_US;
+        if reordered || refined {
+            hosting.published_at = now;
+            self.ranking = Arc::new(Ranking {
+                term: self.hard_state.term,
+                version: self.ranking.version + 1,
+                candidates,
+                delays: edges(&members, &hosting.reports),
+            });
+        }
+    }
+
+    // ---- voters (R5, R6) and leaving ----
+
+    /// One step towards the voters that the members ask for.
+    fn reconcile(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        // R6: the next change only when the last one and an entry of this term are committed.
+        let settled = self.log.commit() >= self.log.voters_index();
+        if !hosting.serving || hosting.paused || hosting.hand_over.is_some() || !settled {
+            return;
+        }
+        let state = self.log.state();
+        let i_leave = !state.active().any(|(peer, _)| peer == self.me);
+        if i_leave && state.active().next().is_some() {
+            // R7, R26: a leaving host hands over first, and then is a member like any other.
+            self.start_hand_over(None);
+            return;
+        }
+        if i_leave {
+            self.ready.notices.push(Notice::Removed);
+            return;
+        }
+        let caught_up = |peer: &PeerId, incarnation: &Incarnation| {
+            let progress = hosting.progress.get(peer);
+            *peer == self.me
+                || progress.is_some_and(|progress| {
+                    let steady = progress.steady_since.map(|since| self.now.since(since));
+                    progress.contact.is_some()
+                        && self.in_contact(hosting, peer, incarnation)
+                        && progress.incarnation == *incarnation
+                        && steady.is_some_and(|steady| steady >= self.config.steady_us)
+                })
+        };
+        let next = next_voters(
+            &state.active().collect(),
+            self.log.voters(),
+            self.me,
+            &self.ranking.candidates,
+            self.config.voters_max,
+            caught_up,
+        );
+        if let Some(voters) = next {
+            self.append_own(Payload::VoterChange(voters));
+            self.publish_soon();
+            return;
+        }
+        let gone = state.members.iter().find(|(peer, member)| {
+            member.state == MemberState::Leaving
+                && !self.log.voters().contains(peer)
+                && !self.has_pending_membership(**peer)
+        });
+        if let Some((peer, _)) = gone {
+            let removed = Membership::Removed { peer: *peer };
+            self.append_own(Payload::Membership(removed));
+        }
+    }
+
+    fn publish_soon(&mut self) {
+        let soon = self.now + self.config.report_us + self.config.report_us / 4;
+        if let Part::Host(hosting) = &mut self.part {
+            hosting.publish_at = hosting.publish_at.min(soon);
+        }
+    }
+
+    // ---- hand-over (R23) ----
+
+    /// Begins to hand over to `target`, or to the best ranked voter that is in contact. Does
+    /// nothing where there is nobody, or where this peer does not host.
+    pub(super) fn start_hand_over(&mut self, target: Option<PeerId>) {
+        let Part::Host(hosting) = &self.part else { return };
+        if !hosting.serving || hosting.hand_over.is_some() {
+            return;
+        }
+        self.hand_over_to(target, BTreeSet::new());
+    }
+
+    fn hand_over_to(&mut self, target: Option<PeerId>, tried: BTreeSet<PeerId>) {
+        let Part::Host(hosting) = &self.part else { return };
+        let fit = |peer: &PeerId| {
+            let incarnation = self.log.voters().0.get(peer);
+            *peer != self.me
+                && !tried.contains(peer)
+                && self.links.get(peer) == Some(&LinkState::Up)
+                && incarnation.is_some_and(|incarnation| {
+                    hosting.progress.contains_key(peer)
+                        && self.in_contact(hosting, peer, incarnation)
+                })
+        };
+        let ranked = self.ranking.candidates.iter().map(|candidate| candidate.peer);
+        let anyone = self.log.voters().peers().copied();
+        let chosen = match target {
+            Some(target) => Some(target).filter(fit),
+            None => ranked.chain(anyone).find(fit),
+        };
+        let deadline = self.now + self.lease_floor();
+        let Part::Host(hosting) = &mut self.part else { return };
+        hosting.hand_over =
+            chosen.map(|target| HandingOver { target, tried, deadline, sent: false });
+    }
+
+    /// If a hand-over fails, the host goes on; if it must go, it tries the next.
+    fn check_hand_over(&mut self) {
+        let must = self.stopping.is_some() || self.disk != DiskState::Fit;
+        let now = self.now;
+        let Part::Host(hosting) = &mut self.part else { return };
+        let Some(hand_over) = hosting.hand_over.take_if(|hand_over| now >= hand_over.deadline)
+        else {
+            return;
+        };
+        if must {
+            let mut tried = hand_over.tried;
+            tried.insert(hand_over.target);
+            self.hand_over_to(None, tried);
+        }
+    }
+
+    fn flush_hand_over(&mut self) {
+        let last = self.log.last().index;
+        let (host, host_incarnation, term) = (self.me, self.incarnation, self.hard_state.term);
+        let synced = self.synced;
+        let Part::Host(hosting) = &mut self.part else { return };
+        let Some(hand_over) = &mut hosting.hand_over else { return };
+        let target = hand_over.target;
+        let matched = hosting.progress.get(&target).map(|progress| progress.matched);
+        if hand_over.sent || matched != Some(last) || synced != last {
+            return;
+        }
+        hand_over.sent = true;
+        let hand_over = HandOver { host, host_incarnation, term, target, signature: None };
+        self.send_early(target, Body::HandOver(hand_over));
+    }
+
+    // ---- passing the log on ----
+
+    pub(super) fn flush_host(&mut self) {
+        if !matches!(self.part, Part::Host(_)) {
+            return;
+        }
+        self.accept_own();
+        self.advance_commit();
+        self.flush_hand_over();
+        let Part::Host(hosting) = &self.part else { return };
+        let peers: Vec<_> = hosting.progress.keys().copied().collect();
+        for peer in peers {
+            self.replicate(peer);
+        }
+    }
+
+    // R3: commits an entry of the own term that a majority of the latest voters has made durable;
+    // older entries follow. The host's own copy counts once its `Ready` was executed.
+    fn advance_commit(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        if hosting.paused {
+            return;
+        }
+        let voters = self.log.voters();
+        let index = majority_index(voters, |peer| {
+            if *peer == self.me {
+                return self.synced;
+            }
+            let progress = hosting.progress.get(peer);
+            progress
+                .filter(|progress| voters.0.get(peer) == Some(&progress.incarnation))
+                .map_or(0, |progress| progress.matched)
+        });
+        let term_start = hosting.term_start;
+        if index < term_start || index <= self.log.commit() {
+            return;
+        }
+        let members_before = Arc::clone(&self.log.state().members);
+        self.commit_to(index);
+        if *members_before != *self.log.state().members {
+            self.publish_soon();
+        }
+        let term = self.hard_state.term;
+        // Nobody but this host could have ended the hosting meanwhile; look again all the same.
+        let Part::Host(hosting) = &mut self.part else { return };
+        if !hosting.serving {
+            hosting.serving = true;
+            self.ready.notices.push(Notice::Serving { term });
+            self.accept_own();
+        }
+    }
+
+    /// Sends a member what it lacks, as far as it keeps up (R35).
+    fn replicate(&mut self, peer: PeerId) {
+        let (term, commit) = (self.hard_state.term, self.log.commit());
+        let last = self.log.last().index;
+        loop {
+            let Part::Host(hosting) = &mut self.part else { return };
+            let Some(progress) = hosting.progress.get_mut(&peer) else { return };
+            let Some(next) = progress.next else { return };
+            let news = progress.commit_sent != Some(commit);
+            let room = progress.has_room(self.config.unacknowledged_bytes_max);
+            let has_more = next <= last && room;
+            if progress.loading || (!has_more && !news) {
+                return;
+            }
+            if has_more && !self.log.in_window(next) {
+                progress.loading = true;
+                let (attach, through) = (progress.attach, self.log.base());
+                self.load(Load { peer, attach, from: next, through });
+                return;
+            }
+            let entries = match has_more {
+                true => self.log.entries_from(next, self.config.append_bytes_max),
+                false => Vec::new(),
+            };
+            self.send_entries(peer, term, next, entries);
+        }
+    }
+
+    fn send_entries(&mut self, peer: PeerId, term: u64, next: Index, entries: Vec<Arc<Entry>>) {
+        let commit = self.log.commit();
+        let previous = Position { term: self.log.term_at(next - 1).unwrap_or(0), index: next - 1 };
+        let Part::Host(hosting) = &mut self.part else { return };
+        let Some(progress) = hosting.progress.get_mut(&peer) else { return };
+        if let Some(entry) = entries.last() {
+            let bytes = entries.iter().map(|entry| entry.size()).sum();
+            progress.sent(entry.index, bytes);
+        }
+        progress.commit_sent = Some(commit);
+        let (attach, past) = (progress.attach, progress.past.take());
+        let append = Append { term, attach, previous, entries, commit, past };
+        self.send_early(peer, Body::Append(append));
+    }
+
+    pub(super) fn on_loaded(&mut self, load: Load, entries: Vec<Arc<Entry>>) {
+        let term = self.hard_state.term;
+        let Part::Host(hosting) = &mut self.part else { return };
+        let Some(progress) = hosting.progress.get_mut(&load.peer) else { return };
+        if progress.attach != load.attach {
+            return;
+        }
+        progress.loading = false;
+        if progress.next == Some(load.from) && entries.first().map(|e| e.index) == progress.next {
+            self.send_entries(load.peer, term, load.from, entries);
+        }
+    }
+}
+
+/// What members may submit. The rest is the host's own, or comes by `Join`.
+fn is_submittable(payload: &Payload) -> bool {
+    matches!(
+        payload,
+        Payload::Message { .. }
+            | Payload::Policy(_)
+            | Payload::Membership(Membership::Invited { .. } | Membership::Leaving)
+    )
+}

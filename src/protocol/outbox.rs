@@ -1,0 +1,175 @@
+//! The author's side of R31–R34: what waits for its confirmation.
+
+use std::collections::VecDeque;
+
+use super::time::{Instant, Micros};
+use super::types::{Number, Submission};
+
+/// This peer's submissions that its own log has not confirmed yet, in the order of their numbers.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Outbox {
+    queue: VecDeque<Submission>,
+    last_number: Number,
+    /// The last number that is on its way to the present host.
+    sent_through: Number,
+    /// When to send again what got no answer, and the span that the next wait takes.
+    resend_at: Option<Instant>,
+    resend_span: Micros,
+}
+
+impl Outbox {
+    pub fn new(queue: Vec<Submission>, last_number: Number) -> Self {
+        let confirmed = queue.first().map_or(last_number, |first| first.number - 1);
+        let last_number = queue.last().map_or(last_number, |last| last.number.max(last_number));
+        Self {
+            queue: queue.into(),
+            last_number,
+            sent_through: confirmed,
+            resend_at: None,
+            resend_span: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+    pub fn next_number(&self) -> Number {
+        self.last_number + 1
+    }
+    pub fn resend_at(&self) -> Option<Instant> {
+        self.resend_at
+    }
+
+    /// Takes the next submission.
+    pub fn push(&mut self, submission: Submission) {
+        assert!(submission.number == self.next_number(), "numbers are dense");
+        self.last_number = submission.number;
+        self.queue.push_back(submission);
+    }
+
+    // R34: a submission leaves only when its own number stands committed in the author's own log.
+    /// Lets everything up to `number` go; whether that was anything.
+    pub fn confirm_through(&mut self, number: Number) -> bool {
+        let before = self.queue.len();
+        while self.queue.front().is_some_and(|first| first.number <= number) {
+            self.queue.pop_front();
+        }
+        self.last_number = self.last_number.max(number);
+        self.sent_through = self.sent_through.max(number);
+        self.resend_at = None;
+        self.resend_span = 0;
+        self.queue.len() != before
+    }
+
+    /// R33: forgets what was sent, because the host is another or asked for it.
+    pub fn resend_after(&mut self, number: Number) {
+        let confirmed = self.confirmed();
+        self.sent_through = self.sent_through.min(number.max(confirmed));
+        self.resend_at = None;
+    }
+
+    /// The time for an answer is over: sends everything again.
+    pub fn resend_all(&mut self) {
+        self.sent_through = self.confirmed();
+        self.resend_at = None;
+    }
+
+    /// The next submissions that may leave: at most `in_flight_max` beyond the confirmed ones and
+    /// about `bytes_max` at once. They count as sent.
+    pub fn take_unsent(&mut self, in_flight_max: u64, bytes_max: usize) -> Vec<Submission> {
+        let confirmed = self.confirmed();
+        let limit = confirmed.saturating_add(in_flight_max);
+        let skip = usize::try_from(self.sent_through - confirmed).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let mut unsent = Vec::new();
+        for submission in self.queue.iter().skip(skip) {
+            bytes += submission.size();
+            if submission.number > limit || (bytes > bytes_max && !unsent.is_empty()) {
+                break;
+            }
+            self.sent_through = submission.number;
+            unsent.push(submission.clone());
+        }
+        unsent
+    }
+
+    /// Sets the clock for a missing answer: `min` at first, doubled each time up to `max`.
+    pub fn expect_answer(&mut self, now: Instant, min: Micros, max: Micros) {
+        if self.resend_at.is_none() && self.sent_through > self.confirmed() {
+            self.resend_span = (self.resend_span * 2).clamp(min, max);
+            self.resend_at = Some(now + self.resend_span);
+        }
+    }
+
+    /// Everything that waits, for a host that takes its own submissions.
+    pub fn iter_after(&self, number: Number) -> impl Iterator<Item = &Submission> {
+        let position = self.queue.partition_point(|submission| submission.number <= number);
+        self.queue.iter().skip(position)
+    }
+
+    fn confirmed(&self) -> Number {
+        self.queue.front().map_or(self.last_number, |first| first.number - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::Payload;
+    use super::*;
+
+    fn outbox(numbers: std::ops::RangeInclusive<u64>) -> Outbox {
+        let mut outbox = Outbox::new(Vec::new(), numbers.start() - 1);
+        for number in numbers {
+            outbox.push(Submission {
+                number,
+                created_at_ms: 0,
+                trace: None,
+                payload: Payload::TermStart,
+                signature: None,
+            });
+        }
+        outbox
+    }
+
+    fn numbers(submissions: Vec<Submission>) -> Vec<Number> {
+        submissions.iter().map(|submission| submission.number).collect()
+    }
+
+    #[test]
+    fn r33_only_so_many_are_in_flight_and_a_new_host_gets_them_again() {
+        let mut outbox = outbox(5..=9);
+        assert_eq!(numbers(outbox.take_unsent(3, usize::MAX)), [5, 6, 7]);
+        assert!(outbox.take_unsent(3, usize::MAX).is_empty());
+        assert!(outbox.confirm_through(5));
+        assert_eq!(numbers(outbox.take_unsent(3, usize::MAX)), [8]);
+        outbox.resend_all();
+        assert_eq!(numbers(outbox.take_unsent(3, usize::MAX)), [6, 7, 8]);
+        outbox.resend_after(7);
+        assert_eq!(numbers(outbox.take_unsent(9, 1)), [8], "one goes however large it is");
+    }
+
+    #[test]
+    fn r34_only_a_confirmed_number_leaves() {
+        let mut outbox = outbox(1..=3);
+        assert!(!outbox.confirm_through(0));
+        assert_eq!(outbox.len(), 3);
+        assert!(outbox.confirm_through(2));
+        assert_eq!(outbox.len(), 1);
+        assert_eq!(outbox.next_number(), 4);
+    }
+
+    #[test]
+    fn a_missing_answer_is_waited_for_longer_each_time() {
+        let mut outbox = outbox(1..=1);
+        outbox.expect_answer(Instant(0), 100, 500);
+        assert_eq!(outbox.resend_at(), None, "nothing was sent");
+        let mut spans = Vec::new();
+        for _ in 0..4 {
+            outbox.take_unsent(9, 9);
+            outbox.expect_answer(Instant(0), 100, 500);
+            spans.push(outbox.resend_at().unwrap().0);
+            outbox.resend_all();
+        }
+        assert_eq!(spans, [100, 200, 400, 500]);
+    }
+}

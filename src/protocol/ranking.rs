@@ -1,0 +1,210 @@
+//! From measured delays to ranked candidates (R12): a directed graph, Floyd–Warshall over it
+//! (Floyd, "Algorithm 97: Shortest Path", 1962; Warshall, "A Theorem on Boolean Matrices", 1962),
+//! and closeness centrality in both directions. Integers only, so that everybody who computes the
+//! same graph gets the same list.
+
+use std::collections::BTreeMap;
+
+use super::message::{Candidate, ReportDelays};
+use super::time::Micros;
+use super::types::{PeerId, VoterSet};
+
+/// What each member has reported: its delays, its order of preference, its weight.
+pub type Reports = BTreeMap<PeerId, ReportDelays>;
+
+/// No path.
+const UNREACHABLE: Micros = Micros::MAX;
+
+/// The ranked candidates among `members`, best first.
+///
+/// Farness of a member is the sum of its shortest delays to and from every other one; closeness is
+/// its reciprocal. It is scaled by 100 / `host_weight` and rounded to `quantum_us`. Equal ones are
+/// ordered by a Borda count over the members' preferences, then by peer id. A member without
+/// direct links both ways to a majority of the voters, or of weight 0, stands last.
+pub fn rank(
+    members: &[PeerId],
+    voters: &VoterSet,
+    reports: &Reports,
+    quantum_us: Micros,
+) -> Vec<Candidate> {
+    let shortest = shortest_paths(members, reports);
+    let points = borda_points(members, reports);
+    let mut scored: Vec<_> = members
+        .iter()
+        .enumerate()
+        .map(|(i, peer)| {
+            let weight = reports.get(peer).map_or(100, |report| u64::from(report.host_weight));
+            let farness = farness(&shortest, i).map(|sum| {
+                let scaled = sum.saturating_mul(100) / weight.max(1);
+                scaled.saturating_add(quantum_us / 2) / quantum_us * quantum_us
+            });
+            let last = weight == 0 || farness.is_none() || !well_linked(*peer, voters, reports);
+            let points = points.get(peer).copied().unwrap_or(0);
+            let order = (last, farness.unwrap_or(UNREACHABLE), u64::MAX - points, *peer);
+            (order, Candidate { peer: *peer, farness_us: farness })
+        })
+        .collect();
+    scored.sort_by_key(|(order, _)| *order);
+    scored.into_iter().map(|(_, candidate)| candidate).collect()
+}
+
+/// All reported edges between `members`, for showing.
+pub fn edges(members: &[PeerId], reports: &Reports) -> Vec<(PeerId, PeerId, Micros)> {
+    let mut edges = Vec::new();
+    for from in members {
+        for (to, delay) in reports.get(from).map_or(&[][..], |report| &report.row) {
+            if from != to && members.contains(to) {
+                edges.push((*from, *to, *delay));
+            }
+        }
+    }
+    edges
+}
+
+/// `paths[i][j]` is the shortest delay from member i to member j.
+fn shortest_paths(members: &[PeerId], reports: &Reports) -> Vec<Vec<Micros>> {
+    let n = members.len();
+    let position: BTreeMap<_, _> = members.iter().zip(0..n).collect();
+    let mut paths = vec![vec![UNREACHABLE; n]; n];
+    for (from, to, delay) in edges(members, reports) {
+        paths[position[&from]][position[&to]] = delay;
+    }
+    for (i, row) in paths.iter_mut().enumerate() {
+        row[i] = 0;
+    }
+    for k in 0..n {
+        for i in 0..n {
+            for j in 0..n {
+                let detour = paths[i][k].saturating_add(paths[k][j]);
+                paths[i][j] = paths[i][j].min(detour);
+            }
+        }
+    }
+    paths
+}
+
+fn farness(shortest: &[Vec<Micros>], i: usize) -> Option<Micros> {
+    (0..shortest.len()).try_fold(0_u64, |sum, j| {
+        let both = shortest[i][j].checked_add(shortest[j][i])?;
+        sum.checked_add(both)
+    })
+}
+
+/// A member earns, from each list, one point for every member that stands behind it there.
+fn borda_points(members: &[PeerId], reports: &Reports) -> BTreeMap<PeerId, u64> {
+    let mut points = BTreeMap::new();
+    for report in members.iter().filter_map(|member| reports.get(member)) {
+        for (behind, peer) in (0_u64..).zip(report.preferences.iter().rev()) {
+            *points.entry(*peer).or_insert(0) += behind;
+        }
+    }
+    points
+}
+
+fn well_linked(peer: PeerId, voters: &VoterSet, reports: &Reports) -> bool {
+    let sees = |from: &PeerId, to: &PeerId| {
+        reports.get(from).is_some_and(|report| report.row.iter().any(|(other, _)| other == to))
+    };
+    let linked = voters
+        .peers()
+        .filter(|voter| **voter == peer || (sees(&peer, voter) && sees(voter, &peer)))
+        .count();
+    linked + usize::from(!voters.contains(&peer)) >= voters.majority()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(n: u8) -> PeerId {
+        PeerId([n; 32])
+    }
+
+    fn reports(edges: &[(u8, u8, Micros)]) -> Reports {
+        let mut reports = Reports::new();
+        for (from, to, delay) in edges {
+            let report = reports.entry(peer(*from)).or_insert_with(|| ReportDelays {
+                term: 1,
+                row: Vec::new(),
+                preferences: Vec::new(),
+                host_weight: 100,
+            });
+            report.row.push((peer(*to), *delay));
+        }
+        reports
+    }
+
+    fn ranked(members: &[u8], reports: &Reports) -> Vec<u8> {
+        let members: Vec<_> = members.iter().copied().map(peer).collect();
+        let voters = VoterSet(members.iter().map(|member| (*member, 1)).collect());
+        rank(&members, &voters, reports, 1_000).iter().map(|c| c.peer.0[0]).collect()
+    }
+
+    /// A line 1 – 2 – 3: the shortest way from 1 to 3 leads through 2.
+    const LINE: [(u8, u8, Micros); 6] = [
+        (1, 2, 5_000),
+        (2, 1, 5_000),
+        (2, 3, 5_000),
+        (3, 2, 5_000),
+        (1, 3, 90_000),
+        (3, 1, 90_000),
+    ];
+
+    #[test]
+    fn r12_the_closest_to_all_stands_first_and_detours_count() {
+        assert_eq!(ranked(&[1, 2, 3], &reports(&LINE)), [2, 1, 3]);
+        let members = [peer(1), peer(2), peer(3)];
+        let voters = VoterSet(members.iter().map(|member| (*member, 1)).collect());
+        let list = rank(&members, &voters, &reports(&LINE), 1_000);
+        assert_eq!(list[1].farness_us, Some(30_000), "1→2, 2→1, and 1→2→3, 3→2→1");
+    }
+
+    #[test]
+    fn r12_both_directions_count() {
+        let edges = [(1, 2, 1_000), (2, 1, 50_000), (1, 3, 1_000), (3, 1, 50_000)];
+        let back = [(2, 3, 10_000), (3, 2, 10_000)];
+        assert_eq!(ranked(&[1, 2, 3], &reports(&[&edges[..], &back].concat()))[0], 2);
+    }
+
+    #[test]
+    fn r12_ties_go_by_borda_count_and_then_by_id() {
+        let equal: Vec<_> = [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)]
+            .map(|(from, to)| (from, to, 5_200))
+            .into();
+        let mut reports = reports(&equal);
+        assert_eq!(ranked(&[1, 2, 3], &reports), [1, 2, 3]);
+        reports.get_mut(&peer(1)).unwrap().preferences = vec![peer(3), peer(2)];
+        assert_eq!(ranked(&[1, 2, 3], &reports), [3, 1, 2]);
+    }
+
+    #[test]
+    fn r12_noise_below_the_quantum_does_not_reorder() {
+        let noisy = [
+            (1, 2, 5_120),
+            (2, 1, 5_000),
+            (1, 3, 5_000),
+            (3, 1, 5_000),
+            (2, 3, 5_000),
+            (3, 2, 5_000),
+        ];
+        assert_eq!(ranked(&[1, 2, 3], &reports(&noisy)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn r12_weights_scale_and_zero_stands_last() {
+        let mut reports = reports(&LINE);
+        reports.get_mut(&peer(2)).unwrap().host_weight = 0;
+        assert_eq!(ranked(&[1, 2, 3], &reports), [1, 3, 2]);
+        reports.get_mut(&peer(3)).unwrap().host_weight = 200;
+        assert_eq!(ranked(&[1, 2, 3], &reports), [3, 1, 2]);
+    }
+
+    #[test]
+    fn r12_one_without_links_both_ways_to_a_majority_stands_last() {
+        let mut edges = LINE.to_vec();
+        edges.retain(|(from, to, _)| (*from, *to) != (2, 1) && (*from, *to) != (3, 2));
+        edges.extend([(4, 1, 1), (1, 4, 1), (4, 3, 1), (3, 4, 1), (2, 4, 1), (4, 2, 1)]);
+        let list = ranked(&[1, 2, 3, 4], &reports(&edges));
+        assert_eq!(list, [1, 3, 4, 2], "2 has a link both ways only to 4, and to itself");
+    }
+}

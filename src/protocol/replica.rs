@@ -1,0 +1,696 @@
+//! The state machine of one chat at one peer: what goes in, what comes out, and who deals with it.
+//!
+//! Control flow only. What a host does stands in `host.rs`, what a member does in `follower.rs`,
+//! and how a host is chosen in `election.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use super::config::Config;
+use super::election::{Nomination, Suspicion};
+use super::event::{
+    DiskState, Event, LinkState, Load, Notice, Proposal, ProposeError, Ready, Recovered, Role,
+    Status,
+};
+use super::follower::Attached;
+use super::host::Hosting;
+use super::log::Log;
+use super::message::{Body, Message, Ranking, Receipt, Refused, RefusedReason};
+use super::outbox::Outbox;
+use super::prng::Prng;
+use super::time::{Instant, Micros};
+use super::timers::Estimate;
+use super::types::{
+    Boot, CallId, Entry, HardState, Incarnation, Index, MemberState, Number, Past, Payload, PeerId,
+    Submission, Term,
+};
+
+/// R11: a term further ahead than this needs proof.
+const TERM_LEAP_MAX: Term = 1_024;
+
+/// One chat at one peer. See the module's text and `event.rs`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Replica {
+    pub(super) config: Config,
+    pub(super) me: PeerId,
+    pub(super) incarnation: Incarnation,
+    pub(super) boot: Boot,
+    pub(super) now: Instant,
+    pub(super) prng: Prng,
+
+    // What is durable, or on its way there.
+    pub(super) hard_state: HardState,
+    pub(super) log: Log,
+    pub(super) outbox: Outbox,
+    pub(super) read: Index,
+    pub(super) tail_in_doubt: bool,
+
+    // How durable it is.
+    pub(super) synced: Index,
+    unsynced: VecDeque<(u64, Index)>,
+    commit_persisted: Index,
+    checkpoint_index: Index,
+    flush_at: Option<Instant>,
+
+    // The part that this peer plays.
+    pub(super) part: Part,
+    pub(super) host: Option<PeerId>,
+    pub(super) attached: Option<Attached>,
+    pub(super) attach_count: u64,
+    /// Until then the host counts as alive (R2).
+    pub(super) lease_until: Instant,
+    /// From then on the host is suspected (R14).
+    pub(super) suspect_at: Instant,
+    pub(super) suspicion: Option<Suspicion>,
+    pub(super) nominations: BTreeMap<PeerId, Nomination>,
+    pub(super) seek_host_at: Instant,
+    pub(super) report_at: Instant,
+    pub(super) ranking: Arc<Ranking>,
+    pub(super) receipts: BTreeMap<PeerId, Receipt>,
+
+    // The world, as far as it matters here.
+    pub(super) links: BTreeMap<PeerId, LinkState>,
+    pub(super) round_trips: BTreeMap<PeerId, Estimate>,
+    pub(super) syncs: Estimate,
+    pub(super) pasts: BTreeMap<(PeerId, Incarnation), Past>,
+    far_terms: BTreeMap<PeerId, Term>,
+    pub(super) disk: DiskState,
+    pub(super) stopping: Option<Stopping>,
+    fault: Option<&'static str>,
+
+    pub(super) ready: Ready,
+    ready_count: u64,
+    later: Later,
+}
+
+/// Changes of the store that nothing relies on, so that no sync is made for them alone.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+struct Later {
+    outbox_remove_through: Option<Number>,
+    request_ids: Vec<(String, Index)>,
+}
+
+/// What this peer is in the current term.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Part {
+    Follower,
+    Candidate(Candidacy),
+    Host(Box<Hosting>),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Candidacy {
+    pub votes: BTreeSet<PeerId>,
+    /// The `Ready` that makes the candidate's own vote durable; it counts afterwards (R1).
+    pub own_vote_ready: Option<u64>,
+    pub deadline: Instant,
+}
+
+/// How far a graceful stop has come.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Stopping {
+    HandingOver { deadline: Instant },
+    SaidGoodbye,
+}
+
+impl Replica {
+    /// Takes up a chat from what its store recovered. It begins as a follower, whatever it was
+    /// before (R3), and waits a full lease before it suspects anyone (R14). `seed` is for back-off
+    /// times.
+    pub fn new(config: Config, me: PeerId, recovered: Recovered, now: Instant, seed: u64) -> Self {
+        let checkpoint_index = recovered.checkpoint.index();
+        let log = Log::new(recovered.checkpoint, recovered.entries, recovered.commit);
+        let outbox = Outbox::new(recovered.outbox, recovered.last_number);
+        let mut replica = Self {
+            me,
+            incarnation: recovered.incarnation,
+            boot: recovered.boot,
+            now,
+            prng: Prng::new(seed),
+            hard_state: recovered.hard_state,
+            synced: log.last().index,
+            unsynced: VecDeque::new(),
+            commit_persisted: log.commit(),
+            checkpoint_index,
+            flush_at: None,
+            outbox,
+            read: recovered.read,
+            tail_in_doubt: recovered.tail_in_doubt,
+            part: Part::Follower,
+            host: None,
+            attached: None,
+            attach_count: 0,
+            lease_until: now,
+            suspect_at: now + config.lease_min_us,
+            suspicion: None,
+            nominations: BTreeMap::new(),
+            seek_host_at: now,
+            report_at: now + config.report_us,
+            ranking: Arc::default(),
+            receipts: BTreeMap::new(),
+            links: BTreeMap::new(),
+            round_trips: BTreeMap::new(),
+            syncs: Estimate::default(),
+            pasts: BTreeMap::new(),
+            far_terms: BTreeMap::new(),
+            disk: DiskState::Fit,
+            stopping: None,
+            fault: None,
+            ready: Ready::default(),
+            ready_count: 1,
+            later: Later::default(),
+            log,
+            config,
+        };
+        replica.confirm_from_log();
+        replica
+    }
+
+    /// Lets something happen. Never fails: what makes no sense is ignored, or answered.
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        self.now = self.now.max(now);
+        if self.fault.is_some() {
+            return;
+        }
+        // Time first: a host that was frozen must notice that before it believes anything (R22).
+        self.on_time();
+        match event {
+            Event::Tick => {}
+            Event::Message(message) => self.on_message(message),
+            Event::Link { peer, state } => self.on_link(peer, state),
+            Event::Detached { peer } => self.on_detached(peer),
+            Event::RoundTrip { peer, rtt_us } => {
+                self.round_trips.entry(peer).or_default().add(rtt_us);
+            }
+            Event::Persisted { ready, sync_us } => self.on_persisted(ready, sync_us),
+            Event::Loaded { load, entries } => self.on_loaded(load, entries),
+            Event::Disk(state) => self.on_disk(state),
+            Event::Propose(proposal) => self.on_propose(proposal),
+            Event::MarkRead { index } => self.on_mark_read(index),
+            Event::HandOver { target } => self.start_hand_over(target),
+            Event::Stop => self.on_stop(),
+        }
+    }
+
+    /// Everything to be done since the last time, in the order in which to do it.
+    pub fn take_ready(&mut self) -> Ready {
+        if self.fault.is_none() {
+            self.flush_host();
+            self.flush_follower();
+            self.flush_store();
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.number = self.ready_count;
+        if !ready.persist.is_empty() {
+            if let Some(last) = ready.persist.entries.last() {
+                self.unsynced.push_back((ready.number, last.index));
+            }
+            self.ready_count += 1;
+        }
+        ready
+    }
+
+    /// When `handle` wants to be called with `Event::Tick` at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.fault.is_some() {
+            return None;
+        }
+        let mut next = self.flush_at;
+        let mut at = |moment: Instant| next = Some(next.map_or(moment, |next| next.min(moment)));
+        match &self.part {
+            Part::Host(hosting) => at(self.host_timeout(hosting)),
+            Part::Candidate(candidacy) => at(candidacy.deadline),
+            Part::Follower => {
+                self.follower_timeouts(&mut at);
+                self.election_timeouts(&mut at);
+            }
+        }
+        if let Some(Stopping::HandingOver { deadline }) = self.stopping {
+            at(deadline);
+        }
+        next
+    }
+
+    /// The number that the next proposal gets; what it is signed with.
+    pub fn next_number(&self) -> Number {
+        self.outbox.next_number()
+    }
+
+    /// Whether a proposal would be taken now.
+    pub fn can_propose(&self, _payload: &Payload) -> Result<(), ProposeError> {
+        if self.stopping.is_some() {
+            return Err(ProposeError::Stopping);
+        }
+        if !self.log.state().is_present(self.me, self.incarnation) {
+            return Err(ProposeError::NotMember);
+        }
+        if self.disk == DiskState::Full {
+            return Err(ProposeError::StorageFull);
+        }
+        if self.outbox.len() >= self.config.outbox_max {
+            return Err(ProposeError::OutboxFull);
+        }
+        Ok(())
+    }
+
+    /// This replica as it sees itself.
+    pub fn status(&self) -> Status {
+        let state = self.log.state();
+        let (role, paused, serving, in_contact) = match &self.part {
+            Part::Host(hosting) => {
+                let contact = self.voters_in_contact(hosting);
+                (Role::Host, hosting.paused, hosting.serving && !hosting.paused, contact)
+            }
+            part => {
+                let role = match part {
+                    Part::Candidate(_) => Role::Candidate,
+                    _ if self.suspicion.is_some() => Role::Suspecting,
+                    _ => Role::Follower,
+                };
+                (role, false, self.is_served(), self.voters_linked())
+            }
+        };
+        Status {
+            role,
+            term: self.hard_state.term,
+            host: self.host,
+            paused,
+            serving,
+            voters_in_contact: in_contact,
+            majority: self.log.voters().majority(),
+            incarnation: self.incarnation,
+            chat_name: state.chat_name.clone(),
+            members: Arc::clone(&state.members),
+            voters: self.log.voters().clone(),
+            links: self.links.clone(),
+            receipts: self.all_receipts(),
+            last: self.log.last().index,
+            commit: self.log.commit(),
+            queued: self.outbox.len(),
+            ranking: Arc::clone(&self.ranking),
+        }
+    }
+
+    /// What the committed log says.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    // ---- dispatch ----
+
+    fn on_time(&mut self) {
+        match &self.part {
+            Part::Host(_) => self.host_on_time(),
+            Part::Candidate(candidacy) => {
+                if self.now >= candidacy.deadline {
+                    self.give_up_candidacy();
+                }
+            }
+            Part::Follower => {
+                self.follower_on_time();
+                self.election_on_time();
+            }
+        }
+        if let Some(Stopping::HandingOver { deadline }) = self.stopping
+            && (self.now >= deadline || !matches!(self.part, Part::Host(_)))
+        {
+            self.say_goodbye();
+        }
+    }
+
+    fn on_message(&mut self, message: Message) {
+        // R9: what is meant for another incarnation of this peer is refused.
+        if message.to_incarnation != 0 && message.to_incarnation != self.incarnation {
+            let incarnation = self.incarnation;
+            self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
+            return;
+        }
+        let term = message.body.term();
+        if term > self.hard_state.term + TERM_LEAP_MAX && !self.leap_is_proven(&message, term) {
+            self.refuse(&message, RefusedReason::StaleTerm);
+            return;
+        }
+        let from = &message;
+        match &message.body {
+            Body::Attach(attach) => self.on_attach(from, *attach),
+            Body::Append(append) => self.on_append(from, append),
+            Body::LookBack(look_back) => self.on_look_back(from, *look_back),
+            Body::Heartbeat(heartbeat) => self.on_heartbeat(from, heartbeat),
+            Body::Acknowledge(acknowledge) => self.on_acknowledge(from, *acknowledge),
+            Body::Submit(submit) => self.on_submit(from, submit),
+            Body::SubmitAnswer(answer) => self.on_submit_answer(from, answer),
+            Body::ReportDelays(report) => self.on_report_delays(from, report),
+            Body::Goodbye => self.on_goodbye(from),
+            Body::Join(join) => self.on_join(from, join),
+            Body::JoinAnswer(_) => {}
+            Body::Nominate(nominate) => self.on_nominate(from, *nominate),
+            Body::NominateAnswer(answer) => self.on_host_alive(from, answer.host_alive),
+            Body::Solicit(solicit) => self.on_solicit(from, *solicit),
+            Body::SolicitAnswer(answer) => self.on_solicit_answer(from, *answer),
+            Body::RequestVote(request) => self.on_request_vote(from, *request),
+            Body::Vote(vote) => self.on_vote(from, *vote),
+            Body::Withdraw(withdraw) => self.on_withdraw(from, *withdraw),
+            Body::Announce(announce) => self.on_announce(from, *announce),
+            Body::HandOver(hand_over) => self.on_hand_over(from, *hand_over),
+            Body::FindHost => self.on_find_host(from),
+            Body::FindHostAnswer(answer) => self.learn_host(answer.host, answer.term),
+            Body::Refused(refused) => self.on_refused(from, *refused),
+        }
+    }
+
+    fn on_refused(&mut self, message: &Message, refused: Refused) {
+        if refused.term > self.hard_state.term {
+            self.enter_term(refused.term);
+        }
+        let by_host = self.host == Some(message.from);
+        match refused.reason {
+            RefusedReason::NotHost { host } => {
+                if by_host {
+                    self.attached = None;
+                }
+                self.learn_host(host, refused.term);
+            }
+            RefusedReason::NotMember => {
+                let leaving = self.log.state().members.get(&self.me);
+                if by_host && leaving.is_some_and(|me| me.state == MemberState::Leaving) {
+                    self.ready.notices.push(Notice::Removed);
+                }
+            }
+            RefusedReason::WrongIncarnation { .. } | RefusedReason::StaleTerm => {}
+        }
+    }
+
+    fn on_link(&mut self, peer: PeerId, state: LinkState) {
+        let before = self.links.insert(peer, state);
+        match state {
+            LinkState::Up if before != Some(LinkState::Up) => {
+                self.seek_host_at = self.seek_host_at.min(self.now);
+                if let Part::Host(_) = self.part {
+                    self.announce_to(peer);
+                } else if self.host == Some(peer) {
+                    self.attach();
+                }
+            }
+            LinkState::Up => {}
+            LinkState::Down => self.detach_from(peer),
+            LinkState::Refused => {
+                self.detach_from(peer);
+                self.host_process_is_gone(peer);
+            }
+        }
+    }
+
+    fn on_persisted(&mut self, ready: u64, sync_us: Micros) {
+        self.syncs.add(sync_us);
+        while let Some((number, index)) = self.unsynced.front().copied() {
+            if number > ready {
+                break;
+            }
+            self.synced = self.synced.max(index.min(self.log.last().index));
+            self.unsynced.pop_front();
+        }
+        if let Part::Candidate(candidacy) = &mut self.part
+            && candidacy.own_vote_ready.is_some_and(|own| own <= ready)
+        {
+            candidacy.own_vote_ready = None;
+            candidacy.votes.insert(self.me);
+            self.count_votes();
+        }
+    }
+
+    fn on_propose(&mut self, proposal: Proposal) {
+        let submission = Submission {
+            number: self.outbox.next_number(),
+            created_at_ms: proposal.created_at_ms,
+            trace: proposal.trace,
+            payload: proposal.payload,
+            signature: proposal.signature,
+        };
+        // R31: durable in the outbox before anyone is told that it is queued.
+        self.ready.persisted_notices.push(Notice::Queued { number: submission.number });
+        self.ready.persist.outbox_put.push(submission.clone());
+        self.outbox.push(submission);
+    }
+
+    fn on_mark_read(&mut self, index: Index) {
+        let index = index.min(self.log.commit());
+        if index > self.read {
+            self.read = index;
+            self.ready.persist.read = Some(index);
+            self.acknowledge_soon();
+        }
+    }
+
+    fn on_disk(&mut self, state: DiskState) {
+        // R24, R38: a host whose disk does not keep up makes room for one whose does.
+        if state > self.disk && state != DiskState::Fit {
+            self.start_hand_over(None);
+        }
+        self.disk = state;
+    }
+
+    fn on_stop(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let deadline = self.now + self.config.lease_max_us;
+        self.stopping = Some(Stopping::HandingOver { deadline });
+        self.start_hand_over(None);
+        let handing_over = match &self.part {
+            Part::Host(hosting) => hosting.hand_over.is_some(),
+            _ => false,
+        };
+        if !handing_over {
+            self.say_goodbye();
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        self.stopping = Some(Stopping::SaidGoodbye);
+        for peer in self.others() {
+            self.send(peer, Body::Goodbye);
+        }
+        self.ready.persisted_notices.push(Notice::MayStop);
+    }
+
+    // ---- shared by the parts ----
+
+    /// The members that have joined, without this one.
+    pub(super) fn others(&self) -> Vec<PeerId> {
+        let members = self.log.state().members.iter();
+        let joined = members.filter(|(_, member)| member.state != MemberState::Invited);
+        joined.map(|(peer, _)| *peer).filter(|peer| *peer != self.me).collect()
+    }
+
+    /// Whether this peer, in this incarnation, is a voter of the latest set in its log.
+    pub(super) fn is_voter(&self) -> bool {
+        self.log.voters().0.get(&self.me) == Some(&self.incarnation)
+    }
+
+    /// Whether that peer, in that incarnation, is one.
+    pub(super) fn is_voting(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+        self.log.voters().0.get(&peer) == Some(&incarnation)
+    }
+
+    /// R1: a new term begins without a vote, and is durable before anyone hears of it. A host or
+    /// candidate of the old one becomes a follower.
+    pub(super) fn enter_term(&mut self, term: Term) {
+        assert!(term > self.hard_state.term, "terms only grow");
+        self.hard_state = HardState { term, vote: None };
+        self.ready.persist.hard_state = Some(self.hard_state);
+        self.become_follower();
+        self.host = None;
+        self.attached = None;
+        self.ready.notices.push(Notice::Host { host: None, term });
+    }
+
+    pub(super) fn become_follower(&mut self) {
+        if let Part::Host(hosting) = &self.part {
+            if hosting.paused {
+                self.ready.notices.push(Notice::Paused { paused: false });
+            }
+            self.suspect_at = self.now + self.config.lease_min_us;
+            self.lease_until = self.now;
+        }
+        self.part = Part::Follower;
+        self.outbox.resend_all();
+    }
+
+    /// Commits up to `index` and does what follows.
+    pub(super) fn commit_to(&mut self, index: Index) {
+        if index <= self.log.commit() {
+            return;
+        }
+        let committed = self.log.commit_to(index);
+        let mut members_changed = false;
+        for entry in &committed {
+            members_changed |=
+                matches!(entry.payload, Payload::Membership(_) | Payload::VoterChange(_));
+            if entry.author == self.me && entry.session == self.incarnation && entry.number > 0 {
+                self.confirm(entry);
+            }
+        }
+        if members_changed {
+            self.ready.notices.push(Notice::Members);
+            self.forget_strangers();
+            let state = self.log.state();
+            // A peer that has not joined yet reads its own past as it catches up.
+            let was = committed.iter().any(|entry| removes(entry, self.me));
+            if was && !state.members.contains_key(&self.me) {
+                self.ready.notices.push(Notice::Removed);
+            }
+        }
+        self.ready.committed.extend(committed);
+        self.flush_at.get_or_insert(self.now + self.config.flush_us);
+    }
+
+    /// R34: this peer's own submission stands committed in its own log.
+    fn confirm(&mut self, entry: &Entry) {
+        if self.outbox.confirm_through(entry.number) {
+            self.later.outbox_remove_through = Some(entry.number);
+        }
+        if let Payload::Message { request_id, .. } = &entry.payload {
+            self.later.request_ids.push((request_id.clone(), entry.index));
+        }
+        let (number, index) = (entry.number, entry.index);
+        self.ready.notices.push(Notice::Confirmed { number, index });
+    }
+
+    /// After a restart: what the committed log already has need not wait in the outbox.
+    fn confirm_from_log(&mut self) {
+        let confirmed = self.log.state().submissions.last(self.me, self.incarnation);
+        if self.outbox.confirm_through(confirmed) {
+            self.later.outbox_remove_through = Some(confirmed);
+        }
+    }
+
+    fn forget_strangers(&mut self) {
+        let members = Arc::clone(&self.log.state().members);
+        self.receipts.retain(|peer, _| members.contains_key(peer));
+        self.round_trips.retain(|peer, _| members.contains_key(peer));
+        self.links.retain(|peer, _| members.contains_key(peer));
+        self.pasts.retain(|(peer, _), _| members.contains_key(peer));
+    }
+
+    /// Adds what may wait for a sync to one that happens anyway, or causes one when it has waited
+    /// long enough.
+    fn flush_store(&mut self) {
+        let due = self.flush_at.is_some_and(|at| self.now >= at);
+        if self.ready.persist.is_empty() && !due {
+            return;
+        }
+        self.flush_at = None;
+        let commit = self.log.commit();
+        let later = std::mem::take(&mut self.later);
+        let persist = &mut self.ready.persist;
+        persist.outbox_remove_through = later.outbox_remove_through;
+        persist.request_ids = later.request_ids;
+        if commit > self.commit_persisted {
+            self.commit_persisted = commit;
+            persist.commit = Some(commit);
+        }
+        if commit >= self.checkpoint_index + self.config.checkpoint_every {
+            self.checkpoint_index = commit;
+            persist.checkpoint = Some(Arc::new(self.log.checkpoint()));
+        }
+        self.log.shrink_window(self.config.window_entries, self.config.window_bytes);
+    }
+
+    /// Cuts the log; what was not durable yet no longer will be.
+    pub(super) fn truncate_from(&mut self, from: Index) {
+        self.log.truncate_from(from);
+        self.synced = self.synced.min(from - 1);
+        for (_, index) in &mut self.unsynced {
+            *index = (*index).min(from - 1);
+        }
+        let persist = &mut self.ready.persist;
+        persist.entries.retain(|entry| entry.index < from);
+        persist.truncate_from = Some(persist.truncate_from.map_or(from, |other| other.min(from)));
+    }
+
+    /// Appends an entry, to be durable with this `Ready`.
+    pub(super) fn append(&mut self, entry: Arc<Entry>) {
+        self.log.append(Arc::clone(&entry));
+        self.ready.persist.entries.push(entry);
+    }
+
+    /// The number that the next `Ready` with something durable will have.
+    pub(super) fn ready_number(&self) -> u64 {
+        self.ready_count
+    }
+
+    /// Asks for entries from the store.
+    pub(super) fn load(&mut self, load: Load) {
+        self.ready.loads.push(load);
+    }
+
+    /// Stops this chat here, because going on would be wrong.
+    pub(super) fn fault(&mut self, what: &'static str) {
+        self.fault = Some(what);
+        self.ready.notices.push(Notice::Fault { what });
+    }
+
+    // ---- sending ----
+
+    /// Sends after this `Ready` is durable.
+    pub(super) fn send(&mut self, to: PeerId, body: Body) {
+        let message = self.message(to, body, 0);
+        self.ready.messages.push(message);
+    }
+
+    /// Sends at once. For what relies on nothing unsynced.
+    pub(super) fn send_early(&mut self, to: PeerId, body: Body) {
+        let message = self.message(to, body, 0);
+        self.ready.early.push(message);
+    }
+
+    /// Answers a request, after this `Ready` is durable. Where nobody waits, the answer still goes.
+    pub(super) fn answer(&mut self, request: &Message, body: Body) {
+        let mut message = self.message(request.from, body, request.call);
+        message.to_incarnation = request.from_incarnation;
+        self.ready.messages.push(message);
+    }
+
+    // R8: a request is refused with this peer's own term, never dropped in silence; answers are
+    // never answered.
+    pub(super) fn refuse(&mut self, request: &Message, reason: RefusedReason) {
+        if !request.body.is_answer() {
+            let term = self.hard_state.term;
+            self.answer(request, Body::Refused(Refused { term, reason }));
+        }
+    }
+
+    fn message(&self, to: PeerId, body: Body, call: CallId) -> Message {
+        let member = self.log.state().members.get(&to);
+        Message {
+            from: self.me,
+            from_incarnation: self.incarnation,
+            from_boot: self.boot,
+            to,
+            to_incarnation: member.map_or(0, |member| member.incarnation),
+            call,
+            body,
+        }
+    }
+
+    // R11: a term far ahead is believed once a majority of voters reports one that high, each over
+    // its own connection.
+    fn leap_is_proven(&mut self, message: &Message, term: Term) -> bool {
+        let known = &self.log.state().members;
+        if !known.is_empty() && !self.log.voters().contains(&message.from) {
+            return false;
+        }
+        self.far_terms.insert(message.from, term);
+        let reporters = self.far_terms.values().filter(|far| **far >= term).count();
+        known.is_empty() || reporters >= self.log.voters().majority()
+    }
+}
+
+fn removes(entry: &Entry, peer: PeerId) -> bool {
+    use super::types::Membership;
+    match &entry.payload {
+        Payload::Membership(Membership::Removed { peer: removed }) => *removed == peer,
+        Payload::Membership(Membership::Declined) => entry.author == peer,
+        _ => false,
+    }
+}

@@ -1,0 +1,150 @@
+//! The data directory: one process at a time, and what lies where.
+//!
+//! ```text
+//! lock              held by the running process
+//! identity.pem …    the peer's key (see `crypto`)
+//! peer.redb         what belongs to the peer as a whole
+//! chats/ID.redb     one chat
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::chat::ChatStore;
+use super::error::StorageError;
+use super::peer::PeerStore;
+use crate::protocol::event::Recovered;
+use crate::protocol::types::{ChatId, Entry, Incarnation};
+
+/// The name of the peer's own store.
+pub(super) const PEER_FILE: &str = "peer.redb";
+
+/// An own, locked data directory. Dropping it gives the lock back.
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Takes the directory at `path` for this process, and makes it if it is not there.
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
+        let chats = path.join("chats");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&chats)
+            .map_err(|error| StorageError::io("create", &chats, error))?;
+        let lock = take_lock(path)?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the peer's own store, or makes it.
+    pub fn peer_store(&self) -> Result<PeerStore, StorageError> {
+        PeerStore::open(&self.path.join(PEER_FILE))
+    }
+
+    /// The chats that have a file here, damaged ones included.
+    pub fn chats(&self) -> Result<Vec<ChatId>, StorageError> {
+        let dir = self.chats_dir();
+        let list = || -> std::io::Result<Vec<ChatId>> {
+            let mut chats = Vec::new();
+            for item in fs::read_dir(&dir)? {
+                let name = item?.file_name();
+                let id = name.to_str().and_then(|name| name.strip_suffix(".redb"));
+                chats.extend(id.and_then(|id| id.parse::<ChatId>().ok()));
+            }
+            chats.sort_unstable();
+            Ok(chats)
+        };
+        list().map_err(|error| StorageError::io("list", &dir, error))
+    }
+
+    /// See `ChatStore::create`.
+    pub fn create_chat(
+        &self,
+        chat: ChatId,
+        incarnation: Incarnation,
+        entries: &[Arc<Entry>],
+    ) -> Result<(ChatStore, Recovered), StorageError> {
+        ChatStore::create(&self.chats_dir(), chat, incarnation, entries)
+    }
+
+    /// See `ChatStore::open`.
+    pub fn open_chat(&self, chat: ChatId) -> Result<(ChatStore, Recovered), StorageError> {
+        let path = chat_path(&self.chats_dir(), chat);
+        let (store, recovered) = ChatStore::open(&path)?;
+        if store.chat() != chat {
+            let what = format!("it holds the chat {}", store.chat());
+            return Err(StorageError::Damaged { path, what });
+        }
+        Ok((store, recovered))
+    }
+
+    /// Deletes a chat's file, after its store and readers are gone.
+    pub fn remove_chat(&self, chat: ChatId) -> Result<(), StorageError> {
+        let dir = self.chats_dir();
+        let path = chat_path(&dir, chat);
+        fs::remove_file(&path).map_err(|error| StorageError::io("delete", &path, error))?;
+        sync_directory(&dir)
+    }
+
+    fn chats_dir(&self) -> PathBuf {
+        self.path.join("chats")
+    }
+}
+
+/// How many bytes this user may still write to the file system of `path` (R38).
+pub fn free_bytes(path: &Path) -> Result<u64, StorageError> {
+    let status = rustix::fs::statvfs(path)
+        .map_err(|error| StorageError::io("ask for the free space of", path, error.into()))?;
+    Ok(status.f_bavail.saturating_mul(status.f_frsize))
+}
+
+/// The file of `chat` in `dir`.
+pub(super) fn chat_path(dir: &Path, chat: ChatId) -> PathBuf {
+    dir.join(format!("{chat}.redb"))
+}
+
+/// Makes names in `dir` durable.
+pub(super) fn sync_directory(dir: &Path) -> Result<(), StorageError> {
+    let sync = || File::open(dir)?.sync_all();
+    sync().map_err(|error| StorageError::io("sync", dir, error))
+}
+
+/// The lock goes with the process, however that ends. The file says which one has it.
+fn take_lock(dir: &Path) -> Result<File, StorageError> {
+    let path = dir.join("lock");
+    let io = |doing| {
+        let path = path.clone();
+        move |error| StorageError::io(doing, &path, error)
+    };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io("open"))?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).map_err(io("write"))?;
+            writeln!(file, "{}", std::process::id()).map_err(io("write"))?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let process =
+                file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            Err(StorageError::InUse { path: dir.to_owned(), process })
+        }
+        Err(TryLockError::Error(error)) => Err(io("lock")(error)),
+    }
+}

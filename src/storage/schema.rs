@@ -1,0 +1,175 @@
+//! What the records of a chat's file look like.
+//!
+//! The value of every record is a CRC-32 and a payload. The checksum covers the table and the key
+//! as well, so that a sound record in a wrong place fails like a damaged one. Numbers are
+//! big-endian.
+
+use redb::TableDefinition;
+
+use crate::protocol::types::{Boot, HardState, Incarnation, Index, PeerId};
+
+/// Written by every version that this one can read. Another number: another format.
+pub const FORMAT: u32 = 1;
+
+/// The log: an entry's canonical form by its index.
+pub const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
+/// Small facts, each a record of its own, by the names in `state`.
+pub const STATE: TableDefinition<&str, &[u8]> = TableDefinition::new("state");
+/// Submissions' canonical forms by their number.
+pub const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
+/// The index that an own request id has got.
+pub const REQUESTS: TableDefinition<&str, &[u8]> = TableDefinition::new("requests");
+/// The last checkpoints' canonical forms by their index.
+pub const CHECKPOINTS: TableDefinition<u64, &[u8]> = TableDefinition::new("checkpoints");
+
+/// The names of the records in `STATE`.
+pub mod state {
+    /// `FORMAT`.
+    pub const FORMAT: &str = "format";
+    /// The chat's id.
+    pub const CHAT: &str = "chat";
+    /// `Vows`.
+    pub const VOWS: &str = "vows";
+    /// The commit index.
+    pub const COMMIT: &str = "commit";
+    /// The highest number that this session gave away.
+    pub const LAST_NUMBER: &str = "last_number";
+    /// The person's reading position.
+    pub const READ: &str = "read";
+    /// `Batch`.
+    pub const BATCH: &str = "batch";
+    /// The end of a batch that was cut; 0 when there is no doubt (R37).
+    pub const DOUBT: &str = "doubt";
+}
+
+/// A record's table, as its checksum sees it.
+#[derive(Clone, Copy)]
+pub enum Table {
+    Entries = 1,
+    State = 2,
+    Outbox = 3,
+    Requests = 4,
+    Checkpoints = 5,
+    Peer = 6,
+}
+
+const CHECKSUM_LEN: usize = 4;
+
+/// The checksum of a record.
+pub fn checksum(table: Table, key: &[u8], payload: &[u8]) -> [u8; CHECKSUM_LEN] {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&[table as u8]);
+    crc.update(&(key.len() as u64).to_be_bytes());
+    crc.update(key);
+    crc.update(payload);
+    crc.finalize().to_be_bytes()
+}
+
+/// The value to store for `payload`.
+pub fn value(table: Table, key: &[u8], payload: &[u8]) -> Vec<u8> {
+    [&checksum(table, key, payload), payload].concat()
+}
+
+/// The payload of a stored value; `None` if its checksum is wrong.
+pub fn payload<'a>(table: Table, key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+    let (stored, payload) = value.split_first_chunk::<CHECKSUM_LEN>()?;
+    (*stored == checksum(table, key, payload)).then_some(payload)
+}
+
+/// The payload of a stored number.
+pub fn number(payload: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(payload.try_into().ok()?))
+}
+
+/// What a voter must never forget, in one record (R1, R9).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vows {
+    pub incarnation: Incarnation,
+    pub boot: Boot,
+    pub hard_state: HardState,
+}
+
+impl Vows {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(56);
+        for number in [self.incarnation, self.boot, self.hard_state.term] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        if let Some(vote) = &self.hard_state.vote {
+            bytes.extend_from_slice(&vote.0);
+        }
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (numbers, vote) = bytes.split_first_chunk::<24>()?;
+        let vote = match vote {
+            [] => None,
+            key => Some(PeerId(key.try_into().ok()?)),
+        };
+        Some(Self {
+            incarnation: number(&numbers[..8])?,
+            boot: number(&numbers[8..16])?,
+            hard_state: HardState { term: number(&numbers[16..])?, vote },
+        })
+    }
+}
+
+/// The last batch that was written: the entries after `previous_end`, through `end`. Everything up
+/// to `previous_end` was synced before, so only what is after it can be torn (R37).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Batch {
+    pub previous_end: Index,
+    pub end: Index,
+}
+
+impl Batch {
+    pub fn encode(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.previous_end.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.end.to_be_bytes());
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (previous_end, end) = bytes.split_at_checked(8)?;
+        Some(Self { previous_end: number(previous_end)?, end: number(end)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_binds_table_key_and_payload() {
+        let stored = value(Table::Entries, &7_u64.to_be_bytes(), b"payload");
+        assert_eq!(payload(Table::Entries, &7_u64.to_be_bytes(), &stored), Some(&b"payload"[..]));
+        assert_eq!(payload(Table::Entries, &8_u64.to_be_bytes(), &stored), None);
+        assert_eq!(payload(Table::Outbox, &7_u64.to_be_bytes(), &stored), None);
+        for position in 0..stored.len() {
+            let mut flipped = stored.clone();
+            flipped[position] ^= 4;
+            assert_eq!(payload(Table::Entries, &7_u64.to_be_bytes(), &flipped), None);
+            let cut = &stored[..position];
+            assert_eq!(payload(Table::Entries, &7_u64.to_be_bytes(), cut), None);
+        }
+        // The border between key and payload counts, too.
+        let stored = value(Table::Requests, b"ab", b"c");
+        assert_eq!(payload(Table::Requests, b"a", &stored), None);
+    }
+
+    #[test]
+    fn fixed_records_read_back() {
+        for vote in [None, Some(PeerId([3; 32]))] {
+            let hard_state = HardState { term: 5, vote };
+            let vows = Vows { incarnation: 1, boot: 2, hard_state };
+            assert_eq!(Vows::decode(&vows.encode()), Some(vows));
+            assert_eq!(Vows::decode(&vows.encode()[1..]), None);
+        }
+        let batch = Batch { previous_end: 4, end: 9 };
+        assert_eq!(Batch::decode(&batch.encode()), Some(batch));
+        assert_eq!(Batch::decode(&batch.encode()[..15]), None);
+        assert_eq!(Batch::decode(b""), None);
+    }
+}

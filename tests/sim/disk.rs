@@ -1,0 +1,110 @@
+//! A disk that keeps what was synced, and loses the rest when its peer crashes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use demes::protocol::event::{Persist, Ready, Recovered};
+use demes::protocol::log::Checkpoint;
+use demes::protocol::types::{Entry, HardState, Incarnation, Index, Number, Submission};
+
+/// What a restart finds.
+#[derive(Clone)]
+pub struct Image {
+    pub incarnation: Incarnation,
+    pub boot: u64,
+    pub hard_state: HardState,
+    pub entries: Vec<Arc<Entry>>,
+    pub outbox: BTreeMap<Number, Submission>,
+    pub last_number: Number,
+    pub commit: Index,
+    pub read: Index,
+    checkpoint: Option<Arc<Checkpoint>>,
+}
+
+/// The image, and the `Ready`s whose sync has not returned.
+pub struct Disk {
+    pub image: Image,
+    pub pending: VecDeque<Ready>,
+}
+
+impl Disk {
+    pub fn new(incarnation: Incarnation, entries: Vec<Arc<Entry>>) -> Self {
+        let image = Image {
+            incarnation,
+            boot: 0,
+            hard_state: HardState::default(),
+            commit: entries.len() as Index,
+            entries,
+            outbox: BTreeMap::new(),
+            last_number: 0,
+            read: 0,
+            checkpoint: None,
+        };
+        Self { image, pending: VecDeque::new() }
+    }
+
+    /// Makes the oldest pending `Ready` durable and gives it back.
+    pub fn sync_one(&mut self) -> Option<Ready> {
+        let ready = self.pending.pop_front()?;
+        self.image.apply(&ready.persist);
+        Some(ready)
+    }
+
+    pub fn recover(&mut self) -> Recovered {
+        self.image.boot += 1;
+        let image = &self.image;
+        let checkpoint = image.checkpoint.as_deref().cloned().unwrap_or_default();
+        // Every recovery also exercises the canonical form.
+        let checkpoint = Checkpoint::decode(&checkpoint.encode()).expect("it reads back");
+        let after = checkpoint.index() as usize;
+        Recovered {
+            incarnation: image.incarnation,
+            boot: image.boot,
+            hard_state: image.hard_state,
+            entries: image.entries[after..].to_vec(),
+            checkpoint,
+            commit: image.commit,
+            outbox: image.outbox.values().cloned().collect(),
+            last_number: image.last_number,
+            read: image.read,
+            tail_in_doubt: false,
+        }
+    }
+}
+
+impl Image {
+    fn apply(&mut self, persist: &Persist) {
+        if let Some(from) = persist.truncate_from {
+            self.entries.truncate(from as usize - 1);
+        }
+        for entry in &persist.entries {
+            assert_eq!(entry.index, self.entries.len() as Index + 1, "the store has no gaps");
+            self.entries.push(Arc::clone(entry));
+        }
+        if let Some(hard_state) = persist.hard_state {
+            assert!(hard_state.term >= self.hard_state.term, "the durable term goes back");
+            self.hard_state = hard_state;
+        }
+        for submission in &persist.outbox_put {
+            self.last_number = self.last_number.max(submission.number);
+            self.outbox.insert(submission.number, submission.clone());
+        }
+        if let Some(number) = persist.outbox_remove_through {
+            self.outbox.retain(|n, _| *n > number);
+        }
+        if let Some(commit) = persist.commit {
+            assert!(commit >= self.commit && commit <= self.entries.len() as Index);
+            self.commit = commit;
+        }
+        if let Some(checkpoint) = &persist.checkpoint {
+            self.checkpoint = Some(Arc::clone(checkpoint));
+        }
+        if let Some(read) = persist.read {
+            self.read = read;
+        }
+    }
+
+    pub fn has(&self, entry: &Entry) -> bool {
+        self.entries.get(entry.index as usize - 1).is_some_and(|own| own.hash == entry.hash)
+    }
+}

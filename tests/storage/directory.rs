@@ -1,0 +1,80 @@
+//! The data directory and the peer's own store.
+
+use super::*;
+
+#[test]
+fn a_data_directory_has_one_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/data");
+    let owner = DataDir::open(&path).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    let error = DataDir::open(&path).err().unwrap();
+    assert!(matches!(error, StorageError::InUse { process: Some(id), .. }
+        if id == std::process::id()));
+    assert!(error.to_string().contains("--data-dir"));
+    drop(owner);
+    assert!(DataDir::open(&path).is_ok());
+    assert!(free_bytes(&path).unwrap() > 0);
+}
+
+#[test]
+fn a_place_without_rights_or_directory_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let blocked = dir.path().join("file");
+    fs::write(&blocked, b"").unwrap();
+    let error = DataDir::open(&blocked).err().unwrap();
+    assert!(error.to_string().contains(blocked.to_str().unwrap()), "{error}");
+    // Root may write anywhere, and then there is nothing to see.
+    let closed = dir.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o500)).unwrap();
+    match DataDir::open(&closed) {
+        Err(error) => assert!(matches!(error, StorageError::NotWritable { .. }), "{error}"),
+        Ok(_) => assert!(fs::write(closed.join("probe"), b"").is_ok()),
+    }
+}
+
+#[test]
+fn chats_are_listed_opened_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = DataDir::open(dir.path()).unwrap();
+    let (one, two) = (ChatId([1; 16]), ChatId([2; 16]));
+    drop(data.create_chat(two, 5, &[]).unwrap());
+    drop(data.create_chat(one, 6, &[]).unwrap());
+    fs::write(dir.path().join("chats/notes.txt"), b"").unwrap();
+    assert_eq!(data.chats().unwrap(), [one, two]);
+    assert_eq!(data.open_chat(one).unwrap().1.incarnation, 6);
+    // A file under another chat's name is not that chat.
+    let chats = dir.path().join("chats");
+    fs::copy(chats.join(format!("{one}.redb")), chats.join(format!("{two}.redb"))).unwrap();
+    assert!(is_damaged(data.open_chat(two)));
+    data.remove_chat(one).unwrap();
+    data.remove_chat(two).unwrap();
+    assert_eq!(data.chats().unwrap(), []);
+}
+
+#[test]
+fn the_peer_store_keeps_named_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("peer.redb");
+    let store = PeerStore::open(&path).unwrap();
+    store.put(INVITES_SENT, "b", b"2").unwrap();
+    store.put(INVITES_SENT, "a", b"1").unwrap();
+    store.put(INVITES_RECEIVED, "a", b"received first").unwrap();
+    store.put(INVITES_RECEIVED, "a", b"received later").unwrap();
+    drop(store);
+    let store = PeerStore::open(&path).unwrap();
+    assert_eq!(store.get(INVITES_SENT, "a").unwrap(), Some(b"1".to_vec()));
+    assert_eq!(store.get(INVITES_SENT, "c").unwrap(), None);
+    let sent = store.list(INVITES_SENT).unwrap();
+    assert_eq!(sent, [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())]);
+    store.remove(INVITES_SENT, "a").unwrap();
+    store.remove(INVITES_SENT, "a").unwrap();
+    assert_eq!(store.list(INVITES_SENT).unwrap().len(), 1);
+    drop(store);
+    damage(&path, b"received later");
+    let store = PeerStore::open(&path).unwrap();
+    let error = store.get(INVITES_RECEIVED, "a").unwrap_err();
+    assert!(error.to_string().contains("invitations are lost"), "{error}");
+    assert!(is_damaged(store.list(INVITES_RECEIVED)));
+}
