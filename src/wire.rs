@@ -6,6 +6,7 @@
 //! are shown.
 
 pub mod entry;
+pub mod feed;
 pub mod message;
 pub mod view;
 

@@ -58,6 +58,8 @@ pub struct BootstrapChat {
 pub struct Limits {
     /// Connections of other peers; more wait in the kernel's backlog.
     pub peer_connections_max: usize,
+    /// Connections of the person's programs; more wait in the kernel's backlog.
+    pub client_connections_max: usize,
     /// TLS handshakes at one time; more wait.
     pub handshakes_max: usize,
     /// Concurrent streams on one connection of another peer.
@@ -77,6 +79,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             peer_connections_max: 1_024,
+            client_connections_max: 256,
             handshakes_max: 32,
             peer_streams_max: 64,
             client_streams_max: 256,

@@ -395,6 +395,7 @@ pub fn to_report_request(
     pb::ReportDelaysRequest {
         header,
         term: report.term,
+        host_weight: report.host_weight,
         delays: row
             .map(|(peer, us)| pb::PeerDelay { peer_id: hex(&peer.0), delay_us: *us })
             .collect(),
@@ -411,6 +412,7 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
     let preferences = request.preferences.iter();
     let report = ReportDelays {
         term: request.term,
+        host_weight: request.host_weight,
         row: row
             .map(|delay| Ok((peer_id(&delay.peer_id, "peer_id")?, delay.delay_us)))
             .collect::<Result<_, _>>()?,
