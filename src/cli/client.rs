@@ -9,7 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
-use crate::config;
+use crate::config::{self, ConfigError};
 
 /// The calls of a person's programs.
 pub type Client = ClientServiceClient<Channel>;
@@ -35,7 +35,7 @@ pub async fn channel(global: &Global) -> Result<Channel> {
         None => running_peer(&config::locate(&global.arguments())?.0)?,
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| Failure::usage(format!("--peer-api {address:?} is not host:port")))?
+        .map_err(|_| Failure::refused(format!("{address:?} is not an address")))?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -47,6 +47,15 @@ pub async fn channel(global: &Global) -> Result<Channel> {
         ))
     })?;
     Ok(channel)
+}
+
+/// Reads `--peer-api`.
+pub fn host_and_port(text: &str) -> Result<String, String> {
+    let fits = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let plain = |c: char| c.is_alphanumeric() || "-_.:[]".contains(c);
+        !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok()
+    });
+    if fits { Ok(text.to_owned()) } else { Err("must be host:port".into()) }
 }
 
 /// A chat as it is now.
@@ -67,21 +76,23 @@ pub fn request_id() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// How long an invitation is resent: as the flag says, else as the configuration does.
+/// How long an invitation is resent, in seconds: as the flag says, else as the configuration does.
 pub fn invite_timeout_s(global: &Global, flag: Option<u32>) -> Result<u32> {
-    match flag {
-        Some(seconds) => Ok(seconds),
-        None => {
-            let seconds = config::load(&global.arguments())?.invite_timeout.as_secs();
-            Ok(u32::try_from(seconds).unwrap_or(u32::MAX))
-        }
+    if let Some(seconds) = flag {
+        return Ok(seconds);
+    }
+    match config::load(&global.arguments()) {
+        Ok(settings) => Ok(u32::try_from(settings.invite_timeout.as_secs()).unwrap_or(u32::MAX)),
+        // With --peer-api there need not be a configuration here: the peer knows what is usual.
+        Err(ConfigError::NoHome) => Ok(0),
+        Err(error) => Err(error.into()),
     }
 }
 
 fn running_peer(data_dir: &Path) -> Result<String, Failure> {
     let address = fs::read_to_string(data_dir.join(ADDRESS_FILE)).map_err(|_| {
         Failure::unreachable(format!(
-            "no peer has run on {} yet\n\
+            "no peer runs on {}\n\
              is the peer running? start it with `demes up`; a peer elsewhere is named with \
              --data-dir DIR or --peer-api ADDR",
             data_dir.display()

@@ -100,7 +100,8 @@ fn of_io(error: &io::Error) -> Failure {
     }
 }
 
-fn of_status(status: &Status) -> Failure {
+/// What a call's status means.
+pub fn of_status(status: &Status) -> Failure {
     let said = match status.message() {
         "" => status.code().description(),
         message => message,

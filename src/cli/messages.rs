@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::client::{Client, connect, get_chat, request_id};
-use super::errors::reason;
-use super::output::{Output, People, event_text};
+use super::errors::{of_status, reason};
+use super::output::{Output, People, event_text, short};
 use super::{ChatArg, Failure, Global, json, pb};
 use crate::protocol::types::TEXT_CHARS_MAX;
 
@@ -88,7 +88,10 @@ pub async fn feed(global: &Global, args: FeedArgs) -> Result<()> {
         let ended = follow(&mut client, &chat.chat_id, &mut after, output, &people).await?;
         // Whoever reads our output was slow for a while; nothing is lost by going on from there.
         if reason(&ended).as_deref() != Some("SLOW_CONSUMER") {
-            return Err(ended.into());
+            let mut failure = of_status(&ended);
+            let chat = short(&chat.chat_id);
+            failure.text += &format!("\ngo on with `demes feed {chat} --after {after}`");
+            return Err(failure.into());
         }
     }
 }

@@ -42,7 +42,7 @@ pub struct Cli {
 #[derive(Args, Clone, Debug, Default)]
 struct Global {
     /// Where the running peer listens for programs, host:port [default: found by --data-dir]
-    #[arg(long, global = true, value_name = "ADDR")]
+    #[arg(long, global = true, value_name = "ADDR", value_parser = client::host_and_port)]
     peer_api: Option<String>,
     /// Where the peer keeps its identity and chats [default: ~/.local/share/demes]
     #[arg(long, global = true, value_name = "DIR")]
@@ -178,6 +178,7 @@ mod tests {
         }
         assert!(Cli::try_parse_from(["demes", "send", "club"]).is_err());
         assert!(Cli::try_parse_from(["demes", "frobnicate"]).is_err());
+        assert!(Cli::try_parse_from(["demes", "chats", "--peer-api", "here/there"]).is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the commands share for showing things to people.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::pb;
 use super::pb::event::Kind;
+use crate::config::wants_color;
 
 /// How many digits of an id people see.
 const SHORT_ID: usize = 8;
@@ -23,8 +24,7 @@ pub struct Output {
 impl Output {
     /// For people unless `json`; with colours only at a terminal, and without NO_COLOR.
     pub fn new(json: bool) -> Self {
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { json, color: !json && !no_color && io::stdout().is_terminal() }
+        Self { json, color: !json && wants_color(&io::stdout()) }
     }
 
     /// Whether a program reads.

@@ -1,5 +1,8 @@
 //! `up`: runs this person's peer until it is stopped.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::process::{self, ExitCode};
 use std::time::Duration;
 
@@ -69,6 +72,9 @@ pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
     let settings = config::load(&Arguments { flags: args.flags(), ..global.arguments() })?;
     // From here on a signal is answered by a stop, never by the default of dying at once.
     let mut signals = Signals::new().context("signals cannot be received")?;
+    make_data_dir(&settings.data_dir)?;
+    // Traces carry the peer's id, so the identity comes first. `serve` locks the directory; should
+    // two first starts race before that, one identity is written and the other start is refused.
     let identity = Identity::load_or_create(&settings.data_dir)
         .map_err(|error| Failure::disk(error.to_string()))?;
     let guard = telemetry::start(&settings.telemetry, &identity.peer_id().to_string())
@@ -158,6 +164,16 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+/// Only the person may look inside: the key is there.
+fn make_data_dir(path: &Path) -> Result<(), Failure> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        let path = path.display();
+        Failure::disk(format!(
+            "the data directory {path} cannot be made: {error}\nname another with --data-dir"
+        ))
+    })
 }
 
 /// Writes the commented configuration at the first start. A peer runs without it too.

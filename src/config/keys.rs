@@ -1,6 +1,7 @@
 //! The table of all keys: name, kind, default and meaning.
 
 use config::ValueKind;
+use serde_json::{Value, json};
 
 use super::{ADDRESS_BYTES_MAX, is_name};
 
@@ -98,14 +99,18 @@ impl Kind {
     }
 }
 
-/// A value as it would stand in the file.
-pub(super) fn show(value: &ValueKind) -> String {
+/// A value for programs; as text it is how the value would stand in the file.
+pub(super) fn to_json(value: &ValueKind) -> Value {
     match value {
-        ValueKind::String(text) => format!("{text:?}"),
-        ValueKind::Array(_) => "[…]".into(),
-        // Else 1.0 would be shown as a whole number.
-        ValueKind::Float(number) => format!("{number:?}"),
-        other => other.to_string(),
+        ValueKind::Boolean(value) => json!(value),
+        ValueKind::I64(number) => json!(number),
+        ValueKind::Float(number) => json!(number),
+        ValueKind::String(text) => json!(text),
+        ValueKind::Array(values) => values.iter().map(|value| to_json(&value.kind)).collect(),
+        ValueKind::Table(table) => {
+            table.iter().map(|(key, value)| (key.clone(), to_json(&value.kind))).collect()
+        }
+        other => json!(other.to_string()),
     }
 }
 
@@ -152,7 +157,8 @@ pub fn default_file() -> String {
         for line in key.meaning.lines() {
             text.push_str(&format!("# {line}\n"));
         }
-        let value = key.parse(key.default).map(|value| show(&value)).expect("defaults are valid");
+        let value =
+            key.parse(key.default).map(|value| to_json(&value)).expect("defaults are valid");
         text.push_str(&format!("#{name} = {value}\n"));
     }
     text.push_str(BOOTSTRAP);

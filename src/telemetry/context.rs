@@ -66,6 +66,17 @@ pub fn set_parent(span: &Span, parent: TraceContext) {
     let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(remote));
 }
 
+/// A span of `parent`'s trace, for work that goes on long after the call: a sync, a commit, a
+/// delivery. Without a parent there is no span, so that such work never begins a trace of its own.
+pub fn child_of(parent: TraceContext, span: impl FnOnce() -> Span) -> Span {
+    if parent.is_none() || !is_enabled() {
+        return Span::none();
+    }
+    let span = span();
+    set_parent(&span, parent);
+    span
+}
+
 /// The text of a context, as the wire has it; empty when there is none.
 pub fn traceparent(context: &TraceContext) -> String {
     let Some(bytes) = context else { return String::new() };

@@ -22,7 +22,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use context::{
-    context_from_traceparent, current_context, extract, inject, is_enabled, set_parent, traceparent,
+    child_of, context_from_traceparent, current_context, extract, inject, is_enabled, set_parent,
+    traceparent,
 };
 pub use grpc::{GrpcClientLayer, GrpcServerLayer, GrpcTrace};
 
@@ -50,6 +51,8 @@ pub struct Settings {
     pub log_level: String,
     /// How a log line looks.
     pub log_format: LogFormat,
+    /// Whether log lines for people are coloured.
+    pub color: bool,
     /// The share of traces that begin here and are kept, from 0 to 1. A caller's decision wins.
     pub sampling_ratio: f64,
 }
@@ -60,6 +63,7 @@ impl Default for Settings {
             otlp_endpoint: None,
             log_level: "info".into(),
             log_format: LogFormat::Text,
+            color: false,
             sampling_ratio: 1.0,
         }
     }
@@ -109,7 +113,7 @@ impl Guard {
 pub fn start(settings: &Settings, instance_id: &str) -> Result<Guard, TelemetryError> {
     let logs = fmt::layer().with_writer(io::stderr);
     let logs = match settings.log_format {
-        LogFormat::Text => logs.with_ansi(use_color()).boxed(),
+        LogFormat::Text => logs.with_ansi(settings.color).boxed(),
         LogFormat::Json => logs.json().flatten_event(true).boxed(),
     };
     // Spans exist for traces alone: without an endpoint nobody asks for them, and they cost nothing.
@@ -138,12 +142,6 @@ fn log_filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::builder()
         .parse(directives)
         .map_err(|error| TelemetryError::LogLevel(level.to_owned(), error))
-}
-
-/// Colours only for a person at a terminal who has not asked for none.
-fn use_color() -> bool {
-    use std::io::IsTerminal;
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && io::stderr().is_terminal()
 }
 
 fn tracer_provider(
