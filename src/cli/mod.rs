@@ -7,7 +7,7 @@
 mod chat;
 mod chats;
 mod client;
-mod demo;
+pub mod demo;
 mod errors;
 mod invites;
 mod json;
@@ -71,7 +71,7 @@ enum Command {
     /// Run this person's peer until it is stopped
     Up(up::UpArgs),
     /// Five peers on this machine talk, the host is killed, the next one takes over
-    Demo(demo::DemoArgs),
+    Demo,
     /// Found a chat, and invite people by their addresses
     New(chats::NewArgs),
     /// List the chats
@@ -112,7 +112,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
     match cli.command {
         Command::Up(args) => up::run(&global, args).await,
-        Command::Demo(args) => demo::run(args).await,
+        Command::Demo => demo::run(global.json).await,
         Command::Config => done(peer::config(&global)),
         Command::New(args) => done(chats::new(&global, args).await),
         Command::Chats => done(chats::list(&global).await),
