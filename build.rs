@@ -32,12 +32,14 @@ struct Stubs;
 
 impl prost_build::ServiceGenerator for Stubs {
     fn generate(&mut self, service: prost_build::Service, out: &mut String) {
-        let service =
-            Service { methods: service.methods.iter().cloned().map(Method).collect(), service };
+        let methods = |server| {
+            service.methods.iter().cloned().map(move |method| Method { method, server }).collect()
+        };
+        let client = Service { methods: methods(false), service: service.clone() };
+        let server = Service { methods: methods(true), service: service.clone() };
         let mut builder = tonic_build::CodeGenBuilder::new();
         builder.emit_package(true).build_transport(false);
-        for tokens in [builder.generate_client(&service, ""), builder.generate_server(&service, "")]
-        {
+        for tokens in [builder.generate_client(&client, ""), builder.generate_server(&server, "")] {
             let file = syn::parse2(tokens).expect("tonic-build writes Rust");
             out.push_str(&prettyplease::unparse(&file));
         }
@@ -49,7 +51,15 @@ struct Service {
     methods: Vec<Method>,
 }
 
-struct Method(prost_build::Method);
+struct Method {
+    method: prost_build::Method,
+    /// Whether the server's stub is made. It writes a feed from events that were encoded once for
+    /// all readers.
+    server: bool,
+}
+
+const FEED_RESPONSE: &str = "FeedResponse";
+const FEED_FRAME: &str = "crate::wire::feed::FeedFrame";
 
 impl tonic_build::Service for Service {
     type Comment = String;
@@ -74,25 +84,31 @@ impl tonic_build::Service for Service {
 impl tonic_build::Method for Method {
     type Comment = String;
     fn name(&self) -> &str {
-        &self.0.name
+        &self.method.name
     }
     fn identifier(&self) -> &str {
-        &self.0.proto_name
+        &self.method.proto_name
     }
     fn codec_path(&self) -> &str {
         "tonic_prost::ProstCodec"
     }
     fn client_streaming(&self) -> bool {
-        self.0.client_streaming
+        self.method.client_streaming
     }
     fn server_streaming(&self) -> bool {
-        self.0.server_streaming
+        self.method.server_streaming
     }
     fn comment(&self) -> &[String] {
-        &self.0.comments.leading
+        &self.method.comments.leading
     }
     fn request_response_name(&self, _: &str, _: bool) -> (TokenStream, TokenStream) {
         let parse = |name: &str| format!("super::{name}").parse().expect("prost writes type names");
-        (parse(&self.0.input_type), parse(&self.0.output_type))
+        let response = match self.method.output_type.as_str() {
+            FEED_RESPONSE if self.server => {
+                FEED_FRAME.parse().expect("a path is made of Rust's tokens")
+            }
+            name => parse(name),
+        };
+        (parse(&self.method.input_type), response)
     }
 }

@@ -1,9 +1,10 @@
 //! demes: private group chat with no server of its own.
+pub mod cli;
+pub mod config;
 pub mod crypto;
 pub mod protocol;
+pub mod rpc;
+pub mod runtime;
 pub mod storage;
-pub mod pb {
-    #![allow(clippy::all)]
-    tonic::include_proto!("demes.v1");
-    pub const D: &[u8] = tonic::include_file_descriptor_set!("demes");
-}
+pub mod telemetry;
+pub mod wire;

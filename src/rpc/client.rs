@@ -1,0 +1,508 @@
+//! ClientService: what a person's programs ask of that person's own peer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use std::pin::Pin;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Request, Response, Status};
+
+use super::feed::{Frames, Reader};
+use super::invites::{IncomingInvite, OutgoingInvite};
+use super::node::{Node, now_ms, parse_address};
+use super::pages;
+use super::resolve::{resolve_chat, resolve_peer};
+use super::status::{self, unable, until_stopped};
+use crate::crypto::seal;
+use crate::protocol::event::Role;
+use crate::protocol::types::{
+    ChatId, MemberState, Membership, Payload, PeerId, Policy, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX,
+    TraceContext,
+};
+use crate::runtime::handle::{ChatShared, Granted, Wait, Wish};
+use crate::wire::pb::client_service_server::ClientService;
+use crate::wire::{check_name, hex, pb, timestamp, trace_context, view};
+
+const INVITE_S: u32 = 900;
+/// How long an accepted invitation is waited for, where the caller sets no deadline.
+const JOIN_MAX: Duration = Duration::from_secs(60);
+const HAND_OVER_MAX: Duration = Duration::from_secs(10);
+/// Left of a caller's deadline to tell what happened.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+
+/// The services for the person's own programs.
+#[derive(Clone)]
+pub struct Person {
+    pub node: Arc<Node>,
+    pub client_address: SocketAddr,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ClientService for Person {
+    async fn get_peer(
+        &self,
+        _: Request<pb::GetPeerRequest>,
+    ) -> Result<Response<pb::GetPeerResponse>, Status> {
+        Ok(Response::new(pb::GetPeerResponse {
+            peer_id: hex(&self.node.identity.peer_id().0),
+            name: self.node.name.clone(),
+            address: self.node.address.clone(),
+            client_address: self.client_address.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn create_chat(
+        &self,
+        request: Request<pb::CreateChatRequest>,
+    ) -> Result<Response<pb::CreateChatResponse>, Status> {
+        let request = request.into_inner();
+        check_name(&request.name, "name").map_err(|_| status::name_invalid())?;
+        for address in &request.addresses {
+            parse_address(address)?;
+        }
+        let chat = self.node.found(&request.name).await?;
+        for address in &request.addresses {
+            self.node.invite(chat, address, invite_timeout(request.invite_timeout_s))?;
+        }
+        Ok(Response::new(pb::CreateChatResponse { chat: Some(self.show(chat).await?) }))
+    }
+
+    async fn list_chats(
+        &self,
+        _: Request<pb::ListChatsRequest>,
+    ) -> Result<Response<pb::ListChatsResponse>, Status> {
+        let mut chats = Vec::new();
+        for chat in self.node.handle.chats() {
+            chats.extend(self.show(chat.id).await.ok());
+        }
+        chats.extend(self.node.damaged.iter().map(|(chat, fault)| pb::Chat {
+            chat_id: hex(&chat.0),
+            fault: fault.clone(),
+            ..Default::default()
+        }));
+        chats.sort_by(|a, b| (&a.name, &a.chat_id).cmp(&(&b.name, &b.chat_id)));
+        Ok(Response::new(pb::ListChatsResponse { chats }))
+    }
+
+    async fn get_chat(
+        &self,
+        request: Request<pb::GetChatRequest>,
+    ) -> Result<Response<pb::GetChatResponse>, Status> {
+        let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
+        Ok(Response::new(pb::GetChatResponse { chat: Some(self.show(chat.id).await?) }))
+    }
+
+    async fn update_chat(
+        &self,
+        request: Request<pb::UpdateChatRequest>,
+    ) -> Result<Response<pb::UpdateChatResponse>, Status> {
+        let deadline = deadline(&request);
+        let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
+        let name = request.into_inner().name;
+        check_name(&name, "name").map_err(|_| status::name_invalid())?;
+        let wish = wish(Payload::Policy(Policy { chat_name: name }), Wait::Committed);
+        let granted = self.propose(&chat, wish, deadline, "").await?;
+        Ok(Response::new(pb::UpdateChatResponse { sequence: granted.index.unwrap_or(0) }))
+    }
+
+    async fn invite_member(
+        &self,
+        request: Request<pb::InviteMemberRequest>,
+    ) -> Result<Response<pb::InviteMemberResponse>, Status> {
+        let request = request.into_inner();
+        let chat = resolve_chat(&self.node, &request.chat)?;
+        let timeout = invite_timeout(request.timeout_s);
+        let invite = self.node.invite(chat.id, &request.address, timeout)?;
+        let invite = Some(self.show_outgoing(&invite));
+        Ok(Response::new(pb::InviteMemberResponse { invite }))
+    }
+
+    async fn list_invites(
+        &self,
+        _: Request<pb::ListInvitesRequest>,
+    ) -> Result<Response<pb::ListInvitesResponse>, Status> {
+        let now = now_ms();
+        let invites = self.node.lock_invites();
+        let incoming = invites.incoming().iter();
+        let incoming = incoming.map(|(chat, invite)| show_incoming(*chat, invite, now));
+        let outgoing = invites.outgoing().map(|invite| self.show_outgoing(invite));
+        let invites = incoming.chain(outgoing).collect();
+        Ok(Response::new(pb::ListInvitesResponse { invites }))
+    }
+
+    async fn accept_invite(
+        &self,
+        request: Request<pb::AcceptInviteRequest>,
+    ) -> Result<Response<pb::AcceptInviteResponse>, Status> {
+        let until = deadline(&request).unwrap_or_else(|| Instant::now() + JOIN_MAX);
+        let mut activity = self.node.handle.activity();
+        let chat = self.resolve_invite(&request.get_ref().chat)?;
+        self.node.answer(chat, true)?;
+        let joined = async {
+            while self.node.handle.chat(chat).is_none() {
+                if activity.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        timeout_at(until, joined).await.map_err(|_| status::no_host())?;
+        Ok(Response::new(pb::AcceptInviteResponse { chat_id: hex(&chat.0) }))
+    }
+
+    async fn decline_invite(
+        &self,
+        request: Request<pb::DeclineInviteRequest>,
+    ) -> Result<Response<pb::DeclineInviteResponse>, Status> {
+        let chat = self.resolve_invite(&request.get_ref().chat)?;
+        self.node.answer(chat, false)?;
+        Ok(Response::new(pb::DeclineInviteResponse {}))
+    }
+
+    async fn leave_chat(
+        &self,
+        request: Request<pb::LeaveChatRequest>,
+    ) -> Result<Response<pb::LeaveChatResponse>, Status> {
+        let deadline = deadline(&request);
+        let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
+        let wish = wish(Payload::Membership(Membership::Leaving), Wait::Queued);
+        self.propose(&chat, wish, deadline, "").await?;
+        Ok(Response::new(pb::LeaveChatResponse {}))
+    }
+
+    async fn send_message(
+        &self,
+        request: Request<pb::SendMessageRequest>,
+    ) -> Result<Response<pb::SendMessageResponse>, Status> {
+        let deadline = deadline(&request);
+        let trace = trace_of(&request);
+        let request = request.into_inner();
+        let chat = resolve_chat(&self.node, &request.chat)?;
+        check_text(&request.text)?;
+        let wait = match request.wait() {
+            pb::Wait::Committed => Wait::Committed,
+            pb::Wait::Queued | pb::Wait::Unspecified => Wait::Queued,
+        };
+        let is_repeatable = !request.request_id.is_empty();
+        let request_id = if is_repeatable { request.request_id } else { new_request_id()? };
+        let response = |index: Option<u64>| {
+            let state = match index {
+                Some(_) => pb::MessageState::Committed,
+                None => pb::MessageState::Queued,
+            };
+            Response::new(pb::SendMessageResponse {
+                chat_id: hex(&chat.id.0),
+                request_id: request_id.clone(),
+                state: state.into(),
+                sequence: index.unwrap_or(0),
+            })
+        };
+        if is_repeatable {
+            check_request_id(&request_id)?;
+            if let Some(index) = find_request(&chat, request_id.clone()).await? {
+                return Ok(response(Some(index)));
+            }
+        }
+        let sealed = seal::seal(&request.text);
+        let wish = Wish {
+            request_id: is_repeatable.then(|| request_id.clone()),
+            payload: Payload::Message { request_id: request_id.clone(), sealed },
+            created_at_ms: now_ms(),
+            trace,
+            wait,
+        };
+        let granted = self.propose(&chat, wish, deadline, &request_id).await?;
+        Ok(response(granted.index))
+    }
+
+    type FeedStream = Frames;
+
+    async fn feed(
+        &self,
+        request: Request<pb::FeedRequest>,
+    ) -> Result<Response<Self::FeedStream>, Status> {
+        let cursors = request.into_inner().cursors.into_iter();
+        let cursors = cursors
+            .map(|cursor| Ok((resolve_chat(&self.node, &cursor.chat)?, cursor.after)))
+            .collect::<Result<Vec<_>, Status>>()?;
+        let reader = Reader::new(self.node.handle.clone(), cursors)?;
+        Ok(Response::new(until_stopped(reader.into_stream(), self.node.stop.clone())))
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<pb::ListMessagesRequest>,
+    ) -> Result<Response<pb::ListMessagesResponse>, Status> {
+        let request = request.into_inner();
+        let chat = resolve_chat(&self.node, &request.chat)?;
+        pages::list(chat, request).await.map(Response::new)
+    }
+
+    type WatchChatStream = Answers<pb::WatchChatResponse>;
+
+    async fn watch_chat(
+        &self,
+        request: Request<pb::WatchChatRequest>,
+    ) -> Result<Response<Self::WatchChatStream>, Status> {
+        let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
+        let (id, me) = (chat.id, self.node.identity.peer_id());
+        let mut shown = chat.view.clone();
+        shown.mark_changed();
+        let views = stream::unfold(shown, move |mut shown| async move {
+            shown.changed().await.ok()?;
+            let chat = {
+                let seen = shown.borrow_and_update();
+                view::to_chat(id, me, &seen.status, seen.fault)
+            };
+            Some((Ok(pb::WatchChatResponse { chat: Some(chat) }), shown))
+        });
+        // A chat that was left ends its watchers.
+        let views = views.chain(stream::once(async { Err(status::chat_not_found()) }));
+        Ok(Response::new(until_stopped(views, self.node.stop.clone())))
+    }
+
+    async fn mark_read(
+        &self,
+        request: Request<pb::MarkReadRequest>,
+    ) -> Result<Response<pb::MarkReadResponse>, Status> {
+        let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
+        let index = request.into_inner().sequence;
+        let committed = chat.feed.commit();
+        if index > committed {
+            return Err(status::cursor_ahead(hex(&chat.id.0), committed));
+        }
+        self.node.handle.mark_read(chat.id, index).await.map_err(unable)?;
+        Ok(Response::new(pb::MarkReadResponse {}))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<pb::ClientServiceHandOverRequest>,
+    ) -> Result<Response<pb::ClientServiceHandOverResponse>, Status> {
+        let until = deadline(&request).unwrap_or_else(|| Instant::now() + HAND_OVER_MAX);
+        let request = request.into_inner();
+        let chat = resolve_chat(&self.node, &request.chat)?;
+        let status = self.node.handle.view(chat.id).await.map_err(unable)?.status;
+        let me = self.node.identity.peer_id();
+        if status.role != Role::Host {
+            return Err(status::not_host(status.host.map_or_else(String::new, |h| hex(&h.0))));
+        }
+        let target = match request.peer.as_str() {
+            "" => None,
+            peer => Some(resolve_peer(&status, peer)?),
+        };
+        if target == Some(me) {
+            let (host_peer_id, term) = (hex(&me.0), status.term);
+            return Ok(Response::new(pb::ClientServiceHandOverResponse { host_peer_id, term }));
+        }
+        self.node.handle.hand_over(chat.id, target).await.map_err(unable)?;
+        let (host, term) = await_host(&chat, me, target, until).await?;
+        let host_peer_id = hex(&host.0);
+        Ok(Response::new(pb::ClientServiceHandOverResponse { host_peer_id, term }))
+    }
+}
+
+impl Person {
+    /// A chat as it is at this moment.
+    async fn show(&self, chat: ChatId) -> Result<pb::Chat, Status> {
+        let view = self.node.handle.view(chat).await.map_err(unable)?;
+        Ok(view::to_chat(chat, self.node.identity.peer_id(), &view.status, view.fault))
+    }
+
+    /// Proposes and waits, at most until the caller's deadline.
+    async fn propose(
+        &self,
+        chat: &ChatShared,
+        wish: Wish,
+        deadline: Option<Instant>,
+        request_id: &str,
+    ) -> Result<Granted, Status> {
+        let proposing = self.node.handle.propose(chat.id, wish);
+        let waiting = async {
+            tokio::select! {
+                granted = proposing => granted.map_err(unable),
+                () = self.node.stop.cancelled() => Err(status::stopping()),
+            }
+        };
+        match deadline {
+            Some(deadline) => timeout_at(deadline, waiting)
+                .await
+                .unwrap_or_else(|_| Err(status::not_confirmed(request_id))),
+            None => waiting.await,
+        }
+    }
+
+    fn resolve_invite(&self, text: &str) -> Result<ChatId, Status> {
+        let now = now_ms();
+        let invites = self.node.lock_invites();
+        let open = invites.incoming().iter().filter(|(_, invite)| invite.expires_at_ms > now);
+        let named = open.filter(|(chat, invite)| {
+            let id = hex(&chat.0);
+            invite.chat_name == text || (!text.is_empty() && id.starts_with(text))
+        });
+        let found: Vec<ChatId> = named.map(|(chat, _)| *chat).collect();
+        match found[..] {
+            [] => Err(status::invite_not_found()),
+            [chat] => Ok(chat),
+            _ => Err(status::chat_ambiguous(found.iter().map(|chat| hex(&chat.0)).collect())),
+        }
+    }
+
+    fn show_outgoing(&self, invite: &OutgoingInvite) -> pb::Invite {
+        let chat = self.node.handle.chat(invite.chat);
+        let (chat_name, member) = chat.map_or((String::new(), None), |chat| {
+            let view = chat.view.borrow();
+            let peer = invite.reached.as_deref().and_then(|peer| peer.parse::<PeerId>().ok());
+            let member = peer.and_then(|peer| view.status.members.get(&peer)).map(|m| m.state);
+            (view.status.chat_name.clone(), member)
+        });
+        let is_over = invite.expires_at_ms <= now_ms();
+        let state = match (&invite.reached, member) {
+            (_, Some(MemberState::Active | MemberState::Leaving)) => pb::InviteState::Accepted,
+            _ if is_over => pb::InviteState::Expired,
+            (None, _) => pb::InviteState::Sending,
+            (Some(_), Some(MemberState::Invited)) => pb::InviteState::Pending,
+            (Some(_), None) => pb::InviteState::Declined,
+        };
+        pb::Invite {
+            chat_id: hex(&invite.chat.0),
+            chat_name,
+            incoming: false,
+            peer_id: invite.reached.clone().or(invite.expected.clone()).unwrap_or_default(),
+            name: invite.name.clone(),
+            address: invite.address.clone(),
+            state: state.into(),
+            expires_at: Some(timestamp(invite.expires_at_ms)),
+        }
+    }
+}
+
+fn show_incoming(chat: ChatId, invite: &IncomingInvite, now_ms: u64) -> pb::Invite {
+    let state = match invite.answer {
+        Some(answer) if answer.accept => pb::InviteState::Accepted,
+        Some(_) => pb::InviteState::Declined,
+        None if invite.expires_at_ms <= now_ms => pb::InviteState::Expired,
+        None => pb::InviteState::Pending,
+    };
+    pb::Invite {
+        chat_id: hex(&chat.0),
+        chat_name: invite.chat_name.clone(),
+        incoming: true,
+        peer_id: hex(&invite.inviter.0),
+        name: invite.inviter_name.clone(),
+        address: invite.inviter_address.clone(),
+        state: state.into(),
+        expires_at: Some(timestamp(invite.expires_at_ms)),
+    }
+}
+
+/// Waits until `target`, or anyone else than this peer, hosts.
+async fn await_host(
+    chat: &ChatShared,
+    me: PeerId,
+    target: Option<PeerId>,
+    until: Instant,
+) -> Result<(PeerId, u64), Status> {
+    let mut shown = chat.view.clone();
+    let hosts = shown.wait_for(|view| match (view.status.host, target) {
+        (Some(host), Some(target)) => host == target,
+        (Some(host), None) => host != me,
+        (None, _) => false,
+    });
+    match timeout_at(until, hosts).await {
+        Ok(Ok(view)) => Ok((view.status.host.unwrap_or(me), view.status.term)),
+        Ok(Err(_)) => Err(status::chat_not_found()),
+        Err(_) => Err(status::no_host()),
+    }
+}
+
+fn wish(payload: Payload, wait: Wait) -> Wish {
+    Wish { request_id: None, payload, created_at_ms: now_ms(), trace: None, wait }
+}
+
+fn invite_timeout(seconds: u32) -> Duration {
+    Duration::from_secs(u64::from(if seconds == 0 { INVITE_S } else { seconds }))
+}
+
+fn check_text(text: &str) -> Result<(), Status> {
+    if text.is_empty() {
+        return Err(status::text_empty());
+    }
+    // A character has at least one byte: short texts need no counting.
+    if text.len() > TEXT_CHARS_MAX {
+        let characters = text.chars().count();
+        if characters > TEXT_CHARS_MAX {
+            return Err(status::text_too_long(characters));
+        }
+    }
+    Ok(())
+}
+
+fn check_request_id(id: &str) -> Result<(), Status> {
+    let valid = id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|byte| byte.is_ascii_graphic());
+    if valid { Ok(()) } else { Err(status::request_id_invalid()) }
+}
+
+fn new_request_id() -> Result<String, Status> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(hex(&bytes))
+}
+
+/// Where a request of that id stands committed, if it does.
+async fn find_request(chat: &ChatShared, id: String) -> Result<Option<u64>, Status> {
+    let reader = chat.reader.clone();
+    tokio::task::spawn_blocking(move || reader.index_of_request(&id))
+        .await
+        .map_err(|_| Status::internal("reading was interrupted"))?
+        .map_err(|error| status::storage_damaged(error.to_string()))
+}
+
+/// The caller's deadline, from `grpc-timeout`, less what an answer takes.
+fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    let (count, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = count.parse().ok()?;
+    let length = match unit {
+        "H" => Duration::from_secs(count.checked_mul(3_600)?),
+        "M" => Duration::from_secs(count.checked_mul(60)?),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    };
+    let margin = DEADLINE_MARGIN.min(length / 5);
+    Instant::now().checked_add(length - margin)
+}
+
+/// The caller's trace, if it is sampled.
+fn trace_of<T>(request: &Request<T>) -> TraceContext {
+    let text = request.metadata().get("traceparent")?.to_str().ok()?;
+    trace_context(text).ok().flatten().filter(|context| context[24] & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_counted_in_characters() {
+        assert!(check_text("x").is_ok());
+        assert!(check_text("").is_err());
+        assert!(check_text(&"ü".repeat(TEXT_CHARS_MAX)).is_ok());
+        assert!(check_text(&"ü".repeat(TEXT_CHARS_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn request_ids_are_visible_ascii() {
+        assert!(check_request_id("a-1").is_ok());
+        for bad in ["a b", "é", &"x".repeat(65)] {
+            assert!(check_request_id(bad).is_err(), "{bad}");
+        }
+    }
+}

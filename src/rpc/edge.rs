@@ -1,0 +1,43 @@
+//! What every message from another peer passes before the core sees it: signatures and hashes.
+
+use crate::crypto::verify;
+use crate::protocol::founding::chat_id;
+use crate::protocol::message::{Body, Message};
+use crate::protocol::sign::signed_submission;
+use crate::protocol::types::{ChatId, Membership, Payload};
+
+/// Whether all that the message carries is signed and hashed as it must be (R41). What is not is
+/// dropped and counted; the sender is at fault.
+pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
+    let genuine = match &message.body {
+        Body::Append(append) => append.entries.iter().all(|entry| {
+            entry.verify_hash()
+                && verify::verify_entry(chat, entry)
+                && (entry.index != 1 || chat_id(entry) == chat)
+        }),
+        Body::Submit(submit) => submit.submissions.iter().all(|submission| {
+            let session = message.from_incarnation;
+            verify::verify_submission(chat, &message.from, session, submission)
+        }),
+        Body::Join(join) => {
+            let payload = Payload::Membership(if join.decline {
+                Membership::Declined
+            } else {
+                Membership::Joined { name: join.name.clone(), address: join.address.clone() }
+            });
+            let session = message.from_incarnation;
+            let signed = signed_submission(chat, message.from, session, 0, &payload);
+            verify::verify(&message.from, &signed, &join.signature)
+        }
+        Body::HandOver(hand_over) => verify::verify_hand_over(chat, hand_over),
+        Body::RequestVote(request) => {
+            let hand_over = request.hand_over.as_ref();
+            hand_over.is_none_or(|hand_over| verify::verify_hand_over(chat, hand_over))
+        }
+        _ => true,
+    };
+    if !genuine {
+        tracing::warn!(?chat, from = ?message.from, "dropped a message that is not genuine");
+    }
+    genuine
+}

@@ -1,0 +1,142 @@
+//! Invitations, as this peer keeps them: those that arrived here, and those sent from here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::types::{ChatId, Incarnation, PeerId};
+use crate::storage::{PeerStore, StorageError};
+
+const INCOMING: &str = "invite-in";
+const OUTGOING: &str = "invite-out";
+
+/// An invitation that arrived here; the chat's id is its key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct IncomingInvite {
+    pub chat_name: String,
+    /// The key that brought it.
+    #[serde(with = "text")]
+    pub inviter: PeerId,
+    pub inviter_name: String,
+    pub inviter_address: String,
+    pub expires_at_ms: u64,
+    /// What the person said; the chat's host has not heard it yet.
+    pub answer: Option<InviteAnswer>,
+}
+
+/// A person's answer, with the incarnation that it was signed in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InviteAnswer {
+    pub accept: bool,
+    pub incarnation: Incarnation,
+}
+
+/// An invitation sent from here; chat and address are its key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OutgoingInvite {
+    #[serde(with = "text")]
+    pub chat: ChatId,
+    pub address: String,
+    /// The key that must answer there, if the person knows it.
+    pub expected: Option<String>,
+    /// The key that answered.
+    pub reached: Option<String>,
+    /// The name that came with the answer.
+    pub name: String,
+    pub expires_at_ms: u64,
+}
+
+/// All of them, in memory and in the peer's store. Each write is durable when it returns.
+pub struct Invites {
+    incoming: BTreeMap<ChatId, IncomingInvite>,
+    outgoing: BTreeMap<String, OutgoingInvite>,
+}
+
+impl Invites {
+    /// Reads them from the store. A record of another version's form is passed over.
+    pub fn load(store: &PeerStore) -> Result<Self, StorageError> {
+        let incoming = store.list(INCOMING)?.into_iter().filter_map(|(key, bytes)| {
+            Some((key.parse().ok()?, serde_json::from_slice(&bytes).ok()?))
+        });
+        let outgoing = store.list(OUTGOING)?.into_iter();
+        let outgoing =
+            outgoing.filter_map(|(key, bytes)| Some((key, serde_json::from_slice(&bytes).ok()?)));
+        Ok(Self { incoming: incoming.collect(), outgoing: outgoing.collect() })
+    }
+
+    pub fn incoming(&self) -> &BTreeMap<ChatId, IncomingInvite> {
+        &self.incoming
+    }
+
+    pub fn outgoing(&self) -> impl Iterator<Item = &OutgoingInvite> {
+        self.outgoing.values()
+    }
+
+    pub fn put_incoming(
+        &mut self,
+        store: &PeerStore,
+        chat: ChatId,
+        invite: IncomingInvite,
+    ) -> Result<(), StorageError> {
+        store.put(INCOMING, &chat.to_string(), &to_json(&invite))?;
+        self.incoming.insert(chat, invite);
+        Ok(())
+    }
+
+    pub fn remove_incoming(&mut self, store: &PeerStore, chat: ChatId) -> Result<(), StorageError> {
+        self.incoming.remove(&chat);
+        store.remove(INCOMING, &chat.to_string())
+    }
+
+    pub fn put_outgoing(
+        &mut self,
+        store: &PeerStore,
+        invite: OutgoingInvite,
+    ) -> Result<(), StorageError> {
+        let key = format!("{}/{}", invite.chat, invite.address);
+        store.put(OUTGOING, &key, &to_json(&invite))?;
+        self.outgoing.insert(key, invite);
+        Ok(())
+    }
+
+    /// Forgets what was sent for a chat that is no longer here.
+    pub fn remove_outgoing_of(
+        &mut self,
+        store: &PeerStore,
+        chat: ChatId,
+    ) -> Result<(), StorageError> {
+        let of_chat = |invite: &OutgoingInvite| invite.chat == chat;
+        let keys = self.outgoing.iter().filter(|(_, invite)| of_chat(invite));
+        for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            store.remove(OUTGOING, &key)?;
+            self.outgoing.remove(&key);
+        }
+        Ok(())
+    }
+}
+
+/// A record as JSON.
+pub fn to_json<T: Serialize>(record: &T) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records have text keys only")
+}
+
+/// Ids as their text.
+mod text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<T: Display, S: Serializer>(id: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(id)
+    }
+
+    pub fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,344 @@
+//! The gRPC face of a peer: its listeners, its services, and its connections to other peers.
+//!
+//! `serve` starts a peer and returns once its listeners are bound and its chats are running.
+//! `server.rs` has the listeners; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
+//! each; `node.rs`, `inviting.rs` and `joining.rs` how chats come and go; `peers.rs` and `dial.rs`
+//! the connections that this peer makes; `status.rs` every error.
+
+mod client;
+mod dial;
+mod edge;
+mod election;
+mod feed;
+mod gate;
+mod host;
+mod inbound;
+mod invites;
+mod inviting;
+mod joining;
+mod node;
+mod options;
+mod pages;
+mod peer;
+mod peers;
+mod resolve;
+mod server;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic_health::server::HealthReporter;
+
+pub use options::{BootstrapChat, Limits, OnStop, ServeError, ServeOptions};
+
+use crate::crypto::{Identity, tls};
+use crate::protocol::event::Role;
+use crate::protocol::types::PeerId;
+use crate::runtime::driver::{self, DriverOptions, Reports};
+use crate::runtime::handle::Handle;
+use crate::storage::{DataDir, free_bytes};
+use crate::wire::{check_address, check_name};
+
+/// A graceful stop takes at most this long, of which the hand-over may take the first part.
+const STOP_MAX: Duration = Duration::from_millis(4_500);
+/// What is on its way to other peers gets this long to leave.
+const DRAIN_MAX: Duration = Duration::from_millis(200);
+const LAST_WORDS: Duration = Duration::from_millis(50);
+/// Between looks at the disk's free space, and at the chats' health.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The services of the health check: startup, readiness and liveness (in this order).
+const HEALTH_SERVICES: [&str; 3] = ["startup", "readiness", "liveness"];
+
+/// A peer at work. Dropping it without `stop` ends it as a crash would.
+pub struct RunningPeer {
+    handle: Handle,
+    peer_address: String,
+    client_address: SocketAddr,
+    fatal: watch::Receiver<Option<String>>,
+    /// Ends streams with a status, and the connections to other peers.
+    stop: CancellationToken,
+    /// Ends the listeners and all their connections. Both are cancelled when this is dropped.
+    closed: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl RunningPeer {
+    /// This peer's id.
+    pub fn peer_id(&self) -> PeerId {
+        self.handle.me()
+    }
+
+    /// Where other peers reach it, `host:port`.
+    pub fn peer_address(&self) -> String {
+        self.peer_address.clone()
+    }
+
+    /// Where the person's programs reach it.
+    pub fn client_address(&self) -> SocketAddr {
+        self.client_address
+    }
+
+    /// Hands over, says goodbye, ends the streams and stops; takes at most 5 seconds.
+    pub async fn stop(self) {
+        // Both limits together stay below what a supervisor waits.
+        let _ = timeout(STOP_MAX, self.handle.stop()).await;
+        let drained = async {
+            while self.handle.roster().borrow().values().any(|c| !c.outbox.is_empty()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // What has left the outbox is on its way through the connection's own task.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let _ = timeout(DRAIN_MAX, drained).await;
+        self.stop.cancel();
+        // The last statuses leave before the connections break.
+        tokio::time::sleep(LAST_WORDS).await;
+        self.closed.cancel();
+        self.tasks.close();
+        let _ = timeout(DRAIN_MAX, self.tasks.wait()).await;
+    }
+
+    /// Resolves, with the reason, when the peer can no longer work and the process must end.
+    pub async fn failed(&self) -> String {
+        let mut fatal = self.fatal.clone();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the peer's loop has ended".to_owned(),
+        }
+    }
+}
+
+impl Drop for RunningPeer {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.closed.cancel();
+    }
+}
+
+/// Starts a peer: takes the data directory, binds the listeners, and takes up its chats.
+pub async fn serve(options: ServeOptions) -> Result<RunningPeer, ServeError> {
+    check(&options)?;
+    let storage = |error: crate::storage::StorageError| ServeError::Storage(error.to_string());
+    let dir = DataDir::open(&options.data_dir).map_err(storage)?;
+    let identity = Identity::load_or_create(&options.data_dir);
+    let identity = Arc::new(identity.map_err(|error| ServeError::Crypto(error.to_string()))?);
+    let store = dir.peer_store().map_err(storage)?;
+    let invites = invites::Invites::load(&store).map_err(storage)?;
+
+    let peers = server::bind(options.peer_listen, "--listen").await?;
+    let programs = server::bind(options.client_listen, "--client-listen").await?;
+    let health = match options.health_listen {
+        Some(address) => Some(server::bind(address, "--health-listen").await?),
+        None => None,
+    };
+    let client_address = local_address(&programs, "--client-listen", options.client_listen)?;
+    let peer_address = match &options.advertise {
+        Some(address) => address.clone(),
+        None => advertised(local_address(&peers, "--listen", options.peer_listen)?),
+    };
+
+    let keep_seat = options.on_stop == OnStop::KeepSeat;
+    let config = options.protocol.clone();
+    let (handle, reports) =
+        driver::start(DriverOptions { identity: Arc::clone(&identity), config, keep_seat });
+    let stop = CancellationToken::new();
+    let mut node = node::Node {
+        handle: handle.clone(),
+        identity: Arc::clone(&identity),
+        name: options.name.clone(),
+        address: peer_address.clone(),
+        auto_accept: options.auto_accept,
+        limits: options.limits.clone(),
+        bootstrap: options.bootstrap.clone(),
+        gate: gate::Gate::new(&options.limits),
+        stop: stop.clone(),
+        dir,
+        store,
+        invites: Mutex::new(invites),
+        busy: Mutex::new(BTreeSet::new()),
+        damaged: BTreeMap::new(),
+    };
+    for chat in node.dir.chats().map_err(storage)? {
+        if let Err(fault) = node.resume(chat).await {
+            tracing::error!(?chat, fault, "a chat cannot be opened; the others go on");
+            node.damaged.insert(chat, fault);
+        }
+    }
+    let address_file = options.data_dir.join("client.addr");
+    std::fs::write(&address_file, format!("{client_address}\n")).map_err(|error| {
+        ServeError::Storage(format!("cannot write {}: {error}", address_file.display()))
+    })?;
+
+    let fatal = reports.fatal.clone();
+    let tasks = TaskTracker::new();
+    let closed = CancellationToken::new();
+    let node = Arc::new(node);
+    let running = Running { node, options, stop: stop.clone(), closed: closed.clone(), tasks };
+    let tasks = running.start(peers, programs, health, client_address, reports).await;
+    Ok(RunningPeer { handle, peer_address, client_address, fatal, stop, closed, tasks })
+}
+
+/// What the tasks of a peer are started with.
+struct Running {
+    node: Arc<node::Node>,
+    options: ServeOptions,
+    stop: CancellationToken,
+    closed: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Running {
+    async fn start(
+        self,
+        peers: TcpListener,
+        programs: TcpListener,
+        health: Option<TcpListener>,
+        client_address: SocketAddr,
+        reports: Reports,
+    ) -> TaskTracker {
+        let Self { node, options, stop, closed, tasks } = self;
+        let handle = node.handle.clone();
+        let inbound = inbound::Inbound {
+            handle: handle.clone(),
+            node: Arc::clone(&node),
+            stop: stop.clone(),
+        };
+        // First contact comes from keys that nobody knows: each service decides for itself.
+        let tls = tls::server_config(&node.identity, Arc::new(|_: &PeerId| true));
+        let limits = options.limits.clone();
+        tasks.spawn(server::serve_peers(peers, tls, inbound, limits.clone(), closed.clone()));
+        let (reporter, health_service) = tonic_health::server::health_reporter();
+        let person = client::Person { node: Arc::clone(&node), client_address };
+        tasks.spawn(server::serve_programs(
+            programs,
+            person,
+            health_service.clone(),
+            limits,
+            closed.clone(),
+        ));
+        if let Some(listener) = health {
+            tasks.spawn(server::serve_health(listener, health_service, closed));
+        }
+        let identity = Arc::clone(&node.identity);
+        tasks.spawn(peers::keep_links(handle.clone(), identity, stop.clone()));
+        let reserve = options.storage_reserve_bytes;
+        let path = options.data_dir.clone();
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = watch_disk(&handle, &path, reserve) => {}
+                () = report_health(&handle, reporter) => {}
+                () = stopped.cancelled() => {}
+            }
+        });
+        node.go_on().await;
+        tasks.spawn(forget_removed(node, reports, stop));
+        tasks
+    }
+}
+
+fn check(options: &ServeOptions) -> Result<(), ServeError> {
+    let invalid = |what: &str| ServeError::Invalid(what.to_owned());
+    check_name(&options.name, "name")
+        .map_err(|_| invalid("peer.name must have 1 to 64 characters, no control characters"))?;
+    if let Some(address) = &options.advertise {
+        check_address(address, "advertise")
+            .map_err(|_| invalid("the advertised address must be host:port"))?;
+    }
+    if !options.client_listen.ip().is_loopback() {
+        return Err(invalid("the client listener must be on loopback: anyone could read along"));
+    }
+    for chat in &options.bootstrap {
+        check_name(&chat.name, "name")
+            .map_err(|_| invalid("a bootstrap chat's name must have 1 to 64 characters"))?;
+        for address in &chat.members {
+            check_address(address, "members")
+                .map_err(|_| invalid("a bootstrap chat's members must be host:port"))?;
+        }
+    }
+    Ok(())
+}
+
+fn local_address(
+    listener: &TcpListener,
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<SocketAddr, ServeError> {
+    listener.local_addr().map_err(|source| ServeError::Listen { flag, address, source })
+}
+
+/// What others can dial when nothing was configured: the listener's own address; for one that
+/// listens everywhere, loopback, which at least works on this machine.
+fn advertised(listening: SocketAddr) -> String {
+    let ip = match listening {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => "127.0.0.1".to_owned(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => "[::1]".to_owned(),
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    };
+    format!("{ip}:{}", listening.port())
+}
+
+/// R38: tells the loop when free space falls below the reserve, and when it rises again.
+async fn watch_disk(handle: &Handle, path: &std::path::Path, reserve_bytes: u64) {
+    let mut told = false;
+    loop {
+        let looked = path.to_owned();
+        let free = tokio::task::spawn_blocking(move || free_bytes(&looked)).await;
+        if let Ok(Ok(free)) = free
+            && (free < reserve_bytes) != told
+        {
+            told = !told;
+            tracing::warn!(full = told, "free space crossed the reserve");
+            handle.disk_full(told).await;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Startup: stores are open and listeners bound. Readiness: every chat is served, or has no host to
+/// be reached. Liveness: the loop turns; a loop that does not turn leaves the last report to age.
+async fn report_health(handle: &Handle, reporter: HealthReporter) {
+    use tonic_health::ServingStatus::{NotServing, Serving};
+    let [startup, readiness, liveness] = HEALTH_SERVICES;
+    reporter.set_service_status("", Serving).await;
+    reporter.set_service_status(startup, Serving).await;
+    loop {
+        let mut ready = true;
+        let turns = async {
+            for chat in handle.chats() {
+                if let Ok(view) = handle.view(chat.id).await {
+                    let status = view.status;
+                    let waits = status.role == Role::Follower && status.host.is_some();
+                    ready &= status.serving || !waits;
+                }
+            }
+        };
+        let turns = timeout(LOOK_EVERY, turns).await.is_ok();
+        let state = |good| if good { Serving } else { NotServing };
+        reporter.set_service_status(readiness, state(ready && turns)).await;
+        reporter.set_service_status(liveness, state(turns)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Deletes what is kept of chats that this peer is no longer a member of.
+async fn forget_removed(node: Arc<node::Node>, mut reports: Reports, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            chat = reports.removed.recv() => match chat {
+                Some(chat) => node.forget(chat),
+                None => return,
+            },
+            () = stop.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! PeerService: first contact. Keys that nobody knows may call it, and only so often.
+
+use std::collections::BTreeMap;
+
+use tonic::{Request, Response, Status};
+
+use super::inbound::Inbound;
+use super::invites::IncomingInvite;
+use super::status::{chat_not_found, invalid, too_often};
+use crate::protocol::message::Body;
+use crate::protocol::types::{ChatId, Member, MemberState, PeerId};
+use crate::runtime::handle::Answer;
+use crate::wire::message::Header;
+use crate::wire::pb::peer_service_server::PeerService;
+use crate::wire::{WireError, check_address, check_name, hex, milliseconds, pb};
+
+#[tonic::async_trait]
+impl PeerService for Inbound {
+    async fn invite(
+        &self,
+        request: Request<pb::InviteRequest>,
+    ) -> Result<Response<pb::InviteResponse>, Status> {
+        let from = self.caller(&request)?;
+        if !self.node.gate.admits(from) {
+            return Err(too_often());
+        }
+        let request = request.into_inner();
+        let chat = parse_chat(&request.chat_id)?;
+        let expires_at_ms = parse_invite(&request).map_err(invalid)?;
+        self.node.invited(
+            chat,
+            IncomingInvite {
+                chat_name: request.chat_name,
+                inviter: from,
+                inviter_name: request.inviter_name,
+                inviter_address: request.inviter_address,
+                expires_at_ms,
+                answer: None,
+            },
+        )?;
+        Ok(Response::new(pb::InviteResponse { name: self.node.name.clone() }))
+    }
+
+    async fn find_host(
+        &self,
+        request: Request<pb::FindHostRequest>,
+    ) -> Result<Response<pb::FindHostResponse>, Status> {
+        let from = self.caller(&request)?;
+        let chat = parse_chat(&request.into_inner().chat_id)?;
+        let is_member = self.is_member(chat, from);
+        if !matches!(is_member, Ok(true)) {
+            // Strangers cannot tell a chat that they are not in from one that does not exist.
+            let admitted = self.node.gate.admits(from);
+            return Err(if admitted { chat_not_found() } else { too_often() });
+        }
+        let shared = self.handle.chat(chat).ok_or_else(chat_not_found)?;
+        let header = Header { chat, from_incarnation: 0, from_boot: 0, to_incarnation: 0 };
+        let message = header.message(from, self.handle.me(), Body::FindHost);
+        let (term, host) = match self.call(chat, message).await? {
+            Answer::Message(message) => match message.body {
+                Body::FindHostAnswer(answer) => (answer.term, answer.host),
+                _ => (0, None),
+            },
+            Answer::Empty => (0, None),
+        };
+        let members = shared.view.borrow().status.members.clone();
+        let address = |peer: &PeerId| members.get(peer).map(|member| member.address.clone());
+        Ok(Response::new(pb::FindHostResponse {
+            term,
+            host_peer_id: host.map_or_else(String::new, |host| hex(&host.0)),
+            host_address: host.as_ref().and_then(address).unwrap_or_default(),
+            incarnation: shared.incarnation,
+            members: addresses(&members),
+        }))
+    }
+}
+
+fn parse_chat(id: &str) -> Result<ChatId, Status> {
+    id.parse().map_err(|_| invalid(WireError::Invalid("chat_id")))
+}
+
+/// Checks an invitation's texts; gives the time of its end.
+fn parse_invite(request: &pb::InviteRequest) -> Result<u64, WireError> {
+    check_name(&request.chat_name, "chat_name")?;
+    check_name(&request.inviter_name, "inviter_name")?;
+    check_address(&request.inviter_address, "inviter_address")?;
+    milliseconds(request.expires_at, "expires_at")
+}
+
+fn addresses(members: &BTreeMap<PeerId, Member>) -> Vec<pb::PeerAddress> {
+    let active = members.iter().filter(|(_, member)| member.state == MemberState::Active);
+    active
+        .map(|(peer, m)| pb::PeerAddress { peer_id: hex(&peer.0), address: m.address.clone() })
+        .collect()
+}

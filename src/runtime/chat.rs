@@ -1,0 +1,401 @@
+//! One chat in the loop: its replica, and how the loop executes what the replica wants.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::driver::Io;
+use super::handle::{Answer, ChatShared, ChatView, Granted, Unable, Wait, Wish};
+use super::journal::Journal;
+use super::outbox::HeartbeatSlot;
+use super::requests::Requests;
+use crate::protocol::event::{DiskState, Event, Notice, Proposal, Ready};
+use crate::protocol::message::{Body, Message};
+use crate::protocol::replica::Replica;
+use crate::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
+use crate::protocol::time::{Instant, MS, Micros};
+use crate::protocol::types::{CallId, ChatId, Index, Member, Number, PeerId};
+
+/// R24: how long a sync may take before the host hands over, before it pauses, and before the
+/// process ends.
+const SYNC_STALLING_US: Micros = 500 * MS;
+const SYNC_STALLED_US: Micros = 2_000 * MS;
+pub(super) const SYNC_DEAD_US: Micros = 20_000 * MS;
+
+/// A chat's view is renewed at most this often, unless the host or the members changed.
+const VIEW_US: Micros = 50 * MS;
+
+/// One chat.
+pub(super) struct Chat {
+    pub id: ChatId,
+    pub replica: Replica,
+    pub journal: Journal,
+    pub shared: Arc<ChatShared>,
+    pub view: watch::Sender<Arc<ChatView>>,
+    /// Members of the committed log, as of the newest notice.
+    pub members: Arc<BTreeMap<PeerId, Member>>,
+    /// Peers to ask before the log says who the members are.
+    pub contacts: Vec<(PeerId, String)>,
+    pub requests: Requests,
+    /// `Ready`s that are being written, or stand behind one that is.
+    pub pending: VecDeque<Pending>,
+    pub streams: HashMap<PeerId, Streams>,
+    pub waiting: BTreeMap<Number, Vec<Waiting>>,
+    /// Proposals up to this number are durable in the outbox.
+    pub queued_through: Number,
+    pub disk: DiskState,
+    pub fault: &'static str,
+    pub view_at: Instant,
+    pub view_due: Option<Instant>,
+    pub may_stop: bool,
+    pub removed: bool,
+    pub touched: bool,
+}
+
+/// What waits for a sync.
+pub(super) struct Pending {
+    ready: u64,
+    /// Whether the storage thread has a job for it.
+    written: bool,
+    since: Instant,
+    messages: Vec<Message>,
+    notices: Vec<Notice>,
+}
+
+/// The streams that a member has opened here.
+#[derive(Default)]
+pub(super) struct Streams {
+    replicate: Option<mpsc::Sender<Message>>,
+    heartbeats: Option<Arc<HeartbeatSlot>>,
+}
+
+/// Somebody who waits for a proposal.
+pub(super) struct Waiting {
+    wait: Wait,
+    reply: oneshot::Sender<Result<Granted, Unable>>,
+}
+
+impl Chat {
+    /// Lets something happen.
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        self.touched = true;
+        self.replica.handle(now, event);
+    }
+
+    /// Whether the peer matters in this chat.
+    pub fn knows(&self, peer: &PeerId) -> bool {
+        self.members.contains_key(peer) || self.contacts.iter().any(|(other, _)| other == peer)
+    }
+
+    /// Executes everything that the replica wants, and shows what changed.
+    pub fn run(&mut self, now: Instant, io: &mut Io) {
+        self.touched = false;
+        let ready = self.replica.take_ready();
+        if !ready.is_empty() {
+            self.execute(now, ready, io);
+        }
+        if self.view_due.is_none() {
+            self.view_due = Some((self.view_at + VIEW_US).max(now));
+        }
+        if self.view_due.is_some_and(|due| due <= now) {
+            self.show(now);
+        }
+    }
+
+    /// When the chat wants the loop's attention at the latest.
+    pub fn timeout(&self) -> Option<Instant> {
+        let disk = self.oldest_sync().map(|since| match self.disk {
+            DiskState::Stalling => since + SYNC_STALLED_US,
+            DiskState::Stalled => since + SYNC_DEAD_US,
+            DiskState::Fit | DiskState::Full => since + SYNC_STALLING_US,
+        });
+        [self.replica.poll_timeout(), disk, self.view_due].into_iter().flatten().min()
+    }
+
+    /// Looks at the clock. The error is why the process must end.
+    pub fn on_time(&mut self, now: Instant, disk_full: bool) -> Result<(), String> {
+        if self.replica.poll_timeout().is_some_and(|due| due <= now) {
+            self.handle(now, Event::Tick);
+        }
+        if self.view_due.is_some_and(|due| due <= now) {
+            self.show(now);
+        }
+        let waited = self.oldest_sync().map_or(0, |since| now.since(since));
+        if waited >= SYNC_DEAD_US {
+            return Err("the disk has not finished a write for 20 seconds".to_owned());
+        }
+        let disk = if waited >= SYNC_STALLED_US {
+            DiskState::Stalled
+        } else if waited >= SYNC_STALLING_US {
+            DiskState::Stalling
+        } else if disk_full {
+            DiskState::Full
+        } else {
+            DiskState::Fit
+        };
+        if disk != self.disk {
+            self.disk = disk;
+            self.handle(now, Event::Disk(disk));
+        }
+        Ok(())
+    }
+
+    /// A sync came back: what relied on it happens, in order, and then the replica hears of it.
+    pub fn on_persisted(&mut self, now: Instant, ready: u64, sync_us: Micros, io: &mut Io) {
+        while let Some(pending) = self.pending.front() {
+            if pending.written && pending.ready > ready {
+                break;
+            }
+            let pending = self.pending.pop_front().expect("there is a first one");
+            self.finish(pending.messages, pending.notices, io);
+            if pending.written {
+                self.handle(now, Event::Persisted { ready: pending.ready, sync_us });
+            }
+        }
+    }
+
+    /// Puts a wish into the outbox, or joins it to the one that it repeats.
+    pub fn propose(
+        &mut self,
+        now: Instant,
+        wish: Wish,
+        reply: oneshot::Sender<Result<Granted, Unable>>,
+        io: &Io,
+    ) {
+        if let Some(known) = wish.request_id.as_deref().and_then(|id| self.requests.get(id)) {
+            let enough = known.index.is_some()
+                || (wish.wait == Wait::Queued && known.number <= self.queued_through);
+            if enough {
+                let _ = reply.send(Ok(known));
+            } else {
+                let waiting = Waiting { wait: wish.wait, reply };
+                self.waiting.entry(known.number).or_default().push(waiting);
+            }
+            return;
+        }
+        if let Err(error) = self.replica.can_propose(&wish.payload) {
+            let _ = reply.send(Err(Unable::Propose(error)));
+            return;
+        }
+        let number = self.replica.next_number();
+        let signature = needs_signature(&wish.payload).then(|| {
+            let (me, session) = (io.identity.peer_id(), self.shared.incarnation);
+            io.identity.sign(&signed_submission(self.id, me, session, number, &wish.payload))
+        });
+        if let Some(id) = wish.request_id {
+            self.requests.add(id, number);
+        }
+        self.waiting.entry(number).or_default().push(Waiting { wait: wish.wait, reply });
+        let proposal = Proposal {
+            payload: wish.payload,
+            created_at_ms: wish.created_at_ms,
+            trace: wish.trace,
+            signature,
+        };
+        self.handle(now, Event::Propose(proposal));
+    }
+
+    /// A member opens its stream of entries; an older one ends.
+    pub fn open_replicate(&mut self, member: PeerId, stream: mpsc::Sender<Message>) {
+        self.streams.entry(member).or_default().replicate = Some(stream);
+    }
+
+    /// A member opens its stream of heartbeats; an older one ends.
+    pub fn open_heartbeats(&mut self, member: PeerId, slot: Arc<HeartbeatSlot>) {
+        let streams = self.streams.entry(member).or_default();
+        if let Some(older) = streams.heartbeats.replace(slot) {
+            older.close();
+        }
+    }
+
+    /// Forgets streams that nobody reads any more.
+    pub fn sweep(&mut self) {
+        self.streams.retain(|_, streams| {
+            if streams.replicate.as_ref().is_some_and(mpsc::Sender::is_closed) {
+                streams.replicate = None;
+            }
+            if streams.heartbeats.as_ref().is_some_and(HeartbeatSlot::is_closed) {
+                streams.heartbeats = None;
+            }
+            streams.replicate.is_some() || streams.heartbeats.is_some()
+        });
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(|waiting| !waiting.reply.is_closed());
+            !waiting.is_empty()
+        });
+    }
+
+    /// Ends the chat's streams.
+    pub fn close(&mut self) {
+        for (_, streams) in self.streams.drain() {
+            if let Some(slot) = streams.heartbeats {
+                slot.close();
+            }
+        }
+    }
+
+    fn oldest_sync(&self) -> Option<Instant> {
+        self.pending.front().map(|pending| pending.since)
+    }
+
+    // The order is that of `Ready`'s fields; see its contract.
+    fn execute(&mut self, now: Instant, ready: Ready, io: &mut Io) {
+        for message in ready.early {
+            self.route(message, io);
+        }
+        if !ready.committed.is_empty() {
+            self.shared.feed.push(&ready.committed);
+            io.committed = true;
+        }
+        for notice in ready.notices {
+            self.on_notice(notice, io);
+        }
+        for load in ready.loads {
+            io.load(self.id, load, &self.shared.reader);
+        }
+        let written = !ready.persist.is_empty();
+        if written {
+            self.journal.write(ready.number, ready.persist);
+        } else if self.pending.is_empty() {
+            self.finish(ready.messages, ready.persisted_notices, io);
+            return;
+        }
+        self.pending.push_back(Pending {
+            ready: ready.number,
+            written,
+            since: now,
+            messages: ready.messages,
+            notices: ready.persisted_notices,
+        });
+    }
+
+    fn finish(&mut self, messages: Vec<Message>, notices: Vec<Notice>, io: &mut Io) {
+        for message in messages {
+            self.route(message, io);
+        }
+        for notice in notices {
+            self.on_notice(notice, io);
+        }
+    }
+
+    /// Sends a message the way that its kind takes.
+    fn route(&mut self, mut message: Message, io: &mut Io) {
+        match &mut message.body {
+            Body::Append(_) | Body::LookBack(_) => {
+                let Some(streams) = self.streams.get_mut(&message.to) else { return };
+                let Some(stream) = &streams.replicate else { return };
+                // A member whose stream is full attaches again once it has read what there is.
+                if stream.try_send(message).is_err() {
+                    streams.replicate = None;
+                }
+            }
+            Body::Heartbeat(_) => {
+                let streams = self.streams.get(&message.to);
+                if let Some(slot) = streams.and_then(|streams| streams.heartbeats.as_ref()) {
+                    slot.put(message);
+                }
+            }
+            body if body.is_answer() => io.answer(message),
+            Body::HandOver(hand_over) => {
+                if hand_over.signature.is_none() {
+                    let signed = signed_hand_over(self.id, hand_over);
+                    hand_over.signature = Some(io.identity.sign(&signed));
+                }
+                io.send(self.id, message);
+            }
+            Body::Goodbye if io.keep_seat => {}
+            _ => io.send(self.id, message),
+        }
+    }
+
+    fn on_notice(&mut self, notice: Notice, io: &mut Io) {
+        match notice {
+            Notice::Queued { number } => {
+                self.queued_through = self.queued_through.max(number);
+                self.reply(number, None);
+            }
+            Notice::Confirmed { number, index } => {
+                self.requests.confirm(number, index);
+                self.reply(number, Some(index));
+            }
+            Notice::Host { host, term } => {
+                tracing::info!(chat = ?self.id, term, host = ?host, "host changed");
+                self.view_due = Some(Instant::default());
+            }
+            Notice::Serving { term } => {
+                tracing::info!(chat = ?self.id, term, "this peer hosts");
+                self.view_due = Some(Instant::default());
+            }
+            Notice::Suspect { term } => {
+                tracing::info!(chat = ?self.id, term, "the host is suspected");
+            }
+            Notice::Nominated { nominee, term } => {
+                tracing::info!(chat = ?self.id, term, ?nominee, "nominated");
+            }
+            Notice::Standing { term } => {
+                tracing::info!(chat = ?self.id, term, "this peer stands");
+            }
+            Notice::Paused { paused } => {
+                tracing::warn!(chat = ?self.id, paused, "contact to a majority changed");
+                self.view_due = Some(Instant::default());
+            }
+            Notice::Members => io.members_changed.push(self.id),
+            Notice::MayStop => self.may_stop = true,
+            Notice::Removed => self.removed = true,
+            Notice::BelowOwnPast => {
+                self.stop_here("this peer's store is older than what others know of it", io);
+            }
+            Notice::Fault { what } => self.stop_here(what, io),
+        }
+    }
+
+    fn stop_here(&mut self, what: &'static str, io: &mut Io) {
+        tracing::error!(chat = ?self.id, what, "the chat stops at this peer");
+        self.fault = what;
+        self.may_stop = true;
+        self.view_due = Some(Instant::default());
+        io.committed = true;
+    }
+
+    /// Tells those who wait for a proposal that it is durable here or, with an index, committed.
+    fn reply(&mut self, number: Number, index: Option<Index>) {
+        let Some(waiting) = self.waiting.get_mut(&number) else { return };
+        let granted = Granted { number, index };
+        let is_enough = |waiting: &mut Waiting| index.is_some() || waiting.wait == Wait::Queued;
+        for done in waiting.extract_if(.., is_enough) {
+            let _ = done.reply.send(Ok(granted));
+        }
+        if waiting.is_empty() {
+            self.waiting.remove(&number);
+        }
+    }
+
+    fn show(&mut self, now: Instant) {
+        self.view_at = now;
+        self.view_due = None;
+        let view = ChatView { status: self.replica.status(), fault: self.fault };
+        self.view.send_if_modified(|shown| {
+            let changed = **shown != view;
+            if changed {
+                *shown = Arc::new(view);
+            }
+            changed
+        });
+    }
+}
+
+/// Whether the runtime, and not the core, ends a call of this kind.
+pub(super) fn ends_without_answer(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::Goodbye
+            | Body::Announce(_)
+            | Body::ReportDelays(_)
+            | Body::Withdraw(_)
+            | Body::HandOver(_)
+    )
+}
+
+/// Calls that wait for an answer.
+pub(super) type Calls = HashMap<CallId, oneshot::Sender<Answer>>;

@@ -1,0 +1,453 @@
+//! THE loop: one task that owns all replicas, takes no lock for long and waits for nobody: not for
+//! the disk, a peer or a reader.
+//!
+//! Each turn takes what is waiting into the replicas, and then executes what they want. Messages
+//! to other peers go into bounded outboxes, entries to members into bounded streams, what must be
+//! durable to the chat's storage thread, whose return is one more thing that happens.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::sync::{mpsc, watch};
+
+use super::chat::{Calls, Chat, ends_without_answer};
+use super::feed::ChatFeed;
+use super::handle::{
+    Answer, ChatShared, ChatView, Contact, Handle, INBOX_MAX, Input, NewChat, Roster, Shared,
+    Unable,
+};
+use super::journal::{Done, Journal};
+use super::outbox::Outbox;
+use super::requests::Requests;
+use crate::crypto::Identity;
+use crate::protocol::config::Config;
+use crate::protocol::event::{DiskState, Event, LinkState, Load};
+use crate::protocol::message::Message;
+use crate::protocol::replica::Replica;
+use crate::protocol::time::Instant;
+use crate::protocol::types::{CallId, ChatId, MemberState, Payload, PeerId};
+use crate::storage::ChatReader;
+use crate::wire::view::Names;
+
+/// The most inputs of one turn.
+const TURN_MAX: usize = 512;
+/// The most bytes that one load brings.
+const LOAD_BYTES_MAX: usize = 1 << 20;
+/// Between looks for calls and streams that nobody waits for any more.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What the loop needs to start.
+pub struct DriverOptions {
+    pub identity: Arc<Identity>,
+    pub config: Config,
+    /// A graceful stop says no goodbye (R26).
+    pub keep_seat: bool,
+}
+
+/// What the loop tells those who started it.
+pub struct Reports {
+    /// Why the process must end, once it must.
+    pub fatal: watch::Receiver<Option<String>>,
+    /// Chats that this peer is no longer a member of. The loop has ended them.
+    pub removed: mpsc::UnboundedReceiver<ChatId>,
+}
+
+/// Starts the loop on the current runtime. It ends when the last handle is gone.
+pub fn start(options: DriverOptions) -> (Handle, Reports) {
+    let (inbox_sender, inbox) = mpsc::channel(INBOX_MAX);
+    let (done_sender, done) = mpsc::unbounded_channel();
+    let (removed_sender, removed) = mpsc::unbounded_channel();
+    let (fatal_sender, fatal) = watch::channel(None);
+    let shared = Arc::new(Shared {
+        me: options.identity.peer_id(),
+        chats: RwLock::default(),
+        activity: watch::Sender::new(0),
+        roster: watch::Sender::new(Arc::default()),
+        next_call: AtomicU64::new(1),
+    });
+    let driver = Driver {
+        config: options.config,
+        base: std::time::Instant::now(),
+        inbox,
+        done,
+        chats: BTreeMap::new(),
+        links: HashMap::new(),
+        disk_full: false,
+        stopping: None,
+        io: Io {
+            identity: options.identity,
+            keep_seat: options.keep_seat,
+            calls: HashMap::new(),
+            outboxes: BTreeMap::new(),
+            done: done_sender,
+            committed: false,
+            members_changed: Vec::new(),
+        },
+        shared: Arc::clone(&shared),
+        fatal: fatal_sender,
+        removed: removed_sender,
+    };
+    tokio::spawn(driver.run());
+    (Handle { inbox: inbox_sender, shared }, Reports { fatal, removed })
+}
+
+struct Driver {
+    config: Config,
+    base: std::time::Instant,
+    inbox: mpsc::Receiver<Input>,
+    done: mpsc::UnboundedReceiver<Done>,
+    chats: BTreeMap<ChatId, Chat>,
+    links: HashMap<PeerId, LinkState>,
+    disk_full: bool,
+    stopping: Option<oneshot::Sender<()>>,
+    io: Io,
+    shared: Arc<Shared>,
+    fatal: watch::Sender<Option<String>>,
+    removed: mpsc::UnboundedSender<ChatId>,
+}
+
+/// What chats reach the world with.
+pub(super) struct Io {
+    pub identity: Arc<Identity>,
+    pub keep_seat: bool,
+    /// Something was committed, or ended, in this turn.
+    pub committed: bool,
+    /// Chats whose members changed in this turn.
+    pub members_changed: Vec<ChatId>,
+    calls: Calls,
+    outboxes: BTreeMap<PeerId, Arc<Outbox>>,
+    done: mpsc::UnboundedSender<Done>,
+}
+
+impl Io {
+    /// Sends a message over this peer's own connection to the addressee, if there is one.
+    pub fn send(&self, chat: ChatId, message: Message) {
+        if let Some(outbox) = self.outboxes.get(&message.to) {
+            outbox.push(chat, message);
+        }
+    }
+
+    /// Answers the call that the message names, if somebody still waits.
+    pub fn answer(&mut self, message: Message) {
+        if let Some(call) = self.calls.remove(&message.call) {
+            let _ = call.send(Answer::Message(message));
+        }
+    }
+
+    /// Reads entries on a thread for that.
+    pub fn load(&self, chat: ChatId, load: Load, reader: &ChatReader) {
+        let (reader, done) = (reader.clone(), self.done.clone());
+        tokio::task::spawn_blocking(move || {
+            let message = match reader.entries(load.from, load.through, LOAD_BYTES_MAX) {
+                Ok(entries) => Done::Loaded { chat, load, entries },
+                Err(error) => Done::Failed { what: error.to_string() },
+            };
+            let _ = done.send(message);
+        });
+    }
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let mut inputs = Vec::with_capacity(TURN_MAX);
+        let mut sweep_at = tokio::time::Instant::now() + SWEEP;
+        loop {
+            let timeout = self.chats.values().filter_map(Chat::timeout).min();
+            let wake_at = timeout.map_or(sweep_at, |at| self.tokio_instant(at).min(sweep_at));
+            tokio::select! {
+                biased;
+                Some(done) = self.done.recv() => self.on_done(done),
+                count = self.inbox.recv_many(&mut inputs, TURN_MAX) => {
+                    if count == 0 {
+                        break;
+                    }
+                }
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+            while let Ok(done) = self.done.try_recv() {
+                self.on_done(done);
+            }
+            if inputs.is_empty() {
+                while inputs.len() < TURN_MAX
+                    && let Ok(input) = self.inbox.try_recv()
+                {
+                    inputs.push(input);
+                }
+            }
+            let mut calls = Vec::new();
+            for input in inputs.drain(..) {
+                self.on_input(input, &mut calls);
+            }
+            self.on_time();
+            self.execute();
+            for call in calls {
+                if let Some(call) = self.io.calls.remove(&call) {
+                    let _ = call.send(Answer::Empty);
+                }
+            }
+            if tokio::time::Instant::now() >= sweep_at {
+                sweep_at = tokio::time::Instant::now() + SWEEP;
+                self.io.calls.retain(|_, call| !call.is_closed());
+                self.chats.values_mut().for_each(Chat::sweep);
+            }
+        }
+        self.chats.values_mut().for_each(Chat::close);
+    }
+
+    fn now(&self) -> Instant {
+        Instant(u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn tokio_instant(&self, at: Instant) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.base + Duration::from_micros(at.0.min(1 << 50)))
+    }
+
+    fn on_done(&mut self, done: Done) {
+        let now = self.now();
+        match done {
+            Done::Persisted { chat, ready, sync_us } => {
+                if let Some(chat) = self.chats.get_mut(&chat) {
+                    chat.on_persisted(now, ready, sync_us, &mut self.io);
+                }
+            }
+            Done::Loaded { chat, load, entries } => {
+                if let Some(chat) = self.chats.get_mut(&chat) {
+                    chat.handle(now, Event::Loaded { load, entries });
+                }
+            }
+            Done::Failed { what } => self.fail(what),
+        }
+    }
+
+    fn on_input(&mut self, input: Input, calls: &mut Vec<CallId>) {
+        let now = self.now();
+        match input {
+            Input::Message { chat, message, answer } => {
+                let Some(chat) = self.chats.get_mut(&chat) else { return };
+                if let Some(answer) = answer {
+                    if ends_without_answer(&message.body) {
+                        calls.push(message.call);
+                    }
+                    self.io.calls.insert(message.call, answer);
+                }
+                chat.handle(now, Event::Message(message));
+            }
+            Input::Replicate { chat, attach, stream, refused } => {
+                let Some(chat) = self.chats.get_mut(&chat) else { return };
+                chat.open_replicate(attach.from, stream);
+                self.io.calls.insert(attach.call, refused);
+                chat.handle(now, Event::Message(attach));
+            }
+            Input::Heartbeats { chat, member, slot } => match self.chats.get_mut(&chat) {
+                Some(chat) => chat.open_heartbeats(member, slot),
+                None => slot.close(),
+            },
+            Input::Link { peer, state } => self.on_link(now, peer, state),
+            Input::Detached { chat, peer } => {
+                if let Some(chat) = self.chats.get_mut(&chat) {
+                    chat.handle(now, Event::Detached { peer });
+                }
+            }
+            Input::RoundTrip { peer, rtt_us } => {
+                for chat in self.chats.values_mut().filter(|chat| chat.knows(&peer)) {
+                    chat.handle(now, Event::RoundTrip { peer, rtt_us });
+                }
+            }
+            Input::Propose { chat, wish, reply } => match self.chats.get_mut(&chat) {
+                Some(chat) => chat.propose(now, wish, reply, &self.io),
+                None => drop(reply.send(Err(Unable::NoChat))),
+            },
+            Input::MarkRead { chat, index } => {
+                if let Some(chat) = self.chats.get_mut(&chat) {
+                    chat.handle(now, Event::MarkRead { index });
+                }
+            }
+            Input::HandOver { chat, target } => {
+                if let Some(chat) = self.chats.get_mut(&chat) {
+                    chat.handle(now, Event::HandOver { target });
+                }
+            }
+            Input::View { chat, reply } => {
+                if let Some(chat) = self.chats.get(&chat) {
+                    let view = ChatView { status: chat.replica.status(), fault: chat.fault };
+                    let _ = reply.send(view);
+                }
+            }
+            Input::Add { new, reply } => drop(reply.send(self.add(now, *new))),
+            Input::Remove { chat, reply } => {
+                self.remove(chat);
+                let _ = reply.send(());
+            }
+            Input::DiskFull(full) => self.disk_full = full,
+            Input::Stop { reply } => {
+                self.stopping = Some(reply);
+                for chat in self.chats.values_mut() {
+                    chat.handle(now, Event::Stop);
+                }
+            }
+        }
+    }
+
+    fn on_link(&mut self, now: Instant, peer: PeerId, state: LinkState) {
+        self.links.insert(peer, state);
+        for chat in self.chats.values_mut().filter(|chat| chat.knows(&peer)) {
+            chat.handle(now, Event::Link { peer, state });
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = self.now();
+        let mut failed = None;
+        for chat in self.chats.values_mut() {
+            if let Err(what) = chat.on_time(now, self.disk_full) {
+                failed = Some(what);
+            }
+        }
+        if let Some(what) = failed {
+            self.fail(what);
+        }
+    }
+
+    fn execute(&mut self) {
+        let now = self.now();
+        for chat in self.chats.values_mut().filter(|chat| chat.touched) {
+            chat.run(now, &mut self.io);
+        }
+        for chat in std::mem::take(&mut self.io.members_changed) {
+            self.on_members(now, chat);
+        }
+        // What the members' links made the replicas want.
+        for chat in self.chats.values_mut().filter(|chat| chat.touched) {
+            chat.run(now, &mut self.io);
+        }
+        let removed: Vec<_> =
+            self.chats.values().filter(|chat| chat.removed).map(|chat| chat.id).collect();
+        for chat in removed {
+            self.remove(chat);
+            let _ = self.removed.send(chat);
+        }
+        if std::mem::take(&mut self.io.committed) {
+            self.shared.activity.send_modify(|count| *count += 1);
+        }
+        if self.stopping.is_some()
+            && self.chats.values().all(|chat| chat.may_stop)
+            && let Some(stopped) = self.stopping.take()
+        {
+            let _ = stopped.send(());
+        }
+    }
+
+    /// Members came or went: links that they have are told to the replica, and the roster follows.
+    fn on_members(&mut self, now: Instant, id: ChatId) {
+        let Some(chat) = self.chats.get_mut(&id) else { return };
+        let members = chat.replica.status().members;
+        let before = std::mem::replace(&mut chat.members, Arc::clone(&members));
+        let contacts = chat.contacts.iter().map(|(peer, _)| peer);
+        let contacts = contacts.filter(|peer| !members.contains_key(peer));
+        let new = members.keys().filter(|peer| !before.contains_key(peer)).chain(contacts);
+        for peer in new.copied().collect::<Vec<_>>() {
+            if let Some(&state) = self.links.get(&peer) {
+                chat.handle(now, Event::Link { peer, state });
+            }
+        }
+        self.renew_roster();
+    }
+
+    fn add(&mut self, now: Instant, new: NewChat) -> Result<(), String> {
+        if self.chats.contains_key(&new.id) {
+            return Err("the chat is here already".to_owned());
+        }
+        let seed = getrandom::u64().map_err(|error| error.to_string())?;
+        let mut requests = Requests::default();
+        for submission in &new.recovered.outbox {
+            if let Payload::Message { request_id, .. } = &submission.payload {
+                requests.add(request_id.clone(), submission.number);
+            }
+        }
+        let queued_through = new.recovered.last_number;
+        let incarnation = new.recovered.incarnation;
+        let reader = new.store.reader();
+        let journal = Journal::start(new.store, self.io.done.clone())
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        let config = self.config.clone();
+        let replica = Replica::new(config, self.shared.me, new.recovered, now, seed);
+        let status = replica.status();
+        let members = Arc::clone(&status.members);
+        let names: Names = members.iter().map(|(peer, m)| (*peer, m.name.clone())).collect();
+        let feed = ChatFeed::new(new.id, status.commit, names);
+        let (view, shown) = watch::channel(Arc::new(ChatView { status, fault: "" }));
+        let shared = Arc::new(ChatShared { id: new.id, incarnation, feed, reader, view: shown });
+        let mut chat = Chat {
+            id: new.id,
+            replica,
+            journal,
+            shared: Arc::clone(&shared),
+            view,
+            members,
+            contacts: new.contacts,
+            requests,
+            pending: Default::default(),
+            streams: HashMap::new(),
+            waiting: BTreeMap::new(),
+            queued_through,
+            disk: DiskState::Fit,
+            fault: "",
+            view_at: now,
+            view_due: None,
+            may_stop: false,
+            removed: false,
+            touched: true,
+        };
+        for (&peer, &state) in &self.links {
+            if chat.knows(&peer) {
+                chat.handle(now, Event::Link { peer, state });
+            }
+        }
+        self.chats.insert(new.id, chat);
+        self.shared.chats.write().expect("nothing panics in there").insert(new.id, shared);
+        self.io.committed = true;
+        self.renew_roster();
+        Ok(())
+    }
+
+    fn remove(&mut self, id: ChatId) {
+        let Some(mut chat) = self.chats.remove(&id) else { return };
+        chat.close();
+        self.shared.chats.write().expect("nothing panics in there").remove(&id);
+        self.io.committed = true;
+        self.renew_roster();
+    }
+
+    /// Everybody who has joined a chat that runs here, and the contacts of chats that begin.
+    fn renew_roster(&mut self) {
+        let mut addresses: BTreeMap<PeerId, String> = BTreeMap::new();
+        for chat in self.chats.values() {
+            let joined = chat.members.iter().filter(|(_, m)| m.state != MemberState::Invited);
+            addresses.extend(joined.map(|(peer, member)| (*peer, member.address.clone())));
+            for (peer, address) in &chat.contacts {
+                addresses.entry(*peer).or_insert_with(|| address.clone());
+            }
+        }
+        addresses.remove(&self.shared.me);
+        self.io.outboxes.retain(|peer, _| addresses.contains_key(peer));
+        self.links.retain(|peer, _| addresses.contains_key(peer));
+        let contact = |(peer, address): (PeerId, String)| {
+            let outbox = Arc::clone(self.io.outboxes.entry(peer).or_default());
+            (peer, Contact { address, outbox })
+        };
+        let roster: Roster = addresses.into_iter().map(contact).collect();
+        self.shared.roster.send_replace(Arc::new(roster));
+    }
+
+    fn fail(&mut self, what: String) {
+        tracing::error!(what, "the peer cannot go on");
+        self.fatal.send_if_modified(|fatal| {
+            let first = fatal.is_none();
+            fatal.get_or_insert(what);
+            first
+        });
+    }
+}

@@ -1,0 +1,344 @@
+//! How everybody else speaks to the loop: a bounded inbox, and what the loop shows of each chat.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::feed::ChatFeed;
+use super::outbox::{HeartbeatSlot, Outbox};
+use crate::protocol::event::{LinkState, ProposeError, Recovered, Status};
+use crate::protocol::message::Message;
+use crate::protocol::time::Micros;
+use crate::protocol::types::{
+    CallId, ChatId, Incarnation, Index, Number, Payload, PeerId, TraceContext,
+};
+use crate::storage::{ChatReader, ChatStore};
+
+/// The most inputs that wait for the loop. Beyond it streams wait, which slows their senders
+/// through flow control, and single calls are refused.
+pub(super) const INBOX_MAX: usize = 4_096;
+
+/// A way to the loop; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) inbox: mpsc::Sender<Input>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What the loop shows to everybody.
+pub(super) struct Shared {
+    pub me: PeerId,
+    pub chats: RwLock<BTreeMap<ChatId, Arc<ChatShared>>>,
+    /// Counts commits and changes of the list of chats.
+    pub activity: watch::Sender<u64>,
+    pub roster: watch::Sender<Arc<Roster>>,
+    pub next_call: AtomicU64,
+}
+
+/// What the loop shows of one chat.
+pub struct ChatShared {
+    pub id: ChatId,
+    /// This peer's incarnation in the chat.
+    pub incarnation: Incarnation,
+    pub feed: ChatFeed,
+    pub reader: ChatReader,
+    /// The chat's state; at most some 50 ms old.
+    pub view: watch::Receiver<Arc<ChatView>>,
+}
+
+/// A chat's state.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ChatView {
+    pub status: Status,
+    /// Why the chat has stopped here; empty while it runs.
+    pub fault: &'static str,
+}
+
+/// The peers to be connected to, with the address of each and what waits for it.
+pub type Roster = BTreeMap<PeerId, Contact>;
+
+/// One peer of the roster.
+#[derive(Clone)]
+pub struct Contact {
+    pub address: String,
+    pub outbox: Arc<Outbox>,
+}
+
+/// What a call is answered with.
+#[derive(Debug)]
+pub enum Answer {
+    Message(Message),
+    /// The call is done, and has no answer of its own.
+    Empty,
+}
+
+/// What a proposal waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    Queued,
+    Committed,
+}
+
+/// A wish for the log, from this peer.
+pub struct Wish {
+    /// A repeat of a wish with the same id gets the first one's result.
+    pub request_id: Option<String>,
+    pub payload: Payload,
+    pub created_at_ms: u64,
+    pub trace: TraceContext,
+    pub wait: Wait,
+}
+
+/// What became of a wish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Granted {
+    pub number: Number,
+    /// Its index, once it is committed.
+    pub index: Option<Index>,
+}
+
+/// Why the loop did not do what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unable {
+    /// The chat is not here, or not any more.
+    #[error("there is no such chat here")]
+    NoChat,
+    /// The loop has ended, or stops.
+    #[error("this peer stops")]
+    Stopping,
+    /// The inbox is full.
+    #[error("this peer has too much to do")]
+    Busy,
+    /// The rules do not allow it now.
+    #[error("the proposal was not taken")]
+    Propose(ProposeError),
+}
+
+/// Something for the loop.
+pub(super) enum Input {
+    Message {
+        chat: ChatId,
+        message: Message,
+        answer: Option<oneshot::Sender<Answer>>,
+    },
+    Replicate {
+        chat: ChatId,
+        attach: Message,
+        stream: mpsc::Sender<Message>,
+        refused: oneshot::Sender<Answer>,
+    },
+    Heartbeats {
+        chat: ChatId,
+        member: PeerId,
+        slot: Arc<HeartbeatSlot>,
+    },
+    Link {
+        peer: PeerId,
+        state: LinkState,
+    },
+    Detached {
+        chat: ChatId,
+        peer: PeerId,
+    },
+    RoundTrip {
+        peer: PeerId,
+        rtt_us: Micros,
+    },
+    Propose {
+        chat: ChatId,
+        wish: Wish,
+        reply: oneshot::Sender<Result<Granted, Unable>>,
+    },
+    MarkRead {
+        chat: ChatId,
+        index: Index,
+    },
+    HandOver {
+        chat: ChatId,
+        target: Option<PeerId>,
+    },
+    View {
+        chat: ChatId,
+        reply: oneshot::Sender<ChatView>,
+    },
+    Add {
+        new: Box<NewChat>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    Remove {
+        chat: ChatId,
+        reply: oneshot::Sender<()>,
+    },
+    DiskFull(bool),
+    Stop {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// A chat for the loop to run.
+pub struct NewChat {
+    pub id: ChatId,
+    pub store: ChatStore,
+    pub recovered: Recovered,
+    /// Peers to ask before the log says who the members are.
+    pub contacts: Vec<(PeerId, String)>,
+}
+
+impl Handle {
+    /// This peer.
+    pub fn me(&self) -> PeerId {
+        self.shared.me
+    }
+
+    /// The chats that run here.
+    pub fn chats(&self) -> Vec<Arc<ChatShared>> {
+        self.shared.chats.read().expect("nothing panics in there").values().cloned().collect()
+    }
+
+    /// One of them.
+    pub fn chat(&self, chat: ChatId) -> Option<Arc<ChatShared>> {
+        self.shared.chats.read().expect("nothing panics in there").get(&chat).cloned()
+    }
+
+    /// Changes with every commit and whenever a chat comes or goes.
+    pub fn activity(&self) -> watch::Receiver<u64> {
+        self.shared.activity.subscribe()
+    }
+
+    /// The peers to be connected to.
+    pub fn roster(&self) -> watch::Receiver<Arc<Roster>> {
+        self.shared.roster.subscribe()
+    }
+
+    /// A number for an inbound call.
+    pub fn next_call(&self) -> CallId {
+        self.shared.next_call.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hands in a message of a stream; waits while the inbox is full.
+    pub async fn deliver(&self, chat: ChatId, message: Message) -> Result<(), Unable> {
+        self.send(Input::Message { chat, message, answer: None }).await
+    }
+
+    /// The same, where the message begins a call: what comes back is its answer. The call ends
+    /// without one when the receiver is dropped.
+    pub async fn deliver_call(
+        &self,
+        chat: ChatId,
+        message: Message,
+    ) -> Result<oneshot::Receiver<Answer>, Unable> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Message { chat, message, answer: Some(answer) }).await?;
+        Ok(answered)
+    }
+
+    /// A single call; refused when the inbox is full. Gives it a number.
+    pub async fn call(&self, chat: ChatId, mut message: Message) -> Result<Answer, Unable> {
+        message.call = self.next_call();
+        let (answer, answered) = oneshot::channel();
+        let input = Input::Message { chat, message, answer: Some(answer) };
+        self.inbox.try_send(input).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unable::Busy,
+            mpsc::error::TrySendError::Closed(_) => Unable::Stopping,
+        })?;
+        answered.await.map_err(|_| Unable::NoChat)
+    }
+
+    /// Opens a `Replicate` stream: entries for the member go to `stream`, a refusal of `attach`
+    /// to the returned receiver.
+    pub async fn replicate(
+        &self,
+        chat: ChatId,
+        mut attach: Message,
+        stream: mpsc::Sender<Message>,
+    ) -> Result<oneshot::Receiver<Answer>, Unable> {
+        attach.call = self.next_call();
+        let (refused, receiver) = oneshot::channel();
+        self.send(Input::Replicate { chat, attach, stream, refused }).await?;
+        Ok(receiver)
+    }
+
+    /// Opens a `Heartbeats` stream of `member`; it replaces an older one.
+    pub async fn heartbeats(
+        &self,
+        chat: ChatId,
+        member: PeerId,
+        slot: Arc<HeartbeatSlot>,
+    ) -> Result<(), Unable> {
+        self.send(Input::Heartbeats { chat, member, slot }).await
+    }
+
+    /// This peer's own connection to `peer` changed.
+    pub async fn link(&self, peer: PeerId, state: LinkState) {
+        let _ = self.send(Input::Link { peer, state }).await;
+    }
+
+    /// A stream from the host `peer` ended while the connection stayed.
+    pub async fn detached(&self, chat: ChatId, peer: PeerId) {
+        let _ = self.send(Input::Detached { chat, peer }).await;
+    }
+
+    /// A ping of `peer` came back.
+    pub async fn round_trip(&self, peer: PeerId, rtt_us: Micros) {
+        let _ = self.send(Input::RoundTrip { peer, rtt_us }).await;
+    }
+
+    /// Puts a wish into the outbox, and waits as it says.
+    pub async fn propose(&self, chat: ChatId, wish: Wish) -> Result<Granted, Unable> {
+        let (reply, replied) = oneshot::channel();
+        self.send(Input::Propose { chat, wish, reply }).await?;
+        replied.await.unwrap_or(Err(Unable::NoChat))
+    }
+
+    /// The person has read up to `index`.
+    pub async fn mark_read(&self, chat: ChatId, index: Index) -> Result<(), Unable> {
+        self.send(Input::MarkRead { chat, index }).await
+    }
+
+    /// Asks this peer, the host, to hand over.
+    pub async fn hand_over(&self, chat: ChatId, target: Option<PeerId>) -> Result<(), Unable> {
+        self.send(Input::HandOver { chat, target }).await
+    }
+
+    /// A chat's state at this moment.
+    pub async fn view(&self, chat: ChatId) -> Result<ChatView, Unable> {
+        let (reply, replied) = oneshot::channel();
+        self.send(Input::View { chat, reply }).await?;
+        replied.await.map_err(|_| Unable::NoChat)
+    }
+
+    /// Runs a chat from now on.
+    pub async fn add(&self, new: NewChat) -> Result<(), String> {
+        let (reply, replied) = oneshot::channel();
+        let input = Input::Add { new: Box::new(new), reply };
+        self.send(input).await.map_err(|error| error.to_string())?;
+        replied.await.unwrap_or_else(|_| Err(Unable::Stopping.to_string()))
+    }
+
+    /// Ends a chat here; its store is closed once its last reader is gone.
+    pub async fn remove(&self, chat: ChatId) {
+        let (reply, replied) = oneshot::channel();
+        if self.send(Input::Remove { chat, reply }).await.is_ok() {
+            let _ = replied.await;
+        }
+    }
+
+    /// Free space fell below the reserve, or rose above it again (R38).
+    pub async fn disk_full(&self, full: bool) {
+        let _ = self.send(Input::DiskFull(full)).await;
+    }
+
+    /// Stops all chats gracefully; returns when each has handed over and said goodbye.
+    pub async fn stop(&self) {
+        let (reply, replied) = oneshot::channel();
+        if self.send(Input::Stop { reply }).await.is_ok() {
+            let _ = replied.await;
+        }
+    }
+
+    async fn send(&self, input: Input) -> Result<(), Unable> {
+        self.inbox.send(input).await.map_err(|_| Unable::Stopping)
+    }
+}

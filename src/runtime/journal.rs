@@ -1,0 +1,156 @@
+//! The storage thread of one chat: it makes `Ready`s durable, in order, and tells the loop.
+//!
+//! What arrives while it syncs is written by the next sync, all together: the group commit.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::protocol::event::{Load, Persist};
+use crate::protocol::time::Micros;
+use crate::protocol::types::{ChatId, Entry};
+use crate::storage::ChatStore;
+use std::sync::Arc;
+
+/// The most bytes of entries in one sync; the rest goes into the next one.
+const SYNC_BYTES_MAX: usize = 4 << 20;
+
+/// What the disk has done, for the loop. There are as many as the loop has asked for.
+pub enum Done {
+    /// Everything up to this `Ready` is durable.
+    Persisted { chat: ChatId, ready: u64, sync_us: Micros },
+    /// What `Ready::loads` asked for.
+    Loaded { chat: ChatId, load: Load, entries: Vec<Arc<Entry>> },
+    /// A write failed. Nothing is tried again (R38).
+    Failed { what: String },
+}
+
+/// The sending side. Dropping it ends the thread after what was given to it.
+///
+/// The channel has no bound of its own: what the loop can give is bounded by the limits of the
+/// outbox, of entries beyond the commit index, and of bytes that a follower has not acknowledged.
+pub struct Journal {
+    jobs: Sender<Job>,
+}
+
+struct Job {
+    ready: u64,
+    persist: Persist,
+}
+
+impl Journal {
+    /// Starts the thread.
+    pub fn start(store: ChatStore, done: UnboundedSender<Done>) -> std::io::Result<Self> {
+        let (jobs, queue) = channel();
+        thread::Builder::new().name("demes-storage".into()).spawn(move || {
+            let mut guard = PanicGuard { done: done.clone(), armed: true };
+            run(store, &queue, &done);
+            guard.armed = false;
+        })?;
+        Ok(Self { jobs })
+    }
+
+    /// Makes `persist` durable after everything that was given before.
+    pub fn write(&self, ready: u64, persist: Persist) {
+        // The thread is gone only after it has told the loop that it failed.
+        let _ = self.jobs.send(Job { ready, persist });
+    }
+}
+
+fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>) {
+    let chat = store.chat();
+    let mut held: Option<Job> = None;
+    while let Some(mut job) = held.take().or_else(|| queue.recv().ok()) {
+        let mut bytes = size(&job.persist);
+        while bytes < SYNC_BYTES_MAX
+            && let Ok(next) = queue.try_recv()
+        {
+            if next.persist.truncate_from.is_some() {
+                held = Some(next);
+                break;
+            }
+            bytes += size(&next.persist);
+            job.ready = next.ready;
+            append(&mut job.persist, next.persist);
+        }
+        let message = match store.persist(&job.persist) {
+            Ok(took) => {
+                let sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                Done::Persisted { chat, ready: job.ready, sync_us }
+            }
+            Err(error) => Done::Failed { what: error.to_string() },
+        };
+        let failed = matches!(message, Done::Failed { .. });
+        if done.send(message).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn size(persist: &Persist) -> usize {
+    persist.entries.iter().map(|entry| entry.size()).sum()
+}
+
+/// Adds `next`, which cuts nothing, to `first`: the same as one after the other.
+fn append(first: &mut Persist, next: Persist) {
+    first.hard_state = next.hard_state.or(first.hard_state);
+    first.entries.extend(next.entries);
+    first.outbox_put.extend(next.outbox_put);
+    first.outbox_remove_through = next.outbox_remove_through.max(first.outbox_remove_through);
+    first.commit = next.commit.or(first.commit);
+    first.request_ids.extend(next.request_ids);
+    first.checkpoint = next.checkpoint.or(first.checkpoint.take());
+    first.read = next.read.or(first.read);
+}
+
+/// A panic in the storage library ends the process, like a failed write (R38).
+struct PanicGuard {
+    done: UnboundedSender<Done>,
+    armed: bool,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if self.armed {
+            let what = "the storage thread ended unexpectedly".to_owned();
+            let _ = self.done.send(Done::Failed { what });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::HardState;
+
+    #[test]
+    fn two_writes_in_one_are_the_same_as_one_after_the_other() {
+        let mut first = Persist {
+            hard_state: Some(HardState { term: 1, vote: None }),
+            outbox_remove_through: Some(4),
+            commit: Some(7),
+            read: Some(2),
+            ..Persist::default()
+        };
+        let request_ids = vec![("r".to_owned(), 9)];
+        append(
+            &mut first,
+            Persist {
+                outbox_remove_through: Some(3),
+                commit: Some(9),
+                request_ids: request_ids.clone(),
+                ..Persist::default()
+            },
+        );
+        let expected = Persist {
+            hard_state: Some(HardState { term: 1, vote: None }),
+            outbox_remove_through: Some(4),
+            commit: Some(9),
+            read: Some(2),
+            request_ids,
+            ..Persist::default()
+        };
+        assert_eq!(first, expected);
+    }
+}

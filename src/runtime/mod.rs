@@ -1,0 +1,14 @@
+//! What stands between the pure rules and the world: one loop that owns all replicas, one storage
+//! thread for each chat, and the queues around them.
+//!
+//! Read `driver.rs` first, the loop, and `chat.rs`, what it does for one chat. `handle.rs` is how
+//! everybody else speaks to the loop, `outbox.rs` what waits for another peer, `journal.rs` the
+//! thread that makes things durable, and `feed.rs` the way of committed entries to their readers.
+
+mod chat;
+pub mod driver;
+pub mod feed;
+pub mod handle;
+mod journal;
+pub mod outbox;
+mod requests;

@@ -1,0 +1,245 @@
+//! Messages on their way to other peers. Every queue here is bounded, and what does not fit is
+//! dropped and counted: the protocol resends what matters.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+
+use crate::protocol::message::{Body, Heartbeat, Message};
+use crate::protocol::types::ChatId;
+
+/// The most messages that wait for one peer; further ones are dropped.
+const QUEUE_MAX: usize = 4_096;
+
+/// What waits to leave over this peer's own connection to one other peer.
+///
+/// While the connection is down nothing is kept. An `Acknowledge` replaces the older one of its
+/// chat; all others keep their order.
+#[derive(Default)]
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    filled: Notify,
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    up: bool,
+    messages: VecDeque<(ChatId, Message)>,
+    acknowledges: BTreeMap<ChatId, Message>,
+}
+
+impl Outbox {
+    /// Adds a message, or drops it where the connection is down or the queue is full.
+    pub fn push(&self, chat: ChatId, message: Message) {
+        let mut queue = self.lock();
+        if !queue.up || queue.messages.len() >= QUEUE_MAX {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if matches!(message.body, Body::Acknowledge(_)) {
+            queue.acknowledges.insert(chat, message);
+        } else {
+            queue.messages.push_back((chat, message));
+        }
+        drop(queue);
+        self.filled.notify_one();
+    }
+
+    /// Waits until there is something, and takes all of it in order.
+    pub async fn drain(&self) -> Vec<(ChatId, Message)> {
+        loop {
+            let filled = self.filled.notified();
+            {
+                let mut queue = self.lock();
+                let mut taken: Vec<_> = queue.messages.drain(..).collect();
+                taken.extend(std::mem::take(&mut queue.acknowledges));
+                if !taken.is_empty() {
+                    return taken;
+                }
+            }
+            filled.await;
+        }
+    }
+
+    /// Opens or closes the queue with the connection. What waits is dropped in both cases.
+    pub fn set_up(&self, up: bool) {
+        let mut queue = self.lock();
+        queue.up = up;
+        let lost = queue.messages.len() + queue.acknowledges.len();
+        queue.messages.clear();
+        queue.acknowledges.clear();
+        self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        let queue = self.lock();
+        queue.messages.is_empty() && queue.acknowledges.is_empty()
+    }
+
+    /// How many messages have been dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// The newest heartbeat for one member: the newer replaces the older, which is never sent (R22).
+#[derive(Default)]
+pub struct HeartbeatSlot {
+    slot: Mutex<Slot>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct Slot {
+    message: Option<Message>,
+    closed: bool,
+}
+
+impl HeartbeatSlot {
+    /// Puts a heartbeat in. What the replaced one told of receipts and ranking is kept.
+    pub fn put(&self, mut message: Message) {
+        let mut slot = self.lock();
+        if let (
+            Some(Message { body: Body::Heartbeat(older), .. }),
+            Message { body: Body::Heartbeat(newer), .. },
+        ) = (slot.message.take(), &mut message)
+        {
+            merge_heartbeat(newer, older);
+        }
+        slot.message = Some(message);
+        drop(slot);
+        self.filled.notify_one();
+    }
+
+    /// Waits for the next heartbeat; `None` once the slot is closed.
+    pub async fn next(&self) -> Option<Message> {
+        loop {
+            let filled = self.filled.notified();
+            {
+                let mut slot = self.lock();
+                if let Some(message) = slot.message.take() {
+                    return Some(message);
+                }
+                if slot.closed {
+                    return None;
+                }
+            }
+            filled.await;
+        }
+    }
+
+    /// Ends the stream that reads from here.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_one();
+    }
+
+    /// Whether nobody reads from here any more.
+    pub fn is_closed(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1 || self.lock().closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+fn merge_heartbeat(newer: &mut Heartbeat, older: Heartbeat) {
+    if older.term != newer.term {
+        return;
+    }
+    newer.ranking = newer.ranking.take().or(older.ranking);
+    for (peer, receipt) in older.positions {
+        if newer.positions.iter().all(|(other, _)| *other != peer) {
+            newer.positions.push((peer, receipt));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::message::{Acknowledge, Ranking, Receipt};
+    use crate::protocol::types::PeerId;
+
+    const CHAT: ChatId = ChatId([1; 16]);
+
+    fn message(body: Body) -> Message {
+        Message {
+            from: PeerId([1; 32]),
+            from_incarnation: 1,
+            from_boot: 1,
+            to: PeerId([2; 32]),
+            to_incarnation: 1,
+            call: 0,
+            body,
+        }
+    }
+
+    fn acknowledge(synced: u64) -> Message {
+        message(Body::Acknowledge(Acknowledge {
+            term: 1,
+            attach: 1,
+            synced,
+            heartbeat: 0,
+            receipt: Receipt::default(),
+            ranking_version: 0,
+        }))
+    }
+
+    #[tokio::test]
+    async fn the_newest_acknowledge_replaces_the_older() {
+        let outbox = Outbox::default();
+        outbox.set_up(true);
+        outbox.push(CHAT, acknowledge(1));
+        outbox.push(CHAT, message(Body::Goodbye));
+        outbox.push(CHAT, acknowledge(2));
+        let taken = outbox.drain().await;
+        assert_eq!(taken, [(CHAT, message(Body::Goodbye)), (CHAT, acknowledge(2))]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted() {
+        let outbox = Outbox::default();
+        outbox.push(CHAT, message(Body::Goodbye));
+        assert_eq!(outbox.dropped(), 1);
+        outbox.set_up(true);
+        for _ in 0..QUEUE_MAX + 3 {
+            outbox.push(CHAT, message(Body::Goodbye));
+        }
+        assert_eq!(outbox.dropped(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_replaced_heartbeat_leaves_its_news() {
+        let heartbeat = |number, positions, ranking| {
+            message(Body::Heartbeat(Heartbeat {
+                term: 1,
+                number,
+                interval_us: 1,
+                probe: false,
+                commit: 0,
+                positions,
+                ranking,
+            }))
+        };
+        let receipt = |delivered| Receipt { delivered, read: 0 };
+        let (a, b) = (PeerId([3; 32]), PeerId([4; 32]));
+        let ranking = Some(Arc::new(Ranking::default()));
+        let slot = HeartbeatSlot::default();
+        slot.put(heartbeat(1, vec![(a, receipt(1)), (b, receipt(1))], ranking.clone()));
+        slot.put(heartbeat(2, vec![(a, receipt(2))], None));
+        let merged = heartbeat(2, vec![(a, receipt(2)), (b, receipt(1))], ranking);
+        assert_eq!(slot.next().await, Some(merged));
+        slot.close();
+        assert_eq!(slot.next().await, None);
+    }
+}

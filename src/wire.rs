@@ -1,0 +1,181 @@
+//! The words on the wire: the generated code, and its translation to and from the core's words.
+//!
+//! What arrives is parsed here, whole: every id, limit and enum is checked before a value of the
+//! core's types exists, and nothing that a peer sends can panic. `wire/entry.rs` has the records of
+//! the log, `wire/message.rs` what peers say to each other, `wire/view.rs` what people's programs
+//! are shown.
+
+pub mod entry;
+pub mod feed;
+pub mod message;
+pub mod view;
+
+use crate::protocol::types::{ADDRESS_BYTES_MAX, NAME_CHARS_MAX, PeerId, Signature, TraceContext};
+
+/// The generated messages and stubs of `proto/demes/v1`.
+#[allow(clippy::all, clippy::pedantic, missing_docs)]
+pub mod pb {
+    tonic::include_proto!("demes.v1");
+}
+
+/// The compiled descriptors of `proto/demes/v1`, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("demes");
+
+/// Why bytes from outside are not a value of the core's types. Names the field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WireError {
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("{0} is not valid")]
+    Invalid(&'static str),
+    #[error("{0} is too long")]
+    TooLong(&'static str),
+}
+
+/// Bytes as lower-case hexadecimal text: the one form of ids and hashes on the wire.
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = Vec::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.push(DIGITS[usize::from(byte >> 4)]);
+        text.push(DIGITS[usize::from(byte & 15)]);
+    }
+    String::from_utf8(text).expect("hexadecimal digits are ASCII")
+}
+
+/// A peer id from its text.
+pub fn peer_id(text: &str, field: &'static str) -> Result<PeerId, WireError> {
+    text.parse().map_err(|_| WireError::Invalid(field))
+}
+
+/// A peer id where empty text means none.
+pub fn optional_peer_id(text: &str, field: &'static str) -> Result<Option<PeerId>, WireError> {
+    if text.is_empty() { Ok(None) } else { peer_id(text, field).map(Some) }
+}
+
+/// A wall clock in milliseconds since 1970 as a protobuf timestamp.
+pub fn timestamp(ms: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(ms / 1_000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(ms % 1_000).expect("below a thousand") * 1_000_000,
+    }
+}
+
+/// The milliseconds of a timestamp, which must not lie before 1970.
+pub fn milliseconds(
+    timestamp: Option<prost_types::Timestamp>,
+    field: &'static str,
+) -> Result<u64, WireError> {
+    let timestamp = timestamp.ok_or(WireError::Missing(field))?;
+    let seconds = u64::try_from(timestamp.seconds).map_err(|_| WireError::Invalid(field))?;
+    let nanos = u64::try_from(timestamp.nanos).map_err(|_| WireError::Invalid(field))?;
+    seconds
+        .checked_mul(1_000)
+        .and_then(|ms| ms.checked_add(nanos / 1_000_000))
+        .ok_or(WireError::Invalid(field))
+}
+
+/// A W3C `traceparent`; empty for a call that was not sampled.
+pub fn traceparent(trace: &TraceContext) -> String {
+    trace.map_or_else(String::new, |bytes| {
+        format!("00-{}-{}-{}", hex(&bytes[..16]), hex(&bytes[16..24]), hex(&bytes[24..]))
+    })
+}
+
+/// Reads a W3C `traceparent`. Empty text is no context; anything else must be of version 00.
+pub fn trace_context(text: &str) -> Result<TraceContext, WireError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let invalid = WireError::Invalid("traceparent");
+    let parts: Vec<&str> = text.splitn(5, '-').collect();
+    let ["00", trace, span, flags] = parts[..] else { return Err(invalid) };
+    let mut bytes = [0; 25];
+    for (text, range) in [(trace, 0..16), (span, 16..24), (flags, 24..25)] {
+        let target = &mut bytes[range];
+        if text.len() != 2 * target.len() {
+            return Err(invalid);
+        }
+        for (byte, pair) in target.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *byte = hex_digit(pair[0]).ok_or(invalid)? << 4 | hex_digit(pair[1]).ok_or(invalid)?;
+        }
+    }
+    Ok(Some(bytes))
+}
+
+/// Checks a person's or chat's name: 1 to 64 characters, none of them a control character.
+pub fn check_name(name: &str, field: &'static str) -> Result<(), WireError> {
+    if name.chars().count() > NAME_CHARS_MAX {
+        return Err(WireError::TooLong(field));
+    }
+    if name.trim().is_empty() || name.chars().any(char::is_control) {
+        return Err(WireError::Invalid(field));
+    }
+    Ok(())
+}
+
+/// Checks an address, `host:port`.
+pub fn check_address(address: &str, field: &'static str) -> Result<(), WireError> {
+    if address.len() > ADDRESS_BYTES_MAX {
+        return Err(WireError::TooLong(field));
+    }
+    let valid = address.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty()
+            && host.chars().all(|c| c.is_ascii_graphic() && !"@/\"\\<>".contains(c))
+            && port.parse::<u16>().is_ok_and(|port| port != 0)
+    });
+    if valid { Ok(()) } else { Err(WireError::Invalid(field)) }
+}
+
+fn signature(bytes: &[u8]) -> Result<Option<Signature>, WireError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    bytes.try_into().map(Some).map_err(|_| WireError::Invalid("signature"))
+}
+
+fn hex_digit(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_reads_back() {
+        let trace = Some(std::array::from_fn(|i| i as u8));
+        let text = traceparent(&trace);
+        assert_eq!(text, "00-000102030405060708090a0b0c0d0e0f-1011121314151617-18");
+        assert_eq!(trace_context(&text), Ok(trace));
+        assert_eq!(trace_context(""), Ok(None));
+        for bad in ["00", "01-00-00-00", "00-é-0-0", &text[1..], &format!("{text}-00")] {
+            assert!(trace_context(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_have_limits() {
+        assert_eq!(check_name("Zoë", "name"), Ok(()));
+        assert!(check_name("", "name").is_err());
+        assert!(check_name(&"x".repeat(65), "name").is_err());
+        assert_eq!(check_address("[::1]:7443", "address"), Ok(()));
+        for bad in ["", "host", ":1", "host:0", "host:99999", "a b:1", "p@host:1"] {
+            assert!(check_address(bad, "address").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn foreign_times_do_not_overflow() {
+        let time =
+            |seconds, nanos| milliseconds(Some(prost_types::Timestamp { seconds, nanos }), "t");
+        assert_eq!(time(1, 5_000_000), Ok(1_005));
+        assert!(time(-1, 0).is_err());
+        assert!(time(0, -1).is_err());
+        assert!(time(i64::MAX, 0).is_err());
+    }
+}

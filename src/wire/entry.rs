@@ -1,0 +1,256 @@
+//! Records of the log on the wire: entries, submissions and what they do.
+
+use super::{
+    WireError, check_address, check_name, hex, milliseconds, pb, peer_id, signature, timestamp,
+    trace_context, traceparent,
+};
+use crate::protocol::types::{
+    ADDRESS_BYTES_MAX, Entry, Hash, MEMBERS_MAX, Membership, NAME_CHARS_MAX, Payload, Policy,
+    REQUEST_ID_BYTES_MAX, SEALED_BYTES_MAX, Submission, VoterSet,
+};
+
+/// An entry as other members get it.
+pub fn to_entry(entry: &Entry) -> pb::Entry {
+    use pb::entry::Payload as Out;
+    pb::Entry {
+        index: entry.index,
+        term: entry.term,
+        author_peer_id: hex(&entry.author.0),
+        session: entry.session,
+        number: entry.number,
+        created_at: Some(timestamp(entry.created_at_ms)),
+        traceparent: traceparent(&entry.trace),
+        signature: entry.signature.map(|s| s.to_vec()).unwrap_or_default().into(),
+        previous_hash: entry.previous.0.to_vec().into(),
+        hash: entry.hash.0.to_vec().into(),
+        payload: Some(match &entry.payload {
+            Payload::TermStart => Out::TermStart(pb::TermStart {}),
+            Payload::Message { request_id, sealed } => Out::Message(pb::SealedMessage {
+                request_id: request_id.clone(),
+                sealed: sealed.clone(),
+            }),
+            Payload::Membership(change) => Out::Membership(to_membership(change)),
+            Payload::VoterChange(voters) => Out::VoterChange(to_voters(voters)),
+            Payload::Policy(policy) => {
+                Out::Policy(pb::Policy { chat_name: policy.chat_name.clone() })
+            }
+        }),
+    }
+}
+
+/// An entry as another member sent it. Its hash and signature are not looked at here.
+pub fn from_entry(entry: pb::Entry) -> Result<Entry, WireError> {
+    use pb::entry::Payload as In;
+    let payload = match entry.payload.ok_or(WireError::Missing("payload"))? {
+        In::TermStart(_) => Payload::TermStart,
+        In::Message(message) => from_message(message)?,
+        In::Membership(change) => Payload::Membership(from_membership(change)?),
+        In::VoterChange(voters) => Payload::VoterChange(from_voters(voters)?),
+        In::Policy(policy) => Payload::Policy(from_policy(policy)?),
+    };
+    Ok(Entry {
+        index: entry.index,
+        term: entry.term,
+        author: peer_id(&entry.author_peer_id, "author_peer_id")?,
+        session: entry.session,
+        number: entry.number,
+        created_at_ms: milliseconds(entry.created_at, "created_at")?,
+        trace: trace_context(&entry.traceparent)?,
+        payload,
+        signature: signature(&entry.signature)?,
+        previous: hash(&entry.previous_hash, "previous_hash")?,
+        hash: hash(&entry.hash, "hash")?,
+    })
+}
+
+/// A submission as the host gets it.
+pub fn to_submission(submission: &Submission) -> pb::Submission {
+    use pb::submission::Payload as Out;
+    pb::Submission {
+        number: submission.number,
+        created_at: Some(timestamp(submission.created_at_ms)),
+        traceparent: traceparent(&submission.trace),
+        signature: submission.signature.map(|s| s.to_vec()).unwrap_or_default().into(),
+        payload: match &submission.payload {
+            Payload::Message { request_id, sealed } => Some(Out::Message(pb::SealedMessage {
+                request_id: request_id.clone(),
+                sealed: sealed.clone(),
+            })),
+            Payload::Membership(change) => Some(Out::Membership(to_membership(change))),
+            Payload::Policy(policy) => {
+                Some(Out::Policy(pb::Policy { chat_name: policy.chat_name.clone() }))
+            }
+            // Only hosts make these; no member submits them.
+            Payload::TermStart | Payload::VoterChange(_) => None,
+        },
+    }
+}
+
+/// A submission as a member sent it. Its signature is not looked at here.
+pub fn from_submission(submission: pb::Submission) -> Result<Submission, WireError> {
+    use pb::submission::Payload as In;
+    let payload = match submission.payload.ok_or(WireError::Missing("payload"))? {
+        In::Message(message) => from_message(message)?,
+        In::Membership(change) => Payload::Membership(from_membership(change)?),
+        In::Policy(policy) => Payload::Policy(from_policy(policy)?),
+    };
+    Ok(Submission {
+        number: submission.number,
+        created_at_ms: milliseconds(submission.created_at, "created_at")?,
+        trace: trace_context(&submission.traceparent)?,
+        payload,
+        signature: signature(&submission.signature)?,
+    })
+}
+
+fn from_message(message: pb::SealedMessage) -> Result<Payload, WireError> {
+    if message.request_id.len() > REQUEST_ID_BYTES_MAX {
+        return Err(WireError::TooLong("request_id"));
+    }
+    if message.sealed.len() > SEALED_BYTES_MAX {
+        return Err(WireError::TooLong("sealed"));
+    }
+    Ok(Payload::Message { request_id: message.request_id, sealed: message.sealed })
+}
+
+fn from_policy(policy: pb::Policy) -> Result<Policy, WireError> {
+    check_name(&policy.chat_name, "chat_name")?;
+    Ok(Policy { chat_name: policy.chat_name })
+}
+
+fn to_membership(change: &Membership) -> pb::Membership {
+    use pb::membership::Change as Out;
+    let change = match change.clone() {
+        Membership::Founded { chat_name, name, address } => {
+            Out::Founded(pb::Founded { chat_name, name, address })
+        }
+        Membership::Invited { peer, address } => {
+            Out::Invited(pb::Invited { peer_id: hex(&peer.0), address })
+        }
+        Membership::Joined { name, address } => Out::Joined(pb::Joined { name, address }),
+        Membership::Declined => Out::Declined(pb::Declined {}),
+        Membership::Leaving => Out::Leaving(pb::Leaving {}),
+        Membership::Removed { peer } => Out::Removed(pb::Removed { peer_id: hex(&peer.0) }),
+    };
+    pb::Membership { change: Some(change) }
+}
+
+fn from_membership(membership: pb::Membership) -> Result<Membership, WireError> {
+    use pb::membership::Change as In;
+    Ok(match membership.change.ok_or(WireError::Missing("change"))? {
+        In::Founded(pb::Founded { chat_name, name, address }) => {
+            check_name(&chat_name, "chat_name")?;
+            check_person(&name, &address)?;
+            Membership::Founded { chat_name, name, address }
+        }
+        In::Invited(pb::Invited { peer_id: peer, address }) => {
+            check_address(&address, "address")?;
+            Membership::Invited { peer: peer_id(&peer, "peer_id")?, address }
+        }
+        In::Joined(pb::Joined { name, address }) => {
+            check_person(&name, &address)?;
+            Membership::Joined { name, address }
+        }
+        In::Declined(_) => Membership::Declined,
+        In::Leaving(_) => Membership::Leaving,
+        In::Removed(removed) => Membership::Removed { peer: peer_id(&removed.peer_id, "peer_id")? },
+    })
+}
+
+fn check_person(name: &str, address: &str) -> Result<(), WireError> {
+    if name.chars().count() > NAME_CHARS_MAX {
+        return Err(WireError::TooLong("name"));
+    }
+    if address.len() > ADDRESS_BYTES_MAX {
+        return Err(WireError::TooLong("address"));
+    }
+    Ok(())
+}
+
+fn to_voters(voters: &VoterSet) -> pb::VoterSet {
+    let voters = voters.0.iter();
+    pb::VoterSet {
+        voters: voters
+            .map(|(peer, &incarnation)| pb::Voter { peer_id: hex(&peer.0), incarnation })
+            .collect(),
+    }
+}
+
+fn from_voters(voters: pb::VoterSet) -> Result<VoterSet, WireError> {
+    if voters.voters.len() > MEMBERS_MAX {
+        return Err(WireError::TooLong("voters"));
+    }
+    let voters = voters.voters.iter();
+    voters
+        .map(|voter| Ok((peer_id(&voter.peer_id, "peer_id")?, voter.incarnation)))
+        .collect::<Result<_, _>>()
+        .map(VoterSet)
+}
+
+fn hash(bytes: &[u8], field: &'static str) -> Result<Hash, WireError> {
+    bytes.try_into().map(Hash).map_err(|_| WireError::Invalid(field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::PeerId;
+
+    fn entry(payload: Payload) -> Entry {
+        Entry {
+            index: 7,
+            term: 3,
+            author: PeerId([9; 32]),
+            session: 11,
+            number: 5,
+            created_at_ms: 1_700_000_000_123,
+            trace: Some([1; 25]),
+            payload,
+            signature: Some([2; 64]),
+            previous: Hash([3; 32]),
+            hash: Hash([4; 32]),
+        }
+    }
+
+    #[test]
+    fn every_kind_of_entry_reads_back() {
+        let address = "host:7443".to_owned();
+        let name = "Ann".to_owned();
+        let peer = PeerId([1; 32]);
+        for payload in [
+            Payload::TermStart,
+            Payload::Message { request_id: "r".into(), sealed: vec![0, 1].into() },
+            Payload::Membership(Membership::Founded {
+                chat_name: "c".into(),
+                name: name.clone(),
+                address: address.clone(),
+            }),
+            Payload::Membership(Membership::Invited { peer, address: address.clone() }),
+            Payload::Membership(Membership::Joined { name, address }),
+            Payload::Membership(Membership::Declined),
+            Payload::Membership(Membership::Leaving),
+            Payload::Membership(Membership::Removed { peer }),
+            Payload::VoterChange(VoterSet([(peer, 3)].into())),
+            Payload::Policy(Policy { chat_name: "d".into() }),
+        ] {
+            let entry = entry(payload);
+            assert_eq!(from_entry(to_entry(&entry)), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn bad_entries_are_errors() {
+        let good = to_entry(&entry(Payload::TermStart));
+        let bad = [
+            pb::Entry { payload: None, ..good.clone() },
+            pb::Entry { author_peer_id: "x".into(), ..good.clone() },
+            pb::Entry { hash: vec![1].into(), ..good.clone() },
+            pb::Entry { signature: vec![1].into(), ..good.clone() },
+            pb::Entry { created_at: None, ..good.clone() },
+            pb::Entry { traceparent: "?".into(), ..good },
+        ];
+        for entry in bad {
+            assert!(from_entry(entry).is_err());
+        }
+    }
+}

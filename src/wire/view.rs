@@ -1,0 +1,116 @@
+//! What people's programs are shown: chats and events.
+
+use std::collections::BTreeMap;
+
+use super::message::to_ranking;
+use super::{hex, pb, timestamp};
+use crate::protocol::event::{LinkState, Role, Status};
+use crate::protocol::types::{ChatId, Entry, MemberState, Membership, Payload, PeerId};
+
+/// The names of a chat's members, as far as known.
+pub type Names = BTreeMap<PeerId, String>;
+
+/// A chat as `me` sees it. `fault` says why it has stopped here; it is empty while it runs.
+pub fn to_chat(chat: ChatId, me: PeerId, status: &Status, fault: &str) -> pb::Chat {
+    let role = match status.role {
+        Role::Follower => pb::Role::Follower,
+        Role::Suspecting => pb::Role::Suspecting,
+        Role::Candidate => pb::Role::Candidate,
+        Role::Host => pb::Role::Host,
+    };
+    let members = status.members.iter().map(|(peer, member)| {
+        let state = match member.state {
+            MemberState::Invited => pb::MemberState::Invited,
+            MemberState::Active => pb::MemberState::Active,
+            MemberState::Leaving => pb::MemberState::Leaving,
+        };
+        let receipt = status.receipts.get(peer).copied().unwrap_or_default();
+        pb::Member {
+            peer_id: hex(&peer.0),
+            name: member.name.clone(),
+            address: member.address.clone(),
+            state: state.into(),
+            voter: status.voters.contains(peer),
+            reachable: *peer == me || status.links.get(peer) == Some(&LinkState::Up),
+            delivered: receipt.delivered,
+            read: receipt.read,
+        }
+    });
+    pb::Chat {
+        chat_id: hex(&chat.0),
+        name: status.chat_name.clone(),
+        role: role.into(),
+        term: status.term,
+        host_peer_id: status.host.map_or_else(String::new, |host| hex(&host.0)),
+        serving: status.serving && !status.paused,
+        voters_in_contact: u32::try_from(status.voters_in_contact).unwrap_or(u32::MAX),
+        majority: u32::try_from(status.majority).unwrap_or(u32::MAX),
+        members: members.collect(),
+        committed: status.commit,
+        last: status.last,
+        queued: status.queued as u64,
+        ranking: Some(to_ranking(&status.ranking)),
+        fault: fault.to_owned(),
+    }
+}
+
+/// A committed entry as programs see it. `open` opens a sealed message; what cannot be opened is
+/// shown without a text. `names` are those known before this entry.
+pub fn to_event(
+    chat: ChatId,
+    entry: &Entry,
+    names: &Names,
+    open: impl FnOnce(&bytes::Bytes) -> String,
+) -> pb::Event {
+    use pb::event::Kind;
+    let author_name = match &entry.payload {
+        Payload::Membership(Membership::Founded { name, .. } | Membership::Joined { name, .. }) => {
+            Some(name)
+        }
+        _ => names.get(&entry.author),
+    };
+    let kind = match &entry.payload {
+        Payload::TermStart => Kind::Host(pb::HostEvent { term: entry.term }),
+        Payload::Message { request_id, sealed } => {
+            Kind::Message(pb::MessageEvent { text: open(sealed), request_id: request_id.clone() })
+        }
+        Payload::Membership(change) => Kind::Member(to_member_event(entry.author, change, names)),
+        Payload::VoterChange(voters) => Kind::Voters(pb::VotersEvent {
+            peer_ids: voters.peers().map(|peer| hex(&peer.0)).collect(),
+        }),
+        Payload::Policy(policy) => {
+            Kind::Policy(pb::PolicyEvent { chat_name: policy.chat_name.clone() })
+        }
+    };
+    pb::Event {
+        chat_id: hex(&chat.0),
+        sequence: entry.index,
+        author_peer_id: hex(&entry.author.0),
+        author_name: author_name.cloned().unwrap_or_default(),
+        created_at: Some(timestamp(entry.created_at_ms)),
+        hash: hex(&entry.hash.0),
+        kind: Some(kind),
+    }
+}
+
+/// Notes the name that an entry gives to its author.
+pub fn learn_name(names: &mut Names, entry: &Entry) {
+    if let Payload::Membership(Membership::Founded { name, .. } | Membership::Joined { name, .. }) =
+        &entry.payload
+    {
+        names.insert(entry.author, name.clone());
+    }
+}
+
+fn to_member_event(author: PeerId, change: &Membership, names: &Names) -> pb::MemberEvent {
+    let known = |peer: &PeerId| names.get(peer).cloned().unwrap_or_default();
+    let (change, peer, name) = match change {
+        Membership::Founded { name, .. } => (pb::MemberChange::Founded, author, name.clone()),
+        Membership::Invited { peer, .. } => (pb::MemberChange::Invited, *peer, known(peer)),
+        Membership::Joined { name, .. } => (pb::MemberChange::Joined, author, name.clone()),
+        Membership::Declined => (pb::MemberChange::Declined, author, known(&author)),
+        Membership::Leaving => (pb::MemberChange::Leaving, author, known(&author)),
+        Membership::Removed { peer } => (pb::MemberChange::Removed, *peer, known(peer)),
+    };
+    pb::MemberEvent { change: change.into(), peer_id: hex(&peer.0), name }
+}
