@@ -49,12 +49,15 @@ impl Replica {
         }
         if members_changed {
             self.ready.notices.push(Notice::Members);
-            self.forget_strangers();
-            let state = self.log.state();
-            // A peer that has not joined yet reads its own past as it catches up.
-            let was = committed.iter().any(|entry| removes(entry, self.me));
-            if was && !state.members.contains_key(&self.me) {
-                self.ready.notices.push(Notice::Removed);
+            let gone: Vec<_> = committed.iter().filter_map(|entry| removed_by(entry)).collect();
+            for peer in gone {
+                if !self.log.state().members.contains_key(&peer) {
+                    self.forget(peer);
+                    // A peer that has not joined yet reads its own past as it catches up.
+                    if peer == self.me {
+                        self.ready.notices.push(Notice::Removed);
+                    }
+                }
             }
         }
         self.ready.committed.extend(committed);
@@ -81,12 +84,13 @@ impl Replica {
         }
     }
 
-    fn forget_strangers(&mut self) {
-        let members = Arc::clone(&self.log.state().members);
-        self.receipts.retain(|peer, _| members.contains_key(peer));
-        self.round_trips.retain(|peer, _| members.contains_key(peer));
-        self.links.retain(|peer, _| members.contains_key(peer));
-        self.pasts.retain(|(peer, _), _| members.contains_key(peer));
+    /// Only who has gone is forgotten: a peer that catches up is linked to members that its log
+    /// does not name yet.
+    fn forget(&mut self, peer: PeerId) {
+        self.receipts.remove(&peer);
+        self.round_trips.remove(&peer);
+        self.links.remove(&peer);
+        self.pasts.retain(|(other, _), _| *other != peer);
     }
 
     /// Adds what may wait for a sync to one that happens anyway, or causes one when it has waited
@@ -132,10 +136,11 @@ impl Replica {
     }
 }
 
-fn removes(entry: &Entry, peer: PeerId) -> bool {
+/// Whose membership the entry ends.
+fn removed_by(entry: &Entry) -> Option<PeerId> {
     match &entry.payload {
-        Payload::Membership(Membership::Removed { peer: removed }) => *removed == peer,
-        Payload::Membership(Membership::Declined) => entry.author == peer,
-        _ => false,
+        Payload::Membership(Membership::Removed { peer }) => Some(*peer),
+        Payload::Membership(Membership::Declined) => Some(entry.author),
+        _ => None,
     }
 }

@@ -199,8 +199,9 @@ impl Replica {
             // What was in flight before a new attach: the host will look back.
             return;
         }
-        if let Some(past) = append.past {
-            self.compare_with_past(past);
+        if append.past.is_some_and(|past| self.compare_with_past(past)) {
+            // R9: what it lacks must not come back unnoticed; its votes would still be forgotten.
+            return;
         }
         for entry in &append.entries {
             if !self.take_entry(entry, append.term) {

@@ -499,6 +499,15 @@ impl Replica {
         for peer in peers {
             self.replicate(peer);
         }
+        self.forget_absent();
+    }
+
+    /// One who is no member any more, or has come back as another incarnation, has just been told
+    /// of the commit that says so, and gets nothing after it.
+    fn forget_absent(&mut self) {
+        let Part::Host(hosting) = &mut self.part else { return };
+        let state = self.log.state();
+        hosting.progress.retain(|peer, progress| state.is_present(*peer, progress.incarnation));
     }
 
     // R3: commits an entry of the own term that a majority of the latest voters has made durable;

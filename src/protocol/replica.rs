@@ -320,7 +320,9 @@ impl Replica {
             return;
         }
         let term = message.body.term();
-        if term > self.hard_state.term + TERM_LEAP_MAX && !self.leap_is_proven(&message, term) {
+        if term > self.hard_state.term.saturating_add(TERM_LEAP_MAX)
+            && !self.leap_is_proven(&message, term)
+        {
             self.refuse(&message, RefusedReason::StaleTerm);
             return;
         }

@@ -5,6 +5,7 @@
 //! `SEED=17` replays one and prints its transcript.
 
 mod check;
+#[path = "../common/disk.rs"]
 mod disk;
 mod network;
 mod world;

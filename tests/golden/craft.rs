@@ -1,0 +1,212 @@
+//! Messages made up by a script: of an older term, for another incarnation, with entries that
+//! conflict. What a script leaves out is as an honest sender would have it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use demes::protocol::message::{
+    Acknowledge, Announce, Append, Attach, Body, HandOver, Heartbeat, Message, Nominate, Receipt,
+    RequestVote, Submit, Vote, Withdraw, WithdrawReason,
+};
+use demes::protocol::types::{Entry, Hash, Past, Payload, PeerId, Position, Submission};
+
+use crate::world::{World, first_incarnation, id};
+
+/// `key=value` words.
+struct Words<'a>(BTreeMap<&'a str, &'a str>);
+
+impl<'a> Words<'a> {
+    fn parse(words: &[&'a str]) -> Result<Self, String> {
+        let pairs =
+            words.iter().map(|word| word.split_once('=').ok_or(format!("key=value: {word}")));
+        Ok(Self(pairs.collect::<Result<_, _>>()?))
+    }
+
+    fn text(&self, key: &str) -> Option<&'a str> {
+        self.0.get(key).copied()
+    }
+
+    fn or<T: FromStr>(&self, key: &str, default: T) -> Result<T, String>
+    where
+        T::Err: Display,
+    {
+        let text = self.text(key);
+        text.map_or(Ok(default), |text| text.parse().map_err(|why| format!("{key}: {why}")))
+    }
+
+    fn peer_or(&self, key: &str, default: PeerId) -> Result<PeerId, String> {
+        Ok(id(self.or(key, default.0[0])?))
+    }
+
+    fn position_or(&self, key: &str, default: Position) -> Result<Position, String> {
+        self.text(key).map_or(Ok(default), position)
+    }
+}
+
+/// `term/index`.
+fn position(text: &str) -> Result<Position, String> {
+    let (term, index) = text.split_once('/').ok_or(format!("term/index: {text}"))?;
+    let number = |text: &str| text.parse().map_err(|why| format!("{text}: {why}"));
+    Ok(Position { term: number(term)?, index: number(index)? })
+}
+
+/// A message of `kind` from one peer to another.
+pub fn message(
+    world: &World,
+    from: u8,
+    to: u8,
+    kind: &str,
+    words: &[&str],
+) -> Result<Message, String> {
+    let words = Words::parse(words)?;
+    let sender = world.peers.get(&from).ok_or(format!("there is no peer {from}"))?;
+    let from_incarnation = words.or("from_incarnation", sender.disk.image.incarnation)?;
+    let known = world.peers.get(&to).map_or(first_incarnation(to), |p| p.disk.image.incarnation);
+    Ok(Message {
+        from: id(from),
+        from_incarnation,
+        from_boot: words.or("boot", sender.disk.image.boot)?,
+        to: id(to),
+        to_incarnation: words.or("to_incarnation", known)?,
+        call: 1,
+        body: body(world, from, to, kind, &words)?,
+    })
+}
+
+fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Body, String> {
+    let image = &world.peers.get(&from).ok_or(format!("there is no peer {from}"))?.disk.image;
+    let term = words.or("term", image.hard_state.term)?;
+    let end = image.entries.last();
+    let end = end.map_or(Position::default(), |e| Position { term: e.term, index: e.index });
+    let last = words.position_or("last", end)?;
+    let attach = words.or("attach", 1)?;
+    Ok(match kind {
+        "Attach" => Body::Attach(Attach { term, attach, look: last }),
+        "Append" => {
+            let previous = words.position_or("after", end)?;
+            let entries = entries(world, from, to, previous, words)?;
+            let commit = words.or("commit", 0)?;
+            Body::Append(Append { term, attach, previous, entries, commit, past: past(words)? })
+        }
+        "Heartbeat" => Body::Heartbeat(Heartbeat {
+            term,
+            number: words.or("number", 1_000)?,
+            interval_us: world.config.heartbeat_us,
+            probe: words.or("probe", false)?,
+            commit: words.or("commit", 0)?,
+            positions: Vec::new(),
+            ranking: None,
+        }),
+        "Acknowledge" => Body::Acknowledge(Acknowledge {
+            term,
+            attach,
+            synced: words.or("synced", end.index)?,
+            heartbeat: words.or("heard", 0)?,
+            receipt: Receipt::default(),
+            ranking_version: 0,
+        }),
+        "Submit" => Body::Submit(Submit { term, submissions: submissions(words)? }),
+        "Nominate" => Body::Nominate(Nominate { term, last }),
+        "Solicit" => Body::Solicit(Nominate { term, last }),
+        "RequestVote" => {
+            let host = words.text("hand_over_by");
+            let target = id(from);
+            let hand_over = host.map(|_| words.peer_or("hand_over_by", target)).transpose()?;
+            let hand_over =
+                hand_over.map(|host| permission(host, words.or("of_term", term), target));
+            let hand_over = hand_over.transpose()?;
+            Body::RequestVote(RequestVote { term, last, hand_over, past: past(words)? })
+        }
+        "Vote" => Body::Vote(Vote { term, granted: words.or("granted", true)?, host_alive: None }),
+        "Withdraw" => Body::Withdraw(Withdraw { term, reason: WithdrawReason::Unfit }),
+        "Announce" => Body::Announce(Announce { term }),
+        "HandOver" => Body::HandOver(permission(
+            words.peer_or("host", id(from))?,
+            Ok(term),
+            words.peer_or("target", id(to))?,
+        )?),
+        "FindHost" => Body::FindHost,
+        "Goodbye" => Body::Goodbye,
+        other => return Err(format!("no message {other} can be made up")),
+    })
+}
+
+fn permission(host: PeerId, term: Result<u64, String>, target: PeerId) -> Result<HandOver, String> {
+    let host_incarnation = first_incarnation(host.0[0]);
+    Ok(HandOver { host, host_incarnation, term: term?, target, signature: None })
+}
+
+/// `past=boot,term,term/index`.
+fn past(words: &Words) -> Result<Option<Past>, String> {
+    let Some(text) = words.text("past") else { return Ok(None) };
+    let parts: Vec<_> = text.split(',').collect();
+    let [boot, term, acknowledged] = parts[..] else {
+        return Err("past=boot,term,term/index".into());
+    };
+    let number = |text: &str| text.parse().map_err(|why| format!("past: {why}"));
+    let acknowledged = position(acknowledged)?;
+    Ok(Some(Past { boot: number(boot)?, term: number(term)?, acknowledged }))
+}
+
+/// `numbers=3..4`.
+fn submissions(words: &Words) -> Result<Vec<Submission>, String> {
+    let text = words.text("numbers").unwrap_or("1..1");
+    let (first, last) = text.split_once("..").ok_or("numbers=first..last")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|why| format!("numbers: {why}"));
+    let payload = |number: u64| match words.text("kind") {
+        Some("TermStart") => Payload::TermStart,
+        _ => Payload::Message {
+            request_id: format!("crafted {number}"),
+            sealed: Bytes::from(format!("crafted {number}")),
+        },
+    };
+    let submissions = (number(first)?..=number(last)?).map(|number| Submission {
+        number,
+        created_at_ms: 0,
+        trace: None,
+        payload: payload(number),
+        signature: None,
+    });
+    Ok(submissions.collect())
+}
+
+/// `entries=5,5,6`: one entry per term, following `previous` in the addressee's log.
+fn entries(
+    world: &World,
+    from: u8,
+    to: u8,
+    previous: Position,
+    words: &Words,
+) -> Result<Vec<Arc<Entry>>, String> {
+    let Some(terms) = words.text("entries") else { return Ok(Vec::new()) };
+    let own = world.peers.get(&to).map(|peer| &peer.disk.image.entries[..]).unwrap_or_default();
+    let before = (previous.index as usize).checked_sub(1).and_then(|offset| own.get(offset));
+    let mut hash = before.map_or(Hash::default(), |entry| entry.hash);
+    if words.text("chain") == Some("broken") {
+        hash = Hash([7; 32]);
+    }
+    let mut entries = Vec::new();
+    for (index, term) in (previous.index + 1..).zip(terms.split(',')) {
+        let term = term.parse().map_err(|why| format!("entries: {why}"))?;
+        let mut entry = Entry {
+            index,
+            term,
+            author: id(from),
+            session: first_incarnation(from),
+            number: 0,
+            created_at_ms: 0,
+            trace: None,
+            payload: Payload::TermStart,
+            signature: None,
+            previous: hash,
+            hash: Hash::default(),
+        };
+        entry.hash = entry.computed_hash();
+        hash = entry.hash;
+        entries.push(Arc::new(entry));
+    }
+    Ok(entries)
+}

@@ -1,0 +1,331 @@
+//! How a transcript shows things: one short line each, peers by their numbers, positions in a log
+//! as `term/index`.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use demes::protocol::event::{LinkState, Notice, Persist, Role, Status};
+use demes::protocol::message::{
+    Accepted, Body, HandOver, HostAlive, Message, Ranking, Receipt, RefusedReason, SubmitProblem,
+};
+use demes::protocol::types::{
+    Entry, MemberState, Membership, Past, Payload, PeerId, Position, Submission, VoterSet,
+};
+
+/// A peer's number: the byte that its id is made of.
+pub fn peer(peer: &PeerId) -> String {
+    peer.0[0].to_string()
+}
+
+fn peers<'a>(list: impl IntoIterator<Item = &'a PeerId>) -> String {
+    let numbers: Vec<_> = list.into_iter().map(peer).collect();
+    if numbers.is_empty() { "nobody".into() } else { numbers.join(" ") }
+}
+
+fn nobody_or(known: Option<&PeerId>) -> String {
+    known.map_or("nobody".into(), peer)
+}
+
+pub fn position(position: Position) -> String {
+    format!("{}/{}", position.term, position.index)
+}
+
+/// The incarnation where it is not the peer's first.
+fn voters(set: &VoterSet) -> String {
+    let numbers = set.0.iter().map(|(id, incarnation)| match incarnation - 1_000 {
+        first if first == u64::from(id.0[0]) => peer(id),
+        _ => format!("{}({incarnation})", peer(id)),
+    });
+    numbers.collect::<Vec<_>>().join(" ")
+}
+
+fn payload(payload: &Payload) -> String {
+    match payload {
+        Payload::TermStart => "TermStart".into(),
+        Payload::Message { sealed, .. } => format!("{:?}", String::from_utf8_lossy(sealed)),
+        Payload::VoterChange(set) => format!("VoterChange to {}", voters(set)),
+        Payload::Policy(policy) => format!("Policy {:?}", policy.chat_name),
+        Payload::Membership(change) => match change {
+            Membership::Founded { .. } => "Founded".into(),
+            Membership::Invited { peer: invited, .. } => format!("Invited {}", peer(invited)),
+            Membership::Joined { .. } => "Joined".into(),
+            Membership::Declined => "Declined".into(),
+            Membership::Leaving => "Leaving".into(),
+            Membership::Removed { peer: removed } => format!("Removed {}", peer(removed)),
+        },
+    }
+}
+
+/// An entry with its place, author, and the author's number where it has one.
+pub fn entry(entry: &Entry) -> String {
+    let place = format!("{}/{}", entry.term, entry.index);
+    let number = if entry.number > 0 { format!(".{}", entry.number) } else { String::new() };
+    format!("{place} {} by {}{number}", payload(&entry.payload), peer(&entry.author))
+}
+
+/// Up to three entries in full, more as a range.
+fn entries(list: &[Arc<Entry>]) -> String {
+    match list {
+        [first, .., last] if list.len() > 3 => {
+            format!("{}/{}..{}/{}", first.term, first.index, last.term, last.index)
+        }
+        _ => list.iter().map(|e| entry(e)).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn numbers(list: &[Submission]) -> String {
+    match list {
+        [] => "nothing".into(),
+        [one] => format!("{} {}", one.number, payload(&one.payload)),
+        [first, .., last] => format!("{}..{}", first.number, last.number),
+    }
+}
+
+fn host_alive(alive: Option<HostAlive>) -> String {
+    alive.map_or(String::new(), |alive| {
+        let retry = alive.retry_in_us / 1_000;
+        format!(", {} is alive in term {} for {retry} ms", peer(&alive.host), alive.term)
+    })
+}
+
+fn past(known: Option<Past>) -> String {
+    known.map_or(String::new(), |past| {
+        let acknowledged = position(past.acknowledged);
+        format!(" past boot {} term {} acknowledged {acknowledged}", past.boot, past.term)
+    })
+}
+
+fn receipts<'a>(list: impl IntoIterator<Item = (&'a PeerId, &'a Receipt)>) -> String {
+    let all = list.into_iter();
+    let all = all.map(|(id, r)| format!("{}: {}/{}", peer(id), r.delivered, r.read));
+    all.collect::<Vec<_>>().join(", ")
+}
+
+fn ranking(ranking: &Ranking) -> String {
+    let candidates: Vec<_> = ranking
+        .candidates
+        .iter()
+        .map(|candidate| match candidate.farness_us {
+            Some(farness) => format!("{} ({} ms)", peer(&candidate.peer), farness / 1_000),
+            None => format!("{} (no path)", peer(&candidate.peer)),
+        })
+        .collect();
+    format!("{}.{}: {}", ranking.term, ranking.version, candidates.join(", "))
+}
+
+fn accepted(list: &[Accepted]) -> String {
+    let places = list.iter().map(|a| {
+        let state = if a.committed { "committed" } else { "accepted" };
+        format!(" {} {state} at {}/{},", a.number, a.term, a.index)
+    });
+    places.collect::<String>().trim_end_matches(',').to_owned()
+}
+
+fn problem(problem: Option<SubmitProblem>) -> String {
+    match problem {
+        None => String::new(),
+        Some(SubmitProblem::Gap { last }) => format!(" Gap after {last}"),
+        Some(other) => format!(" {other:?}"),
+    }
+}
+
+fn reason(reason: RefusedReason) -> String {
+    match reason {
+        RefusedReason::NotHost { host } => format!("NotHost, {} is", nobody_or(host.as_ref())),
+        RefusedReason::WrongIncarnation { incarnation } => {
+            format!("WrongIncarnation, it is {incarnation}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn hand_over(hand_over: &HandOver) -> String {
+    format!("HandOver of {} to {}", peer(&hand_over.host), peer(&hand_over.target))
+}
+
+/// The message's kind: what `show`, `hide`, `deliver` and `drop` name.
+pub fn kind(body: &Body) -> &'static str {
+    match body {
+        Body::Attach(_) => "Attach",
+        Body::Append(_) => "Append",
+        Body::LookBack(_) => "LookBack",
+        Body::Heartbeat(_) => "Heartbeat",
+        Body::Acknowledge(_) => "Acknowledge",
+        Body::Submit(_) => "Submit",
+        Body::SubmitAnswer(_) => "SubmitAnswer",
+        Body::ReportDelays(_) => "ReportDelays",
+        Body::Goodbye => "Goodbye",
+        Body::Join(_) => "Join",
+        Body::JoinAnswer(_) => "JoinAnswer",
+        Body::Nominate(_) => "Nominate",
+        Body::NominateAnswer(_) => "NominateAnswer",
+        Body::Solicit(_) => "Solicit",
+        Body::SolicitAnswer(_) => "SolicitAnswer",
+        Body::RequestVote(_) => "RequestVote",
+        Body::Vote(_) => "Vote",
+        Body::Withdraw(_) => "Withdraw",
+        Body::Announce(_) => "Announce",
+        Body::HandOver(_) => "HandOver",
+        Body::FindHost => "FindHost",
+        Body::FindHostAnswer(_) => "FindHostAnswer",
+        Body::Refused(_) => "Refused",
+    }
+}
+
+fn details(body: &Body) -> String {
+    match body {
+        Body::Attach(b) => format!("#{} at {}", b.attach, position(b.look)),
+        Body::Append(b) => {
+            let entries = entries(&b.entries);
+            let after = position(b.previous);
+            format!("#{} after {after} [{entries}] commit {}{}", b.attach, b.commit, past(b.past))
+        }
+        Body::LookBack(b) => format!("#{} to {}", b.attach, b.index),
+        Body::Heartbeat(b) => {
+            let probe = if b.probe { " probe" } else { "" };
+            let mut text = format!("no {}{probe} commit {}", b.number, b.commit);
+            if !b.positions.is_empty() {
+                let positions = receipts(b.positions.iter().map(|(id, receipt)| (id, receipt)));
+                write!(text, " positions {positions}").expect("a string takes all");
+            }
+            if let Some(list) = &b.ranking {
+                write!(text, " ranking {}", ranking(list)).expect("a string takes all");
+            }
+            text
+        }
+        Body::Acknowledge(b) => {
+            let receipt = b.receipt;
+            let read = format!("delivered {} read {}", receipt.delivered, receipt.read);
+            format!("#{} synced {} heard {} {read}", b.attach, b.synced, b.heartbeat)
+        }
+        Body::Submit(b) => numbers(&b.submissions),
+        Body::SubmitAnswer(b) => format!("{}{}", accepted(&b.accepted), problem(b.problem)),
+        Body::ReportDelays(b) => {
+            let row = b.row.iter().map(|(id, delay)| format!("{}: {} us", peer(id), delay));
+            row.collect::<Vec<_>>().join(", ")
+        }
+        Body::JoinAnswer(b) if b.accepted => format!("accepted, last number {}", b.last_number),
+        Body::JoinAnswer(_) => "not yet".into(),
+        Body::Nominate(b) | Body::Solicit(b) => format!("last {}", position(b.last)),
+        Body::NominateAnswer(b) => host_alive(b.host_alive),
+        Body::SolicitAnswer(b) => {
+            let nominated = if b.nominated { "nominated" } else { "not nominated" };
+            format!("{nominated}, last {}{}", position(b.last), host_alive(b.host_alive))
+        }
+        Body::RequestVote(b) => {
+            let permission =
+                b.hand_over.as_ref().map_or(String::new(), |h| format!(" with {}", hand_over(h)));
+            format!("last {}{permission}{}", position(b.last), past(b.past))
+        }
+        Body::Vote(b) => {
+            let granted = if b.granted { "granted" } else { "refused" };
+            format!("{granted}{}", host_alive(b.host_alive))
+        }
+        Body::Withdraw(b) => format!("{:?}", b.reason),
+        Body::HandOver(b) => format!("to {}", peer(&b.target)),
+        Body::FindHostAnswer(b) => nobody_or(b.host.as_ref()),
+        Body::Refused(b) => reason(b.reason),
+        Body::Join(b) if b.decline => "declines".into(),
+        Body::Goodbye | Body::Join(_) | Body::Announce(_) | Body::FindHost => String::new(),
+    }
+}
+
+/// `2→3 RequestVote term 4 last 3/17`.
+pub fn message(message: &Message) -> String {
+    let mut text = format!("{}→{} {}", peer(&message.from), peer(&message.to), kind(&message.body));
+    if message.body.term() > 0 {
+        write!(text, " term {}", message.body.term()).expect("a string takes all");
+    }
+    let details = details(&message.body);
+    let joined = if details.starts_with(',') { "" } else { " " };
+    format!("{text}{joined}{}", details.trim_start()).trim_end().to_owned()
+}
+
+/// What one sync made durable. `None` where it is only a commit index or what belongs to it.
+pub fn persist(persist: &Persist) -> Option<String> {
+    let mut parts = Vec::new();
+    if let Some(state) = persist.hard_state {
+        parts.push(format!("term {} vote {}", state.term, nobody_or(state.vote.as_ref())));
+    }
+    if let Some(from) = persist.truncate_from {
+        parts.push(format!("cut from {from}"));
+    }
+    if !persist.entries.is_empty() {
+        parts.push(format!("[{}]", entries(&persist.entries)));
+    }
+    if !persist.outbox_put.is_empty() {
+        parts.push(format!("outbox {}", numbers(&persist.outbox_put)));
+    }
+    if let Some(through) = persist.outbox_remove_through {
+        parts.push(format!("outbox without {through}"));
+    }
+    if let Some(read) = persist.read {
+        parts.push(format!("read {read}"));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+pub fn notice(notice: &Notice) -> String {
+    match notice {
+        Notice::Queued { number } => format!("queued {number}"),
+        Notice::Confirmed { number, index } => format!("confirmed {number} at {index}"),
+        Notice::Host { host: Some(host), term } => format!("host {} in term {term}", peer(host)),
+        Notice::Host { host: None, term } => format!("no host in term {term}"),
+        Notice::Serving { term } => format!("serving in term {term}"),
+        Notice::Suspect { term } => format!("suspects the host of term {term}"),
+        Notice::Nominated { nominee, term } => {
+            format!("nominates {} in term {term}", peer(nominee))
+        }
+        Notice::Standing { term } => format!("stands in term {term}"),
+        Notice::Paused { paused: true } => "paused".into(),
+        Notice::Paused { paused: false } => "not paused any more".into(),
+        Notice::Members => "members or voters changed".into(),
+        Notice::MayStop => "may stop".into(),
+        Notice::Removed => "removed".into(),
+        Notice::BelowOwnPast => "below its own past".into(),
+        Notice::Fault { what } => format!("FAULT {what}"),
+    }
+}
+
+/// A peer in one line.
+pub fn status(status: &Status) -> String {
+    let role = match status.role {
+        Role::Follower => "follower",
+        Role::Suspecting => "suspecting",
+        Role::Candidate => "candidate",
+        Role::Host if status.paused => "paused host",
+        Role::Host => "host",
+    };
+    let serving = if status.serving { " serving" } else { "" };
+    let queued =
+        if status.queued > 0 { format!(", queued {}", status.queued) } else { String::new() };
+    format!(
+        "{role}{serving} in term {}, host {}, last {}, commit {}, voters {}, contact {} of {}{queued}",
+        status.term,
+        nobody_or(status.host.as_ref()),
+        status.last,
+        status.commit,
+        voters(&status.voters),
+        status.voters_in_contact,
+        status.majority,
+    )
+}
+
+/// The parts of a status that `status` leaves out.
+pub fn people(status: &Status) -> Vec<String> {
+    let members = status.members.iter().map(|(id, member)| {
+        let state = match member.state {
+            MemberState::Invited => "invited",
+            MemberState::Active => "active",
+            MemberState::Leaving => "leaving",
+        };
+        format!("{} {state} since {}", peer(id), member.since)
+    });
+    let up = status.links.iter().filter(|(_, state)| **state == LinkState::Up);
+    vec![
+        format!("members {}", members.collect::<Vec<_>>().join(", ")),
+        format!("linked to {}", peers(up.map(|(id, _)| id))),
+        format!("ranking {}", ranking(&status.ranking)),
+        format!("delivered/read {}", receipts(&status.receipts)),
+    ]
+}
