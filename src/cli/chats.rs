@@ -1,0 +1,135 @@
+//! Commands about chats as a whole: `new`, `chats`, `leave`, `hand-over`.
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::client::{connect, get_chat, invite_timeout_s, required};
+use super::output::{People, Table, chat_state, clean, count, short};
+use super::{ChatArg, Global, json, pb};
+
+#[derive(Args, Debug)]
+pub struct NewArgs {
+    /// The chat's name, up to 64 characters
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Whom to invite
+    #[arg(value_name = "[PEERID@]HOST:PORT")]
+    addresses: Vec<String>,
+    /// How long the invitations are resent, in seconds [default: `invite.timeout_s`]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub struct LeaveArgs {
+    #[command(flatten)]
+    chat: ChatArg,
+}
+
+#[derive(Args, Debug)]
+pub struct HandOverArgs {
+    #[command(flatten)]
+    chat: ChatArg,
+    /// The member who shall host: name, id, or beginning of the id [default: the best ranked]
+    #[arg(value_name = "PEER")]
+    peer: Option<String>,
+}
+
+/// Founds a chat.
+pub async fn new(global: &Global, args: NewArgs) -> Result<()> {
+    let request = pb::CreateChatRequest {
+        name: args.name,
+        addresses: args.addresses,
+        invite_timeout_s: invite_timeout_s(global, args.timeout)?,
+    };
+    let invited = request.addresses.len() as u64;
+    let response = connect(global).await?.create_chat(request).await?.into_inner();
+    let chat = required(response.chat)?;
+    global.output().emit(
+        || json!({ "chat": json::chat(&chat) }),
+        || {
+            let name = clean(&chat.name);
+            let mut text = format!("{name} is founded ({})\n", short(&chat.chat_id));
+            if invited > 0 {
+                let invitations = count(invited, "invitation");
+                text += &format!("{invitations} on the way; `demes invites` shows how far\n");
+            }
+            text
+        },
+    )?;
+    Ok(())
+}
+
+/// Lists the chats.
+pub async fn list(global: &Global) -> Result<()> {
+    let response = connect(global).await?.list_chats(pb::ListChatsRequest {}).await?;
+    let chats = response.into_inner().chats;
+    global.output().emit(
+        || json!({ "chats": chats.iter().map(json::chat).collect::<Vec<_>>() }),
+        || match chats.is_empty() {
+            true => "no chats yet: found one with `demes new NAME ADDRESS…`\n".into(),
+            false => chat_lines(&chats),
+        },
+    )?;
+    Ok(())
+}
+
+/// Leaves a chat.
+pub async fn leave(global: &Global, args: LeaveArgs) -> Result<()> {
+    let request = pb::LeaveChatRequest { chat: args.chat.chat };
+    connect(global).await?.leave_chat(request).await?;
+    global.output().emit(
+        || json!({}),
+        || "you are leaving; the chat disappears here when the others know\n".into(),
+    )?;
+    Ok(())
+}
+
+/// Lets another member host.
+pub async fn hand_over(global: &Global, args: HandOverArgs) -> Result<()> {
+    let mut client = connect(global).await?;
+    let chat = get_chat(&mut client, &args.chat.chat).await?;
+    let peer = args.peer.unwrap_or_default();
+    let request = pb::ClientServiceHandOverRequest { chat: chat.chat_id.clone(), peer };
+    let done = client.hand_over(request).await?.into_inner();
+    global.output().emit(
+        || json!({ "host_peer_id": done.host_peer_id, "term": done.term }),
+        || {
+            let host = People::of(&chat).name(&done.host_peer_id);
+            format!("{host} hosts now (term {})\n", done.term)
+        },
+    )?;
+    Ok(())
+}
+
+/// One line for each chat.
+pub fn chat_lines(chats: &[pb::Chat]) -> String {
+    let mut table = Table::new(["CHAT", "ID", "MEMBERS", "LAST", "QUEUED", "STATE"]);
+    for chat in chats {
+        table.row(vec![
+            clean(&chat.name),
+            short(&chat.chat_id).into(),
+            chat.members.len().to_string(),
+            chat.committed.to_string(),
+            chat.queued.to_string(),
+            chat_state(chat, &People::of(chat)),
+        ]);
+    }
+    table.render("")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chats_are_listed_in_lines() {
+        let lines = chat_lines(&[super::super::output::tests::sample_chat()]);
+        let expected = "\
+CHAT  ID        MEMBERS  LAST  QUEUED  STATE
+club  c0ffee00  3        42    0       hosted here
+";
+        assert_eq!(lines, expected);
+    }
+}

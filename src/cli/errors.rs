@@ -1,0 +1,200 @@
+//! Failures: what they mean for a person, and the exit code.
+
+use std::fmt;
+use std::io;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::config::ConfigError;
+
+/// The peer refused, or the command did not succeed for another reason of this world.
+pub const EXIT_REFUSED: u8 = 1;
+/// The command line or the configuration is wrong.
+pub const EXIT_USAGE: u8 = 64;
+/// The peer cannot be reached.
+pub const EXIT_UNREACHABLE: u8 = 69;
+/// demes itself is wrong.
+pub const EXIT_BUG: u8 = 70;
+/// The disk is full, broken or not writable.
+pub const EXIT_DISK: u8 = 74;
+
+/// A failure with its exit code and a text that says what to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// One of the `EXIT_` numbers.
+    pub code: u8,
+    /// Complete, without "error:" before it.
+    pub text: String,
+}
+
+impl Failure {
+    /// The command was understood and cannot be done.
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self { code: EXIT_REFUSED, text: text.into() }
+    }
+    /// The command line or the configuration is wrong.
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self { code: EXIT_USAGE, text: text.into() }
+    }
+    /// Nobody answers.
+    pub fn unreachable(text: impl Into<String>) -> Self {
+        Self { code: EXIT_UNREACHABLE, text: text.into() }
+    }
+    /// The disk does not do.
+    pub fn disk(text: impl Into<String>) -> Self {
+        Self { code: EXIT_DISK, text: text.into() }
+    }
+    /// demes itself is wrong.
+    pub fn bug(text: impl fmt::Display) -> Self {
+        Self { code: EXIT_BUG, text: format!("this is a bug in demes: {text}") }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What to tell the person, and how to exit; none when the reader of stdout has gone, which is no
+/// failure.
+pub fn explain(error: &anyhow::Error) -> Option<Failure> {
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return Some(failure.clone());
+    }
+    if let Some(status) = error.downcast_ref::<Status>() {
+        return Some(of_status(status));
+    }
+    if let Some(error) = error.downcast_ref::<ConfigError>() {
+        return Some(Failure::usage(error.to_string()));
+    }
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return match error.kind() {
+            io::ErrorKind::BrokenPipe => None,
+            _ => Some(of_io(error)),
+        };
+    }
+    Some(Failure::refused(format!("{error:#}")))
+}
+
+/// The exit code of a command that failed.
+pub fn exit_code(failure: Option<&Failure>) -> u8 {
+    failure.map_or(0, |failure| failure.code)
+}
+
+/// The reason in the error's details, if our own peer wrote it.
+pub fn reason(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    (info.domain == "demes").then_some(info.reason)
+}
+
+fn of_io(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem => {
+            Failure::disk(format!("the disk is full or cannot be written: {error}"))
+        }
+        _ => Failure::refused(error.to_string()),
+    }
+}
+
+/// What a call's status means.
+pub fn of_status(status: &Status) -> Failure {
+    let said = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    if let Some(reason) = reason(status) {
+        let code = match reason.as_str() {
+            "STORAGE_FULL" | "STORAGE_DAMAGED" => EXIT_DISK,
+            "STOPPING" => EXIT_UNREACHABLE,
+            _ => EXIT_REFUSED,
+        };
+        let text = match next_step(&reason) {
+            Some(step) => format!("{said}\n{step}"),
+            None => said.to_owned(),
+        };
+        return Failure { code, text };
+    }
+    match status.code() {
+        Code::Unavailable => unreachable(said),
+        // A connection that breaks shows as unknown, with the transport's error as its source.
+        Code::Unknown if std::error::Error::source(status).is_some() => unreachable(said),
+        Code::DeadlineExceeded => Failure::unreachable("the peer did not answer in time"),
+        Code::Internal | Code::Unknown => Failure::bug(said),
+        Code::Unimplemented => {
+            Failure::refused(format!("the running peer does not know this command: {said}"))
+        }
+        _ => Failure::refused(said),
+    }
+}
+
+fn unreachable(said: &str) -> Failure {
+    let said = said.trim_end_matches('.');
+    Failure::unreachable(format!(
+        "the connection to your peer was lost ({said})\n\
+         is the peer running? start it with `demes up`"
+    ))
+}
+
+/// What a person can do about it, where the peer's own words do not say it.
+fn next_step(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "CHAT_NOT_FOUND" => "`demes chats` lists your chats, `demes invites` your invitations",
+        "CHAT_AMBIGUOUS" => "use more of the chat's id: `demes chats` shows it",
+        "PEER_NOT_FOUND" => "`demes status CHAT` lists the members",
+        "PEER_AMBIGUOUS" => "use more of the peer's id: `demes status CHAT --json` shows it",
+        "INVITE_NOT_FOUND" => "`demes invites` lists what waits for your answer",
+        "NO_MAJORITY" => "it goes on by itself once more members are online",
+        "NO_HOST" => "the members are choosing a host; try again in a moment",
+        "NOT_HOST" => "only the host can do this: `demes status CHAT` shows who hosts",
+        "ADDRESS_INVALID" => "an address has the form [PEERID@]host:port",
+        "ADDRESS_UNREACHABLE" => "check the address, and that their peer is running",
+        "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
+        "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",
+        "STORAGE_DAMAGED" => "this chat has stopped here; the other members have all its messages",
+        "TOO_MANY_CHATS" => "leave a chat first, or raise `limits.chats_max`",
+        "STOPPING" => "the peer is being stopped; start it again with `demes up`",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn refused(code: Code, reason: &str) -> Failure {
+        let details = ErrorDetails::with_error_info(reason, "demes", HashMap::new());
+        let status = Status::with_error_details(code, "said", details);
+        explain(&status.into()).expect("a failure")
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let failure = refused(Code::NotFound, "CHAT_NOT_FOUND");
+        assert_eq!(failure.code, EXIT_REFUSED);
+        assert!(failure.text.contains("demes chats"), "{failure}");
+        assert_eq!(refused(Code::ResourceExhausted, "STORAGE_FULL").code, EXIT_DISK);
+    }
+
+    #[test]
+    fn exit_codes_tell_unreachable_bug_and_usage_apart() {
+        let code = |error: anyhow::Error| exit_code(explain(&error).as_ref());
+        assert_eq!(code(Status::unavailable("gone").into()), EXIT_UNREACHABLE);
+        assert_eq!(code(Status::internal("oops").into()), EXIT_BUG);
+        assert_eq!(code(ConfigError::NoHome.into()), EXIT_USAGE);
+        assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), EXIT_DISK);
+        assert_eq!(code(anyhow::anyhow!("no")), EXIT_REFUSED);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_failure() {
+        assert_eq!(explain(&io::Error::from(io::ErrorKind::BrokenPipe).into()), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! The same messages for programs. Names are the protos' field names, enums their names there,
+//! numbers are numbers, times RFC 3339.
+
+use serde_json::{Value, json};
+
+use super::output::utc_time;
+use super::pb;
+use super::pb::event::Kind;
+
+/// A chat.
+pub fn chat(chat: &pb::Chat) -> Value {
+    json!({
+        "chat_id": chat.chat_id,
+        "name": chat.name,
+        "role": chat.role().as_str_name(),
+        "term": chat.term,
+        "host_peer_id": chat.host_peer_id,
+        "serving": chat.serving,
+        "voters_in_contact": chat.voters_in_contact,
+        "majority": chat.majority,
+        "members": chat.members.iter().map(member).collect::<Vec<_>>(),
+        "committed": chat.committed,
+        "last": chat.last,
+        "queued": chat.queued,
+        "ranking": chat.ranking.as_ref().map(ranking),
+        "fault": chat.fault,
+    })
+}
+
+/// This peer.
+pub fn peer(peer: &pb::GetPeerResponse) -> Value {
+    json!({
+        "peer_id": peer.peer_id,
+        "name": peer.name,
+        "address": peer.address,
+        "client_address": peer.client_address,
+        "version": peer.version,
+    })
+}
+
+/// An invitation.
+pub fn invite(invite: &pb::Invite) -> Value {
+    json!({
+        "chat_id": invite.chat_id,
+        "chat_name": invite.chat_name,
+        "incoming": invite.incoming,
+        "peer_id": invite.peer_id,
+        "name": invite.name,
+        "address": invite.address,
+        "state": invite.state().as_str_name(),
+        "expires_at": invite.expires_at.as_ref().and_then(utc_time),
+    })
+}
+
+/// An event: its kind is the one key among `message`, `member`, `host`, `voters`, `policy`,
+/// `caught_up` and `progress` that is there.
+pub fn event(event: &pb::Event) -> Value {
+    let mut value = json!({
+        "chat_id": event.chat_id,
+        "sequence": event.sequence,
+        "author_peer_id": event.author_peer_id,
+        "author_name": event.author_name,
+        "created_at": event.created_at.as_ref().and_then(utc_time),
+        "hash": event.hash,
+    });
+    if let Some(kind) = &event.kind {
+        let (name, kind) = event_kind(kind);
+        value[name] = kind;
+    }
+    value
+}
+
+fn event_kind(kind: &Kind) -> (&'static str, Value) {
+    match kind {
+        Kind::Message(message) => {
+            ("message", json!({ "text": message.text, "request_id": message.request_id }))
+        }
+        Kind::Member(member) => (
+            "member",
+            json!({
+                "change": member.change().as_str_name(),
+                "peer_id": member.peer_id,
+                "name": member.name,
+            }),
+        ),
+        Kind::Host(host) => ("host", json!({ "term": host.term })),
+        Kind::Voters(voters) => ("voters", json!({ "peer_ids": voters.peer_ids })),
+        Kind::Policy(policy) => ("policy", json!({ "chat_name": policy.chat_name })),
+        Kind::CaughtUp(caught_up) => ("caught_up", json!({ "sequence": caught_up.sequence })),
+        Kind::Progress(progress) => ("progress", json!({ "sequence": progress.sequence })),
+    }
+}
+
+fn member(member: &pb::Member) -> Value {
+    json!({
+        "peer_id": member.peer_id,
+        "name": member.name,
+        "address": member.address,
+        "state": member.state().as_str_name(),
+        "voter": member.voter,
+        "reachable": member.reachable,
+        "delivered": member.delivered,
+        "read": member.read,
+    })
+}
+
+fn ranking(ranking: &pb::Ranking) -> Value {
+    let candidate = |candidate: &pb::Candidate| json!({ "peer_id": candidate.peer_id, "farness_us": candidate.farness_us });
+    let delay = |delay: &pb::Delay| {
+        json!({
+            "from_peer_id": delay.from_peer_id,
+            "to_peer_id": delay.to_peer_id,
+            "delay_us": delay.delay_us,
+        })
+    };
+    json!({
+        "term": ranking.term,
+        "version": ranking.version,
+        "candidates": ranking.candidates.iter().map(candidate).collect::<Vec<_>>(),
+        "delays": ranking.delays.iter().map(delay).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_protos() {
+        let value = chat(&super::super::output::tests::sample_chat());
+        assert_eq!(value["role"], "ROLE_HOST");
+        assert_eq!(value["members"][2]["reachable"], false);
+        assert_eq!(value["ranking"]["candidates"][0]["farness_us"], 12_000);
+        assert_eq!(value["ranking"]["candidates"][2]["farness_us"], Value::Null);
+    }
+
+    #[test]
+    fn an_event_has_its_kind_as_a_key() {
+        let value = event(&pb::Event {
+            sequence: 5,
+            created_at: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+            kind: Some(Kind::Host(pb::HostEvent { term: 2 })),
+            ..pb::Event::default()
+        });
+        assert_eq!(value["host"]["term"], 2);
+        assert_eq!(value["created_at"], "1970-01-01T00:00:01Z");
+        assert_eq!(value.get("message"), None);
+    }
+}

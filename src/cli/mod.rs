@@ -1,0 +1,204 @@
+//! The command line: one file per group of commands.
+//!
+//! Data goes to stdout and everything else to stderr. No command asks questions. `errors.rs` turns
+//! every failure into a text that says what to do next, and an exit code; `output.rs` has what the
+//! commands share for showing things, `json.rs` the same for programs.
+
+mod chat;
+mod chats;
+mod client;
+pub mod demo;
+mod errors;
+mod invites;
+mod json;
+mod messages;
+mod output;
+mod peer;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Arguments;
+use crate::wire::pb;
+
+pub use errors::{EXIT_BUG, EXIT_USAGE, Failure, exit_code, explain};
+use output::Output;
+
+/// Private group chat with no server: every person runs a peer.
+#[derive(Parser, Debug)]
+#[command(name = "demes", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Args, Clone, Debug, Default)]
+struct Global {
+    /// Where the running peer listens for programs, host:port [default: found by --data-dir]
+    #[arg(long, global = true, value_name = "ADDR", value_parser = client::host_and_port)]
+    peer_api: Option<String>,
+    /// Where the peer keeps its identity and chats [default: ~/.local/share/demes]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The configuration file [default: ~/.config/demes/demes.toml, or DIR/demes.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Write JSON: one object, or one a line for what goes on
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Global {
+    /// What the flags that every command takes say about the configuration.
+    fn arguments(&self) -> Arguments {
+        Arguments { data_dir: self.data_dir.clone(), file: self.config.clone(), flags: Vec::new() }
+    }
+
+    fn output(&self) -> Output {
+        Output::new(self.json)
+    }
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run this person's peer until it is stopped
+    Up(up::UpArgs),
+    /// Five peers on this machine talk, the host is killed, the next one takes over
+    Demo,
+    /// Found a chat, and invite people by their addresses
+    New(chats::NewArgs),
+    /// List the chats
+    Chats,
+    /// Invite somebody to a chat
+    Invite(invites::InviteArgs),
+    /// List invitations, sent and received
+    Invites,
+    /// Accept an invitation
+    Accept(invites::AnswerArgs),
+    /// Decline an invitation
+    Decline(invites::AnswerArgs),
+    /// Leave a chat for good
+    Leave(chats::LeaveArgs),
+    /// Send a message
+    Send(messages::SendArgs),
+    /// Follow what happens in a chat
+    Feed(messages::FeedArgs),
+    /// Show earlier messages
+    History(messages::HistoryArgs),
+    /// Talk, line by line
+    Chat(chat::ChatArgs),
+    /// Show who hosts, who would be next, delays, and who is away
+    Status(status::StatusArgs),
+    /// Let another member host a chat that this peer hosts
+    HandOver(chats::HandOverArgs),
+    /// Ask the running peer whether it is well
+    Health(peer::HealthArgs),
+    /// Show the configuration, and where each value comes from
+    Config,
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// What [`explain`] explains.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let global = cli.global;
+    match cli.command {
+        Command::Up(args) => up::run(&global, args).await,
+        Command::Demo => demo::run(global.json).await,
+        Command::Config => done(peer::config(&global)),
+        Command::New(args) => done(chats::new(&global, args).await),
+        Command::Chats => done(chats::list(&global).await),
+        Command::Leave(args) => done(chats::leave(&global, args).await),
+        Command::HandOver(args) => done(chats::hand_over(&global, args).await),
+        Command::Invite(args) => done(invites::invite(&global, args).await),
+        Command::Invites => done(invites::list(&global).await),
+        Command::Accept(args) => done(invites::accept(&global, args).await),
+        Command::Decline(args) => done(invites::decline(&global, args).await),
+        Command::Send(args) => done(messages::send(&global, args).await),
+        Command::Feed(args) => done(messages::feed(&global, args).await),
+        Command::History(args) => done(messages::history(&global, args).await),
+        Command::Chat(args) => done(chat::run(&global, args).await),
+        Command::Status(args) => done(status::run(&global, args).await),
+        Command::Health(args) => peer::health(&global, args).await,
+    }
+}
+
+fn done(result: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// A word on the command line that names a chat.
+#[derive(Args, Clone, Debug)]
+struct ChatArg {
+    /// The chat: its name, its id, or the beginning of its id
+    #[arg(value_name = "CHAT")]
+    chat: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_interface_reads() {
+        for line in [
+            "demes up --name Ana --listen 127.0.0.1:0 --auto-accept",
+            "demes new club 127.0.0.1:7443 --timeout 60",
+            "demes invite club ana.example:7443",
+            "demes send club hello",
+            "demes send club -",
+            "demes send club hello --no-wait",
+            "demes feed club --after 3",
+            "demes history club -n 5 --before 9",
+            "demes status club --json",
+            "demes --data-dir d status",
+            "demes hand-over club",
+            "demes hand-over club ana",
+            "demes health",
+            "demes config --json",
+            "demes chat club",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        assert!(Cli::try_parse_from(["demes", "send", "club"]).is_err());
+        assert!(Cli::try_parse_from(["demes", "frobnicate"]).is_err());
+        assert!(Cli::try_parse_from(["demes", "chats", "--peer-api", "here/there"]).is_err());
+    }
+
+    #[test]
+    fn flags_of_up_name_keys_that_exist() {
+        let cli = Cli::try_parse_from(
+            "demes up --name A --listen 0.0.0.0:1 --advertise a:1 --client-listen 127.0.0.1:1 \
+             --health-listen 0.0.0.0:2 --auto-accept --log-level debug"
+                .split_whitespace(),
+        )
+        .expect("reads");
+        let Command::Up(args) = cli.command else { panic!("not up") };
+        let directory = tempfile::tempdir().expect("a directory");
+        let arguments = Arguments {
+            data_dir: Some(directory.path().to_owned()),
+            flags: args.flags(),
+            ..Arguments::default()
+        };
+        let settings = config::load(&arguments).expect("valid");
+        assert_eq!(settings.name, "A");
+        assert!(settings.auto_accept);
+        assert_eq!(settings.telemetry.log_level, "debug");
+    }
+}

@@ -1,0 +1,71 @@
+//! Commands about the peer itself: `health` and `config`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Map, Value, json};
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::client::channel;
+use super::errors::EXIT_REFUSED;
+use super::output::Table;
+use super::{Failure, Global};
+use crate::config;
+
+#[derive(Args, Debug)]
+pub struct HealthArgs {
+    /// The part of the peer to ask for [default: the whole]
+    #[arg(value_name = "SERVICE", default_value = "", hide_default_value = true)]
+    service: String,
+}
+
+/// Asks the running peer for its health; exits with 0 only if it serves.
+pub async fn health(global: &Global, args: HealthArgs) -> Result<ExitCode> {
+    let mut client = HealthClient::new(channel(global).await?);
+    let request = HealthCheckRequest { service: args.service.clone() };
+    let response = client.check(request).await.map_err(|status| match status.code() {
+        Code::NotFound => anyhow::Error::from(Failure::usage(format!(
+            "the peer has no part called {:?}; without a name the whole is asked",
+            args.service
+        ))),
+        _ => status.into(),
+    })?;
+    let status = response.into_inner().status();
+    let serving = status == ServingStatus::Serving;
+    global.output().emit(
+        || json!({ "status": status.as_str_name() }),
+        || if serving { "serving".into() } else { "not serving".into() },
+    )?;
+    Ok(if serving { ExitCode::SUCCESS } else { ExitCode::from(EXIT_REFUSED) })
+}
+
+/// Shows the configuration that `demes up` would start with.
+pub fn config(global: &Global) -> Result<()> {
+    let settings = config::load(&global.arguments())?;
+    global.output().emit(
+        || {
+            let entry = |it: &config::Resolved| {
+                (it.key.clone(), json!({ "value": it.value, "origin": it.origin }))
+            };
+            let keys: Map<String, Value> = settings.origins.iter().map(entry).collect();
+            json!({
+                "file": settings.file,
+                "data_dir": settings.data_dir,
+                "keys": keys,
+                "bootstrap_chats": settings.bootstrap.len(),
+            })
+        },
+        || {
+            let mut table = Table::default();
+            for it in &settings.origins {
+                table.row(vec![it.key.clone(), format!("= {}", it.value), it.origin.clone()]);
+            }
+            table.render("")
+        },
+    )?;
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! `status`: this peer and its chats in lines, or one chat in full.
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::chats::chat_lines;
+use super::client::{connect, get_chat};
+use super::output::{People, Table, chat_state, clean, count, milliseconds, short};
+use super::{Global, json, pb};
+
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The chat: its name, its id, or the beginning of its id [default: all in lines]
+    #[arg(value_name = "CHAT")]
+    chat: Option<String>,
+}
+
+/// Shows this peer and its chats, or one chat.
+pub async fn run(global: &Global, args: StatusArgs) -> Result<()> {
+    let mut client = connect(global).await?;
+    if let Some(chat) = args.chat {
+        let chat = get_chat(&mut client, &chat).await?;
+        global.output().emit(|| json!({ "chat": json::chat(&chat) }), || chat_text(&chat))?;
+        return Ok(());
+    }
+    let peer = client.get_peer(pb::GetPeerRequest {}).await?.into_inner();
+    let chats = client.list_chats(pb::ListChatsRequest {}).await?.into_inner().chats;
+    global.output().emit(
+        || {
+            let chats: Vec<_> = chats.iter().map(json::chat).collect();
+            json!({ "peer": json::peer(&peer), "chats": chats })
+        },
+        || peer_text(&peer, &chats),
+    )?;
+    Ok(())
+}
+
+fn peer_text(peer: &pb::GetPeerResponse, chats: &[pb::Chat]) -> String {
+    let mut text = format!(
+        "{}, demes {}\n  invite me   {}@{}\n  programs    {}\n  {}\n",
+        clean(&peer.name),
+        peer.version,
+        peer.peer_id,
+        peer.address,
+        peer.client_address,
+        count(chats.len() as u64, "chat"),
+    );
+    if !chats.is_empty() {
+        text.push('\n');
+        text += &chat_lines(chats);
+    }
+    text
+}
+
+/// Everything about one chat.
+fn chat_text(chat: &pb::Chat) -> String {
+    let people = People::of(chat);
+    let voters = chat.members.iter().filter(|member| member.voter).count();
+    let mut text = format!(
+        "{} ({})\n  {}, term {}\n  {} of {voters} voters in contact, {} make a majority\n",
+        clean(&chat.name),
+        chat.chat_id,
+        chat_state(chat, &people),
+        chat.term,
+        chat.voters_in_contact,
+        chat.majority,
+    );
+    text += &format!("  confirmed up to {}", chat.committed);
+    if chat.last > chat.committed {
+        text += &format!(", {} on the way", chat.last - chat.committed);
+    }
+    if chat.queued > 0 {
+        text += &format!(", {} of yours queued", chat.queued);
+    }
+    text += "\n\nmembers\n";
+    text += &member_table(chat, &people);
+    let ranking = chat.ranking.clone().unwrap_or_default();
+    if !ranking.candidates.is_empty() {
+        text += "\nline of succession\n";
+        text += &candidate_table(&ranking, chat, &people);
+    }
+    if !ranking.delays.is_empty() {
+        text += "\ndelays (row to column)\n";
+        text += &delay_table(&ranking, &people);
+    }
+    text
+}
+
+fn member_table(chat: &pb::Chat, people: &People) -> String {
+    let mut table = Table::new(["NAME", "PEER", "STATE", "VOTES", "DELIVERED", "LAG", "READ"]);
+    for member in &chat.members {
+        let state = match member.state() {
+            pb::MemberState::Invited => "invited",
+            pb::MemberState::Leaving => "leaving",
+            _ if member.reachable => "online",
+            _ => "away",
+        };
+        table.row(vec![
+            people.name(&member.peer_id),
+            short(&member.peer_id).into(),
+            state.into(),
+            if member.voter { "yes" } else { "no" }.into(),
+            member.delivered.to_string(),
+            chat.committed.saturating_sub(member.delivered).to_string(),
+            member.read.to_string(),
+        ]);
+    }
+    table.render("  ")
+}
+
+fn candidate_table(ranking: &pb::Ranking, chat: &pb::Chat, people: &People) -> String {
+    let mut table = Table::new(["", "NAME", "FARNESS", "CLOSENESS", ""]);
+    for (at, candidate) in ranking.candidates.iter().enumerate() {
+        let (farness, closeness) = match candidate.farness_us {
+            Some(us) => (milliseconds(us), closeness(us)),
+            None => ("-".into(), "not reached by all".into()),
+        };
+        let hosts = candidate.peer_id == chat.host_peer_id;
+        table.row(vec![
+            (at + 1).to_string(),
+            people.name(&candidate.peer_id),
+            farness,
+            closeness,
+            if hosts { "host" } else { "" }.into(),
+        ]);
+    }
+    table.render("  ")
+}
+
+/// The reciprocal of the farness, per second; without measurable delay there is no greater one.
+fn closeness(farness_us: u64) -> String {
+    match 10_000_000_u64.checked_div(farness_us) {
+        Some(tenths) => format!("{}.{}/s", tenths / 10, tenths % 10),
+        None => "∞".into(),
+    }
+}
+
+fn delay_table(ranking: &pb::Ranking, people: &People) -> String {
+    let ids: Vec<&str> = ranking.candidates.iter().map(|it| it.peer_id.as_str()).collect();
+    let mut header = vec![String::new()];
+    header.extend(ids.iter().map(|id| people.name(id)));
+    let mut table = Table::default();
+    table.row(header);
+    for from in &ids {
+        let mut row = vec![people.name(from)];
+        for to in &ids {
+            let delay = ranking
+                .delays
+                .iter()
+                .find(|delay| delay.from_peer_id == *from && delay.to_peer_id == *to);
+            row.push(match delay {
+                _ if from == to => "·".into(),
+                Some(delay) => milliseconds(delay.delay_us),
+                None => "-".into(),
+            });
+        }
+        table.row(row);
+    }
+    table.render("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::output::tests::sample_chat;
+    use super::*;
+
+    #[test]
+    fn a_chat_is_shown_in_full() {
+        let expected = "\
+club (c0ffee00c0ffee00c0ffee00c0ffee00)
+  hosted here, term 3
+  2 of 3 voters in contact, 2 make a majority
+  confirmed up to 42
+
+members
+  NAME  PEER      STATE   VOTES  DELIVERED  LAG  READ
+  Ana   aaaaaaaa  online  yes    42         0    42
+  Ben   bbbbbbbb  online  yes    42         0    42
+  Cleo  cccccccc  away    yes    40         2    40
+
+line of succession
+     NAME  FARNESS  CLOSENESS
+  1  Ana   12.0 ms  83.3/s              host
+  2  Ben   20.0 ms  50.0/s
+  3  Cleo  -        not reached by all
+
+delays (row to column)
+        Ana     Ben     Cleo
+  Ana   ·       4.2 ms  8.0 ms
+  Ben   4.3 ms  ·       -
+  Cleo  -       -       ·
+";
+        assert_eq!(chat_text(&sample_chat()), expected);
+    }
+
+    #[test]
+    fn what_waits_is_said() {
+        let chat = pb::Chat { last: 44, queued: 3, ..sample_chat() };
+        assert!(chat_text(&chat).contains("up to 42, 2 on the way, 3 of yours queued\n"));
+    }
+
+    #[test]
+    fn without_delay_there_is_no_greater_closeness() {
+        assert_eq!(closeness(0), "∞");
+    }
+}

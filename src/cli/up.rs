@@ -1,0 +1,214 @@
+//! `up`: runs this person's peer until it is stopped.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::{self, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+
+use super::errors::EXIT_REFUSED;
+use super::output::clean;
+use super::{Failure, Global};
+use crate::config::{self, Arguments, Flag, Settings};
+use crate::crypto::Identity;
+use crate::rpc::{self, RunningPeer, ServeError, ServeOptions};
+use crate::telemetry;
+
+/// How long a stop may take; then the process ends regardless, as a crash would.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Args, Debug, Default)]
+pub struct UpArgs {
+    /// The name that the others see [default: your login name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Where to listen for other peers [default: 0.0.0.0:7443]
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// What the others are told to dial [default: made from --listen]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Where to listen for your own programs [default: 127.0.0.1:7444]
+    #[arg(long, value_name = "IP:PORT")]
+    client_listen: Option<String>,
+    /// Where to answer health checks in plaintext [default: nowhere]
+    #[arg(long, value_name = "IP:PORT")]
+    health_listen: Option<String>,
+    /// Accept invitations of people that you already share a chat with
+    #[arg(long)]
+    auto_accept: bool,
+    /// error, warn, info, debug, trace, or directives [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+impl UpArgs {
+    /// The keys that these flags set.
+    pub fn flags(&self) -> Vec<Flag> {
+        let auto_accept = self.auto_accept.then(|| "true".to_owned());
+        [
+            ("peer.name", "--name", &self.name),
+            ("peer.listen", "--listen", &self.listen),
+            ("peer.advertise", "--advertise", &self.advertise),
+            ("client.listen", "--client-listen", &self.client_listen),
+            ("health.listen", "--health-listen", &self.health_listen),
+            ("invite.auto_accept", "--auto-accept", &auto_accept),
+            ("telemetry.log_level", "--log-level", &self.log_level),
+        ]
+        .into_iter()
+        .filter_map(|(key, flag, text)| Some(Flag { key, flag, text: text.clone()? }))
+        .collect()
+    }
+}
+
+/// Runs the peer until a signal, or until it can no longer work.
+pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
+    let settings = config::load(&Arguments { flags: args.flags(), ..global.arguments() })?;
+    // From here on a signal is answered by a stop, never by the default of dying at once.
+    let mut signals = Signals::new().context("signals cannot be received")?;
+    make_data_dir(&settings.data_dir)?;
+    // Traces carry the peer's id, so the identity comes first. `serve` locks the directory; should
+    // two first starts race before that, one identity is written and the other start is refused.
+    let identity = Identity::load_or_create(&settings.data_dir)
+        .map_err(|error| Failure::disk(error.to_string()))?;
+    let guard = telemetry::start(&settings.telemetry, &identity.peer_id().to_string())
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    write_first_file(&settings);
+    let data_dir = settings.data_dir.display().to_string();
+    let name = settings.name.clone();
+    let result = match rpc::serve(options(settings)).await {
+        Ok(peer) => {
+            announce(global, &peer, &name, &data_dir)?;
+            until_stopped(peer, &mut signals).await
+        }
+        Err(error) => Err(refusal(&error).into()),
+    };
+    guard.flush().await;
+    result
+}
+
+/// Says where the peer is reached. The only thing on stdout: logs go to stderr.
+fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> Result<()> {
+    let (peer_id, address) = (peer.peer_id(), peer.peer_address());
+    let client_address = peer.client_address();
+    let written = global.output().emit(
+        || {
+            json!({
+                "peer_id": peer_id.to_string(),
+                "address": address,
+                "client_address": client_address.to_string(),
+                "data_dir": data_dir,
+            })
+        },
+        || {
+            let name = clean(name);
+            format!(
+                "{name}'s peer is running; Ctrl-C stops it\n  peer        {peer_id}\n  \
+                 invite me   {peer_id}@{address}\n  programs    {client_address}\n  \
+                 data        {data_dir}\n"
+            )
+        },
+    );
+    match written {
+        // A peer does not depend on anybody reading this.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+async fn until_stopped(peer: RunningPeer, signals: &mut Signals) -> Result<ExitCode> {
+    let failure = tokio::select! {
+        () = signals.next() => None,
+        reason = peer.failed() => Some(reason),
+    };
+    if failure.is_none() {
+        tracing::info!("stopping; a second signal stops at once");
+    }
+    tokio::select! {
+        stopped = timeout(STOP_TIMEOUT, peer.stop()) => {
+            if stopped.is_err() {
+                tracing::warn!("the stop took more than five seconds and was cut short");
+            }
+        }
+        () = signals.next() => process::exit(i32::from(EXIT_REFUSED)),
+    }
+    match failure {
+        Some(reason) => Err(Failure::disk(format!("the peer had to stop: {reason}")).into()),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// What ends a peer: SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Only the person may look inside: the key is there.
+fn make_data_dir(path: &Path) -> Result<(), Failure> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        let path = path.display();
+        Failure::disk(format!(
+            "the data directory {path} cannot be made: {error}\nname another with --data-dir"
+        ))
+    })
+}
+
+/// Writes the commented configuration at the first start. A peer runs without it too.
+fn write_first_file(settings: &Settings) {
+    match config::write_default_file(&settings.file) {
+        Ok(true) => tracing::info!("a commented configuration file was written"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "the configuration file could not be written"),
+    }
+}
+
+fn options(settings: Settings) -> ServeOptions {
+    ServeOptions {
+        data_dir: settings.data_dir,
+        name: settings.name,
+        peer_listen: settings.peer_listen,
+        advertise: settings.advertise,
+        client_listen: settings.client_listen,
+        health_listen: settings.health_listen,
+        auto_accept: settings.auto_accept,
+        on_stop: settings.on_stop,
+        protocol: settings.protocol,
+        storage_reserve_bytes: settings.storage_reserve_bytes,
+        bootstrap: settings.bootstrap,
+        limits: settings.limits,
+    }
+}
+
+fn refusal(error: &ServeError) -> Failure {
+    let text = error.to_string();
+    match error {
+        ServeError::PortInUse { .. } | ServeError::Listen { .. } | ServeError::Crypto(_) => {
+            Failure::refused(text)
+        }
+        ServeError::Storage(_) => Failure::disk(text),
+        ServeError::Invalid(_) => Failure::usage(text),
+    }
+}

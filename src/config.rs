@@ -1,0 +1,416 @@
+//! The configuration, and the only reader of configuration files, environment and flags.
+//!
+//! Four layers, each over the one before: built-in defaults, a TOML file, variables called
+//! `DEMES__SECTION__KEY`, flags. One table, `KEYS`, says what keys there are; the file written at
+//! the first start, the checks and `demes config` all come from it. Whatever is wrong is refused
+//! before anything starts, with the name of the key and where the value came from.
+
+mod keys;
+mod values;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, fs, io};
+
+use config::{FileFormat, Format, Map, Source, Value, ValueKind};
+use etcetera::BaseStrategy;
+
+use crate::protocol::config::Config as ProtocolConfig;
+use crate::protocol::types::{ADDRESS_BYTES_MAX, NAME_CHARS_MAX};
+use crate::rpc::{BootstrapChat, Limits, OnStop};
+use crate::telemetry;
+use keys::{KEYS, Key};
+use values::Values;
+
+pub use keys::default_file;
+
+/// The name of the configuration file, wherever it is.
+pub const FILE_NAME: &str = "demes.toml";
+/// What a variable must begin with. The two underscores keep the variables apart that Kubernetes
+/// makes for a service called `demes`, such as `DEMES_PORT`.
+const VARIABLE_PREFIX: &str = "DEMES__";
+/// The one key that is a list of tables, and so has its place in the file only.
+const BOOTSTRAP_CHAT: &str = "bootstrap.chat";
+
+/// What the command line says about the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Arguments {
+    /// Where the peer keeps its identity and chats.
+    pub data_dir: Option<PathBuf>,
+    /// The file to read; it must exist.
+    pub file: Option<PathBuf>,
+    /// Keys that flags set: the key, the flag, and its text.
+    pub flags: Vec<Flag>,
+}
+
+/// One flag that sets a key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flag {
+    /// As in `peer.listen`.
+    pub key: &'static str,
+    /// As in `--listen`.
+    pub flag: &'static str,
+    /// What the person wrote.
+    pub text: String,
+}
+
+/// What became of all layers: checked, and complete.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Where the peer keeps its identity and chats.
+    pub data_dir: PathBuf,
+    /// The configuration file, whether it exists or not.
+    pub file: PathBuf,
+    /// The person's name.
+    pub name: String,
+    /// Where the peer listens for other peers.
+    pub peer_listen: SocketAddr,
+    /// What other peers are told to dial; none: the address that the peer listener gets.
+    pub advertise: Option<String>,
+    /// Whether a stopping peer gives its seat among the voters up, or keeps it.
+    pub on_stop: OnStop,
+    /// Where the peer listens for the person's own programs.
+    pub client_listen: SocketAddr,
+    /// Where the peer answers health checks in plaintext; none: nowhere.
+    pub health_listen: Option<SocketAddr>,
+    /// Whether invitations of known peers are accepted without asking.
+    pub auto_accept: bool,
+    /// How long invitations are resent, unless the caller says otherwise.
+    pub invite_timeout: Duration,
+    /// Free space that the peer leaves on the disk.
+    pub storage_reserve_bytes: u64,
+    /// The protocol's timers and limits.
+    pub protocol: ProtocolConfig,
+    /// What the listeners take at most.
+    pub limits: Limits,
+    /// Logs and traces.
+    pub telemetry: telemetry::Settings,
+    /// Chats that are founded without a person.
+    pub bootstrap: Vec<BootstrapChat>,
+    /// Every key with its value and where that came from, in the order of the file.
+    pub origins: Vec<Resolved>,
+}
+
+/// One key's value and where it came from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Resolved {
+    /// As in `peer.listen`.
+    pub key: String,
+    /// Its text is how the value would stand in the file.
+    pub value: serde_json::Value,
+    /// `default`, a file, a variable or a flag.
+    pub origin: String,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration file {} cannot be read: {error}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The file is not TOML.
+    #[error("the configuration file {} is not valid TOML:\n{error}", path.display())]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        error: String,
+    },
+    /// A key that does not exist.
+    #[error("there is no key `{key}` ({origin}){hint}")]
+    UnknownKey {
+        /// As it was written.
+        key: String,
+        /// Where it was written.
+        origin: String,
+        /// What may have been meant.
+        hint: String,
+    },
+    /// A value that the key cannot have.
+    #[error("`{key}` = {value} ({origin}) must {must}")]
+    Invalid {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// Where the value came from.
+        origin: String,
+        /// What it must be or do.
+        must: String,
+    },
+    /// There is no place for the peer's data.
+    #[error("no home directory is known: name a directory with --data-dir")]
+    NoHome,
+}
+
+/// Reads all layers, with the environment of this process.
+///
+/// # Errors
+/// When anything is unknown or wrong; the text names the key and its origin.
+pub fn load(arguments: &Arguments) -> Result<Settings, ConfigError> {
+    let (data_dir, file) = locate(arguments)?;
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => Some(text),
+        // Only a file that somebody named must be there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && arguments.file.is_none() => None,
+        Err(error) => return Err(ConfigError::Read { path: file, error }),
+    };
+    let login_name = login_name(|name| env::var(name).ok());
+    let mut settings = merge(Layers {
+        data_dir,
+        file,
+        text,
+        variables: env::vars_os().collect(),
+        flags: arguments.flags.clone(),
+        login_name,
+    })?;
+    settings.telemetry.color = wants_color(&io::stderr());
+    Ok(settings)
+}
+
+/// Whether to write colours: only for a person at a terminal who has not set `NO_COLOR`.
+pub fn wants_color(stream: &impl IsTerminal) -> bool {
+    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && stream.is_terminal()
+}
+
+/// Where the data and the configuration file are: `--data-dir` brings its own file along, unless
+/// `--config` names another.
+///
+/// # Errors
+/// When neither a flag nor the environment names a directory.
+pub fn locate(arguments: &Arguments) -> Result<(PathBuf, PathBuf), ConfigError> {
+    let xdg = || etcetera::base_strategy::Xdg::new().map_err(|_| ConfigError::NoHome);
+    let data_dir = match &arguments.data_dir {
+        Some(data_dir) => data_dir.clone(),
+        None => xdg()?.data_dir().join("demes"),
+    };
+    let file = match (&arguments.file, &arguments.data_dir) {
+        (Some(file), _) => file.clone(),
+        (None, Some(data_dir)) => data_dir.join(FILE_NAME),
+        (None, None) => xdg()?.config_dir().join("demes").join(FILE_NAME),
+    };
+    Ok((data_dir, file))
+}
+
+/// Writes the commented file of defaults if there is no file yet, and says whether it did.
+///
+/// # Errors
+/// When the directory or the file cannot be made.
+pub fn write_default_file(path: &Path) -> io::Result<bool> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(mut file) => io::Write::write_all(&mut file, default_file().as_bytes()).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Everything that the result depends on.
+struct Layers {
+    data_dir: PathBuf,
+    file: PathBuf,
+    text: Option<String>,
+    variables: Vec<(OsString, OsString)>,
+    flags: Vec<Flag>,
+    login_name: String,
+}
+
+/// One layer in the form that the `config` crate merges: keys with values that know their origin.
+#[derive(Clone, Debug, Default)]
+struct Layer(Map<String, Value>);
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+fn merge(layers: Layers) -> Result<Settings, ConfigError> {
+    let file = match &layers.text {
+        Some(text) => file_layer(&layers.file, text)?,
+        None => Layer::default(),
+    };
+    let merged = config::Config::builder()
+        .add_source(default_layer(&layers.login_name))
+        .add_source(file)
+        .add_source(variable_layer(&layers.variables)?)
+        .add_source(flag_layer(&layers.flags)?)
+        .build()
+        .expect("every layer was parsed and checked before");
+    let table = merged.cache.into_table().expect("layers are tables");
+    let mut values = BTreeMap::new();
+    flatten("", table, &mut values);
+    Values(values).settings(layers.data_dir, layers.file)
+}
+
+fn default_layer(login_name: &str) -> Layer {
+    let origin = "default".to_owned();
+    Layer(
+        KEYS.iter()
+            .map(|key| {
+                let text = if key.name == "peer.name" { login_name } else { key.default };
+                let value = key.parse(text).expect("defaults are valid");
+                (key.name.to_owned(), Value::new(Some(&origin), value))
+            })
+            .collect(),
+    )
+}
+
+fn file_layer(path: &Path, text: &str) -> Result<Layer, ConfigError> {
+    let origin = path.display().to_string();
+    let table = FileFormat::Toml.parse(Some(&origin), text).map_err(|error| {
+        ConfigError::Syntax { path: path.to_owned(), error: error.to_string().trim_end().into() }
+    })?;
+    let mut values = BTreeMap::new();
+    flatten("", table, &mut values);
+    for (name, value) in &values {
+        if name == BOOTSTRAP_CHAT {
+            bootstrap_chats(value)?;
+            continue;
+        }
+        let key = find(name).ok_or_else(|| unknown(name, &origin))?;
+        key.check(&value.kind).map_err(|must| invalid(name, value, must))?;
+    }
+    Ok(Layer(values.into_iter().collect()))
+}
+
+/// Only what begins with `DEMES__` counts. The text is read by the kind of the key and never
+/// guessed at, so that a person may be called 007.
+fn variable_layer(variables: &[(OsString, OsString)]) -> Result<Layer, ConfigError> {
+    let mut layer = Map::new();
+    for (variable, text) in variables {
+        let Some(name) = variable.to_str().and_then(|name| name.strip_prefix(VARIABLE_PREFIX))
+        else {
+            continue;
+        };
+        let origin = format!("variable {}", variable.to_string_lossy());
+        let key = find_by_variable(name)
+            .ok_or_else(|| unknown(&name.to_lowercase().replace("__", "."), &origin))?;
+        let value = parse_text(key, text, &origin)?;
+        layer.insert(key.name.to_owned(), value);
+    }
+    Ok(Layer(layer))
+}
+
+fn flag_layer(flags: &[Flag]) -> Result<Layer, ConfigError> {
+    let mut layer = Map::new();
+    for Flag { key, flag, text } in flags {
+        let key = find(key).expect("flags name keys that exist");
+        let value = parse_text(key, OsStr::new(text), &format!("flag {flag}"))?;
+        layer.insert(key.name.to_owned(), value);
+    }
+    Ok(Layer(layer))
+}
+
+fn parse_text(key: &Key, text: &OsStr, origin: &String) -> Result<Value, ConfigError> {
+    let wrong = |must: String| ConfigError::Invalid {
+        key: key.name.into(),
+        value: format!("{:?}", text.to_string_lossy()),
+        origin: origin.clone(),
+        must,
+    };
+    let text = text.to_str().ok_or_else(|| wrong("be UTF-8 text".into()))?;
+    Ok(Value::new(Some(origin), key.parse(text).map_err(wrong)?))
+}
+
+fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+fn find_by_variable(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name.to_uppercase().replace('.', "__") == name)
+}
+
+/// Names the key that was probably meant: the same last part in another section, or nearly the same.
+fn unknown(name: &str, origin: &str) -> ConfigError {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let meant = KEYS.iter().find(|key| last(key.name) == last(name)).or_else(|| {
+        let begins = |a: &str, b: &str| a.len() >= 3 && b.starts_with(a);
+        KEYS.iter().find(|key| begins(&last(name), &last(key.name)))
+    });
+    let hint = match meant {
+        _ if name == BOOTSTRAP_CHAT => "; chats to found can only be listed in the file".into(),
+        Some(key) => format!("; did you mean `{}`?", key.name),
+        None => "; `demes config` lists all keys".into(),
+    };
+    ConfigError::UnknownKey { key: name.into(), origin: origin.into(), hint }
+}
+
+fn invalid(name: &str, value: &Value, must: String) -> ConfigError {
+    ConfigError::Invalid {
+        key: name.into(),
+        value: keys::to_json(&value.kind).to_string(),
+        origin: origin_of(value),
+        must,
+    }
+}
+
+fn origin_of(value: &Value) -> String {
+    value.origin().unwrap_or("default").to_owned()
+}
+
+/// Turns nested tables into dotted keys.
+fn flatten(prefix: &str, table: Map<String, Value>, flat: &mut BTreeMap<String, Value>) {
+    for (name, value) in table {
+        let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        match value.kind {
+            ValueKind::Table(table) => flatten(&name, table, flat),
+            _ => drop(flat.insert(name, value)),
+        }
+    }
+}
+
+fn bootstrap_chats(value: &Value) -> Result<Vec<BootstrapChat>, ConfigError> {
+    let wrong = |must: &str| invalid(BOOTSTRAP_CHAT, value, must.to_owned());
+    let chats = value.clone().into_array().map_err(|_| wrong("be tables [[bootstrap.chat]]"))?;
+    let mut bootstrap = Vec::with_capacity(chats.len());
+    for chat in chats {
+        let mut chat = chat.into_table().map_err(|_| wrong("be tables [[bootstrap.chat]]"))?;
+        let name = match chat.remove("name").map(|name| name.kind) {
+            Some(ValueKind::String(name)) if is_name(&name) => name,
+            _ => return Err(wrong("have a `name` of 1 to 64 characters in each table")),
+        };
+        let members = chat.remove("members").and_then(|members| members.into_array().ok());
+        let members = members.unwrap_or_default().into_iter().map(|member| match member.kind {
+            ValueKind::String(address) if keys::is_dialable(&address) => Ok(address),
+            _ => Err(wrong("have `members` of the form \"[PEERID@]host:port\"")),
+        });
+        let members = members.collect::<Result<Vec<_>, _>>()?;
+        if members.is_empty() {
+            return Err(wrong("have `members`, the first of which founds the chat"));
+        }
+        if let Some(other) = chat.keys().next() {
+            return Err(unknown(&format!("{BOOTSTRAP_CHAT}.{other}"), &origin_of(value)));
+        }
+        bootstrap.push(BootstrapChat { name, members });
+    }
+    Ok(bootstrap)
+}
+
+fn is_name(text: &str) -> bool {
+    let length = text.chars().count();
+    (1..=NAME_CHARS_MAX).contains(&length) && !text.chars().any(char::is_control)
+}
+
+/// Whom the operating system takes the person for; `me` if it does not say.
+fn login_name(variable: impl Fn(&str) -> Option<String>) -> String {
+    let names = ["USER", "LOGNAME"].into_iter().filter_map(variable);
+    names.map(|name| name.trim().to_owned()).find(|name| is_name(name)).unwrap_or("me".into())
+}
+
+#[cfg(test)]
+mod tests;

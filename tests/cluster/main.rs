@@ -1,0 +1,12 @@
+//! Real peers: processes of the built binary on loopback, killed, frozen and started again.
+//!
+//! Every story ends with the same check (`demes::cli::demo::check`): all feeds are equal, and every
+//! confirmed message is in them once, at the sequence that its sender was told.
+
+mod coming_back;
+mod failover;
+mod harness;
+mod input;
+mod outage;
+mod process;
+mod ranking;

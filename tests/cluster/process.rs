@@ -1,0 +1,108 @@
+//! The process itself: how it starts, refuses to start, and stops.
+
+use std::net::TcpListener;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use demes::wire::pb;
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+
+use crate::harness::{Chat, STEP, binary, story};
+
+/// Runs `demes up` with a data directory and these flags until it ends.
+async fn up(data_dir: &std::path::Path, flags: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.arg("up").arg("--data-dir").arg(data_dir).args(flags);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    tokio::time::timeout(STEP, command.output()).await.expect("it ends by itself").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_on_the_same_data_directory_is_refused() {
+    story(async {
+        let mut chat = Chat::of(1, &[]).await;
+        let data_dir = chat.peers[0].data_dir();
+        let flags = ["--listen", "127.0.0.1:0", "--client-listen", "127.0.0.1:0"];
+        let refused = up(&data_dir, &flags).await;
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success(), "{error}");
+        assert!(error.contains(data_dir.to_str().unwrap()), "it names the directory: {error}");
+        assert!(!error.contains("panicked"), "{error}");
+        chat.says(0).await;
+        chat.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_in_use_is_named_with_the_flag_that_moves_it() {
+    story(async {
+        let directory = tempfile::tempdir().unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = taken.local_addr().unwrap().to_string();
+        for (flag, other) in [("--listen", "--client-listen"), ("--client-listen", "--listen")] {
+            let refused = up(directory.path(), &[flag, &taken, other, "127.0.0.1:0"]).await;
+            let error = String::from_utf8_lossy(&refused.stderr);
+            assert!(!refused.status.success(), "{error}");
+            let names = |word: &str| error.split_whitespace().any(|found| found.contains(word));
+            assert!(names(flag) && error.contains(&taken), "it names flag and address: {error}");
+            assert!(!error.contains("panicked"), "{error}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_ends_a_host_with_an_open_feed_within_five_seconds() {
+    story(async {
+        let mut chat = Chat::of(3, &[]).await;
+        let (host, term) = chat.host_above(0, STEP).await.unwrap();
+        chat.says(host).await;
+        let cursors = vec![pb::FeedCursor { chat: chat.chat.clone(), after: 0 }];
+        let request = pb::FeedRequest { cursors };
+        let mut feed = chat.peers[host].client().feed(request).await.unwrap().into_inner();
+        feed.message().await.unwrap().expect("the feed has begun");
+
+        let asked = Instant::now();
+        chat.signal(host, Signal::SIGTERM);
+        let status = chat.peers[host].ended(STEP).await.unwrap();
+        assert!(asked.elapsed() <= Duration::from_secs(5), "{:?}", asked.elapsed());
+        assert!(status.success(), "{status}: {}", chat.peers[host].log_tail());
+        let end = loop {
+            match feed.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the feed ends with a status"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(end.code(), tonic::Code::Unavailable, "{end:?}");
+
+        let (next, next_term) = chat.host_above(term, STEP).await.unwrap();
+        assert!(next != host && next_term > term, "it handed over");
+        chat.says(next).await;
+        chat.finish().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_hands_over_when_its_person_asks() {
+    story(async {
+        let mut chat = Chat::of(3, &[]).await;
+        let (host, term) = chat.host_above(0, STEP).await.unwrap();
+        let target = chat.others(&[host])[1];
+        chat.says(target).await;
+        let request = pb::ClientServiceHandOverRequest {
+            chat: chat.chat.clone(),
+            peer: chat.peers[target].id.clone(),
+        };
+        let answer = chat.peers[host].client().hand_over(request).await.unwrap().into_inner();
+        assert_eq!(answer.host_peer_id, chat.peers[target].id);
+        assert!(answer.term > term);
+        assert_eq!(chat.host_above(term, STEP).await.unwrap().0, target);
+        chat.says(host).await;
+        chat.finish().await;
+    })
+    .await;
+}

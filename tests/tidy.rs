@@ -1,0 +1,247 @@
+//! The rules of the house that a compiler does not know: layers, purity of the protocol, sizes, and
+//! that every rule of `docs/protocol.md` marked as built has its place and its test.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const LINES_MAX: usize = 600;
+const COLUMNS_MAX: usize = 100;
+
+/// A file may import only what ranks lower, or its own module.
+const RANKS: [(&str, u8); 10] = [
+    ("protocol", 0),
+    ("wire", 1),
+    ("crypto", 1),
+    ("storage", 1),
+    ("telemetry", 1),
+    ("runtime", 2),
+    ("rpc", 3),
+    ("config", 4),
+    ("cli", 5),
+    ("main", 6),
+];
+
+/// Words that have no place in the protocol, which knows no world outside (comments may have them).
+const IMPURE: [&str; 16] = [
+    "HashMap",
+    "HashSet",
+    "SystemTime",
+    "async",
+    "await",
+    "f32",
+    "f64",
+    "fs",
+    "io",
+    "net",
+    "process",
+    "rand",
+    "thread",
+    "tokio",
+    "tonic",
+    "unsafe",
+];
+
+const UNFINISHED: [&str; 5] = ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "TODO"];
+const PRINTS: [&str; 5] = ["println!(", "eprintln!(", "print!(", "eprint!(", "dbg!("];
+
+struct Source {
+    path: String,
+    text: String,
+}
+
+/// Every Rust file under these places, by path relative to the repository.
+fn sources(places: &[&str]) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths: Vec<PathBuf> = places.iter().map(|place| root.join(place)).collect();
+    let mut found = Vec::new();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+            found.push(Source { path: name, text: fs::read_to_string(&path).unwrap() });
+        }
+    }
+    found.sort_by(|one, other| one.path.cmp(&other.path));
+    assert!(!found.is_empty(), "nothing to look at in {places:?}");
+    found
+}
+
+impl Source {
+    /// Numbered lines without their comments.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().zip(1..).map(|(line, number)| {
+            let code = if line.trim_start().starts_with("//") { "" } else { line };
+            (number, code.split(" // ").next().unwrap_or(code))
+        })
+    }
+
+    /// The module right under `src/` that the file belongs to.
+    fn module(&self) -> &str {
+        let below = self.path.strip_prefix("src/").unwrap_or(&self.path);
+        below.split(['/', '.']).next().unwrap_or(below)
+    }
+
+    /// What stands in test code: files named for tests, or behind the first `#[cfg(test)]`.
+    fn tests(&self) -> &str {
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        if !self.path.starts_with("src/") || name.ends_with("tests.rs") || name == "test.rs" {
+            return &self.text;
+        }
+        self.text.find("#[cfg(test)]").map_or("", |start| &self.text[start..])
+    }
+}
+
+fn words(code: &str) -> impl Iterator<Item = &str> {
+    code.split(|letter: char| !letter.is_alphanumeric() && letter != '_')
+}
+
+/// The modules that a line of code names as `crate::…` or `crate::{…}`.
+fn imports(code: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for after in code.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            Some(list) => {
+                let heads = list.split(',').map(|item| item.trim_start());
+                found.extend(heads.filter_map(|item| words(item).next()));
+            }
+            None => found.extend(words(after).next()),
+        }
+    }
+    found
+}
+
+fn assert_none(findings: Vec<String>, rule: &str) {
+    assert!(findings.is_empty(), "{rule}:\n{}", findings.join("\n"));
+}
+
+#[test]
+fn files_import_only_lower_layers() {
+    let ranks = BTreeMap::from(RANKS);
+    let mut findings = Vec::new();
+    for source in sources(&["src"]) {
+        if source.path == "src/lib.rs" {
+            continue;
+        }
+        let own = source.module();
+        let Some(rank) = ranks.get(own) else {
+            findings.push(format!("{}: its module has no rank", source.path));
+            continue;
+        };
+        for (number, code) in source.code() {
+            for import in imports(code) {
+                let fits = import == own || ranks.get(import).is_some_and(|other| other < rank);
+                if !fits && !import.is_empty() {
+                    findings.push(format!("{}:{number}: {own} imports {import}", source.path));
+                }
+            }
+        }
+    }
+    assert_none(findings, "a file imports only lower ranks");
+}
+
+#[test]
+fn the_protocol_is_pure() {
+    let mut findings = Vec::new();
+    for source in sources(&["src/protocol"]) {
+        for (number, code) in source.code() {
+            let impure = words(code).find(|word| IMPURE.contains(word));
+            let clock = code.contains("std::time").then_some("std::time");
+            if let Some(word) = impure.or(clock) {
+                findings.push(format!("{}:{number}: {word}", source.path));
+            }
+        }
+    }
+    assert_none(findings, "no IO, clock, task, float or random order in the protocol");
+}
+
+#[test]
+fn files_and_lines_stay_short() {
+    let mut findings = Vec::new();
+    for source in sources(&["src", "tests", "benches", "build.rs"]) {
+        let lines = source.text.lines().count();
+        if lines > LINES_MAX {
+            findings.push(format!("{}: {lines} lines", source.path));
+        }
+        for (line, number) in source.text.lines().zip(1..) {
+            let columns = line.chars().count();
+            if columns > COLUMNS_MAX {
+                findings.push(format!("{}:{number}: {columns} columns", source.path));
+            }
+        }
+    }
+    assert_none(findings, "at most 600 lines a file and 100 columns a line");
+}
+
+#[test]
+fn nothing_is_left_unfinished_and_only_the_command_line_prints() {
+    let mut findings = Vec::new();
+    for source in sources(&["src", "tests", "benches", "build.rs"]) {
+        if source.path == "tests/tidy.rs" {
+            continue; // it names what it forbids
+        }
+        let prints_freely = ["cli", "main"].contains(&source.module());
+        for (line, number) in source.text.lines().zip(1..) {
+            let unfinished = UNFINISHED.iter().find(|mark| line.contains(**mark));
+            let library = source.path.starts_with("src/") && !prints_freely;
+            let prints = PRINTS.iter().find(|mark| library && line.contains(**mark));
+            if let Some(mark) = unfinished.or(prints) {
+                findings.push(format!("{}:{number}: {mark}", source.path));
+            }
+        }
+    }
+    assert_none(findings, "no unfinished marks; only cli and main print");
+}
+
+#[test]
+fn tests_wait_for_conditions_and_not_for_time() {
+    let mut findings = Vec::new();
+    for source in sources(&["tests"]) {
+        for (number, code) in source.code() {
+            if code.contains("thread::sleep(") || code.contains("time::sleep(") {
+                findings.push(format!("{}:{number}", source.path));
+            }
+        }
+    }
+    findings.retain(|finding| !finding.starts_with("tests/tidy.rs"));
+    assert_none(findings, "no bare sleep in a test");
+}
+
+/// The numbers of the rules that `docs/protocol.md` marks as built.
+fn built_rules() -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
+    let text = fs::read_to_string(path).expect("docs/protocol.md describes the protocol");
+    let built = text.lines().filter_map(|line| {
+        let (rule, rest) = line.strip_prefix("- ")?.split_once(' ')?;
+        let number = rule.strip_prefix('R')?;
+        let is_rule = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+        (is_rule && rest.starts_with("[built]")).then(|| rule.to_owned())
+    });
+    built.collect()
+}
+
+#[test]
+fn every_built_rule_has_a_place_and_a_test() {
+    let rules = built_rules();
+    assert!(rules.len() >= 20, "docs/protocol.md marks its rules: {rules:?}");
+    let source = sources(&["src"]);
+    let all = sources(&["src", "tests"]);
+    let mut findings = Vec::new();
+    for rule in &rules {
+        let in_comment = |line: &str| {
+            line.split_once("//").is_some_and(|(_, comment)| words(comment).any(|w| w == rule))
+        };
+        let has_place = |source: &Source| {
+            let before_tests = source.text.len() - source.tests().len();
+            source.text[..before_tests].lines().any(in_comment)
+        };
+        if !source.iter().any(has_place) {
+            findings.push(format!("{rule} has no place in src"));
+        }
+        if !all.iter().any(|source| words(source.tests()).any(|word| word == rule)) {
+            findings.push(format!("{rule} is named by no test"));
+        }
+    }
+    assert_none(findings, "each rule marked [built] has a place in the code and a test");
+}
