@@ -21,12 +21,14 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, Router};
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::layer::util::{Identity, Stack};
 
 use super::client::Person;
 use super::dial::MESSAGE_BYTES_MAX;
 use super::inbound::{Caller, Inbound};
 use super::options::{Limits, ServeError};
 use crate::crypto::tls;
+use crate::telemetry::GrpcServerLayer;
 use crate::wire::FILE_DESCRIPTOR_SET;
 use crate::wire::pb::client_service_server::ClientServiceServer;
 use crate::wire::pb::election_service_server::ElectionServiceServer;
@@ -43,6 +45,9 @@ const CLIENT_MESSAGE_BYTES_MAX: usize = 64 << 10;
 const HEALTH_STREAMS_MAX: u32 = 64;
 const HEALTH_CONNECTIONS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Every call that arrives may be part of a trace.
+type Traced = Stack<GrpcServerLayer, Identity>;
 
 /// Opens a listener; an error names the flag that moves it.
 pub async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeError> {
@@ -111,7 +116,7 @@ pub async fn serve_health(
 /// Connections in plain text. At the limit, further ones wait in the kernel's queue.
 async fn serve_plain(
     listener: TcpListener,
-    server: Router,
+    server: Router<Traced>,
     connections_max: usize,
     stop: CancellationToken,
 ) {
@@ -131,7 +136,7 @@ async fn serve_plain(
 /// Serves what is accepted until `stop`.
 async fn run<S, I>(
     accepting: impl Future<Output = ()>,
-    server: Router,
+    server: Router<Traced>,
     incoming: mpsc::Receiver<io::Result<Served<S, I>>>,
     stop: CancellationToken,
 ) where
@@ -167,14 +172,14 @@ async fn accept_one(
     }
 }
 
-fn builder(streams_max: u32) -> Server {
+fn builder(streams_max: u32) -> Server<Traced> {
     Server::builder()
         .max_concurrent_streams(streams_max)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .tcp_nodelay(true)
+        .layer(GrpcServerLayer)
 }
 
 fn add_reflection(routes: &mut RoutesBuilder) {
