@@ -61,6 +61,7 @@ impl Values {
         let number = |key: &str| u32::try_from(limit(key)).unwrap_or(u32::MAX);
         Limits {
             peer_connections_max: size("peer_connections_max"),
+            client_connections_max: size("client_connections_max"),
             handshakes_max: size("handshakes_max"),
             peer_streams_max: number("peer_streams_max"),
             client_streams_max: number("client_streams_max"),
