@@ -130,8 +130,9 @@ async fn each_pod_is_a_member_of_the_chat_that_the_pods_found() {
     assert_eq!(chat.members.len() % 2, 1, "an even number votes no better than one less");
     for (ordinal, member) in chat.members.iter().enumerate() {
         let file = path("k8s/demes.toml");
-        let shown = program(&home, ordinal).args(["config", "--json", "--config"]).arg(file);
-        let shown = timeout(STEP, { shown }.output()).await.expect("in time").unwrap();
+        let mut command = program(&home, ordinal);
+        let showing = command.args(["config", "--json", "--config"]).arg(file).output();
+        let shown = timeout(STEP, showing).await.expect("in time").unwrap();
         assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
         let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
         assert_eq!(shown["keys"]["peer.advertise"]["value"], **member);
