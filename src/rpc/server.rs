@@ -81,7 +81,10 @@ pub async fn serve_peers(
         .add_service(
             PeerServiceServer::new(inbound).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
         );
-    add_reflection(&mut routes);
+    add_reflection(
+        &mut routes,
+        &["demes.v1.HostService", "demes.v1.ElectionService", "demes.v1.PeerService"],
+    );
     let server = builder(limits.peer_streams_max).add_routes(routes.routes());
     run(accepting, server, incoming, stop).await;
 }
@@ -98,7 +101,7 @@ pub async fn serve_programs(
     let client = ClientServiceServer::new(person);
     routes.add_service(client.max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
     routes.add_service(health);
-    add_reflection(&mut routes);
+    add_reflection(&mut routes, &["demes.v1.ClientService", "grpc.health.v1.Health"]);
     let server = builder(limits.client_streams_max).add_routes(routes.routes());
     serve_plain(listener, server, limits.client_connections_max, stop).await;
 }
@@ -182,11 +185,15 @@ fn builder(streams_max: u32) -> Server<Traced> {
         .layer(GrpcServerLayer)
 }
 
-fn add_reflection(routes: &mut RoutesBuilder) {
+/// Lists the services of this listener. The details of errors are described too, so that programs
+/// can show them.
+fn add_reflection(routes: &mut RoutesBuilder, services: &[&str]) {
     let configure = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
+        services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
     };
     let valid = "the descriptors come from the compiler";
     routes.add_service(configure().build_v1().expect(valid));
