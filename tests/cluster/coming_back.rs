@@ -83,9 +83,6 @@ async fn two_people_who_found_at_the_same_moment_get_two_chats() {
             .await
             .unwrap();
         }
-        let by_name = pb::GetChatRequest { chat: "Same".into() };
-        let ambiguous = clients[0].clone().get_chat(by_name).await;
-        assert_refused(ambiguous, Code::InvalidArgument, "CHAT_AMBIGUOUS");
         for chat in [second, first] {
             one.chat = chat;
             one.settled().await.unwrap();
@@ -93,6 +90,9 @@ async fn two_people_who_found_at_the_same_moment_get_two_chats() {
             let there = one.says(1).await;
             assert!(there > here);
         }
+        let by_name = pb::GetChatRequest { chat: "Same".into() };
+        let ambiguous = clients[0].clone().get_chat(by_name).await;
+        assert_refused(ambiguous, Code::InvalidArgument, "CHAT_AMBIGUOUS");
         one.finish().await;
     })
     .await;
