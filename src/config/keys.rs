@@ -243,7 +243,7 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.peer_connections_max", Kind::Integer(1, 65_536), "1024",
         "The most connections of other peers; more wait."),
     key("limits.client_connections_max", Kind::Integer(1, 65_536), "256",
-        "The most connections of your own programs; more wait."),
+        "Connections of the person's programs; more wait in the kernel's backlog."),
     key("limits.handshakes_max", Kind::Integer(1, 1_024), "32",
         "The most connections that are proving who they are at one time; more wait."),
     key("limits.peer_streams_max", Kind::Integer(8, 4_096), "64",

@@ -14,6 +14,7 @@
 
 mod codec;
 pub mod config;
+mod durable;
 mod election;
 pub mod event;
 mod follower;
@@ -30,6 +31,7 @@ pub mod ranking;
 pub mod replica;
 pub mod sign;
 pub mod submissions;
+mod succession;
 pub mod time;
 pub mod timers;
 pub mod types;

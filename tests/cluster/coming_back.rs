@@ -91,6 +91,7 @@ async fn two_people_who_found_at_the_same_moment_get_two_chats() {
             assert!(there > here);
         }
         let by_name = pb::GetChatRequest { chat: "Same".into() };
+        eprintln!("{:?}", clients[0].clone().list_chats(pb::ListChatsRequest {}).await);
         let ambiguous = clients[0].clone().get_chat(by_name).await;
         assert_refused(ambiguous, Code::InvalidArgument, "CHAT_AMBIGUOUS");
         one.finish().await;

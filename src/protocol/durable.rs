@@ -1,0 +1,141 @@
+//! What becomes durable, and what follows from it: appending, cutting, committing, confirming.
+
+use std::sync::Arc;
+
+use super::event::Notice;
+use super::replica::{Part, Replica};
+use super::time::Micros;
+use super::types::{Entry, Index, Membership, Number, Payload, PeerId};
+
+/// Changes of the store that nothing relies on, so that no sync is made for them alone.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Later {
+    outbox_remove_through: Option<Number>,
+    request_ids: Vec<(String, Index)>,
+}
+
+impl Replica {
+    pub(super) fn on_persisted(&mut self, ready: u64, sync_us: Micros) {
+        self.syncs.add(sync_us);
+        while let Some((number, index)) = self.unsynced.front().copied() {
+            if number > ready {
+                break;
+            }
+            self.synced = self.synced.max(index.min(self.log.last().index));
+            self.unsynced.pop_front();
+        }
+        if let Part::Candidate(candidacy) = &mut self.part
+            && candidacy.own_vote_ready.is_some_and(|own| own <= ready)
+        {
+            candidacy.own_vote_ready = None;
+            candidacy.votes.insert(self.me);
+            self.count_votes();
+        }
+    }
+
+    /// Commits up to `index` and does what follows.
+    pub(super) fn commit_to(&mut self, index: Index) {
+        if index <= self.log.commit() {
+            return;
+        }
+        let committed = self.log.commit_to(index);
+        let mut members_changed = false;
+        for entry in &committed {
+            members_changed |=
+                matches!(entry.payload, Payload::Membership(_) | Payload::VoterChange(_));
+            if entry.author == self.me && entry.session == self.incarnation && entry.number > 0 {
+                self.confirm(entry);
+            }
+        }
+        if members_changed {
+            self.ready.notices.push(Notice::Members);
+            self.forget_strangers();
+            let state = self.log.state();
+            // A peer that has not joined yet reads its own past as it catches up.
+            let was = committed.iter().any(|entry| removes(entry, self.me));
+            if was && !state.members.contains_key(&self.me) {
+                self.ready.notices.push(Notice::Removed);
+            }
+        }
+        self.ready.committed.extend(committed);
+        self.flush_at.get_or_insert(self.now + self.config.flush_us);
+    }
+
+    /// R34: this peer's own submission stands committed in its own log.
+    fn confirm(&mut self, entry: &Entry) {
+        if self.outbox.confirm_through(entry.number) {
+            self.later.outbox_remove_through = Some(entry.number);
+        }
+        if let Payload::Message { request_id, .. } = &entry.payload {
+            self.later.request_ids.push((request_id.clone(), entry.index));
+        }
+        let (number, index) = (entry.number, entry.index);
+        self.ready.notices.push(Notice::Confirmed { number, index });
+    }
+
+    /// After a restart: what the committed log already has need not wait in the outbox.
+    pub(super) fn confirm_from_log(&mut self) {
+        let confirmed = self.log.state().submissions.last(self.me, self.incarnation);
+        if self.outbox.confirm_through(confirmed) {
+            self.later.outbox_remove_through = Some(confirmed);
+        }
+    }
+
+    fn forget_strangers(&mut self) {
+        let members = Arc::clone(&self.log.state().members);
+        self.receipts.retain(|peer, _| members.contains_key(peer));
+        self.round_trips.retain(|peer, _| members.contains_key(peer));
+        self.links.retain(|peer, _| members.contains_key(peer));
+        self.pasts.retain(|(peer, _), _| members.contains_key(peer));
+    }
+
+    /// Adds what may wait for a sync to one that happens anyway, or causes one when it has waited
+    /// long enough.
+    pub(super) fn flush_store(&mut self) {
+        let due = self.flush_at.is_some_and(|at| self.now >= at);
+        if self.ready.persist.is_empty() && !due {
+            return;
+        }
+        self.flush_at = None;
+        let commit = self.log.commit();
+        let later = std::mem::take(&mut self.later);
+        let persist = &mut self.ready.persist;
+        persist.outbox_remove_through = later.outbox_remove_through;
+        persist.request_ids = later.request_ids;
+        if commit > self.commit_persisted {
+            self.commit_persisted = commit;
+            persist.commit = Some(commit);
+        }
+        if commit >= self.checkpoint_index + self.config.checkpoint_every {
+            self.checkpoint_index = commit;
+            persist.checkpoint = Some(Arc::new(self.log.checkpoint()));
+        }
+        self.log.shrink_window(self.config.window_entries, self.config.window_bytes);
+    }
+
+    /// Cuts the log; what was not durable yet no longer will be.
+    pub(super) fn truncate_from(&mut self, from: Index) {
+        self.log.truncate_from(from);
+        self.synced = self.synced.min(from - 1);
+        for (_, index) in &mut self.unsynced {
+            *index = (*index).min(from - 1);
+        }
+        let persist = &mut self.ready.persist;
+        persist.entries.retain(|entry| entry.index < from);
+        persist.truncate_from = Some(persist.truncate_from.map_or(from, |other| other.min(from)));
+    }
+
+    /// Appends an entry, to be durable with this `Ready`.
+    pub(super) fn append(&mut self, entry: Arc<Entry>) {
+        self.log.append(Arc::clone(&entry));
+        self.ready.persist.entries.push(entry);
+    }
+}
+
+fn removes(entry: &Entry, peer: PeerId) -> bool {
+    match &entry.payload {
+        Payload::Membership(Membership::Removed { peer: removed }) => *removed == peer,
+        Payload::Membership(Membership::Declined) => entry.author == peer,
+        _ => false,
+    }
+}

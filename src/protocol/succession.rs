@@ -1,0 +1,260 @@
+//! Who belongs, who votes and who comes next: the host takes members on and lets them go, publishes
+//! the ranked candidates, changes voters step by step, and hands over.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::event::{DiskState, LinkState, Notice};
+use super::host::Draft;
+use super::membership::next_voters;
+use super::message::{
+    Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, RefusedReason, ReportDelays,
+};
+use super::ranking::{edges, rank};
+use super::replica::{Part, Replica};
+use super::time::{Instant, Micros, SECOND};
+use super::types::{Incarnation, MemberState, Membership, Payload, PeerId};
+
+/// A changed farness alone is published no more often than this.
+const REPUBLISH_US: Micros = 30 * SECOND;
+
+/// A hand-over on its way (R23).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct HandingOver {
+    target: PeerId,
+    tried: BTreeSet<PeerId>,
+    pub deadline: Instant,
+    sent: bool,
+}
+
+impl Replica {
+    // ---- joining (M1) ----
+
+    pub(super) fn on_join(&mut self, message: &Message, join: &Join) {
+        let (from, session) = (message.from, message.from_incarnation);
+        if !matches!(self.part, Part::Host(_)) {
+            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            return;
+        }
+        let state = self.log.state();
+        let member = state.members.get(&from);
+        let done = if join.decline {
+            member.is_none_or(|member| member.state != MemberState::Invited)
+        } else {
+            let Some(member) = member else {
+                self.refuse(message, RefusedReason::NotMember);
+                return;
+            };
+            member.state == MemberState::Active && member.incarnation == session
+        };
+        let Part::Host(hosting) = &self.part else { return };
+        let last_number = hosting.submissions.last(from, session);
+        let ready = hosting.serving && hosting.hand_over.is_none();
+        if !done && ready && !self.has_pending_membership(from) {
+            let (name, address) = (join.name.clone(), join.address.clone());
+            let change = match join.decline {
+                true => Membership::Declined,
+                false => Membership::Joined { name, address },
+            };
+            self.append_draft(Draft {
+                author: from,
+                session,
+                number: 0,
+                created_at_ms: join.created_at_ms,
+                trace: None,
+                payload: Payload::Membership(change),
+                signature: Some(join.signature),
+            });
+        }
+        let answer = JoinAnswer {
+            term: self.hard_state.term,
+            host: Some(self.me),
+            accepted: done,
+            last_number,
+        };
+        self.answer(message, Body::JoinAnswer(answer));
+    }
+
+    /// Whether a change of that member's own membership waits to be committed.
+    pub(super) fn has_pending_membership(&self, peer: PeerId) -> bool {
+        let tail = self.log.entries_from(self.log.commit() + 1, usize::MAX);
+        tail.iter().any(|entry| match &entry.payload {
+            Payload::Membership(Membership::Removed { peer: removed }) => *removed == peer,
+            Payload::Membership(_) => entry.author == peer,
+            _ => false,
+        })
+    }
+
+    // ---- ranking (R12, R13) ----
+
+    pub(super) fn on_report_delays(&mut self, message: &Message, report: &ReportDelays) {
+        if report.term < self.hard_state.term {
+            self.refuse(message, RefusedReason::StaleTerm);
+            return;
+        }
+        let present = self.log.state().is_present(message.from, message.from_incarnation);
+        if let Part::Host(hosting) = &mut self.part
+            && present
+        {
+            hosting.reports.insert(message.from, report.clone());
+        }
+    }
+
+    pub(super) fn publish_ranking(&mut self) {
+        let own = self.own_report();
+        let members: Vec<_> = self.log.state().active().map(|(peer, _)| peer).collect();
+        let now = self.now;
+        let Part::Host(hosting) = &mut self.part else { return };
+        hosting.publish_at = now + self.config.publish_us;
+        hosting.reports.insert(self.me, own);
+        hosting.reports.retain(|peer, _| members.contains(peer));
+        let quantum = self.config.rank_quantum_us;
+        let candidates = rank(&members, self.log.voters(), &hosting.reports, quantum);
+        let order = |list: &[Candidate]| -> Vec<_> {
+            list.iter().map(|candidate| (candidate.peer, candidate.farness_us.is_some())).collect()
+        };
+        let reordered = order(&candidates) != order(&self.ranking.candidates);
+        let refined = candidates != self.ranking.candidates
+            && now.since(hosting.published_at) >= REPUBLISH_US;
+        if reordered || refined {
+            hosting.published_at = now;
+            self.ranking = Arc::new(Ranking {
+                term: self.hard_state.term,
+                version: self.ranking.version + 1,
+                candidates,
+                delays: edges(&members, &hosting.reports),
+            });
+        }
+    }
+
+    // ---- voters (R5, R6) and leaving ----
+
+    /// One step towards the voters that the members ask for.
+    pub(super) fn reconcile(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        // R6: the next change only when the last one and an entry of this term are committed.
+        let settled = self.log.commit() >= self.log.voters_index();
+        if !hosting.serving || hosting.paused || hosting.hand_over.is_some() || !settled {
+            return;
+        }
+        let state = self.log.state();
+        let i_leave = !state.active().any(|(peer, _)| peer == self.me);
+        if i_leave && state.active().next().is_some() {
+            // R7, R26: a leaving host hands over first, and then is a member like any other.
+            self.start_hand_over(None);
+            return;
+        }
+        if i_leave {
+            self.ready.notices.push(Notice::Removed);
+            return;
+        }
+        let caught_up = |peer: &PeerId, incarnation: &Incarnation| {
+            let progress = hosting.progress.get(peer);
+            *peer == self.me
+                || progress.is_some_and(|progress| {
+                    let steady = progress.steady_since.map(|since| self.now.since(since));
+                    progress.contact.is_some()
+                        && self.in_contact(hosting, peer, incarnation)
+                        && progress.incarnation == *incarnation
+                        && steady.is_some_and(|steady| steady >= self.config.steady_us)
+                })
+        };
+        let next = next_voters(
+            &state.active().collect(),
+            self.log.voters(),
+            self.me,
+            &self.ranking.candidates,
+            self.config.voters_max,
+            caught_up,
+        );
+        if let Some(voters) = next {
+            self.append_own(Payload::VoterChange(voters));
+            self.publish_soon();
+            return;
+        }
+        let gone = state.members.iter().find(|(peer, member)| {
+            member.state == MemberState::Leaving
+                && !self.log.voters().contains(peer)
+                && !self.has_pending_membership(**peer)
+        });
+        if let Some((peer, _)) = gone {
+            let removed = Membership::Removed { peer: *peer };
+            self.append_own(Payload::Membership(removed));
+        }
+    }
+
+    pub(super) fn publish_soon(&mut self) {
+        let soon = self.now + self.config.report_us + self.config.report_us / 4;
+        if let Part::Host(hosting) = &mut self.part {
+            hosting.publish_at = hosting.publish_at.min(soon);
+        }
+    }
+
+    // ---- hand-over (R23) ----
+
+    /// Begins to hand over to `target`, or to the best ranked voter that is in contact. Does
+    /// nothing where there is nobody, or where this peer does not host.
+    pub(super) fn start_hand_over(&mut self, target: Option<PeerId>) {
+        let Part::Host(hosting) = &self.part else { return };
+        if !hosting.serving || hosting.hand_over.is_some() {
+            return;
+        }
+        self.hand_over_to(target, BTreeSet::new());
+    }
+
+    fn hand_over_to(&mut self, target: Option<PeerId>, tried: BTreeSet<PeerId>) {
+        let Part::Host(hosting) = &self.part else { return };
+        let fit = |peer: &PeerId| {
+            let incarnation = self.log.voters().0.get(peer);
+            *peer != self.me
+                && !tried.contains(peer)
+                && self.links.get(peer) == Some(&LinkState::Up)
+                && incarnation.is_some_and(|incarnation| {
+                    hosting.progress.contains_key(peer)
+                        && self.in_contact(hosting, peer, incarnation)
+                })
+        };
+        let ranked = self.ranking.candidates.iter().map(|candidate| candidate.peer);
+        let anyone = self.log.voters().peers().copied();
+        let chosen = match target {
+            Some(target) => Some(target).filter(fit),
+            None => ranked.chain(anyone).find(fit),
+        };
+        let deadline = self.now + self.lease_floor();
+        let Part::Host(hosting) = &mut self.part else { return };
+        hosting.hand_over =
+            chosen.map(|target| HandingOver { target, tried, deadline, sent: false });
+    }
+
+    /// If a hand-over fails, the host goes on; if it must go, it tries the next.
+    pub(super) fn check_hand_over(&mut self) {
+        let must = self.stopping.is_some() || self.disk != DiskState::Fit;
+        let now = self.now;
+        let Part::Host(hosting) = &mut self.part else { return };
+        let Some(hand_over) = hosting.hand_over.take_if(|hand_over| now >= hand_over.deadline)
+        else {
+            return;
+        };
+        if must {
+            let mut tried = hand_over.tried;
+            tried.insert(hand_over.target);
+            self.hand_over_to(None, tried);
+        }
+    }
+
+    pub(super) fn flush_hand_over(&mut self) {
+        let last = self.log.last().index;
+        let (host, host_incarnation, term) = (self.me, self.incarnation, self.hard_state.term);
+        let synced = self.synced;
+        let Part::Host(hosting) = &mut self.part else { return };
+        let Some(hand_over) = &mut hosting.hand_over else { return };
+        let target = hand_over.target;
+        let matched = hosting.progress.get(&target).map(|progress| progress.matched);
+        if hand_over.sent || matched != Some(last) || synced != last {
+            return;
+        }
+        hand_over.sent = true;
+        let hand_over = HandOver { host, host_incarnation, term, target, signature: None };
+        self.send_early(target, Body::HandOver(hand_over));
+    }
+}
