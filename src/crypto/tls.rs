@@ -352,6 +352,7 @@ mod tests {
         assert!(at_server.is_err());
     }
 
+    // R39: both sides are proven, and a removed key is not let in.
     #[test]
     fn a_removed_key_is_refused_from_then_on() {
         let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());

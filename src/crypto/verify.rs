@@ -88,6 +88,7 @@ mod tests {
         assert!(!verify(&PeerId(point), b"anything", &signature));
     }
 
+    // R41: a signature holds for what was signed, and nothing else.
     #[test]
     fn a_submission_is_signed_for_one_chat_session_and_number() {
         let alice = Identity::generate().unwrap();

@@ -160,7 +160,7 @@ impl Replica {
         replica
     }
 
-    /// Lets something happen. Never fails: what makes no sense is ignored, or answered.
+    /// Lets something happen. R45: it never fails; what makes no sense is ignored, or answered.
     pub fn handle(&mut self, now: Instant, event: Event) {
         self.now = self.now.max(now);
         if self.fault.is_some() {

@@ -104,7 +104,7 @@ impl Node {
         Ok(invite)
     }
 
-    /// Takes note of an invitation that arrived.
+    /// R43: takes note of an invitation that arrived, until it ends.
     pub fn invited(self: &Arc<Self>, chat: ChatId, invite: IncomingInvite) -> Result<(), Status> {
         if self.handle.chat(chat).is_some() {
             return Ok(());

@@ -89,11 +89,14 @@ async fn two_people_who_found_at_the_same_moment_get_two_chats() {
             let here = one.says(0).await;
             let there = one.says(1).await;
             assert!(there > here);
+            one.check().await;
         }
         let by_name = pb::GetChatRequest { chat: "Same".into() };
-        let ambiguous = clients[0].clone().get_chat(by_name).await;
-        assert_refused(ambiguous, Code::InvalidArgument, "CHAT_AMBIGUOUS");
-        one.finish().await;
+        let ambiguous = until(STEP, "both names to be known", || async {
+            clients[0].clone().get_chat(by_name.clone()).await.err()
+        });
+        let ambiguous: Result<(), _> = Err(ambiguous.await.unwrap());
+        assert_refused(ambiguous, Code::FailedPrecondition, "CHAT_AMBIGUOUS");
     })
     .await;
 }

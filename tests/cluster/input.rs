@@ -19,6 +19,7 @@ fn pages(chat: &str, page_size: i32, token: &str) -> pb::ListMessagesRequest {
     pb::ListMessagesRequest { chat: chat.into(), page_size, page_token: token.into(), from: None }
 }
 
+// R44: what is too long, too much or malformed is refused before anything is made of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_is_refused_with_code_and_reason_and_changes_nothing() {
     story(async {

@@ -62,13 +62,14 @@ pub fn message(
     words: &[&str],
 ) -> Result<Message, String> {
     let words = Words::parse(words)?;
-    let sender = world.peers.get(&from).ok_or(format!("there is no peer {from}"))?;
-    let from_incarnation = words.or("from_incarnation", sender.disk.image.incarnation)?;
+    let sender = world.peers.get(&from).map(|peer| &peer.disk.image);
+    let incarnation = sender.map_or(first_incarnation(from), |image| image.incarnation);
+    let from_incarnation = words.or("from_incarnation", incarnation)?;
     let known = world.peers.get(&to).map_or(first_incarnation(to), |p| p.disk.image.incarnation);
     Ok(Message {
         from: id(from),
         from_incarnation,
-        from_boot: words.or("boot", sender.disk.image.boot)?,
+        from_boot: words.or("boot", sender.map_or(1, |image| image.boot))?,
         to: id(to),
         to_incarnation: words.or("to_incarnation", known)?,
         call: 1,
@@ -77,9 +78,9 @@ pub fn message(
 }
 
 fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Body, String> {
-    let image = &world.peers.get(&from).ok_or(format!("there is no peer {from}"))?.disk.image;
-    let term = words.or("term", image.hard_state.term)?;
-    let end = image.entries.last();
+    let image = world.peers.get(&from).map(|peer| &peer.disk.image);
+    let term = words.or("term", image.map_or(1, |image| image.hard_state.term))?;
+    let end = image.and_then(|image| image.entries.last());
     let end = end.map_or(Position::default(), |e| Position { term: e.term, index: e.index });
     let last = words.position_or("last", end)?;
     let attach = words.or("attach", 1)?;
@@ -189,7 +190,7 @@ fn entries(
         hash = Hash([7; 32]);
     }
     let mut entries = Vec::new();
-    for (index, term) in (previous.index + 1..).zip(terms.split(',')) {
+    for (index, term) in (previous.index.saturating_add(1)..).zip(terms.split(',')) {
         let term = term.parse().map_err(|why| format!("entries: {why}"))?;
         let mut entry = Entry {
             index,
