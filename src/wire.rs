@@ -2,13 +2,14 @@
 //!
 //! What arrives is parsed here, whole: every id, limit and enum is checked before a value of the
 //! core's types exists, and nothing that a peer sends can panic. `wire/entry.rs` has the records of
-//! the log, `wire/message.rs` what peers say to each other, `wire/view.rs` what people's programs
-//! are shown.
+//! the log, `wire/message.rs` and `wire/vote.rs` what peers say to each other, `wire/view.rs` and
+//! `wire/feed.rs` what people's programs are shown.
 
 pub mod entry;
 pub mod feed;
 pub mod message;
 pub mod view;
+mod vote;
 
 use crate::protocol::types::{ADDRESS_BYTES_MAX, NAME_CHARS_MAX, PeerId, Signature, TraceContext};
 

@@ -5,6 +5,7 @@
 #   <!-- run -->                    it must succeed
 #   <!-- run in the background -->  it goes on to the end of this script; the next block begins when it
 #                                   has printed its first line
+#   <!-- run until it succeeds -->  it is tried again for a minute, since it waits for another peer
 #   <!-- run with TOOL -->          like run, where TOOL is installed; else it is skipped, visibly
 #   <!-- not run: reason -->        it is skipped
 # Blocks share one shell, one scratch HOME, and a PATH that begins with the built program.
@@ -63,6 +64,12 @@ for block in "$scratch"/block-*; do
     printf '\n-- %s:%s %s\n%s\n--\n' "$readme" "$line" "$mark" "$commands"
     case $mark in
         "<!-- run -->") eval "$commands" ;;
+        "<!-- run until it succeeds -->")
+            tries=60
+            until eval "$commands"; do
+                ((tries-- > 0)) || { echo "It did not succeed within a minute." >&2; exit 1; }
+                sleep 1
+            done ;;
         "<!-- run in the background -->") in_background "$block.out" "$commands" ;;
         "<!-- run with "*)
             tool=${mark#"<!-- run with "} tool=${tool%" -->"}

@@ -156,9 +156,13 @@ impl Replica {
     }
 
     pub(super) fn detach_from(&mut self, peer: PeerId) {
-        if self.attached.as_ref().is_some_and(|attached| attached.host == peer) {
-            self.attached = None;
-            self.seek_host_at = self.now + REATTACH_US;
+        if let Some(attached) = self.attached.take_if(|attached| attached.host == peer) {
+            // A host that never answered is not asked again at once.
+            let pause = match attached.matched {
+                Some(_) => REATTACH_US,
+                None => self.config.lease_min_us,
+            };
+            self.seek_host_at = self.now + pause;
         }
     }
 

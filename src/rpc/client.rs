@@ -19,11 +19,11 @@ use crate::crypto::seal;
 use crate::protocol::event::Role;
 use crate::protocol::types::{
     ChatId, MemberState, Membership, Payload, PeerId, Policy, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX,
-    TraceContext,
 };
 use crate::runtime::handle::{ChatShared, Granted, Wait, Wish};
+use crate::telemetry::current_context;
 use crate::wire::pb::client_service_server::ClientService;
-use crate::wire::{check_name, hex, pb, timestamp, trace_context, view};
+use crate::wire::{check_name, hex, pb, timestamp, view};
 
 const INVITE_S: u32 = 900;
 /// How long an accepted invitation is waited for, where the caller sets no deadline.
@@ -179,7 +179,7 @@ impl ClientService for Person {
         request: Request<pb::SendMessageRequest>,
     ) -> Result<Response<pb::SendMessageResponse>, Status> {
         let deadline = deadline(&request);
-        let trace = trace_of(&request);
+        let trace = current_context();
         let request = request.into_inner();
         let chat = resolve_chat(&self.node, &request.chat)?;
         check_text(&request.text)?;
@@ -478,12 +478,6 @@ fn deadline<T>(request: &Request<T>) -> Option<Instant> {
     };
     let margin = DEADLINE_MARGIN.min(length / 5);
     Instant::now().checked_add(length - margin)
-}
-
-/// The caller's trace, if it is sampled.
-fn trace_of<T>(request: &Request<T>) -> TraceContext {
-    let text = request.metadata().get("traceparent")?.to_str().ok()?;
-    trace_context(text).ok().flatten().filter(|context| context[24] & 1 == 1)
 }
 
 #[cfg(test)]

@@ -16,10 +16,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tower::service_fn;
+use tower::{Layer, service_fn};
 
 use crate::crypto::{Identity, tls};
 use crate::protocol::types::PeerId;
+use crate::telemetry::{GrpcClientLayer, GrpcTrace};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -29,10 +30,13 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// The largest message between peers: a batch of 1 MiB, and room around it.
 pub const MESSAGE_BYTES_MAX: usize = 2 << 20;
 
+/// Every call that leaves may be part of a trace.
+pub type Traced = GrpcTrace<Channel>;
+
 /// A connection whose both ends have proven their keys as far as TLS does it. In TLS 1.3 a server
 /// that does not want the client says so only afterwards: one call must prove it.
 pub struct Connection {
-    pub channel: Channel,
+    pub channel: Traced,
     pub peer: PeerId,
     /// Cancelled at the moment when the connection is closed, by whomever.
     pub closed: CancellationToken,
@@ -91,7 +95,7 @@ pub async fn dial(
         .connect_with_connector(connector)
         .await
         .map_err(|error| other(&error))?;
-    Ok(Connection { channel, peer, closed })
+    Ok(Connection { channel: GrpcClientLayer.layer(channel), peer, closed })
 }
 
 /// A process that is gone, behind a proxy or in a container, is accepted and then closed.

@@ -8,6 +8,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::info_span;
 
 use super::inbound::Inbound;
 use super::status::{chat_not_found, invalid, unable, until_stopped};
@@ -15,6 +16,7 @@ use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
 use crate::runtime::handle::Answer;
 use crate::runtime::outbox::HeartbeatSlot;
+use crate::telemetry::child_of;
 use crate::wire::message as convert;
 use crate::wire::pb;
 use crate::wire::pb::host_service_server::HostService;
@@ -53,6 +55,7 @@ impl HostService for Inbound {
                 let parsed = convert::from_submit_request(request);
                 let handed_in = match inbound.message(from, parsed) {
                     Ok((chat, mut message)) => {
+                        trace_submissions(&message);
                         message.call = inbound.handle.next_call();
                         let handed_in = inbound.handle.deliver_call(chat, message).await;
                         handed_in.map(|answer| (chat, answer)).map_err(unable)
@@ -177,6 +180,16 @@ impl HostService for Inbound {
         };
         let (header, refused) = self.notice(request, parse).await?;
         Ok(Response::new(pb::GoodbyeResponse { header, refused }))
+    }
+}
+
+/// The arrival of each traced submission, in the trace of the call that made it.
+fn trace_submissions(message: &Message) {
+    let Body::Submit(submit) = &message.body else { return };
+    for submission in submit.submissions.iter().filter(|s| s.trace.is_some()) {
+        drop(child_of(submission.trace, || {
+            info_span!("submit", otel.name = "submit", otel.kind = "server")
+        }));
     }
 }
 

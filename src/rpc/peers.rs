@@ -13,9 +13,8 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 
-use super::dial::{Connection, DialError, MESSAGE_BYTES_MAX, dial};
+use super::dial::{Connection, DialError, MESSAGE_BYTES_MAX, Traced, dial};
 use super::edge::is_genuine;
 use crate::crypto::Identity;
 use crate::protocol::event::LinkState;
@@ -150,7 +149,7 @@ impl Link {
     }
 
     /// Pings, until one gets no answer.
-    async fn measure(&self, channel: &Channel) {
+    async fn measure(&self, channel: &Traced) {
         for count in 1_u32.. {
             let Ok(took) = ping(channel).await else { return };
             let rtt_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -162,7 +161,7 @@ impl Link {
     }
 }
 
-async fn ping(channel: &Channel) -> Result<Duration, Status> {
+async fn ping(channel: &Traced) -> Result<Duration, Status> {
     let started = Instant::now();
     let mut client = ElectionServiceClient::new(channel.clone());
     timeout(CALL_MAX, client.ping(pb::PingRequest {}))
@@ -181,7 +180,7 @@ fn jitter(wait: Duration) -> Duration {
 struct Calls {
     handle: Handle,
     peer: PeerId,
-    channel: Channel,
+    channel: Traced,
     chats: HashMap<ChatId, ChatCalls>,
 }
 
@@ -237,7 +236,7 @@ impl Inward {
 }
 
 impl Calls {
-    fn host(&self) -> HostServiceClient<Channel> {
+    fn host(&self) -> HostServiceClient<Traced> {
         HostServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
@@ -357,7 +356,7 @@ impl Calls {
 
 /// A call of one request and one answer.
 struct Single {
-    channel: Channel,
+    channel: Traced,
     inward: Inward,
 }
 

@@ -21,12 +21,14 @@ use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, Router};
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::layer::util::{Identity, Stack};
 
 use super::client::Person;
 use super::dial::MESSAGE_BYTES_MAX;
 use super::inbound::{Caller, Inbound};
 use super::options::{Limits, ServeError};
 use crate::crypto::tls;
+use crate::telemetry::GrpcServerLayer;
 use crate::wire::FILE_DESCRIPTOR_SET;
 use crate::wire::pb::client_service_server::ClientServiceServer;
 use crate::wire::pb::election_service_server::ElectionServiceServer;
@@ -43,6 +45,9 @@ const CLIENT_MESSAGE_BYTES_MAX: usize = 64 << 10;
 const HEALTH_STREAMS_MAX: u32 = 64;
 const HEALTH_CONNECTIONS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Every call that arrives may be part of a trace.
+type Traced = Stack<GrpcServerLayer, Identity>;
 
 /// Opens a listener; an error names the flag that moves it.
 pub async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeError> {
@@ -76,7 +81,10 @@ pub async fn serve_peers(
         .add_service(
             PeerServiceServer::new(inbound).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
         );
-    add_reflection(&mut routes);
+    add_reflection(
+        &mut routes,
+        &["demes.v1.HostService", "demes.v1.ElectionService", "demes.v1.PeerService"],
+    );
     let server = builder(limits.peer_streams_max).add_routes(routes.routes());
     run(accepting, server, incoming, stop).await;
 }
@@ -93,7 +101,7 @@ pub async fn serve_programs(
     let client = ClientServiceServer::new(person);
     routes.add_service(client.max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
     routes.add_service(health);
-    add_reflection(&mut routes);
+    add_reflection(&mut routes, &["demes.v1.ClientService", "grpc.health.v1.Health"]);
     let server = builder(limits.client_streams_max).add_routes(routes.routes());
     serve_plain(listener, server, limits.client_connections_max, stop).await;
 }
@@ -111,7 +119,7 @@ pub async fn serve_health(
 /// Connections in plain text. At the limit, further ones wait in the kernel's queue.
 async fn serve_plain(
     listener: TcpListener,
-    server: Router,
+    server: Router<Traced>,
     connections_max: usize,
     stop: CancellationToken,
 ) {
@@ -131,7 +139,7 @@ async fn serve_plain(
 /// Serves what is accepted until `stop`.
 async fn run<S, I>(
     accepting: impl Future<Output = ()>,
-    server: Router,
+    server: Router<Traced>,
     incoming: mpsc::Receiver<io::Result<Served<S, I>>>,
     stop: CancellationToken,
 ) where
@@ -167,21 +175,25 @@ async fn accept_one(
     }
 }
 
-fn builder(streams_max: u32) -> Server {
+fn builder(streams_max: u32) -> Server<Traced> {
     Server::builder()
         .max_concurrent_streams(streams_max)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .tcp_nodelay(true)
+        .layer(GrpcServerLayer)
 }
 
-fn add_reflection(routes: &mut RoutesBuilder) {
+/// Lists the services of this listener. The details of errors are described too, so that programs
+/// can show them.
+fn add_reflection(routes: &mut RoutesBuilder, services: &[&str]) {
     let configure = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET);
+        services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
     };
     let valid = "the descriptors come from the compiler";
     routes.add_service(configure().build_v1().expect(valid));

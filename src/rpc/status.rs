@@ -90,7 +90,7 @@ pub fn not_confirmed(request_id: &str) -> Status {
     status(
         Code::DeadlineExceeded,
         "NO_MAJORITY",
-        "not confirmed in time: the message stays queued, and is sent as soon as a majority is there",
+        "not confirmed in time: the message stays queued, and is sent once a majority is there",
         [("request_id", request_id.to_owned())],
     )
 }

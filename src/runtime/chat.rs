@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{Span, info_span};
 
 use super::driver::Io;
 use super::handle::{Answer, ChatShared, ChatView, Granted, Unable, Wait, Wish};
 use super::journal::Journal;
 use super::outbox::HeartbeatSlot;
 use super::requests::Requests;
-use crate::protocol::event::{DiskState, Event, Notice, Proposal, Ready};
+use crate::protocol::event::{DiskState, Event, Notice, Proposal, Ready, Role};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::replica::Replica;
 use crate::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
 use crate::protocol::time::{Instant, MS, Micros};
-use crate::protocol::types::{CallId, ChatId, Index, Member, Number, PeerId};
+use crate::protocol::types::{CallId, ChatId, Entry, Index, Member, Number, PeerId};
+use crate::telemetry::{self, child_of};
 
 /// R24: how long a sync may take before the host hands over, before it pauses, and before the
 /// process ends.
@@ -61,6 +63,8 @@ pub(super) struct Pending {
     since: Instant,
     messages: Vec<Message>,
     notices: Vec<Notice>,
+    /// The append and sync of each traced entry; they end with this.
+    _spans: Vec<Span>,
 }
 
 /// The streams that a member has opened here.
@@ -245,6 +249,9 @@ impl Chat {
             self.route(message, io);
         }
         if !ready.committed.is_empty() {
+            if telemetry::is_enabled() {
+                self.trace_commits(&ready.committed);
+            }
             self.shared.feed.push(&ready.committed);
             io.committed = true;
         }
@@ -254,6 +261,8 @@ impl Chat {
         for load in ready.loads {
             io.load(self.id, load, &self.shared.reader);
         }
+        let spans = ready.persist.entries.iter().filter_map(|entry| self.span("append", entry));
+        let spans = spans.collect();
         let written = !ready.persist.is_empty();
         if written {
             self.journal.write(ready.number, ready.persist);
@@ -267,7 +276,29 @@ impl Chat {
             since: now,
             messages: ready.messages,
             notices: ready.persisted_notices,
+            _spans: spans,
         });
+    }
+
+    /// A span in the trace of the call that made an entry; `None`, at no cost, for most entries.
+    fn span(&self, name: &'static str, entry: &Entry) -> Option<Span> {
+        entry.trace?;
+        let parent = entry.trace;
+        Some(child_of(parent, || {
+            let kind = if name == "deliver" { "consumer" } else { "internal" };
+            info_span!("log", otel.name = name, otel.kind = kind, index = entry.index)
+        }))
+    }
+
+    /// The host's commit, and the delivery at every member.
+    fn trace_commits(&self, committed: &[Arc<Entry>]) {
+        let hosts = self.view.borrow().status.role == Role::Host;
+        for entry in committed {
+            if hosts {
+                drop(self.span("commit", entry));
+            }
+            drop(self.span("deliver", entry));
+        }
     }
 
     fn finish(&mut self, messages: Vec<Message>, notices: Vec<Notice>, io: &mut Io) {

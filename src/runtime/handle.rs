@@ -68,6 +68,7 @@ pub struct Contact {
 
 /// What a call is answered with.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every answer is a message")]
 pub enum Answer {
     Message(Message),
     /// The call is done, and has no answer of its own.

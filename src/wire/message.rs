@@ -1,18 +1,19 @@
-//! What peers say to each other on the wire. Every function of this file is one of two kinds:
-//! `to_*` makes a request or response, `from_*` reads one.
+//! What peers say to each other on the wire; what they say to choose a host stands in `vote.rs`,
+//! and is found here too. Every function is one of two kinds: `to_*` makes a request or response,
+//! `from_*` reads one.
 
 use std::sync::Arc;
 
 use super::entry::{from_entry, from_submission, to_entry, to_submission};
+pub use super::vote::*;
 use super::{
     WireError, check_address, check_name, hex, milliseconds, optional_peer_id, pb, peer_id,
     signature, timestamp,
 };
 use crate::protocol::message::{
-    Accepted, Acknowledge, Announce, Append, Attach, Body, Candidate, FindHostAnswer, HandOver,
-    Heartbeat, HostAlive, Join, JoinAnswer, LookBack, Message, Nominate, NominateAnswer, Ranking,
-    Receipt, Refused, RefusedReason, ReportDelays, RequestVote, SolicitAnswer, Submit,
-    SubmitAnswer, SubmitProblem, Vote, Withdraw, WithdrawReason,
+    Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat, Join,
+    JoinAnswer, LookBack, Message, Ranking, Receipt, Refused, RefusedReason, ReportDelays, Submit,
+    SubmitAnswer, SubmitProblem,
 };
 use crate::protocol::types::{Boot, ChatId, Incarnation, MEMBERS_MAX, Past, PeerId, Position};
 
@@ -423,198 +424,6 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
     Ok((header, Body::ReportDelays(report)))
 }
 
-// Elections.
-
-pub fn to_nominate_request(header: Option<pb::Header>, n: &Nominate) -> pb::NominateRequest {
-    pb::NominateRequest { header, term: n.term, last: Some(to_position(n.last)) }
-}
-
-pub fn from_nominate_request(request: pb::NominateRequest) -> Result<(Header, Body), WireError> {
-    let header = from_header(request.header)?;
-    let last = from_position(request.last);
-    Ok((header, Body::Nominate(Nominate { term: request.term, last })))
-}
-
-pub fn to_nominate_response(chat: ChatId, message: &Message) -> Option<pb::NominateResponse> {
-    let header = to_header(chat, message);
-    match &message.body {
-        Body::NominateAnswer(answer) => Some(pb::NominateResponse {
-            header,
-            term: answer.term,
-            host_alive: answer.host_alive.map(to_host_alive),
-            refused: None,
-        }),
-        Body::Refused(refused) => Some(pb::NominateResponse {
-            header,
-            term: refused.term,
-            host_alive: None,
-            refused: Some(to_refused(refused)),
-        }),
-        _ => None,
-    }
-}
-
-pub fn from_nominate_response(response: pb::NominateResponse) -> Result<(Header, Body), WireError> {
-    let header = from_header(response.header)?;
-    if let Some(refused) = response.refused {
-        return Ok((header, Body::Refused(from_refused(&refused)?)));
-    }
-    let host_alive = response.host_alive.map(from_host_alive).transpose()?;
-    Ok((header, Body::NominateAnswer(NominateAnswer { term: response.term, host_alive })))
-}
-
-pub fn to_solicit_request(header: Option<pb::Header>, n: &Nominate) -> pb::SolicitRequest {
-    pb::SolicitRequest { header, term: n.term, last: Some(to_position(n.last)) }
-}
-
-pub fn from_solicit_request(request: pb::SolicitRequest) -> Result<(Header, Body), WireError> {
-    let header = from_header(request.header)?;
-    let last = from_position(request.last);
-    Ok((header, Body::Solicit(Nominate { term: request.term, last })))
-}
-
-pub fn to_solicit_response(chat: ChatId, message: &Message) -> Option<pb::SolicitResponse> {
-    let header = to_header(chat, message);
-    match &message.body {
-        Body::SolicitAnswer(answer) => Some(pb::SolicitResponse {
-            header,
-            term: answer.term,
-            nominated: answer.nominated,
-            last: Some(to_position(answer.last)),
-            host_alive: answer.host_alive.map(to_host_alive),
-            refused: None,
-        }),
-        Body::Refused(refused) => Some(pb::SolicitResponse {
-            header,
-            term: refused.term,
-            refused: Some(to_refused(refused)),
-            ..Default::default()
-        }),
-        _ => None,
-    }
-}
-
-pub fn from_solicit_response(response: pb::SolicitResponse) -> Result<(Header, Body), WireError> {
-    let header = from_header(response.header)?;
-    if let Some(refused) = response.refused {
-        return Ok((header, Body::Refused(from_refused(&refused)?)));
-    }
-    let answer = SolicitAnswer {
-        term: response.term,
-        nominated: response.nominated,
-        last: from_position(response.last),
-        host_alive: response.host_alive.map(from_host_alive).transpose()?,
-    };
-    Ok((header, Body::SolicitAnswer(answer)))
-}
-
-pub fn to_vote_request(header: Option<pb::Header>, r: &RequestVote) -> pb::RequestVoteRequest {
-    pb::RequestVoteRequest {
-        header,
-        term: r.term,
-        last: Some(to_position(r.last)),
-        hand_over: r.hand_over.as_ref().map(to_hand_over),
-        past: r.past.as_ref().map(to_past),
-    }
-}
-
-pub fn from_vote_request(request: pb::RequestVoteRequest) -> Result<(Header, Body), WireError> {
-    let header = from_header(request.header)?;
-    let body = RequestVote {
-        term: request.term,
-        last: from_position(request.last),
-        hand_over: request.hand_over.map(from_hand_over).transpose()?,
-        past: request.past.map(from_past),
-    };
-    Ok((header, Body::RequestVote(body)))
-}
-
-pub fn to_vote_response(chat: ChatId, message: &Message) -> Option<pb::RequestVoteResponse> {
-    let header = to_header(chat, message);
-    match &message.body {
-        Body::Vote(vote) => Some(pb::RequestVoteResponse {
-            header,
-            term: vote.term,
-            granted: vote.granted,
-            host_alive: vote.host_alive.map(to_host_alive),
-            refused: None,
-        }),
-        Body::Refused(refused) => Some(pb::RequestVoteResponse {
-            header,
-            term: refused.term,
-            refused: Some(to_refused(refused)),
-            ..Default::default()
-        }),
-        _ => None,
-    }
-}
-
-pub fn from_vote_response(response: pb::RequestVoteResponse) -> Result<(Header, Body), WireError> {
-    let header = from_header(response.header)?;
-    if let Some(refused) = response.refused {
-        return Ok((header, Body::Refused(from_refused(&refused)?)));
-    }
-    let vote = Vote {
-        term: response.term,
-        granted: response.granted,
-        host_alive: response.host_alive.map(from_host_alive).transpose()?,
-    };
-    Ok((header, Body::Vote(vote)))
-}
-
-pub fn to_withdraw_request(header: Option<pb::Header>, w: &Withdraw) -> pb::WithdrawRequest {
-    let reason = match w.reason {
-        WithdrawReason::NoMajority => pb::WithdrawReason::NoMajority,
-        WithdrawReason::LogBehind => pb::WithdrawReason::LogBehind,
-        WithdrawReason::Unfit => pb::WithdrawReason::Unfit,
-    };
-    pb::WithdrawRequest { header, term: w.term, reason: reason.into() }
-}
-
-pub fn from_withdraw_request(request: pb::WithdrawRequest) -> Result<(Header, Body), WireError> {
-    let reason = match request.reason() {
-        pb::WithdrawReason::NoMajority => WithdrawReason::NoMajority,
-        pb::WithdrawReason::LogBehind => WithdrawReason::LogBehind,
-        pb::WithdrawReason::Unfit => WithdrawReason::Unfit,
-        pb::WithdrawReason::Unspecified => return Err(WireError::Invalid("reason")),
-    };
-    let header = from_header(request.header)?;
-    Ok((header, Body::Withdraw(Withdraw { term: request.term, reason })))
-}
-
-pub fn from_announce_request(request: pb::AnnounceRequest) -> Result<(Header, Body), WireError> {
-    let header = from_header(request.header)?;
-    Ok((header, Body::Announce(Announce { term: request.term })))
-}
-
-pub fn from_hand_over_request(
-    request: pb::ElectionServiceHandOverRequest,
-) -> Result<(Header, Body), WireError> {
-    let header = from_header(request.header)?;
-    let hand_over = request.hand_over.ok_or(WireError::Missing("hand_over"))?;
-    Ok((header, Body::HandOver(from_hand_over(hand_over)?)))
-}
-
-pub fn to_hand_over(hand_over: &HandOver) -> pb::SignedHandOver {
-    pb::SignedHandOver {
-        host_peer_id: hex(&hand_over.host.0),
-        host_incarnation: hand_over.host_incarnation,
-        term: hand_over.term,
-        target_peer_id: hex(&hand_over.target.0),
-        signature: hand_over.signature.map(|s| s.to_vec()).unwrap_or_default(),
-    }
-}
-
-fn from_hand_over(hand_over: pb::SignedHandOver) -> Result<HandOver, WireError> {
-    Ok(HandOver {
-        host: peer_id(&hand_over.host_peer_id, "host_peer_id")?,
-        host_incarnation: hand_over.host_incarnation,
-        term: hand_over.term,
-        target: peer_id(&hand_over.target_peer_id, "target_peer_id")?,
-        signature: signature(&hand_over.signature)?,
-    })
-}
-
 // Finding the host, and refusals.
 
 /// The answer of `peer` in the chat that was asked for.
@@ -662,35 +471,22 @@ fn to_optional_peer(peer: Option<PeerId>) -> String {
     peer.map_or_else(String::new, |peer| hex(&peer.0))
 }
 
-fn to_position(position: Position) -> pb::Position {
+pub(super) fn to_position(position: Position) -> pb::Position {
     pb::Position { term: position.term, index: position.index }
 }
 
 /// An absent position is the one before the first entry.
-fn from_position(position: Option<pb::Position>) -> Position {
+pub(super) fn from_position(position: Option<pb::Position>) -> Position {
     position.map_or_else(Position::default, |p| Position { term: p.term, index: p.index })
 }
 
-fn to_past(past: &Past) -> pb::Past {
+pub(super) fn to_past(past: &Past) -> pb::Past {
     let acknowledged = Some(to_position(past.acknowledged));
     pb::Past { boot: past.boot, term: past.term, acknowledged }
 }
 
-fn from_past(past: pb::Past) -> Past {
+pub(super) fn from_past(past: pb::Past) -> Past {
     Past { boot: past.boot, term: past.term, acknowledged: from_position(past.acknowledged) }
-}
-
-fn to_host_alive(alive: HostAlive) -> pb::HostAlive {
-    pb::HostAlive {
-        host_peer_id: hex(&alive.host.0),
-        term: alive.term,
-        retry_in_us: alive.retry_in_us,
-    }
-}
-
-fn from_host_alive(alive: pb::HostAlive) -> Result<HostAlive, WireError> {
-    let host = peer_id(&alive.host_peer_id, "host_peer_id")?;
-    Ok(HostAlive { host, term: alive.term, retry_in_us: alive.retry_in_us })
 }
 
 #[cfg(test)]
@@ -744,11 +540,6 @@ mod tests {
 
     #[test]
     fn answers_and_refusals_read_back() {
-        let alive = HostAlive { host: PeerId([6; 32]), term: 2, retry_in_us: 9 };
-        let vote = Vote { term: 1, granted: true, host_alive: Some(alive) };
-        let vote = message(Body::Vote(vote));
-        let wire = to_vote_response(CHAT, &vote).expect("a vote");
-        read_back(&vote, from_vote_response(wire).expect("valid"));
         for reason in [
             RefusedReason::StaleTerm,
             RefusedReason::NotHost { host: None },
@@ -775,8 +566,6 @@ mod tests {
         assert!(from_heartbeat(Default::default()).is_err());
         assert!(from_join_request(Default::default()).is_err());
         let header = to_header(CHAT, &message(Body::Goodbye));
-        let withdraw = pb::WithdrawRequest { header: header.clone(), term: 1, reason: 77 };
-        assert!(from_withdraw_request(withdraw).is_err());
         let submit = pb::SubmitResponse { header, problem: 99, ..Default::default() };
         assert!(from_submit_response(submit).is_err());
     }

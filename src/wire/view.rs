@@ -87,7 +87,8 @@ pub fn to_event(
         sequence: entry.index,
         author_peer_id: hex(&entry.author.0),
         author_name: author_name.cloned().unwrap_or_default(),
-        created_at: Some(timestamp(entry.created_at_ms)),
+        // The host's own entries have no time: the core knows no wall clock.
+        created_at: (entry.created_at_ms > 0).then(|| timestamp(entry.created_at_ms)),
         hash: hex(&entry.hash.0),
         kind: Some(kind),
     }

@@ -83,17 +83,20 @@ async fn two_people_who_found_at_the_same_moment_get_two_chats() {
             .await
             .unwrap();
         }
-        let by_name = pb::GetChatRequest { chat: "Same".into() };
-        let ambiguous = clients[0].clone().get_chat(by_name).await;
-        assert_refused(ambiguous, Code::InvalidArgument, "CHAT_AMBIGUOUS");
         for chat in [second, first] {
             one.chat = chat;
             one.settled().await.unwrap();
             let here = one.says(0).await;
             let there = one.says(1).await;
             assert!(there > here);
+            one.check().await;
         }
-        one.finish().await;
+        let by_name = pb::GetChatRequest { chat: "Same".into() };
+        let ambiguous = until(STEP, "both names to be known", || async {
+            clients[0].clone().get_chat(by_name.clone()).await.err()
+        });
+        let ambiguous: Result<(), _> = Err(ambiguous.await.unwrap());
+        assert_refused(ambiguous, Code::FailedPrecondition, "CHAT_AMBIGUOUS");
     })
     .await;
 }

@@ -157,6 +157,11 @@ impl Chat {
     /// The final check: everybody runs, sees the same host, and has the same feed, and nothing that
     /// was confirmed is missing, doubled or moved. The outboxes are empty.
     pub async fn finish(mut self) {
+        self.check().await;
+    }
+
+    /// The same for one of several chats; what its senders were told is then forgotten.
+    pub async fn check(&mut self) {
         self.start_all().await.unwrap();
         self.all_see("one host and empty outboxes", |chat| chat.serving && chat.queued == 0)
             .await
@@ -171,6 +176,7 @@ impl Chat {
             let fault = self.chat_at(place).await.unwrap().fault;
             assert_eq!(fault, "", "{}", self.describe().await);
         }
+        self.confirmed = Confirmed::default();
     }
 
     /// Remembers a confirmation that a test got by itself.

@@ -13,6 +13,9 @@ use crate::wire::pb;
 /// How long a chat may take to get somewhere.
 pub const STEP_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long a peer may take to say how it sees the chat.
+const VIEW_LIMIT: Duration = Duration::from_millis(500);
+
 /// The peers and the chat that they share. Processes and directories go when it is dropped.
 pub struct Cluster {
     /// In the order of the names given to `start`.
@@ -220,10 +223,12 @@ async fn invited(mut client: Client, chat: &str) -> Option<()> {
     invites.iter().any(waits).then_some(())
 }
 
-/// The chat as the peer behind `client` sees it.
+/// The chat as the peer behind `client` sees it; an error from one that is frozen.
 pub async fn chat_at(mut client: Client, chat: &str) -> Result<pb::Chat> {
     let request = pb::GetChatRequest { chat: chat.to_owned() };
-    client.get_chat(request).await?.into_inner().chat.context("GetChat answers with the chat")
+    let answer = tokio::time::timeout(VIEW_LIMIT, client.get_chat(request)).await;
+    let answer = answer.context("the peer does not answer")??;
+    answer.into_inner().chat.context("GetChat answers with the chat")
 }
 
 /// Sends and waits until a majority has the text; returns its sequence.

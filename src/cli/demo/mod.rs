@@ -31,7 +31,7 @@ const PEOPLE: [(&str, u64); 5] = [("Ada", 8), ("Ben", 6), ("Cleo", 2), ("Dan", 1
 const ADA: usize = 0;
 const CHAT: &str = "Friday";
 /// Between two lines of the conversation, so that a person can follow.
-const PACE: Duration = Duration::from_millis(330);
+const PACE: Duration = Duration::from_millis(450);
 /// Between two messages around the kill.
 const FAST_PACE: Duration = Duration::from_millis(60);
 
