@@ -203,7 +203,7 @@ impl ClientService for Person {
         };
         if is_repeatable {
             check_request_id(&request_id)?;
-            if let Some(index) = find_request(&chat, request_id.clone()).await? {
+            if let Some(index) = self.node.lookup.index_of(&chat, &request_id).await? {
                 return Ok(response(Some(index)));
             }
         }
@@ -451,15 +451,6 @@ fn new_request_id() -> Result<String, Status> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| Status::internal(error.to_string()))?;
     Ok(hex(&bytes))
-}
-
-/// Where a request of that id stands committed, if it does.
-async fn find_request(chat: &ChatShared, id: String) -> Result<Option<u64>, Status> {
-    let reader = chat.reader.clone();
-    tokio::task::spawn_blocking(move || reader.index_of_request(&id))
-        .await
-        .map_err(|_| Status::internal("reading was interrupted"))?
-        .map_err(|error| status::storage_damaged(error.to_string()))
 }
 
 /// The caller's deadline, from `grpc-timeout`, less what an answer takes.

@@ -16,6 +16,7 @@ mod inbound;
 mod invites;
 mod inviting;
 mod joining;
+mod lookup;
 mod node;
 mod options;
 mod pages;
@@ -167,6 +168,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         limits: options.limits.clone(),
         bootstrap: options.bootstrap.clone(),
         gate: gate::Gate::new(&options.limits),
+        lookup: lookup::Lookup::start(),
         stop: stop.clone(),
         dir,
         store,

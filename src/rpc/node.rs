@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::gate::Gate;
 use super::invites::{IncomingInvite, InviteAnswer, Invites, OutgoingInvite, to_json};
+use super::lookup::Lookup;
 use super::options::{BootstrapChat, Limits};
 use super::{inviting, joining, status};
 use crate::crypto::Identity;
@@ -34,6 +35,7 @@ pub struct Node {
     pub limits: Limits,
     pub bootstrap: Vec<BootstrapChat>,
     pub gate: Gate,
+    pub lookup: Lookup,
     pub stop: CancellationToken,
     pub dir: DataDir,
     pub store: PeerStore,

@@ -122,16 +122,15 @@ pub fn start(settings: &Settings, instance_id: &str) -> Result<Guard, TelemetryE
         Some(endpoint) => Some(tracer_provider(endpoint, settings.sampling_ratio, instance_id)?),
         None => None,
     };
-    let traces = provider.as_ref().map(|provider| {
+    // A list, because an absent layer in a stack would let everybody's spans be made.
+    let mut layers = vec![logs.boxed()];
+    if let Some(provider) = &provider {
         // Only our own spans: the exporter is a gRPC client too and would trace itself.
         let ours = Targets::new().with_target("demes", LevelFilter::INFO);
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("demes")).with_filter(ours)
-    });
-    tracing_subscriber::registry()
-        .with(traces)
-        .with(logs)
-        .try_init()
-        .map_err(|_| TelemetryError::Twice)?;
+        let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("demes"));
+        layers.push(traces.with_filter(ours).boxed());
+    }
+    tracing_subscriber::registry().with(layers).try_init().map_err(|_| TelemetryError::Twice)?;
     context::enable(provider.is_some());
     Ok(Guard { provider })
 }
