@@ -151,6 +151,16 @@ impl ClientService for Person {
             }
         };
         timeout_at(until, joined).await.map_err(|_| status::no_host())?;
+        if let Some(chat) = self.node.handle.chat(chat) {
+            // The log brings the chat's name and this membership, without which nothing can be said.
+            let (me, mut shown) = (self.node.identity.peer_id(), chat.view.clone());
+            let known = shown.wait_for(|view| {
+                let member = view.status.members.get(&me);
+                member.is_some_and(|member| member.state == MemberState::Active)
+            });
+            // Late or not, the person takes part.
+            let _ = timeout_at(until, known).await;
+        }
         Ok(Response::new(pb::AcceptInviteResponse { chat_id: hex(&chat.0) }))
     }
 
