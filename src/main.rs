@@ -13,17 +13,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    // Two workers at least: on one, the last traces could not leave while the peer stops.
-    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .enable_all()
-        .build()
-        .expect("a process may start threads");
-    let result = runtime.block_on(cli::run(cli));
-    // Whatever still runs has been told to stop, or nobody waits for it.
-    runtime.shutdown_background();
-    match result {
+    match cli::run(cli) {
         Ok(code) => code,
         Err(error) => {
             let failure = cli::explain(&error);

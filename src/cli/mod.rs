@@ -104,11 +104,23 @@ enum Command {
     Config,
 }
 
-/// Runs one command.
+/// Runs one command. The runtime is made here and not in `main.rs`, so that the futures are
+/// compiled once, with the library.
 ///
 /// # Errors
 /// What [`explain`] explains.
-pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    // Two workers at least: on one, the last traces could not leave while the peer stops.
+    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    let result = runtime.block_on(dispatch(cli));
+    // Whatever still runs has been told to stop, or nobody waits for it.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
     match cli.command {
         Command::Up(args) => up::run(&global, args).await,

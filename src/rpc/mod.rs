@@ -27,6 +27,7 @@ mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -123,8 +124,15 @@ impl Drop for RunningPeer {
     }
 }
 
+/// What [`serve`] returns. It is boxed so that it is compiled once, here.
+pub type Serving = Pin<Box<dyn Future<Output = Result<RunningPeer, ServeError>> + Send>>;
+
 /// Starts a peer: takes the data directory, binds the listeners, and takes up its chats.
-pub async fn serve(options: ServeOptions) -> Result<RunningPeer, ServeError> {
+pub fn serve(options: ServeOptions) -> Serving {
+    Box::pin(start(options))
+}
+
+async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     check(&options)?;
     let storage = |error: crate::storage::StorageError| ServeError::Storage(error.to_string());
     let dir = DataDir::open(&options.data_dir).map_err(storage)?;
