@@ -335,7 +335,8 @@ fn find_by_variable(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name.to_uppercase().replace('.', "__") == name)
 }
 
-/// Names the key that was probably meant: the same last part in another section, or nearly the same.
+/// Names the key that was probably meant: the same last part in another section, or nearly the
+/// same.
 fn unknown(name: &str, origin: &str) -> ConfigError {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let meant = KEYS.iter().find(|key| last(key.name) == last(name)).or_else(|| {

@@ -113,7 +113,10 @@ macro_rules! unimplemented_calls {
                 Ok(Response::new(pb::ListChatsResponse { chats: vec![self.chat()] }))
             }
 
-            async fn get_chat(&self, request: Request<pb::GetChatRequest>) -> Reply<pb::GetChatResponse> {
+            async fn get_chat(
+                &self,
+                request: Request<pb::GetChatRequest>,
+            ) -> Reply<pb::GetChatResponse> {
                 let chat = self.find(&request.get_ref().chat)?;
                 Ok(Response::new(pb::GetChatResponse { chat: Some(chat) }))
             }

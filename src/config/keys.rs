@@ -183,14 +183,14 @@ pub(super) const KEYS: &[Key] = &[
     key("peer.listen", Kind::Listen, "0.0.0.0:7443",
         "Where this peer listens for other peers."),
     key("peer.advertise", Kind::Dialable, "",
-        "What the others are told to dial, `host:port`. Without it: the address that the peer listens\n\
-         on, or, when that is 0.0.0.0, this machine's address in its network."),
+        "What the others are told to dial, `host:port`. Without it: the address that the peer\n\
+         listens on, or, when that is 0.0.0.0, this machine's address in its network."),
     key("peer.on_stop", Kind::Choice(&["goodbye", "keep-seat"]), "goodbye",
-        "What happens to this peer's vote when it stops: \"goodbye\" hands it over, \"keep-seat\" keeps it\n\
-         for a peer that will be back at once, as a pod is."),
+        "What happens to this peer's vote when it stops: \"goodbye\" hands it over, \"keep-seat\"\n\
+         keeps it for a peer that will be back at once, as a pod is."),
     key("peer.host_weight", Kind::Integer(0, 10_000), "100",
-        "How willing this peer is to host, in percent: its farness counts as 100 / weight of what was\n\
-         measured. 0 stands last in the line."),
+        "How willing this peer is to host, in percent: its farness counts as 100 / weight of what\n\
+         was measured. 0 stands last in the line."),
     key("client.listen", Kind::Listen, "127.0.0.1:7444",
         "Where this peer listens for your own programs. Only loopback addresses are allowed."),
     key("health.listen", Kind::ListenOrOff, "",
@@ -210,12 +210,13 @@ pub(super) const KEYS: &[Key] = &[
     key("timers.idle_after_ms", MS, "10000",
         "When a chat counts as idle."),
     key("timers.lease_ms_min", MS_FROM_1, "250",
-        "How long a member takes the host for alive after a sign of life, at least; three heartbeats\n\
-         or more."),
+        "How long a member takes the host for alive after a sign of life, at least; three\n\
+         heartbeats or more."),
     key("timers.lease_ms_max", MS_FROM_1, "2000",
         "The same, at most; three idle heartbeats or more."),
     key("timers.pause_percent", Kind::Integer(0, 100), "80",
-        "A host out of contact with a majority for this share of the lease confirms nothing; 50 to 99."),
+        "A host out of contact with a majority for this share of the lease confirms nothing;\n\
+         50 to 99."),
     key("timers.round_ms_min", MS_FROM_1, "15",
         "How long one candidate has to win an election, at least."),
     key("timers.fallback_ms_min", MS_FROM_1, "20",

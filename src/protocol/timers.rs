@@ -1,7 +1,8 @@
 //! What a peer has learned of round trips and syncs, and the times that follow from it.
 //!
 //! The estimators are those of TCP (Jacobson, "Congestion Avoidance and Control", 1988): a smoothed
-//! value and a smoothed deviation, in integers; value + 4 deviations stands for the 99th percentile.
+//! value and a smoothed deviation, in integers; value + 4 deviations stands for the 99th
+//! percentile.
 
 use super::time::Micros;
 

@@ -1,6 +1,7 @@
 //! Messages in pages, both ways.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::Status;
 
@@ -15,6 +16,9 @@ use crate::wire::view::to_event;
 
 const PAGE_SIZE: usize = 50;
 const PAGE_SIZE_MAX: usize = 500;
+/// Between looks whether the disk has what is confirmed, and the longest wait for it.
+const STORED_LOOK: Duration = Duration::from_millis(1);
+const STORED_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where a page begins, and which way it leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,6 +64,7 @@ pub async fn list(
         ("", Some(Start::After(after))) => Cursor::After(after),
         (token, _) => Cursor::parse(token).ok_or_else(status::page_token_invalid)?,
     };
+    wait_until_stored(&chat, committed).await;
     let reader = chat.reader.clone();
     let read = tokio::task::spawn_blocking(move || match cursor {
         // Nothing beyond the commit index is shown.
@@ -81,6 +86,22 @@ pub async fn list(
         messages: entries.map(|entry| to_event(chat.id, entry, &names, open)).collect(),
         next_page_token: next.unwrap_or_default(),
     })
+}
+
+/// A member may learn that an entry is committed a moment before its own disk has it. Who was told
+/// of a message must find it in the history, so the page waits for the disk, within reason.
+async fn wait_until_stored(chat: &ChatShared, index: Index) {
+    let wait = async {
+        while index > 0 {
+            let reader = chat.reader.clone();
+            let read = tokio::task::spawn_blocking(move || reader.entries(index, index, 1)).await;
+            match read {
+                Ok(Ok(entries)) if entries.is_empty() => tokio::time::sleep(STORED_LOOK).await,
+                _ => break, // it is there, or reading the page will say what is wrong
+            }
+        }
+    };
+    let _ = tokio::time::timeout(STORED_LIMIT, wait).await;
 }
 
 #[cfg(test)]

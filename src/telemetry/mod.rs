@@ -116,7 +116,8 @@ pub fn start(settings: &Settings, instance_id: &str) -> Result<Guard, TelemetryE
         LogFormat::Text => logs.with_ansi(settings.color).boxed(),
         LogFormat::Json => logs.json().flatten_event(true).boxed(),
     };
-    // Spans exist for traces alone: without an endpoint nobody asks for them, and they cost nothing.
+    // Spans exist for traces alone: without an endpoint nobody asks for them, and they cost
+    // nothing.
     let logs = logs.with_filter(log_filter(&settings.log_level)?.and(filter_fn(|m| m.is_event())));
     let provider = match &settings.otlp_endpoint {
         Some(endpoint) => Some(tracer_provider(endpoint, settings.sampling_ratio, instance_id)?),
@@ -135,7 +136,8 @@ pub fn start(settings: &Settings, instance_id: &str) -> Result<Guard, TelemetryE
     Ok(Guard { provider })
 }
 
-/// The libraries below us log every frame and connection; they speak up only when something is wrong.
+/// The libraries below us log every frame and connection; they speak up only when something is
+/// wrong.
 fn log_filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     let directives = format!("h2=warn,hyper=warn,tonic=warn,tower=warn,opentelemetry=warn,{level}");
     EnvFilter::builder()

@@ -300,7 +300,8 @@ pub fn status(status: &Status) -> String {
     let queued =
         if status.queued > 0 { format!(", queued {}", status.queued) } else { String::new() };
     format!(
-        "{role}{serving} in term {}, host {}, last {}, commit {}, voters {}, contact {} of {}{queued}",
+        "{role}{serving} in term {}, host {}, last {}, commit {}, voters {}, \
+         contact {} of {}{queued}",
         status.term,
         nobody_or(status.host.as_ref()),
         status.last,

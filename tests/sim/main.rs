@@ -39,7 +39,8 @@ fn chats_survive_faults_and_agree_after_healing() {
         });
         let Ok(world) = outcome else {
             panic!(
-                "seed {seed} fails; replay: SEED={seed} cargo test --release --test sim -- --nocapture"
+                "seed {seed} fails; replay: \
+                 SEED={seed} cargo test --release --test sim -- --nocapture"
             )
         };
         confirmed += world.check.confirmed_count();

@@ -584,8 +584,18 @@ impl World {
             let status = peer.replica.as_ref().map(|replica| {
                 let s = replica.status();
                 format!(
-                    "{:?} term {} host {:?} last {} commit {} queued {} voters {} members {} served {} {:?}",
-                    s.role, s.term, s.host, s.last, s.commit, s.queued, s.voters.len(), s.members.len(), s.serving, s.links
+                    "{:?} term {} host {:?} last {} commit {} queued {} voters {} members {} \
+                     served {} {:?}",
+                    s.role,
+                    s.term,
+                    s.host,
+                    s.last,
+                    s.commit,
+                    s.queued,
+                    s.voters.len(),
+                    s.members.len(),
+                    s.serving,
+                    s.links
                 )
             });
             let stored = peer.disk.image.entries.len();
