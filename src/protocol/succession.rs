@@ -190,6 +190,14 @@ impl Replica {
         }
     }
 
+    /// One who is no member any more, or has come back as another incarnation, has just been told
+    /// of the commit that says so, and gets nothing after it.
+    pub(super) fn forget_absent(&mut self) {
+        let Part::Host(hosting) = &mut self.part else { return };
+        let state = self.log.state();
+        hosting.progress.retain(|peer, progress| state.is_present(*peer, progress.incarnation));
+    }
+
     // ---- hand-over (R23) ----
 
     /// Begins to hand over to `target`, or to the best ranked voter that is in contact. Does
