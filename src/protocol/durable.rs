@@ -38,6 +38,7 @@ impl Replica {
         if index <= self.log.commit() {
             return;
         }
+        let mut present = self.log.state().is_present(self.me, self.incarnation);
         let committed = self.log.commit_to(index);
         let mut members_changed = false;
         for entry in &committed {
@@ -53,11 +54,14 @@ impl Replica {
             for peer in gone {
                 if !self.log.state().members.contains_key(&peer) {
                     self.forget(peer);
-                    // A peer that has not joined yet reads its own past as it catches up.
-                    if peer == self.me {
-                        self.ready.notices.push(Notice::Removed);
-                    }
                 }
+            }
+            // One who comes back reads of the end of an earlier membership as it catches up.
+            let own =
+                |entry: &&Arc<Entry>| entry.author == self.me && entry.session == self.incarnation;
+            present |= committed.iter().any(|entry| own(&entry));
+            if present && !self.log.state().members.contains_key(&self.me) {
+                self.ready.notices.push(Notice::Removed);
             }
         }
         self.ready.committed.extend(committed);

@@ -192,7 +192,8 @@ impl Replica {
         if !self.is_voting(message.from, message.from_incarnation) {
             return;
         }
-        let until = self.now + self.config.lease_min_us;
+        // R16: what is held until the end of the own lease must still count then.
+        let until = (self.now + self.config.lease_min_us).max(self.suspect_at + self.round());
         let incarnation = message.from_incarnation;
         self.nominations.insert(message.from, Nomination { until, incarnation, term, last });
     }
@@ -258,6 +259,10 @@ impl Replica {
             }
             suspicion.has_withdrawn = true;
             suspicion.withdrawn.insert(self.me);
+            if suspicion.nominee == Some(self.me) {
+                // Nobody waits for one who has withdrawn, and neither does it itself.
+                suspicion.round_until = self.now;
+            }
         }
         let term = self.hard_state.term;
         for peer in self.other_voters() {

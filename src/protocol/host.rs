@@ -13,12 +13,12 @@ use super::progress::Progress;
 use super::quorum::{is_majority, majority_index};
 use super::ranking::Reports;
 use super::replica::{Part, Replica};
-use super::submissions::{Submissions, Verdict};
+use super::submissions::{Submissions, Verdict, is_submittable};
 use super::succession::HandingOver;
 use super::time::{Instant, MS, Micros, SECOND};
 use super::types::{
-    Entry, Hash, Incarnation, Index, MemberState, Membership, Number, Past, Payload, PeerId,
-    Position, Signature, Submission, TraceContext,
+    Entry, Hash, Incarnation, Index, MemberState, Number, Past, Payload, PeerId, Position,
+    Signature, Submission, TraceContext,
 };
 
 /// Above this round trip to a majority, heartbeats are further apart.
@@ -149,6 +149,10 @@ impl Replica {
             self.publish_ranking();
         }
         if heartbeat {
+            if self.disk != DiskState::Fit {
+                // R24, R38: whoever may take over is asked as soon as there is somebody.
+                self.start_hand_over(None);
+            }
             self.reconcile();
             self.send_heartbeats();
         }
@@ -210,6 +214,8 @@ impl Replica {
         if paused != hosting.paused {
             let Part::Host(hosting) = &mut self.part else { return };
             hosting.paused = paused;
+            // The next heartbeat says it at once: it renews leases again, or does so no more.
+            hosting.heartbeat_at = self.now;
             self.ready.notices.push(Notice::Paused { paused });
         }
     }
@@ -502,14 +508,6 @@ impl Replica {
         self.forget_absent();
     }
 
-    /// One who is no member any more, or has come back as another incarnation, has just been told
-    /// of the commit that says so, and gets nothing after it.
-    fn forget_absent(&mut self) {
-        let Part::Host(hosting) = &mut self.part else { return };
-        let state = self.log.state();
-        hosting.progress.retain(|peer, progress| state.is_present(*peer, progress.incarnation));
-    }
-
     // R3: commits an entry of the own term that a majority of the latest voters has made durable;
     // older entries follow. The host's own copy counts once its `Ready` was executed.
     fn advance_commit(&mut self) {
@@ -601,14 +599,4 @@ impl Replica {
             self.send_entries(load.peer, term, load.from, entries);
         }
     }
-}
-
-/// What members may submit. The rest is the host's own, or comes by `Join`.
-fn is_submittable(payload: &Payload) -> bool {
-    matches!(
-        payload,
-        Payload::Message { .. }
-            | Payload::Policy(_)
-            | Payload::Membership(Membership::Invited { .. } | Membership::Leaving)
-    )
 }

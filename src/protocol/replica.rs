@@ -359,6 +359,7 @@ impl Replica {
             self.enter_term(refused.term);
         }
         let by_host = self.host == Some(message.from);
+        self.hand_over_refused(message.from);
         match refused.reason {
             RefusedReason::NotHost { host } => {
                 if by_host {

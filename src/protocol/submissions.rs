@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::types::{Entry, Incarnation, Index, Number, PeerId};
+use super::types::{Entry, Incarnation, Index, Membership, Number, Payload, PeerId};
 
 /// How many of an author's latest indices are kept for answering repeats. An author has fewer in
 /// flight (`Config::in_flight_max`), and never repeats what its own log confirms.
@@ -75,4 +75,14 @@ impl Submissions {
     pub fn retain_session(&mut self, peer: PeerId, session: Incarnation) {
         self.0.retain(|(author, theirs), _| *author != peer || *theirs == session);
     }
+}
+
+/// What members may submit. The rest is the host's own, or comes by `Join`.
+pub fn is_submittable(payload: &Payload) -> bool {
+    matches!(
+        payload,
+        Payload::Message { .. }
+            | Payload::Policy(_)
+            | Payload::Membership(Membership::Invited { .. } | Membership::Leaving)
+    )
 }

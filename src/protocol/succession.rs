@@ -190,6 +190,14 @@ impl Replica {
         }
     }
 
+    /// One who is no member any more, or has come back as another incarnation, has just been told
+    /// of the commit that says so, and gets nothing after it.
+    pub(super) fn forget_absent(&mut self) {
+        let Part::Host(hosting) = &mut self.part else { return };
+        let state = self.log.state();
+        hosting.progress.retain(|peer, progress| state.is_present(*peer, progress.incarnation));
+    }
+
     // ---- hand-over (R23) ----
 
     /// Begins to hand over to `target`, or to the best ranked voter that is in contact. Does
@@ -224,6 +232,18 @@ impl Replica {
         let Part::Host(hosting) = &mut self.part else { return };
         hosting.hand_over =
             chosen.map(|target| HandingOver { target, tried, deadline, sent: false });
+    }
+
+    /// The chosen successor says no: there is nothing to wait for.
+    pub(super) fn hand_over_refused(&mut self, by: PeerId) {
+        let now = self.now;
+        if let Part::Host(hosting) = &mut self.part
+            && let Some(hand_over) = &mut hosting.hand_over
+            && hand_over.sent
+            && hand_over.target == by
+        {
+            hand_over.deadline = now;
+        }
     }
 
     /// If a hand-over fails, the host goes on; if it must go, it tries the next.

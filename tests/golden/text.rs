@@ -299,17 +299,11 @@ pub fn status(status: &Status) -> String {
     let serving = if status.serving { " serving" } else { "" };
     let queued =
         if status.queued > 0 { format!(", queued {}", status.queued) } else { String::new() };
-    format!(
-        "{role}{serving} in term {}, host {}, last {}, commit {}, voters {}, \
-         contact {} of {}{queued}",
-        status.term,
-        nobody_or(status.host.as_ref()),
-        status.last,
-        status.commit,
-        voters(&status.voters),
-        status.voters_in_contact,
-        status.majority,
-    )
+    let (host, voters) = (nobody_or(status.host.as_ref()), voters(&status.voters));
+    let (last, commit) = (status.last, status.commit);
+    let contact = format!("{} of {}", status.voters_in_contact, status.majority);
+    let place = format!("{role}{serving} in term {}, host {host}", status.term);
+    format!("{place}, last {last}, commit {commit}, voters {voters}, contact {contact}{queued}")
 }
 
 /// The parts of a status that `status` leaves out.
