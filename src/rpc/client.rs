@@ -152,7 +152,7 @@ impl ClientService for Person {
         };
         timeout_at(until, joined).await.map_err(|_| status::no_host())?;
         if let Some(chat) = self.node.handle.chat(chat) {
-            // The log brings the chat's name and this membership, without which nothing can be said.
+            // The log brings the name and this membership, without which nothing can be said.
             let (me, mut shown) = (self.node.identity.peer_id(), chat.view.clone());
             let known = shown.wait_for(|view| {
                 let member = view.status.members.get(&me);
