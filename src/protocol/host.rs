@@ -149,10 +149,7 @@ impl Replica {
             self.publish_ranking();
         }
         if heartbeat {
-            if self.disk != DiskState::Fit {
-                // R24, R38: whoever may take over is asked as soon as there is somebody.
-                self.start_hand_over(None);
-            }
+            self.leave_unfit_disk();
             self.reconcile();
             self.send_heartbeats();
         }

@@ -210,6 +210,14 @@ impl Replica {
         self.hand_over_to(target, BTreeSet::new());
     }
 
+    // R24, R38: whoever may take over from a host whose disk is unfit is asked as soon as there is
+    // somebody.
+    pub(super) fn leave_unfit_disk(&mut self) {
+        if self.disk != DiskState::Fit {
+            self.start_hand_over(None);
+        }
+    }
+
     fn hand_over_to(&mut self, target: Option<PeerId>, tried: BTreeSet<PeerId>) {
         let Part::Host(hosting) = &self.part else { return };
         let fit = |peer: &PeerId| {

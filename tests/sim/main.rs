@@ -7,6 +7,7 @@
 mod check;
 #[path = "../common/disk.rs"]
 mod disk;
+mod faults;
 mod network;
 mod world;
 

@@ -18,21 +18,21 @@ use super::check::Check;
 use super::disk::Disk;
 use super::network::{Fate, Network};
 
-const SECOND: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1_000_000;
 /// Faults come and go for this long, and then everything heals.
-const FAULTS_UNTIL: u64 = 30 * SECOND;
+pub(super) const FAULTS_UNTIL: u64 = 30 * SECOND;
 /// After healing, everything must agree within this time.
 const HEALED_WITHIN: u64 = 30 * SECOND;
 
-struct Peer {
-    id: PeerId,
+pub(super) struct Peer {
+    pub id: PeerId,
     /// Absent while crashed, and before it has joined.
-    replica: Option<Replica>,
-    disk: Disk,
-    invited: bool,
-    joined: bool,
-    syncing: bool,
-    tick_at: u64,
+    pub replica: Option<Replica>,
+    pub disk: Disk,
+    pub invited: bool,
+    pub joined: bool,
+    pub syncing: bool,
+    pub tick_at: u64,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +44,7 @@ struct Due {
 
 /// Something that will happen. Messages lie in a table of their own, since they have no order.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum What {
+pub(super) enum What {
     Deliver { to: usize, parcel: usize, boot: u64 },
     Detached { peer: usize, host: usize },
     Link { peer: usize, other: usize, state: LinkState },
@@ -58,19 +58,19 @@ enum What {
 }
 
 pub struct World {
-    now: u64,
-    prng: Prng,
-    peers: Vec<Peer>,
-    network: Network,
-    queue: BinaryHeap<Reverse<Due>>,
-    parcels: Vec<Option<Message>>,
-    order: u64,
-    generation: u64,
+    pub(super) now: u64,
+    pub(super) prng: Prng,
+    pub(super) peers: Vec<Peer>,
+    pub(super) network: Network,
+    pub(super) queue: BinaryHeap<Reverse<Due>>,
+    pub(super) parcels: Vec<Option<Message>>,
+    pub(super) order: u64,
+    pub(super) generation: u64,
     pub check: Check,
     pub crashes: u64,
     pub digest: u64,
-    verbose: bool,
-    seed: u64,
+    pub(super) verbose: bool,
+    pub(super) seed: u64,
 }
 
 impl World {
@@ -157,7 +157,7 @@ impl World {
         self.now = end;
     }
 
-    fn at(&mut self, delay: u64, what: What) {
+    pub(super) fn at(&mut self, delay: u64, what: What) {
         self.order += 1;
         self.queue.push(Reverse(Due { at: self.now + delay, order: self.order, what }));
     }
@@ -213,7 +213,7 @@ impl World {
         Replica::new(config, peer.id, peer.disk.recover(), Instant(self.now), seed)
     }
 
-    fn start(&mut self, peer: usize) {
+    pub(super) fn start(&mut self, peer: usize) {
         let replica = self.make_replica(peer);
         self.peers[peer].replica = Some(replica);
         self.peers[peer].syncing = false;
@@ -228,7 +228,7 @@ impl World {
         self.event(peer, Event::Tick);
     }
 
-    fn crash(&mut self, peer: usize) {
+    pub(super) fn crash(&mut self, peer: usize) {
         if self.peers[peer].replica.take().is_none() {
             return;
         }
@@ -248,7 +248,7 @@ impl World {
         self.at(delay, What::Restart { peer });
     }
 
-    fn event(&mut self, peer: usize, event: Event) {
+    pub(super) fn event(&mut self, peer: usize, event: Event) {
         if let Event::Link { peer: other, state: LinkState::Up } = &event {
             let alive = self.peers.iter().any(|p| p.id == *other && p.replica.is_some());
             if !alive {
@@ -462,91 +462,6 @@ impl World {
         }
         let delay = 50_000 + self.prng.below(100_000);
         self.at(delay, What::Join { peer });
-    }
-
-    // ---- faults ----
-
-    fn fault(&mut self) {
-        if self.now >= FAULTS_UNTIL {
-            return;
-        }
-        let count = self.peers.len() as u64;
-        let peer = self.prng.below(count) as usize;
-        match self.prng.below(8) {
-            0 | 1 => self.crash(peer),
-            2 => {
-                let host = self.peers.iter().position(|peer| {
-                    peer.replica.as_ref().is_some_and(|r| r.status().role == Role::Host)
-                });
-                self.crash(host.unwrap_or(peer));
-            }
-            3 => {
-                for peer in 0..self.peers.len() {
-                    self.crash(peer);
-                }
-            }
-            4 => {
-                // A random half is parted from the rest, in both directions or in one.
-                let one_way = self.prng.below(3) == 0;
-                let side: Vec<bool> = (0..count).map(|_| self.prng.below(2) == 0).collect();
-                for a in 0..self.peers.len() {
-                    for b in 0..self.peers.len() {
-                        if side[a] && !side[b] {
-                            self.network.cut.insert((a, b));
-                            if !one_way {
-                                self.network.cut.insert((b, a));
-                            }
-                        }
-                    }
-                }
-                self.heal_later();
-            }
-            5 => {
-                self.network.loss_percent = self.prng.below(30);
-                self.network.duplicate_percent = self.prng.below(30);
-                self.heal_later();
-            }
-            6 => {
-                self.network.delay_us_max = 1_000 + self.prng.below(300_000);
-                self.heal_later();
-            }
-            _ => {
-                let target = self.peers[self.prng.below(count) as usize].id;
-                self.event(peer, Event::HandOver { target: Some(target) });
-            }
-        }
-        let delay = 100_000 + self.prng.below(4 * SECOND);
-        self.at(delay, What::Fault);
-    }
-
-    fn heal_later(&mut self) {
-        self.generation += 1;
-        let generation = self.generation;
-        let delay = self.prng.below(5 * SECOND);
-        self.at(delay, What::Heal { generation });
-    }
-
-    fn heal_network(&mut self) {
-        let cut = std::mem::take(&mut self.network.cut);
-        self.network.loss_percent = 0;
-        self.network.duplicate_percent = 0;
-        self.network.delay_us_max = 2_000;
-        // Connections over a link that was cut have broken, and come up again.
-        for (peer, other) in cut {
-            for (peer, other) in [(peer, other), (other, peer)] {
-                self.at(1_000, What::Link { peer, other, state: LinkState::Down });
-                self.at(5_000, What::Link { peer, other, state: LinkState::Up });
-            }
-        }
-    }
-
-    fn heal_everything(&mut self) {
-        self.heal_network();
-        for peer in 0..self.peers.len() {
-            if self.peers[peer].replica.is_none() && self.peers[peer].joined {
-                self.start(peer);
-            }
-        }
     }
 
     // ---- agreement ----
