@@ -91,8 +91,11 @@ pub async fn list(
 /// A member may learn that an entry is committed a moment before its own disk has it. Who was told
 /// of a message must find it in the history, so the page waits for the disk, within reason.
 async fn wait_until_stored(chat: &ChatShared, index: Index) {
+    if index == 0 {
+        return;
+    }
     let wait = async {
-        while index > 0 {
+        loop {
             let reader = chat.reader.clone();
             let read = tokio::task::spawn_blocking(move || reader.entries(index, index, 1)).await;
             match read {
