@@ -95,7 +95,7 @@ fn readers_work_beside_the_writer() {
         let mut seen = 0;
         while seen < 2_000 {
             let found = reader.entries(1, 2_000, usize::MAX).unwrap();
-            assert!(found.len() >= seen && found.len() % 50 == 0, "a batch is one write");
+            assert!(found.len() >= seen && found.len().is_multiple_of(50), "a batch is one write");
             seen = found.len();
         }
     });
