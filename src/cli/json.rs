@@ -105,7 +105,10 @@ fn member(member: &pb::Member) -> Value {
 }
 
 fn ranking(ranking: &pb::Ranking) -> Value {
-    let candidate = |candidate: &pb::Candidate| json!({ "peer_id": candidate.peer_id, "farness_us": candidate.farness_us });
+    let candidate = |candidate: &pb::Candidate| {
+        let (peer_id, farness_us) = (&candidate.peer_id, candidate.farness_us);
+        json!({ "peer_id": peer_id, "farness_us": farness_us })
+    };
     let delay = |delay: &pb::Delay| {
         json!({
             "from_peer_id": delay.from_peer_id,

@@ -36,7 +36,7 @@ pub(super) struct Peer {
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Due {
+pub(super) struct Due {
     at: u64,
     order: u64,
     what: What,
