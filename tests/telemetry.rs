@@ -1,52 +1,25 @@
 //! Traces as a collector receives them: one trace through a call and a log entry, and nothing of
 //! the libraries below.
 
+#[path = "common/collector.rs"]
+mod collector;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
+use collector::{collect, text};
 use demes::telemetry::{self, GrpcClientLayer, GrpcServerLayer};
 use http::{Request, Response};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::Status;
 use tower::{Layer, ServiceExt, service_fn};
 use tracing::{Instrument, info_span};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Passes on what it is sent.
-struct Collector(mpsc::Sender<ExportTraceServiceRequest>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: tonic::Request<ExportTraceServiceRequest>,
-    ) -> Result<tonic::Response<ExportTraceServiceResponse>, Status> {
-        self.0.send(request.into_inner()).await.map_err(|_| Status::unavailable("test is over"))?;
-        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_trace_goes_through_a_call_and_a_log_entry() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
-    let (sender, mut exports) = mpsc::channel(16);
-    let collector = tonic::transport::Server::builder()
-        .add_service(TraceServiceServer::new(Collector(sender)))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    let collector = tokio::spawn(collector);
+    let (endpoint, mut exports) = collect().await;
     let settings = telemetry::Settings {
         otlp_endpoint: Some(endpoint),
         log_level: "off".into(),
@@ -71,7 +44,6 @@ async fn one_trace_goes_through_a_call_and_a_log_entry() {
 
     timeout(LIMIT, guard.flush()).await.expect("flushed in time");
     let export = timeout(LIMIT, exports.recv()).await.expect("in time").expect("spans");
-    collector.abort();
 
     let resource = export.resource_spans[0].resource.clone().unwrap_or_default();
     assert_eq!(text(&resource.attributes, "service.name"), "demes");
@@ -109,13 +81,4 @@ async fn one_trace_goes_through_a_call_and_a_log_entry() {
     assert_eq!(call.status.clone().unwrap_or_default().code, 2, "an error for the caller");
     let answer = find(method, server).status.clone().unwrap_or_default();
     assert_eq!(answer.code, 0, "no error of the server");
-}
-
-/// The text of an attribute; empty if there is none.
-fn text(attributes: &[KeyValue], key: &str) -> String {
-    let value = attributes.iter().find(|it| it.key == key).and_then(|it| it.value.clone());
-    match value {
-        Some(AnyValue { value: Some(any_value::Value::StringValue(text)) }) => text,
-        _ => String::new(),
-    }
 }

@@ -3,6 +3,8 @@
 //! Every story ends with the same check (`demes::cli::demo::check`): all feeds are equal, and every
 //! confirmed message is in them once, at the sequence that its sender was told.
 
+#[path = "../common/collector.rs"]
+mod collector;
 mod coming_back;
 mod failover;
 mod harness;
@@ -10,3 +12,4 @@ mod input;
 mod outage;
 mod process;
 mod ranking;
+mod trace;
