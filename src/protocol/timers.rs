@@ -11,15 +11,20 @@ use super::time::Micros;
 pub struct Estimate {
     smoothed: Micros,
     deviation: Micros,
+    last_two: [Micros; 2],
 }
 
 impl Estimate {
     /// Takes one more measurement into account.
     pub fn add(&mut self, sample: Micros) {
         if self.smoothed == 0 {
-            *self = Self { smoothed: sample.max(1), deviation: sample / 2 };
+            let last_two = [sample, sample];
+            *self = Self { smoothed: sample.max(1), deviation: sample / 2, last_two };
             return;
         }
+        let [before, last] = self.last_two;
+        self.last_two = [last, sample];
+        let sample = sample.clamp(before.min(last), before.max(last));
         let error = sample.abs_diff(self.smoothed);
         self.deviation = (3 * self.deviation + error) / 4;
         self.smoothed = ((7 * self.smoothed + sample) / 8).max(1);
@@ -50,6 +55,8 @@ mod tests {
         assert_eq!(estimate.smoothed(), Some(1_000));
         assert!(estimate.p99() < 1_100);
         estimate.add(9_000);
-        assert!(estimate.p99() > 9_000);
+        assert!(estimate.p99() < 1_100, "one alone may be a pause of this process");
+        estimate.add(9_000);
+        assert!(estimate.p99() > 9_000, "two in a row are the link");
     }
 }
