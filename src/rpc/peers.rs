@@ -150,24 +150,15 @@ impl Link {
 
     /// Pings, until one gets no answer.
     async fn measure(&self, channel: &Traced) {
-        let mut last_two = None;
         for count in 1_u32.. {
             let Ok(took) = ping(channel).await else { return };
             let rtt_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            self.handle.round_trip(self.peer, median_of_last(&mut last_two, rtt_us)).await;
+            self.handle.round_trip(self.peer, rtt_us).await;
             if count >= PING_BURST {
                 tokio::time::sleep(PING_EVERY).await;
             }
         }
     }
-}
-
-/// The median of the last three round trips. A ping that one side slept through measures a silence
-/// and not a distance: it must not lengthen leases, while a link that got longer soon does.
-fn median_of_last(last_two: &mut Option<[u64; 2]>, rtt_us: u64) -> u64 {
-    let [before, last] = last_two.unwrap_or([rtt_us, rtt_us]);
-    *last_two = Some([last, rtt_us]);
-    rtt_us.clamp(before.min(last), before.max(last))
 }
 
 async fn ping(channel: &Traced) -> Result<Duration, Status> {
@@ -462,17 +453,5 @@ impl Single {
         };
         let answer = convert::from_find_host_response(&response);
         Ok(answer.map(|answer| (header, Body::FindHostAnswer(answer))))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_ping_through_a_freeze_is_no_distance_and_a_longer_link_is() {
-        let mut last_two = None;
-        let medians = [5, 7, 900, 6, 80, 82, 81].map(|rtt| median_of_last(&mut last_two, rtt));
-        assert_eq!(medians, [5, 5, 7, 7, 80, 80, 81]);
     }
 }
