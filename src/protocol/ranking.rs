@@ -29,16 +29,18 @@ pub fn rank(
 ) -> Vec<Candidate> {
     let shortest = shortest_paths(members, reports);
     let points = borda_points(members, reports);
+    let linked: Vec<bool> =
+        members.iter().map(|peer| well_linked(*peer, voters, reports)).collect();
     let mut scored: Vec<_> = members
         .iter()
         .enumerate()
         .map(|(i, peer)| {
             let weight = reports.get(peer).map_or(100, |report| u64::from(report.host_weight));
-            let farness = farness(&shortest, i).map(|sum| {
+            let farness = farness(&shortest, &linked, i).map(|sum| {
                 let scaled = sum.saturating_mul(100) / weight.max(1);
                 scaled.saturating_add(quantum_us / 2) / quantum_us * quantum_us
             });
-            let last = weight == 0 || farness.is_none() || !well_linked(*peer, voters, reports);
+            let last = weight == 0 || farness.is_none();
             let points = points.get(peer).copied().unwrap_or(0);
             let order = (last, farness.unwrap_or(UNREACHABLE), u64::MAX - points, *peer);
             (order, Candidate { peer: *peer, farness_us: farness })
@@ -83,8 +85,11 @@ fn shortest_paths(members: &[PeerId], reports: &Reports) -> Vec<Vec<Micros>> {
     paths
 }
 
-fn farness(shortest: &[Vec<Micros>], i: usize) -> Option<Micros> {
-    (0..shortest.len()).try_fold(0_u64, |sum, j| {
+fn farness(shortest: &[Vec<Micros>], linked: &[bool], i: usize) -> Option<Micros> {
+    if !linked[i] {
+        return None;
+    }
+    (0..shortest.len()).filter(|j| linked[*j]).try_fold(0_u64, |sum, j| {
         let both = shortest[i][j].checked_add(shortest[j][i])?;
         sum.checked_add(both)
     })
@@ -188,6 +193,19 @@ mod tests {
             (3, 2, 5_000),
         ];
         assert_eq!(ranked(&[1, 2, 3], &reports(&noisy)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn r12_one_who_is_away_stands_last_and_takes_nobody_elses_farness() {
+        let mut edges = LINE.to_vec();
+        edges.extend([(1, 4, 1_000), (2, 4, 1_000)]);
+        let members = [1, 2, 3, 4].map(peer);
+        let voters = VoterSet(members.iter().map(|member| (*member, 1)).collect());
+        let list = rank(&members, &voters, &reports(&edges), 1_000);
+        let order: Vec<_> = list.iter().map(|candidate| candidate.peer.0[0]).collect();
+        assert_eq!(order, [2, 1, 3, 4]);
+        assert_eq!(list[0].farness_us, Some(20_000), "as if 4 were not there");
+        assert_eq!(list[3].farness_us, None);
     }
 
     #[test]

@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(estimate.smoothed(), Some(1_000));
         assert!(estimate.p99() < 1_100);
         estimate.add(9_000);
-        assert!(estimate.p99() < 1_100, "one alone may be a pause of this process");
+        assert!(estimate.p99() < 1_100, "one alone may be a pause at either end");
         estimate.add(9_000);
         assert!(estimate.p99() > 9_000, "two in a row are the link");
     }
