@@ -15,9 +15,9 @@ WORKDIR /demes
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY benches benches
-RUN mkdir src \
-    && echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs \
+COPY src/protocol/Cargo.toml src/protocol/
+RUN echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs src/protocol/mod.rs \
     && cargo build --release --locked --bin demes
 
 # Cargo goes by the time of change, and a copied file keeps its own, which may lie before the build

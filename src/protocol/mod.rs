@@ -12,6 +12,9 @@
 //! goes from [`types`], [`message`] and [`event`], the words, to [`replica`], the control flow, and
 //! from there to `host`, `follower` and `election`, one file per part that a peer can play.
 
+// What has no place in here; clippy.toml says why.
+#![deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::float_arithmetic)]
+
 mod codec;
 pub mod config;
 mod durable;

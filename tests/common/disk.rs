@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use demes::protocol::event::{Persist, Ready, Recovered};
-use demes::protocol::log::Checkpoint;
-use demes::protocol::types::{Entry, HardState, Incarnation, Index, Number, Submission};
+use demes_protocol::event::{Persist, Ready, Recovered};
+use demes_protocol::log::Checkpoint;
+use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, Submission};
 
 /// What a restart finds.
 #[derive(Clone)]

@@ -7,11 +7,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use demes::protocol::message::{
+use demes_protocol::message::{
     Acknowledge, Announce, Append, Attach, Body, HandOver, Heartbeat, Message, Nominate, Receipt,
     RequestVote, Submit, Vote, Withdraw, WithdrawReason,
 };
-use demes::protocol::types::{Entry, Hash, Past, Payload, PeerId, Position, Submission};
+use demes_protocol::types::{Entry, Hash, Past, Payload, PeerId, Position, Submission};
 
 use crate::world::{World, first_incarnation, id};
 

@@ -23,7 +23,7 @@ const RULES: &str = "R1 R2 R3 R4 R5 R6 R7 R8 R9 R11 R12 R13 R14 R15 R16 R17 R18 
     R23 R24 R31 R32 R33 R34 R35 R36 R37 R38 R43 R45";
 
 fn scripts() -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     let files = fs::read_dir(directory).expect("the scripts are here");
     let paths = files.map(|file| file.expect("the directory can be read").path());
     let mut scripts: Vec<_> =

@@ -18,9 +18,9 @@
 //! - `status [A...]`, `people A`, `log A` (in memory), `stored A` (on disk), `in-flight`
 
 use bytes::Bytes;
-use demes::protocol::event::{DiskState, Event, LinkState, Proposal};
-use demes::protocol::message::Message;
-use demes::protocol::types::{Membership, Payload, Policy};
+use demes_protocol::event::{DiskState, Event, LinkState, Proposal};
+use demes_protocol::message::Message;
+use demes_protocol::types::{Membership, Payload, Policy};
 
 use crate::craft;
 use crate::disk::{Disk, Image};

@@ -4,11 +4,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use demes::protocol::event::{LinkState, Notice, Persist, Role, Status};
-use demes::protocol::message::{
+use demes_protocol::event::{LinkState, Notice, Persist, Role, Status};
+use demes_protocol::message::{
     Accepted, Body, HandOver, HostAlive, Message, Ranking, Receipt, RefusedReason, SubmitProblem,
 };
-use demes::protocol::types::{
+use demes_protocol::types::{
     Entry, MemberState, Membership, Past, Payload, PeerId, Position, Submission, VoterSet,
 };
 

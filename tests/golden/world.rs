@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use demes::protocol::Replica;
-use demes::protocol::config::Config;
-use demes::protocol::event::{Event, LinkState, Notice, Ready};
-use demes::protocol::founding::founding_entry;
-use demes::protocol::message::{Body, Join, Message};
-use demes::protocol::prng::Prng;
-use demes::protocol::time::Instant;
-use demes::protocol::types::{Incarnation, PeerId};
+use demes_protocol::Replica;
+use demes_protocol::config::Config;
+use demes_protocol::event::{Event, LinkState, Notice, Ready};
+use demes_protocol::founding::founding_entry;
+use demes_protocol::message::{Body, Join, Message};
+use demes_protocol::prng::Prng;
+use demes_protocol::time::Instant;
+use demes_protocol::types::{Incarnation, PeerId};
 
 use crate::disk::Disk;
 use crate::text;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use demes::protocol::Replica;
-use demes::protocol::event::{Role, Status};
-use demes::protocol::types::{Entry, Hash, Index, Number, Payload, PeerId, Term};
+use demes_protocol::Replica;
+use demes_protocol::event::{Role, Status};
+use demes_protocol::types::{Entry, Hash, Index, Number, Payload, PeerId, Term};
 
 use super::disk::Image;
 

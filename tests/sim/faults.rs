@@ -1,6 +1,6 @@
 //! What goes wrong, and how it is mended.
 
-use demes::protocol::event::{Event, LinkState, Role};
+use demes_protocol::event::{Event, LinkState, Role};
 
 use super::world::{FAULTS_UNTIL, SECOND, What, World};
 

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use demes::protocol::message::Body;
-use demes::protocol::prng::Prng;
+use demes_protocol::message::Body;
+use demes_protocol::prng::Prng;
 
 /// What may happen to messages in this run.
 pub struct Network {

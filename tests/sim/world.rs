@@ -5,14 +5,14 @@ use std::collections::BinaryHeap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
-use demes::protocol::Replica;
-use demes::protocol::config::Config;
-use demes::protocol::event::{Event, LinkState, Notice, Proposal, Ready, Role};
-use demes::protocol::founding::founding_entry;
-use demes::protocol::message::{Body, Join, Message};
-use demes::protocol::prng::Prng;
-use demes::protocol::time::Instant;
-use demes::protocol::types::{MemberState, Membership, Payload, PeerId};
+use demes_protocol::Replica;
+use demes_protocol::config::Config;
+use demes_protocol::event::{Event, LinkState, Notice, Proposal, Ready, Role};
+use demes_protocol::founding::founding_entry;
+use demes_protocol::message::{Body, Join, Message};
+use demes_protocol::prng::Prng;
+use demes_protocol::time::Instant;
+use demes_protocol::types::{MemberState, Membership, Payload, PeerId};
 
 use super::check::Check;
 use super::disk::Disk;
