@@ -16,7 +16,7 @@ use std::env;
 use world::World;
 
 /// Seeds in the normal run.
-const SEEDS: u64 = 50;
+const SEEDS: u64 = 200;
 
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok()?.parse().ok()
