@@ -29,18 +29,7 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(incarnation: Incarnation, entries: Vec<Arc<Entry>>) -> Self {
-        let image = Image {
-            incarnation,
-            boot: 0,
-            hard_state: HardState::default(),
-            commit: entries.len() as Index,
-            entries,
-            outbox: BTreeMap::new(),
-            last_number: 0,
-            read: 0,
-            checkpoint: None,
-        };
-        Self { image, pending: VecDeque::new() }
+        Self { image: Image::new(incarnation, entries), pending: VecDeque::new() }
     }
 
     /// Makes the oldest pending `Ready` durable and gives it back.
@@ -51,29 +40,56 @@ impl Disk {
     }
 
     pub fn recover(&mut self) -> Recovered {
-        self.image.boot += 1;
-        let image = &self.image;
-        let checkpoint = image.checkpoint.as_deref().cloned().unwrap_or_default();
+        let checkpoint = self.image.checkpoint.as_deref().cloned().unwrap_or_default();
         // Every recovery also exercises the canonical form.
         let checkpoint = Checkpoint::decode(&checkpoint.encode()).expect("it reads back");
-        let after = checkpoint.index() as usize;
-        Recovered {
-            incarnation: image.incarnation,
-            boot: image.boot,
-            hard_state: image.hard_state,
-            entries: image.entries[after..].to_vec(),
-            checkpoint,
-            commit: image.commit,
-            outbox: image.outbox.values().cloned().collect(),
-            last_number: image.last_number,
-            read: image.read,
-            tail_in_doubt: false,
-        }
+        self.image.recover(checkpoint, false)
     }
 }
 
 impl Image {
-    fn apply(&mut self, persist: &Persist) {
+    /// A store that is new; a founder's has the founding entry, committed.
+    pub fn new(incarnation: Incarnation, entries: Vec<Arc<Entry>>) -> Self {
+        Self {
+            incarnation,
+            boot: 0,
+            hard_state: HardState::default(),
+            commit: entries.len() as Index,
+            entries,
+            outbox: BTreeMap::new(),
+            last_number: 0,
+            read: 0,
+            checkpoint: None,
+        }
+    }
+
+    /// What a start finds; it raises the boot number.
+    pub fn recover(&mut self, checkpoint: Checkpoint, tail_in_doubt: bool) -> Recovered {
+        self.boot += 1;
+        // A checkpoint is made of committed entries, and may know more than the written index.
+        self.commit = self.commit.max(checkpoint.index());
+        Recovered {
+            incarnation: self.incarnation,
+            boot: self.boot,
+            hard_state: self.hard_state,
+            entries: self.entries[checkpoint.index() as usize..].to_vec(),
+            checkpoint,
+            commit: self.commit,
+            outbox: self.outbox.values().cloned().collect(),
+            last_number: self.last_number,
+            read: self.read,
+            tail_in_doubt,
+        }
+    }
+
+    /// A torn batch is cut from this index on.
+    pub fn cut(&mut self, from: Index) {
+        self.entries.truncate(from as usize - 1);
+        self.commit = self.commit.min(from - 1);
+    }
+
+    /// Makes a change of the store durable.
+    pub fn apply(&mut self, persist: &Persist) {
         if let Some(from) = persist.truncate_from {
             self.entries.truncate(from as usize - 1);
         }
