@@ -26,7 +26,9 @@ mod host;
 pub mod log;
 pub mod membership;
 pub mod message;
+mod ordering;
 mod outbox;
+mod presence;
 pub mod prng;
 mod progress;
 pub mod quorum;
@@ -38,5 +40,6 @@ mod succession;
 pub mod time;
 pub mod timers;
 pub mod types;
+pub mod voters;
 
 pub use replica::Replica;

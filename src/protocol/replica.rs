@@ -68,6 +68,8 @@ pub struct Replica {
     pub(super) report_at: Instant,
     pub(super) ranking: Arc<Ranking>,
     pub(super) receipts: BTreeMap<PeerId, Receipt>,
+    /// Who has stopped gracefully, and in which boot; it is back with a later one (R26).
+    pub(super) goodbyes: BTreeMap<PeerId, Boot>,
 
     // The world, as far as it matters here.
     pub(super) links: BTreeMap<PeerId, LinkState>,
@@ -98,6 +100,7 @@ pub(super) struct Candidacy {
     /// The `Ready` that makes the candidate's own vote durable; it counts afterwards (R1).
     pub own_vote_ready: Option<u64>,
     pub deadline: Instant,
+    pub was_handed_over: bool,
 }
 
 /// How far a graceful stop has come.
@@ -142,6 +145,7 @@ impl Replica {
             report_at: now + config.report_us,
             ranking: Arc::default(),
             receipts: BTreeMap::new(),
+            goodbyes: BTreeMap::new(),
             links: BTreeMap::new(),
             round_trips: BTreeMap::new(),
             syncs: Estimate::default(),
