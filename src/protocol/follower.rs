@@ -218,7 +218,7 @@ impl Replica {
         self.commit_to(append.commit.min(matched));
         if self.tail_in_doubt && matched >= append.commit {
             // R37: caught up to a host, so that nothing durable can be missing.
-            self.tail_in_doubt = false;
+            self.end_doubt();
         }
     }
 

@@ -15,6 +15,7 @@
 // What has no place in here; clippy.toml says why.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::float_arithmetic)]
 
+mod adoption;
 mod codec;
 pub mod config;
 mod durable;

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::adoption::{Adoption, TailReports};
 use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
@@ -45,6 +46,7 @@ pub struct Replica {
     pub(super) outbox: Outbox,
     pub(super) read: Index,
     pub(super) tail_in_doubt: bool,
+    pub(super) tail_reports: TailReports,
 
     // How durable it is.
     pub(super) synced: Index,
@@ -64,6 +66,8 @@ pub struct Replica {
     pub(super) suspect_at: Instant,
     pub(super) suspicion: Option<Suspicion>,
     pub(super) nominations: BTreeMap<PeerId, Nomination>,
+    pub(super) adoption: Option<Adoption>,
+    pub(super) fetch_count: u64,
     pub(super) seek_host_at: Instant,
     pub(super) report_at: Instant,
     pub(super) ranking: Arc<Ranking>,
@@ -133,6 +137,7 @@ impl Replica {
             outbox,
             read: recovered.read,
             tail_in_doubt: recovered.tail_in_doubt,
+            tail_reports: TailReports::new(),
             part: Part::Follower,
             host: None,
             attached: None,
@@ -141,6 +146,8 @@ impl Replica {
             suspect_at: now + config.lease_min_us,
             suspicion: None,
             nominations: BTreeMap::new(),
+            adoption: None,
+            fetch_count: 0,
             seek_host_at: now,
             report_at: now + config.report_us,
             ranking: Arc::default(),
@@ -350,6 +357,8 @@ impl Replica {
             Body::RequestVote(request) => self.on_request_vote(from, *request),
             Body::Vote(vote) => self.on_vote(from, *vote),
             Body::Withdraw(withdraw) => self.on_withdraw(from, *withdraw),
+            Body::FetchLog(fetch) => self.on_fetch_log(from, *fetch),
+            Body::FetchLogAnswer(answer) => self.on_fetch_log_answer(from, answer),
             Body::Announce(announce) => self.on_announce(from, *announce),
             Body::HandOver(hand_over) => self.on_hand_over(from, *hand_over),
             Body::FindHost => self.on_find_host(from),
