@@ -35,6 +35,7 @@ mod progress;
 pub mod quorum;
 pub mod ranking;
 pub mod replica;
+mod sending;
 pub mod sign;
 pub mod submissions;
 mod succession;

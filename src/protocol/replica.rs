@@ -1,7 +1,7 @@
 //! The state machine of one chat at one peer: what goes in, what comes out, and who deals with it.
 //!
 //! Control flow only. What a host does stands in `host.rs`, what a member does in `follower.rs`,
-//! and how a host is chosen in `election.rs`.
+//! how a host is chosen in `election.rs`, and what leaves how in `sending.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use super::prng::Prng;
 use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
-    Boot, CallId, HardState, Incarnation, Index, MemberState, Number, Past, Payload, PeerId,
-    Submission, Term,
+    Boot, HardState, Incarnation, Index, MemberState, Number, Past, Payload, PeerId, Submission,
+    Term,
 };
 
 /// R11: a term further ahead than this needs proof.
@@ -522,49 +522,6 @@ impl Replica {
     pub(super) fn fault(&mut self, what: &'static str) {
         self.fault = Some(what);
         self.ready.notices.push(Notice::Fault { what });
-    }
-
-    // ---- sending ----
-
-    /// Sends after this `Ready` is durable.
-    pub(super) fn send(&mut self, to: PeerId, body: Body) {
-        let message = self.message(to, body, 0);
-        self.ready.messages.push(message);
-    }
-
-    /// Sends at once. For what relies on nothing unsynced.
-    pub(super) fn send_early(&mut self, to: PeerId, body: Body) {
-        let message = self.message(to, body, 0);
-        self.ready.early.push(message);
-    }
-
-    /// Answers a request, after this `Ready` is durable. Where nobody waits, the answer still goes.
-    pub(super) fn answer(&mut self, request: &Message, body: Body) {
-        let mut message = self.message(request.from, body, request.call);
-        message.to_incarnation = request.from_incarnation;
-        self.ready.messages.push(message);
-    }
-
-    // R8: a request is refused with this peer's own term, never dropped in silence; answers are
-    // never answered.
-    pub(super) fn refuse(&mut self, request: &Message, reason: RefusedReason) {
-        if !request.body.is_answer() {
-            let term = self.hard_state.term;
-            self.answer(request, Body::Refused(Refused { term, reason }));
-        }
-    }
-
-    fn message(&self, to: PeerId, body: Body, call: CallId) -> Message {
-        let member = self.log.state().members.get(&to);
-        Message {
-            from: self.me,
-            from_incarnation: self.incarnation,
-            from_boot: self.boot,
-            to,
-            to_incarnation: member.map_or(0, |member| member.incarnation),
-            call,
-            body,
-        }
     }
 
     // R11: a term far ahead is believed once a majority of voters reports one that high, each over
