@@ -115,6 +115,9 @@ impl Replica {
             self.commit_persisted = commit;
             persist.commit = Some(commit);
         }
+        if self.pasts_due_at.take_if(|at| self.now >= *at).is_some() {
+            persist.pasts = Some(Arc::new(self.pasts.clone()));
+        }
         if commit >= self.checkpoint_index + self.config.checkpoint_every {
             self.checkpoint_index = commit;
             persist.checkpoint = Some(Arc::new(self.log.checkpoint()));

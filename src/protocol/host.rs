@@ -24,6 +24,8 @@ use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position};
 const FAR_US: Micros = 30 * MS;
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
+/// How long something new about another peer's past may wait to be written down.
+const PASTS_US: Micros = SECOND;
 /// Heartbeats whose moment of sending is remembered.
 const HEARTBEATS_MAX: usize = 256;
 
@@ -364,11 +366,15 @@ impl Replica {
     /// R9: remembers the most that a peer was.
     pub(super) fn remember(&mut self, message: &Message, acknowledged: Position) {
         let past = self.pasts.entry((message.from, message.from_incarnation)).or_default();
+        let before = *past;
         *past = Past {
             boot: past.boot.max(message.from_boot),
             term: past.term.max(message.body.term()),
             acknowledged: past.acknowledged.max(acknowledged),
         };
+        if *past != before {
+            self.pasts_due_at.get_or_insert(self.now + PASTS_US);
+        }
     }
 
     // ---- passing the log on ----

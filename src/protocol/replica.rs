@@ -23,7 +23,7 @@ use super::prng::Prng;
 use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
-    Boot, HardState, Incarnation, Index, MemberState, Number, Past, Payload, PeerId, Submission,
+    Boot, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId, Submission,
     Term,
 };
 
@@ -79,7 +79,9 @@ pub struct Replica {
     pub(super) links: BTreeMap<PeerId, LinkState>,
     pub(super) round_trips: BTreeMap<PeerId, Estimate>,
     pub(super) syncs: Estimate,
-    pub(super) pasts: BTreeMap<(PeerId, Incarnation), Past>,
+    pub(super) pasts: Pasts,
+    /// From then on, what changed in them is written down with the next sync.
+    pub(super) pasts_due_at: Option<Instant>,
     far_terms: BTreeMap<PeerId, Term>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
@@ -156,7 +158,8 @@ impl Replica {
             links: BTreeMap::new(),
             round_trips: BTreeMap::new(),
             syncs: Estimate::default(),
-            pasts: BTreeMap::new(),
+            pasts: recovered.pasts,
+            pasts_due_at: None,
             far_terms: BTreeMap::new(),
             disk: DiskState::Fit,
             stopping: None,
