@@ -10,6 +10,10 @@ use super::types::{Number, Submission};
 pub(super) struct Outbox {
     queue: VecDeque<Submission>,
     last_number: Number,
+    /// Numbers up to here are durable.
+    durable_through: Number,
+    /// The others: the `Ready` that makes them durable, and the last number in it.
+    unsynced: VecDeque<(u64, Number)>,
     /// The last number that is on its way to the present host.
     sent_through: Number,
     /// When to send again what got no answer, and the span that the next wait takes.
@@ -24,6 +28,8 @@ impl Outbox {
         Self {
             queue: queue.into(),
             last_number,
+            durable_through: last_number,
+            unsynced: VecDeque::new(),
             sent_through: confirmed,
             resend_at: None,
             resend_span: 0,
@@ -45,6 +51,18 @@ impl Outbox {
         assert!(submission.number == self.next_number(), "numbers are dense");
         self.last_number = submission.number;
         self.queue.push_back(submission);
+    }
+
+    /// Everything that was pushed so far becomes durable with this `Ready`.
+    pub fn written_with(&mut self, ready: u64) {
+        self.unsynced.push_back((ready, self.last_number));
+    }
+
+    /// Takes note of that `Ready`, and all before it, being durable.
+    pub fn persisted(&mut self, ready: u64) {
+        while let Some((_, number)) = self.unsynced.pop_front_if(|(number, _)| *number <= ready) {
+            self.durable_through = self.durable_through.max(number);
+        }
     }
 
     // R34: a submission leaves only when its own number stands committed in the author's own log.
@@ -101,10 +119,12 @@ impl Outbox {
         }
     }
 
-    /// Everything that waits, for a host that takes its own submissions.
-    pub fn iter_after(&self, number: Number) -> impl Iterator<Item = &Submission> {
+    /// What waits and is durable, for a host that takes its own submissions. R31: a number that
+    /// could still be forgotten, and then given away again, stands in no log.
+    pub fn durable_after(&self, number: Number) -> impl Iterator<Item = &Submission> {
         let position = self.queue.partition_point(|submission| submission.number <= number);
-        self.queue.iter().skip(position)
+        let durable = |submission: &&Submission| submission.number <= self.durable_through;
+        self.queue.iter().skip(position).take_while(durable)
     }
 
     fn confirmed(&self) -> Number {

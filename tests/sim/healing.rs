@@ -243,7 +243,7 @@ impl World {
         if active != inside {
             return Some("not everybody is in who wants to be".into());
         }
-        let goal = match inside.len().min(self.plan.voters_max) {
+        let goal = match inside.len().min(self.plan.config.voters_max) {
             2 => 2,
             count if count % 2 == 0 => count - 1,
             count => count,

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use demes_protocol::config::Config;
 use demes_protocol::prng::Prng;
 
 use crate::world::{MS, SECOND, World};
@@ -75,7 +76,7 @@ pub struct Plan {
     pub members: usize,
     /// One-way delays in microseconds, from the first to the second.
     pub distances: Vec<Vec<u64>>,
-    pub voters_max: usize,
+    pub config: Config,
     /// What a sync takes at most, while nothing is wrong with the disk.
     pub sync_us_max: u64,
     /// Loops take time, so that several events come into one turn.
@@ -149,7 +150,7 @@ impl Plan {
             seed,
             members,
             distances,
-            voters_max: [7, 7, 7, 5, 3][draw.below(5) as usize],
+            config: config(&mut draw),
             sync_us_max: [500, 2 * MS, 20 * MS][draw.below(3) as usize],
             is_busy: draw.chance(20),
             steps: Vec::new(),
@@ -215,6 +216,31 @@ impl Plan {
     fn add(&mut self, at: u64, action: Action) {
         self.steps.push(Step { at, action });
     }
+}
+
+/// Small windows, and often short times, so that their edges are met in a short run.
+fn config(draw: &mut Draw) -> Config {
+    let config = Config {
+        window_entries: 40,
+        checkpoint_every: 25,
+        voters_max: [7, 7, 7, 5, 3][draw.below(5) as usize],
+        ..Config::default()
+    };
+    let config = match draw.below(3) {
+        0 => config,
+        _ => Config {
+            silent_critical_us: 2_500 * MS,
+            silent_us: 5 * SECOND,
+            back_us: SECOND,
+            back_max_us: 4 * SECOND,
+            move_after_us: 3 * SECOND,
+            tenure_us: 5 * SECOND,
+            move_every_us: 10 * SECOND,
+            ..config
+        },
+    };
+    config.check().expect("the relations hold");
+    config
 }
 
 /// Where the peers are: in one room, in one city, or all over the world.

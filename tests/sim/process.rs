@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use demes_protocol::Replica;
-use demes_protocol::config::Config;
 use demes_protocol::event::{DiskState, Event, Notice, Proposal, Role, Status};
 use demes_protocol::founding::founding_entry;
 use demes_protocol::message::{Body, Join, Message};
@@ -82,7 +81,7 @@ impl World {
             self.counts.add("torn tails cut");
         }
         let seed = self.prng.next_u64();
-        let config = self.config();
+        let config = self.plan.config.clone();
         let now = self.now;
         let state = &mut self.peers[peer];
         // A process's clock begins with it.
@@ -109,16 +108,6 @@ impl World {
 
     pub fn start_later(&mut self, peer: usize, delay: u64) {
         self.at(delay, What::Start { peer });
-    }
-
-    fn config(&self) -> Config {
-        Config {
-            // Small windows and checkpoints, so that their edges are met.
-            window_entries: 40,
-            checkpoint_every: 25,
-            voters_max: self.plan.voters_max,
-            ..Config::default()
-        }
     }
 
     // ---- ending ----
