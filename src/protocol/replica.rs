@@ -88,6 +88,9 @@ pub struct Replica {
     /// From then on, what changed in them is written down with the next sync.
     pub(super) pasts_due_at: Option<Instant>,
     far_terms: BTreeMap<PeerId, Term>,
+    /// Peers that have said themselves that they have outlived the incarnation which this log
+    /// names, the first one, and which one they are now (R9).
+    pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     fault: Option<&'static str>,
@@ -168,6 +171,7 @@ impl Replica {
             pasts: recovered.pasts,
             pasts_due_at: None,
             far_terms: BTreeMap::new(),
+            newer_incarnations: BTreeMap::new(),
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
@@ -400,12 +404,31 @@ impl Replica {
                 self.learn_host(host, refused.term);
             }
             RefusedReason::NotMember => {
-                let leaving = self.log.state().members.get(&self.me);
-                if by_host && leaving.is_some_and(|me| me.state == MemberState::Leaving) {
+                // Its own log may not have come as far as its own wish to leave.
+                let me = self.log.state().members.get(&self.me);
+                let leaves = me.is_some_and(|me| me.state == MemberState::Leaving)
+                    || self.outbox.has_leaving();
+                if by_host && refused.term == self.hard_state.term && leaves {
                     self.ready.notices.push(Notice::Removed);
                 }
             }
-            RefusedReason::WrongIncarnation { .. } | RefusedReason::StaleTerm => {}
+            RefusedReason::WrongIncarnation { incarnation } => {
+                self.learn_incarnation(message.from, incarnation);
+            }
+            RefusedReason::StaleTerm => {}
+        }
+    }
+
+    // R9: a member whose log is behind may not know that its host has begun anew. It attaches to
+    // it all the same, and its log then says so.
+    fn learn_incarnation(&mut self, peer: PeerId, incarnation: Incarnation) {
+        let known = self.log.state().members.get(&peer).map(|member| member.incarnation);
+        let Some(outlived) = known.filter(|known| *known != incarnation) else { return };
+        let learned = (outlived, incarnation);
+        if self.newer_incarnations.insert(peer, learned) != Some(learned)
+            && self.host == Some(peer)
+        {
+            self.attach();
         }
     }
 

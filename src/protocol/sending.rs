@@ -34,13 +34,15 @@ impl Replica {
     }
 
     fn message(&self, to: PeerId, body: Body, call: CallId) -> Message {
-        let member = self.log.state().members.get(&to);
+        let known = self.log.state().members.get(&to).map(|member| member.incarnation);
+        let newer = self.newer_incarnations.get(&to);
+        let newer = newer.filter(|(outlived, _)| known == Some(*outlived));
         Message {
             from: self.me,
             from_incarnation: self.incarnation,
             from_boot: self.boot,
             to,
-            to_incarnation: member.map_or(0, |member| member.incarnation),
+            to_incarnation: newer.map(|(_, newer)| *newer).or(known).unwrap_or(0),
             call,
             body,
         }

@@ -25,7 +25,7 @@ pub struct Seats<'a> {
     /// Learners that are caught up and steady, and may be given a vote (R28).
     pub ready: &'a BTreeSet<PeerId>,
     /// Whom the host hears, itself included: a change is for them to commit.
-    pub in_contact: &'a BTreeSet<PeerId>,
+    pub heard: &'a BTreeSet<(PeerId, Incarnation)>,
 }
 
 /// The next step from the voters in force towards those there should be, or `None` where there is
@@ -57,8 +57,8 @@ pub fn next_voters(seats: &Seats<'_>) -> Option<VoterSet> {
     surplus.sort_by_key(|peer| Reverse((seats.away.contains(*peer), seats.place(peer))));
     let removed = surplus.into_iter().map(|peer| without(voters, *peer));
     let can_commit = |next: &VoterSet| {
-        let in_contact = next.peers().filter(|peer| seats.in_contact.contains(peer));
-        in_contact.count() >= next.majority()
+        let voters = next.0.iter().map(|(peer, incarnation)| (*peer, *incarnation));
+        voters.filter(|voter| seats.heard.contains(voter)).count() >= next.majority()
     };
     outlived.chain(added).chain(removed).find(can_commit)
 }
@@ -135,6 +135,7 @@ mod tests {
                 voters_max,
                 away: &peers(away),
                 ready: &peers(ready),
+                heard: &(1..=9).filter(|n| !away.contains(n)).map(|n| (peer(n), 1)).collect(),
             };
             let Some(next) = next_voters(&seats) else { return way };
             assert_eq!(next.len().abs_diff(set.len()), 1, "R6: one at a time");
@@ -182,6 +183,13 @@ mod tests {
     fn r28_who_is_back_gets_its_vote_again() {
         assert!(way(5, &[1, 2, 3], &[], &[4], 7).is_empty());
         assert_eq!(way(5, &[1, 2, 3], &[], &[4, 5], 7).last().unwrap(), &[1, 2, 3, 4, 5]);
+    }
+
+    // Without that, the departure of one that is here stops a chat whose others are away.
+    #[test]
+    fn no_step_leads_to_a_set_without_a_majority_in_contact() {
+        assert_eq!(way(4, &[1, 2, 3, 4, 5], &[3, 4], &[], 7)[0], [1, 2, 3, 5], "not yet 5");
+        assert!(way(2, &[1, 2, 3], &[2], &[], 7).is_empty());
     }
 
     #[test]

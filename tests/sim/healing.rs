@@ -15,6 +15,8 @@ use crate::world::{MS, SECOND, World};
 
 /// Healed peers agree within this time: twenty of the longest leases.
 const AGREED_WITHIN_US: u64 = 20 * 2 * SECOND;
+/// By then the rest does nothing more that could matter to the healed.
+const SETTLED_AFTER_US: u64 = 5 * SECOND;
 /// Between looks.
 const LOOK_US: u64 = 50 * MS;
 /// Longer than any run.
@@ -24,13 +26,10 @@ impl World {
     /// Heals, waits for agreement, and looks whether everything is there. How long that took, in
     /// microseconds.
     pub fn heal_and_agree(&mut self) -> u64 {
-        let healed_at = self.now;
-        let mut prng = Prng::new(self.plan.healing_seed);
-        let quorum = if self.plan.heals_everything { None } else { self.pick_quorum(&mut prng) };
-        let healed = match quorum {
+        self.is_healing = true;
+        let healed = match self.heal_quorum() {
             Some(quorum) => {
                 self.counts.add("quorums healed");
-                self.heal_quorum(&mut prng, &quorum);
                 quorum
             }
             None => {
@@ -39,6 +38,7 @@ impl World {
                 (0..self.peers.len()).collect()
             }
         };
+        let healed_at = self.now;
         let is_whole = healed.len() == self.peers.len();
         self.run_until(healed_at + SECOND);
         healed.iter().for_each(|peer| self.say(*peer));
@@ -73,7 +73,6 @@ impl World {
     // ---- healing ----
 
     fn heal_everything(&mut self) {
-        self.is_healing = true;
         self.network.end_all();
         for peer in 0..self.peers.len() {
             self.heal_peer(peer);
@@ -103,18 +102,36 @@ impl World {
         self.start(peer);
     }
 
-    fn heal_quorum(&mut self, prng: &mut Prng, quorum: &BTreeSet<usize>) {
-        self.is_healing = true;
+    /// Heals a majority and leaves everything else broken; `None` where that cannot be.
+    fn heal_quorum(&mut self) -> Option<BTreeSet<usize>> {
+        if self.plan.heals_everything {
+            return None;
+        }
+        let mut prng = Prng::new(self.plan.healing_seed);
+        let quorum = self.pick_quorum(&mut prng)?;
         for peer in 0..self.peers.len() {
             if !quorum.contains(&peer) {
-                self.spoil(prng, peer, quorum);
+                self.spoil(&mut prng, peer, &quorum);
             }
         }
+        // A host among those that are lost may just have begun to change the voters, so that those
+        // that are left are no majority any more.
+        self.run_until(self.now + SETTLED_AFTER_US);
+        if !quorum.iter().all(|peer| self.has_majority(&quorum, &self.voters_at(*peer))) {
+            self.peers.iter_mut().for_each(|peer| peer.is_lost = false);
+            return None;
+        }
         self.network.heal(quorum.clone());
-        for peer in quorum {
+        for peer in &quorum {
             self.heal_peer(*peer);
         }
         self.look_at_all_links();
+        Some(quorum)
+    }
+
+    fn has_majority(&self, quorum: &BTreeSet<usize>, set: &VoterSet) -> bool {
+        let count = quorum.iter().filter(|peer| self.is_voter_of(**peer, set)).count();
+        count >= set.majority()
     }
 
     /// What becomes of a peer that does not heal. It may be as bad as it likes, but it must not
@@ -154,10 +171,6 @@ impl World {
         let latest = with_store().max_by_key(|peer| self.last_position(*peer))?;
         let mut left: Vec<_> = with_store().collect();
         let mut quorum = BTreeSet::new();
-        let has_majority = |quorum: &BTreeSet<usize>, set: &VoterSet| {
-            let count = quorum.iter().filter(|peer| self.is_voter_of(**peer, set)).count();
-            count >= set.majority()
-        };
         while !left.is_empty() {
             let peer = left.swap_remove(prng.below(left.len() as u64) as usize);
             let state = &self.peers[peer];
@@ -168,7 +181,7 @@ impl World {
             }
             quorum.insert(peer);
             let sets = quorum.iter().chain([&latest]).map(|peer| self.voters_at(*peer));
-            if sets.into_iter().all(|set| has_majority(&quorum, &set)) {
+            if sets.into_iter().all(|set| self.has_majority(&quorum, &set)) {
                 return Some(quorum);
             }
         }

@@ -5,7 +5,7 @@
 //! cargo test --release -p demes-protocol --test sim -- --nocapture
 //!     SEEDS=100000    so many seeds, from FIRST_SEED (1) on, on THREADS (all) threads
 //!     SEED=17         one seed, with its transcript
-//!     KEEP=3,17,21    and only these steps of its plan
+//!     KEEP=3,17,21    and only these steps of its plan, with another LUCK (0) or not
 //! ```
 //!
 //! Read `world` first, then `plan` with `workload` and `faults`, then `invariants`.
@@ -38,6 +38,7 @@ use std::thread;
 
 use plan::Plan;
 use run::{run, run_many};
+use shrink::{Shrunk, shrink};
 
 /// Seeds in the normal run.
 const SEEDS: u64 = 500;
@@ -55,10 +56,10 @@ fn keep() -> Option<Vec<usize>> {
 }
 
 /// What to type to see one run again.
-fn command(seed: u64, keep: Option<&[usize]>) -> String {
-    let keep = keep.map_or(String::new(), |keep| {
-        let keep: Vec<_> = keep.iter().map(usize::to_string).collect();
-        format!(" KEEP={}", keep.join(","))
+fn command(seed: u64, shrunk: Option<&Shrunk>) -> String {
+    let keep = shrunk.map_or(String::new(), |shrunk| {
+        let keep: Vec<_> = shrunk.kept.iter().map(usize::to_string).collect();
+        format!(" KEEP={} LUCK={}", keep.join(","), shrunk.luck)
     });
     let test = "cargo test --release -p demes-protocol --test sim chats -- --nocapture";
     format!("SEED={seed}{keep} {test}")
@@ -67,7 +68,8 @@ fn command(seed: u64, keep: Option<&[usize]>) -> String {
 #[test]
 fn chats_survive_faults_and_agree_after_healing() {
     if let Some(seed) = number("SEED") {
-        let outcome = run(Plan::new(seed, keep().as_deref()), true);
+        let luck = number("LUCK").unwrap_or(0);
+        let outcome = run(Plan { luck, ..Plan::new(seed, keep().as_deref()) }, true);
         println!("{}", outcome.counts.table());
         assert!(outcome.broken.is_none(), "{:?}", outcome.broken);
         return;
@@ -97,13 +99,13 @@ fn chats_survive_faults_and_agree_after_healing() {
 fn explain(seed: u64, broken: &invariants::Broken) {
     println!("\nseed {seed} breaks «{}»: {}", broken.invariant, broken.what);
     println!("replay: {}", command(seed, None));
-    let kept = shrink::shrink(seed, broken.invariant);
-    let plan = Plan::new(seed, Some(&kept));
+    let shrunk = shrink(seed, broken.invariant);
+    let plan = shrunk.plan();
     println!("\nenough for that, of {} peers:", plan.members);
     for step in &plan.steps {
         println!("{step}");
     }
-    println!("replay: {}\n", command(seed, Some(&kept)));
+    println!("replay: {}\n", command(seed, Some(&shrunk)));
 }
 
 #[test]

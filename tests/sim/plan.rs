@@ -73,6 +73,9 @@ pub fn ms(us: u64) -> String {
 #[derive(Clone)]
 pub struct Plan {
     pub seed: u64,
+    /// Another number, and everything that is drawn during the run comes out otherwise, while the
+    /// steps stay the same. It helps to shorten the plan of a run that fails.
+    pub luck: u64,
     pub members: usize,
     /// One-way delays in microseconds, from the first to the second.
     pub distances: Vec<Vec<u64>>,
@@ -148,6 +151,7 @@ impl Plan {
         let length = if draw.chance(10) { 150 * SECOND } else { 30 * SECOND };
         let mut plan = Self {
             seed,
+            luck: 0,
             members,
             distances,
             config: config(&mut draw),

@@ -253,6 +253,10 @@ impl World {
         if state.joined || message.to_incarnation != state.disk.incarnation() {
             return false;
         }
+        if let Body::Refused(_) = &message.body {
+            // It was taken for an answer to an older invitation: another one is needed.
+            state.has_answered = false;
+        }
         if let Body::JoinAnswer(answer) = &message.body
             && answer.accepted
         {

@@ -131,7 +131,8 @@ impl Summary {
         self.counts.merge(&outcome.counts);
         match outcome.broken {
             Some(broken) => {
-                println!("seed {seed}: {}", broken.invariant);
+                let what = broken.what.lines().next().unwrap_or_default();
+                println!("seed {seed}: {}: {what}", broken.invariant);
                 self.failures.push((seed, broken));
             }
             None => self.agreed_us.push(outcome.agreed_us),

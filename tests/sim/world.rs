@@ -107,7 +107,7 @@ pub struct World {
 impl World {
     /// A chat that its founder has just made.
     pub fn new(plan: Plan, is_verbose: bool) -> Self {
-        let prng = Prng::new(plan.seed ^ 0x5eed);
+        let prng = Prng::new(plan.seed ^ (plan.luck << 32) ^ 0x5eed);
         let network = Network::new(plan.distances.clone());
         let mut world = Self {
             now: 0,
