@@ -99,7 +99,7 @@ impl Replica {
         }
     }
 
-    /// The host's own submissions go the same way as everybody's.
+    /// The host's own submissions go the same way as everybody's, once they are durable.
     pub(super) fn accept_own(&mut self) {
         let (me, session) = (self.me, self.incarnation);
         let Part::Host(hosting) = &self.part else { return };

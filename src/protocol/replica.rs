@@ -225,7 +225,7 @@ impl Replica {
                 self.unsynced.push_back((ready.number, last.index));
             }
             if !ready.persist.outbox_put.is_empty() {
-                self.outbox.written_with(ready.number);
+                self.outbox.syncing(ready.number);
             }
             self.ready_count += 1;
         }
@@ -460,7 +460,7 @@ impl Replica {
             payload: proposal.payload,
             signature: proposal.signature,
         };
-        // R31: durable in the outbox before anyone is told that it is queued.
+        // R31: durable in the outbox before anyone is told that it is queued, or hears of it.
         self.ready.persisted_notices.push(Notice::Queued { number: submission.number });
         self.ready.persist.outbox_put.push(submission.clone());
         self.outbox.push(submission);
