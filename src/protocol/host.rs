@@ -294,10 +294,13 @@ impl Replica {
         if !self.log.state().is_present(from, message.from_incarnation) {
             // Before its `TermStart` is committed, a host does not know of the latest joins.
             let Part::Host(hosting) = &self.part else { return };
-            self.refuse(message, match hosting.serving {
-                true => RefusedReason::NotMember,
-                false => RefusedReason::NotHost { host: None },
-            });
+            self.refuse(
+                message,
+                match hosting.serving {
+                    true => RefusedReason::NotMember,
+                    false => RefusedReason::NotHost { host: None },
+                },
+            );
             return;
         }
         let incarnation = message.from_incarnation;

@@ -263,7 +263,12 @@ impl Replica {
         if self.stopping.is_some() {
             return Err(ProposeError::Stopping);
         }
-        if !self.log.state().is_present(self.me, self.incarnation) {
+        // Who has asked to leave says nothing more.
+        let me = self.log.state().members.get(&self.me);
+        let is_active = me.is_some_and(|me| {
+            me.state == MemberState::Active && me.incarnation == self.incarnation
+        });
+        if !is_active || self.outbox.has_leaving() {
             return Err(ProposeError::NotMember);
         }
         if self.disk == DiskState::Full {
@@ -425,8 +430,7 @@ impl Replica {
         let known = self.log.state().members.get(&peer).map(|member| member.incarnation);
         let Some(outlived) = known.filter(|known| *known != incarnation) else { return };
         let learned = (outlived, incarnation);
-        if self.newer_incarnations.insert(peer, learned) != Some(learned)
-            && self.host == Some(peer)
+        if self.newer_incarnations.insert(peer, learned) != Some(learned) && self.host == Some(peer)
         {
             self.attach();
         }
@@ -535,6 +539,7 @@ impl Replica {
         self.become_follower();
         self.host = None;
         self.attached = None;
+        self.relays.clear();
         self.ready.notices.push(Notice::Host { host: None, term });
     }
 

@@ -35,7 +35,9 @@ impl Replica {
 
     fn message(&self, to: PeerId, body: Body, call: CallId) -> Message {
         let known = self.log.state().members.get(&to).map(|member| member.incarnation);
-        let newer = self.newer_incarnations.get(&to);
+        // Whoever hosts is followed in whatever incarnation. A vote is asked of the one that the
+        // voters' set names, and of no other.
+        let newer = self.newer_incarnations.get(&to).filter(|_| follows(&body));
         let newer = newer.filter(|(outlived, _)| known == Some(*outlived));
         Message {
             from: self.me,
@@ -47,4 +49,9 @@ impl Replica {
             body,
         }
     }
+}
+
+/// Whether this is what a member says to its host.
+fn follows(body: &Body) -> bool {
+    matches!(body, Body::Attach(_) | Body::Acknowledge(_) | Body::Submit(_) | Body::ReportDelays(_))
 }

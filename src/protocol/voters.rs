@@ -41,9 +41,8 @@ pub struct Seats<'a> {
 /// until somebody comes back. So a step that would lead there waits, and another is taken.
 pub fn next_voters(seats: &Seats<'_>) -> Option<VoterSet> {
     let voters = seats.voters;
-    let is_outlived = |peer: &PeerId| {
-        *peer != seats.host && seats.active.get(peer) != voters.0.get(peer)
-    };
+    let is_outlived =
+        |peer: &PeerId| *peer != seats.host && seats.active.get(peer) != voters.0.get(peer);
     let goal = goal(seats, is_outlived);
     let outlived = voters.peers().filter(|peer| is_outlived(peer));
     let outlived = outlived.map(|peer| without(voters, *peer));

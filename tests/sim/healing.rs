@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::mem;
 
 use demes_protocol::prng::Prng;
-use demes_protocol::types::{MemberState, PeerId, Position, VoterSet};
+use demes_protocol::types::{MemberState, Position, VoterSet};
 
 use crate::invariants::{Broken, End};
 use crate::network::{Condition, Way};
@@ -17,6 +17,7 @@ use crate::world::{MS, SECOND, World};
 const AGREED_WITHIN_US: u64 = 20 * 2 * SECOND;
 /// By then the rest does nothing more that could matter to the healed.
 const SETTLED_AFTER_US: u64 = 5 * SECOND;
+const MINUTE_US: u64 = 60 * SECOND;
 /// Between looks.
 const LOOK_US: u64 = 50 * MS;
 /// Longer than any run.
@@ -50,15 +51,37 @@ impl World {
             let next = self.now + LOOK_US;
             self.run_until(next);
         }
+        let agreed_us = self.now - healed_at;
+        let deadline = self.now + self.voters_follow_within_us();
+        while self.now < deadline
+            && self.broken.is_none()
+            && (self.wrong_voters(&healed).is_some()
+                || self.disagreement(&healed, is_whole).is_some())
+        {
+            let next = self.now + LOOK_US;
+            self.run_until(next);
+        }
         if self.broken.is_none() {
-            if let Some(what) = self.disagreement(&healed, is_whole) {
+            let is_told = self.voters_follow_within_us() > 0;
+            let wrong_voters = self.wrong_voters(&healed).filter(|_| is_told);
+            if let Some(what) = self.disagreement(&healed, is_whole).or(wrong_voters) {
                 let what = format!("{what}\n{}", self.describe(&healed));
                 self.break_off(Broken { invariant: "healed peers agree", what });
             } else {
                 self.look_at_end(&healed);
             }
         }
-        self.now - healed_at
+        agreed_us
+    }
+
+    /// Voters follow the people within this time: whoever is gone is away, and whoever is back has
+    /// waited long enough. With the times of real life, which are minutes, that is not waited for.
+    fn voters_follow_within_us(&self) -> u64 {
+        let config = &self.plan.config;
+        if config.back_max_us > MINUTE_US {
+            return 0;
+        }
+        config.silent_us + 2 * config.back_max_us + AGREED_WITHIN_US
     }
 
     fn look_at_end(&mut self, healed: &BTreeSet<usize>) {
@@ -231,7 +254,9 @@ impl World {
             let stored = self.peers[peer].disk.image().entries.len() as u64;
             let me = status.members.get(&self.peers[peer].id);
             let problem = match () {
-                () if me.is_none_or(|me| me.state != MemberState::Active) => "is not active",
+                () if me.is_none_or(|me| me.state == MemberState::Invited) => "is no member",
+                // The others may be too few to let it go.
+                () if is_whole && !self.is_active(peer) => "is still leaving",
                 () if (status.host, status.term) != (first.host, first.term) => "has another host",
                 () if status.queued > 0 => "has something queued",
                 () if !status.serving => "is not served",
@@ -241,28 +266,27 @@ impl World {
             };
             return Some(format!("{} {problem}", peer + 1));
         }
-        if is_whole { self.whole_disagreement(first.voters.len(), &first.voters) } else { None }
+        let inside = self.peers.iter().filter(|peer| peer.wants_in).map(|peer| &peer.id);
+        let active = first.members.iter();
+        let active = active.filter(|(_, member)| member.state == MemberState::Active);
+        let is_everybody_in = inside.eq(active.map(|(peer, _)| peer));
+        (is_whole && !is_everybody_in).then(|| "not everybody is in who wants to be".into())
     }
 
-    /// After everything has healed: everybody who wants to be in is in, nobody else is, and the
-    /// voters are as many as they should be.
-    fn whole_disagreement(&self, voters: usize, set: &VoterSet) -> Option<String> {
-        let inside: BTreeSet<PeerId> =
-            self.peers.iter().filter(|peer| peer.wants_in).map(|peer| peer.id).collect();
-        let host = self.host()?;
-        let members = &self.peers[host].status.members;
-        let active = members.iter().filter(|(_, member)| member.state == MemberState::Active);
-        let active: BTreeSet<PeerId> = active.map(|(peer, _)| *peer).collect();
-        if active != inside {
-            return Some("not everybody is in who wants to be".into());
-        }
-        let goal = match inside.len().min(self.plan.config.voters_max) {
-            2 => 2,
-            count if count % 2 == 0 => count - 1,
-            count => count,
-        };
-        let outlived = (0..self.peers.len()).filter(|peer| self.is_voter_of(*peer, set)).count();
-        (voters != goal || outlived != voters).then(|| format!("{voters} voters, not {goal}"))
+    /// What is wrong with the voters, once there was time enough to put it right (R27, R28): they
+    /// are an odd number, or two of two; a majority of them is here; and they are as many as those
+    /// who are here, give or take one, as far as they may be.
+    fn wrong_voters(&self, healed: &BTreeSet<usize>) -> Option<String> {
+        let status = &self.peers[self.host()?].status;
+        let voting = healed.iter().filter(|peer| self.is_voter_of(**peer, &status.voters));
+        let (count, voting) = (status.voters.len(), voting.count());
+        let here = healed.iter().filter(|peer| self.is_active(**peer)).count();
+        let wanted = here.min(self.plan.config.voters_max);
+        let is_fit = (count % 2 == 1 || here == 2)
+            && voting >= status.voters.majority()
+            && (wanted.saturating_sub(1)..=wanted.max(2) + 1).contains(&count)
+            && count >= wanted.min(3);
+        (!is_fit).then(|| format!("{count} voters, {voting} of them among the {here} here"))
     }
 
     fn describe(&self, healed: &BTreeSet<usize>) -> String {
