@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::event::{DiskState, LinkState, Notice};
+use super::event::{DiskState, Notice};
 use super::message::{
     Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, RefusedReason, ReportDelays,
 };
@@ -238,7 +238,7 @@ impl Replica {
             let incarnation = self.log.voters().0.get(peer);
             *peer != self.me
                 && !tried.contains(peer)
-                && self.links.get(peer) == Some(&LinkState::Up)
+                && self.is_linked(*peer)
                 && incarnation.is_some_and(|incarnation| {
                     hosting.progress.contains_key(peer)
                         && self.in_contact(hosting, peer, incarnation)
