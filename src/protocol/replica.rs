@@ -505,11 +505,7 @@ impl Replica {
         let deadline = self.now + self.config.lease_max_us;
         self.stopping = Some(Stopping::HandingOver { deadline });
         self.start_hand_over(None);
-        let handing_over = match &self.part {
-            Part::Host(hosting) => hosting.hand_over.is_some(),
-            _ => false,
-        };
-        if !handing_over {
+        if !self.is_handing_over() {
             self.say_goodbye();
         }
     }

@@ -173,14 +173,17 @@ impl Replica {
         }
         let state = self.log.state();
         let i_leave = !state.active().any(|(peer, _)| peer == self.me);
-        if i_leave && state.active().next().is_some() {
-            // R7, R26: a leaving host hands over first, and then is a member like any other.
-            self.start_hand_over(None);
+        if i_leave && state.active().next().is_none() {
+            self.end_chat();
             return;
         }
         if i_leave {
-            self.ready.notices.push(Notice::Removed);
-            return;
+            // R7, R26: a leaving host hands over first, and then is a member like any other. Where
+            // nobody could take over yet, somebody gets a vote first.
+            self.start_hand_over(None);
+            if self.is_handing_over() {
+                return;
+            }
         }
         if self.step_voters() {
             return;
@@ -195,6 +198,22 @@ impl Replica {
             let removed = Membership::Removed { peer: *peer };
             self.append_own(Payload::Membership(removed));
         }
+    }
+
+    /// Everybody leaves. The host goes once all who hear it know that, and they go by themselves.
+    fn end_chat(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        let commit = self.log.commit();
+        let mut heard = hosting.progress.iter().filter(|(peer, progress)| {
+            self.in_contact(hosting, peer, &progress.incarnation)
+        });
+        if heard.all(|(_, progress)| progress.receipt.delivered >= commit) {
+            self.ready.notices.push(Notice::Removed);
+        }
+    }
+
+    pub(super) fn is_handing_over(&self) -> bool {
+        matches!(&self.part, Part::Host(hosting) if hosting.hand_over.is_some())
     }
 
     pub(super) fn publish_soon(&mut self) {
