@@ -412,7 +412,16 @@ impl Replica {
             self.suspect();
         }
         self.withdraw(WithdrawReason::NoMajority);
-        self.next_round();
+        // Whoever nominates it again does so after the others have heard that.
+        self.nominations.clear();
+        let prng = &mut self.prng;
+        match &mut self.suspicion {
+            // R20: of two who stand against each other, chance lets one be first.
+            Some(suspicion) if suspicion.back_off > 0 => {
+                suspicion.round_until = self.now + prng.below(suspicion.back_off) + 1;
+            }
+            _ => self.next_round(),
+        }
     }
 
     // ---- being handed over to (R23) ----

@@ -167,16 +167,16 @@ impl Replica {
         if !hosting.serving || hosting.hand_over.is_some() || !settled {
             return;
         }
+        let state = self.log.state();
+        if state.active().next().is_none() {
+            self.end_chat();
+            return;
+        }
         if hosting.paused {
             self.step_voters();
             return;
         }
-        let state = self.log.state();
         let i_leave = !state.active().any(|(peer, _)| peer == self.me);
-        if i_leave && state.active().next().is_none() {
-            self.end_chat();
-            return;
-        }
         if i_leave {
             // R7, R26: a leaving host hands over first, and then is a member like any other. Where
             // nobody could take over yet, somebody gets a vote first.
