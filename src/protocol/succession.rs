@@ -168,7 +168,10 @@ impl Replica {
             return;
         }
         if hosting.paused {
-            self.step_voters();
+            // R22: with a disk that stalls, another voter set would not help.
+            if self.disk != DiskState::Stalled {
+                self.step_voters();
+            }
             return;
         }
         let state = self.log.state();
