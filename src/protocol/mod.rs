@@ -15,6 +15,7 @@
 // What has no place in here; clippy.toml says why.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::float_arithmetic)]
 
+mod checkpoint;
 mod codec;
 pub mod config;
 mod durable;
@@ -23,6 +24,7 @@ pub mod event;
 mod follower;
 pub mod founding;
 mod host;
+pub mod invite_link;
 pub mod log;
 pub mod membership;
 pub mod message;
@@ -31,6 +33,7 @@ pub mod prng;
 mod progress;
 pub mod quorum;
 pub mod ranking;
+mod removal;
 pub mod replica;
 pub mod sign;
 pub mod submissions;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
-use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, Submission};
+use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, PeerId, Submission};
 
 /// What a restart finds.
 #[derive(Clone)]
@@ -18,6 +18,7 @@ pub struct Image {
     pub last_number: Number,
     pub commit: Index,
     pub read: Index,
+    pub removed_by: Option<PeerId>,
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
@@ -38,6 +39,7 @@ impl Disk {
             outbox: BTreeMap::new(),
             last_number: 0,
             read: 0,
+            removed_by: None,
             checkpoint: None,
         };
         Self { image, pending: VecDeque::new() }
@@ -67,6 +69,7 @@ impl Disk {
             outbox: image.outbox.values().cloned().collect(),
             last_number: image.last_number,
             read: image.read,
+            removed_by: image.removed_by,
             tail_in_doubt: false,
         }
     }
@@ -102,6 +105,7 @@ impl Image {
         if let Some(read) = persist.read {
             self.read = read;
         }
+        self.removed_by = persist.removed_by.or(self.removed_by);
     }
 
     pub fn has(&self, entry: &Entry) -> bool {
