@@ -95,6 +95,7 @@ impl Replica {
         self.receipts.remove(&peer);
         self.round_trips.remove(&peer);
         self.links.remove(&peer);
+        self.goodbyes.remove(&peer);
         self.pasts.retain(|(other, _), _| *other != peer);
     }
 

@@ -164,7 +164,8 @@ impl Replica {
     pub(super) fn on_solicit(&mut self, message: &Message, solicit: Nominate) {
         let last = self.log.last();
         let host_alive = self.host_alive();
-        let nominated = self.is_voter() && host_alive.is_none() && solicit.last >= last;
+        let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
+        let nominated = self.is_voter() && dialled && host_alive.is_none() && solicit.last >= last;
         let term = self.hard_state.term;
         let answer = SolicitAnswer { term, nominated, last, host_alive };
         self.answer(message, Body::SolicitAnswer(answer));
@@ -189,7 +190,9 @@ impl Replica {
     }
 
     fn take_nomination(&mut self, message: &Message, term: Term, last: Position) {
-        if !self.is_voting(message.from, message.from_incarnation) {
+        // R25: who cannot be dialled back could not be led either.
+        let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
+        if !dialled || !self.is_voting(message.from, message.from_incarnation) {
             return;
         }
         // R16: what is held until the end of the own lease must still count then.
@@ -293,6 +296,7 @@ impl Replica {
             votes: BTreeSet::new(),
             own_vote_ready: Some(self.ready_number()),
             deadline: self.now + 2 * self.round(),
+            was_handed_over: hand_over.is_some(),
         });
         self.host = None;
         self.attached = None;

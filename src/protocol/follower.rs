@@ -343,6 +343,8 @@ impl Replica {
     }
 
     pub(super) fn on_goodbye(&mut self, message: &Message) {
+        // R26: it is away at once, and whoever hosts from here on knows.
+        self.goodbyes.insert(message.from, message.from_boot);
         self.links.insert(message.from, LinkState::Down);
         self.detach_from(message.from);
     }

@@ -28,7 +28,9 @@ pub mod invite_link;
 pub mod log;
 pub mod membership;
 pub mod message;
+mod ordering;
 mod outbox;
+mod presence;
 pub mod prng;
 mod progress;
 pub mod quorum;
@@ -41,5 +43,6 @@ mod succession;
 pub mod time;
 pub mod timers;
 pub mod types;
+pub mod voters;
 
 pub use replica::Replica;

@@ -33,17 +33,16 @@ impl Replica {
         }
     }
 
-    /// One who has left is forgotten with the chat. One who was removed keeps what was said until
-    /// then, and from now on takes no part in anything.
+    /// From now on this peer takes no part in anything. One who has left is forgotten with the chat;
+    /// one who was removed keeps what was said until then.
     pub(super) fn end_own_membership(&mut self, by: Option<PeerId>) {
         self.ready.notices.push(Notice::Removed { by });
-        if by.is_some() {
-            self.removed_by = by;
-            self.ready.persist.removed_by = by;
-            self.part = Part::Follower;
-            self.host = None;
-            self.attached = None;
-            self.suspicion = None;
-        }
+        self.ready.persist.removed_by = by;
+        self.has_gone = true;
+        self.removed_by = by;
+        self.part = Part::Follower;
+        self.host = None;
+        self.attached = None;
+        self.suspicion = None;
     }
 }

@@ -68,6 +68,8 @@ pub struct Replica {
     pub(super) report_at: Instant,
     pub(super) ranking: Arc<Ranking>,
     pub(super) receipts: BTreeMap<PeerId, Receipt>,
+    /// Who has stopped gracefully, and in which boot; it is back with a later one (R26).
+    pub(super) goodbyes: BTreeMap<PeerId, Boot>,
 
     // The world, as far as it matters here.
     pub(super) links: BTreeMap<PeerId, LinkState>,
@@ -78,7 +80,9 @@ pub struct Replica {
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     fault: Option<&'static str>,
-    /// Who removed this peer, which takes no part any more.
+    /// This peer was a member, and takes no part any more.
+    pub(super) has_gone: bool,
+    /// Who removed it, if it did not leave by itself.
     pub(super) removed_by: Option<PeerId>,
 
     pub(super) ready: Ready,
@@ -100,6 +104,7 @@ pub(super) struct Candidacy {
     /// The `Ready` that makes the candidate's own vote durable; it counts afterwards (R1).
     pub own_vote_ready: Option<u64>,
     pub deadline: Instant,
+    pub was_handed_over: bool,
 }
 
 /// How far a graceful stop has come.
@@ -144,6 +149,7 @@ impl Replica {
             report_at: now + config.report_us,
             ranking: Arc::default(),
             receipts: BTreeMap::new(),
+            goodbyes: BTreeMap::new(),
             links: BTreeMap::new(),
             round_trips: BTreeMap::new(),
             syncs: Estimate::default(),
@@ -152,6 +158,7 @@ impl Replica {
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
+            has_gone: recovered.removed_by.is_some(),
             removed_by: recovered.removed_by,
             ready: Ready::default(),
             ready_count: 1,
@@ -295,7 +302,7 @@ impl Replica {
 
     /// Whether this peer has nothing to do in the chat any more.
     fn is_over(&self) -> bool {
-        self.fault.is_some() || self.removed_by.is_some()
+        self.fault.is_some() || self.has_gone
     }
 
     /// What the committed log says.
