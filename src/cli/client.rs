@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
 use super::pb::client_service_client::ClientServiceClient;
@@ -16,6 +17,7 @@ pub type Client = ClientServiceClient<Channel>;
 
 /// The file in which a running peer names its client listener.
 const ADDRESS_FILE: &str = "client.addr";
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,6 +64,13 @@ pub fn host_and_port(text: &str) -> Result<String, String> {
 pub async fn get_chat(client: &mut Client, chat: &str) -> Result<pb::Chat> {
     let request = pb::GetChatRequest { chat: chat.to_owned() };
     required(client.get_chat(request).await?.into_inner().chat)
+}
+
+/// A request that returns when the chat has confirmed it, and is waited for as long as is sensible.
+pub fn confirmed<T>(request: T) -> Request<T> {
+    let mut request = Request::new(request);
+    request.set_timeout(CONFIRM_TIMEOUT);
+    request
 }
 
 /// A part of a response that our own peer always fills in.

@@ -19,6 +19,7 @@ fn every_field_of_persist_comes_back() {
             request_ids: vec![("mine".into(), 6)],
             checkpoint: Some(checkpoint_of(&entries[..4])),
             read: Some(3),
+            removed_by: Some(PeerId([7; 32])),
         })
         .unwrap();
     let (store, recovered) = reopen(store, dir.path());
@@ -34,6 +35,7 @@ fn every_field_of_persist_comes_back() {
             outbox: (3..=5).map(submission).collect(),
             last_number: 5,
             read: 3,
+            removed_by: Some(PeerId([7; 32])),
             tail_in_doubt: false,
         }
     );
