@@ -34,11 +34,13 @@ pub struct InviteArgs {
     #[arg(long, conflicts_with_all = ["address", "timeout"])]
     link: bool,
     /// How many people the link lets in
-    #[arg(long, value_name = "N", requires = "link", conflicts_with = "address", default_value_t = 1,
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "link",
+          conflicts_with = "address",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(INVITE_LINK_USES_MAX)))]
     uses: u32,
     /// How long the link is good for, such as 12h or 30d; 90d at most
-    #[arg(long, value_name = "TIME", requires = "link", conflicts_with = "address", default_value = "7d",
+    #[arg(long, value_name = "TIME", default_value = "7d", requires = "link",
+          conflicts_with = "address",
           value_parser = seconds)]
     expires: u32,
 }

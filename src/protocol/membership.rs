@@ -77,7 +77,7 @@ impl ChatState {
     }
 
     /// Whether the committed log lets `peer` join in this incarnation, and why not. `now_ms` is the
-    /// wall clock of whoever decides that, the host; `link` is one that the peer has proven to have.
+    /// wall clock of the host, which decides that; `link` is one that the peer has proven to have.
     pub fn admission(
         &self,
         peer: PeerId,

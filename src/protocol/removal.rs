@@ -33,8 +33,8 @@ impl Replica {
         }
     }
 
-    /// From now on this peer takes no part in anything. One who has left is forgotten with the chat;
-    /// one who was removed keeps what was said until then.
+    /// From now on this peer takes no part in anything. One who has left is forgotten with the
+    /// chat; one who was removed keeps what was said until then.
     pub(super) fn end_own_membership(&mut self, by: Option<PeerId>) {
         self.ready.notices.push(Notice::Removed { by });
         self.ready.persist.removed_by = by;

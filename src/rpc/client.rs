@@ -146,7 +146,7 @@ impl ClientService for Person {
         &self,
         _: Request<pb::ListInvitesRequest>,
     ) -> Result<Response<pb::ListInvitesResponse>, Status> {
-        let (invites, links) = (self.show_invites(), self.show_links());
+        let (invites, links) = (self.show_invites(), self.show_links().await);
         Ok(Response::new(pb::ListInvitesResponse { invites, links }))
     }
 

@@ -12,8 +12,8 @@ const INCOMING: &str = "invite-in";
 const OUTGOING: &str = "invite-out";
 const LINKS: &str = "invite-link";
 
-/// An invitation that arrived here, or a link that the person wants to join by; the chat's id is its
-/// key.
+/// An invitation that arrived here, or a link that the person wants to join by; the chat's id is
+/// its key.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncomingInvite {
     pub chat_name: String,

@@ -45,8 +45,10 @@ fn lock(node: &Node) -> MutexGuard<'_, BTreeSet<String>> {
 
 async fn bring(node: &Node, key: &str) {
     let mut wait = RESEND_MIN;
-    // Looked up each time: the person may have taken it back, or given it more time.
-    while let Some(mut invite) = current(node, key) {
+    loop {
+        // Looked up each time: the person may have taken it back, or sent it anew.
+        let changed = node.invite_changed.notified();
+        let Some(mut invite) = current(node, key) else { return };
         if !node.takes_part(invite.chat) {
             return;
         }
@@ -56,7 +58,7 @@ async fn bring(node: &Node, key: &str) {
             return;
         }
         if invite.reached.is_some() {
-            tokio::time::sleep(left.min(LOOK_MAX)).await;
+            let _ = timeout(left.min(LOOK_MAX), changed).await;
             continue;
         }
         match attempt(node, &invite).await {
@@ -77,8 +79,10 @@ async fn bring(node: &Node, key: &str) {
             }
             Err(status) => tracing::debug!(code = ?status.code(), "an invitation did not arrive"),
         }
-        tokio::time::sleep(wait.min(left)).await;
-        wait = (wait * 2).min(RESEND_MAX);
+        wait = match timeout(wait.min(left), changed).await {
+            Ok(()) => RESEND_MIN,
+            Err(_) => (wait * 2).min(RESEND_MAX),
+        };
     }
 }
 
@@ -101,7 +105,7 @@ async fn take_back(node: &Node, chat: ChatId, peer: PeerId) {
 }
 
 /// Whether the peer's invitation stands in the log, and is not answered.
-pub fn is_invited(node: &Node, chat: ChatId, peer: &PeerId) -> bool {
+fn is_invited(node: &Node, chat: ChatId, peer: &PeerId) -> bool {
     let chat = node.handle.chat(chat);
     chat.is_some_and(|chat| {
         let member = chat.view.borrow().status.members.get(peer).map(|member| member.state);

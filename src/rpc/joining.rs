@@ -1,5 +1,5 @@
-//! Bringing a person's answer to an invitation, or a link's proof, to the chat's host, wherever that
-//! is: any member says who hosts.
+//! Bringing a person's answer to an invitation, or a link's proof, to the chat's host, wherever
+//! that is: any member says who hosts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard};

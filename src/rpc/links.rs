@@ -7,12 +7,14 @@ use tonic::Status;
 
 use super::client::{Person, wish};
 use super::invites::{OwnLink, outgoing_key};
-use super::inviting::is_invited;
 use super::node::{now_ms, storage};
 use super::shown::link_text;
 use super::status::{self, unable};
 use crate::crypto::link::LinkSeed;
-use crate::protocol::types::{INVITE_LINK_USES_MAX, InviteLinkId, Membership, Payload, PeerId};
+use crate::protocol::event::Status as ChatStatus;
+use crate::protocol::types::{
+    ChatId, INVITE_LINK_USES_MAX, InviteLinkId, MemberState, Membership, Payload, PeerId,
+};
 use crate::runtime::handle::{ChatShared, Wait};
 use crate::wire::link::{LINK_HOST_BYTES_MAX, LinkText, PREFIX};
 use crate::wire::{hex, pb};
@@ -80,15 +82,16 @@ impl Person {
         text: &str,
         deadline: Option<Instant>,
     ) -> Result<(), Status> {
-        let change = match self.find_open(chat, text)? {
+        let now = self.node.handle.view(chat.id).await.map_err(unable)?.status;
+        let change = match self.find_open(chat.id, &now, text)? {
             Target::Link(link) => Membership::InviteLinkRevoked { link },
             Target::Invite { key, peer } => {
                 if let Some(key) = key {
                     let mut invites = self.node.lock_invites();
                     invites.remove_outgoing(&self.node.store, &key).map_err(storage)?;
+                    self.node.invite_changed.notify_waiters();
                 }
-                let is_open = |peer: &PeerId| is_invited(&self.node, chat.id, peer);
-                let Some(peer) = peer.filter(is_open) else { return Ok(()) };
+                let Some(peer) = peer else { return Ok(()) };
                 Membership::InviteRevoked { peer }
             }
         };
@@ -98,35 +101,38 @@ impl Person {
     }
 
     /// The open link or invitation that the text names.
-    fn find_open(&self, chat: &ChatShared, text: &str) -> Result<Target, Status> {
-        let view = chat.view.borrow().clone();
-        let known = view.status.invite_links.iter();
+    fn find_open(&self, chat: ChatId, now: &ChatStatus, text: &str) -> Result<Target, Status> {
+        let known = now.invite_links.iter();
         let open = known.filter(|(_, link)| link.problem(now_ms()).is_none()).map(|(id, _)| *id);
         if text.starts_with(PREFIX) {
             let link = LinkText::parse(text).map_err(status::link_text)?;
             let id = LinkSeed(link.seed).id();
-            let found = open.into_iter().find(|open| *open == id && link.chat == chat.id);
+            let found = open.into_iter().find(|open| *open == id && link.chat == chat);
             return found.map(Target::Link).ok_or_else(status::invite_over);
         }
+        let is_invited = |peer: &PeerId| {
+            let member = now.members.get(peer);
+            member.is_some_and(|member| member.state == MemberState::Invited)
+        };
         let invites = self.node.lock_invites();
-        let key = outgoing_key(chat.id, text);
+        let key = outgoing_key(chat, text);
         if let Some(invite) = invites.outgoing_to(&key) {
             let peer = invite.reached.as_deref().and_then(|peer| peer.parse().ok());
-            let is_over = peer.is_some_and(|peer| !is_invited(&self.node, chat.id, &peer));
-            if !is_over {
+            // What has arrived a moment ago may not be in the log yet.
+            let is_unknown = |peer: &PeerId| !now.members.contains_key(peer);
+            let may_answer = peer.is_none_or(|peer| is_invited(&peer) || is_unknown(&peer));
+            if may_answer && invite.expires_at_ms > now_ms() {
                 return Ok(Target::Invite { key: Some(key), peer });
             }
         }
         let begins = |id: &[u8; 32]| !text.is_empty() && hex(id).starts_with(text);
         let links = open.filter(|id| begins(&id.0)).map(Target::Link);
-        let invited = view.status.members.keys();
-        let invited =
-            invited.filter(|peer| begins(&peer.0) && is_invited(&self.node, chat.id, peer));
+        let invited = now.members.keys().filter(|peer| begins(&peer.0) && is_invited(peer));
         let invited = invited.map(|peer| {
             let reached = peer.to_string();
             let mut sent = invites.outgoing();
-            let sent = sent.find(|i| i.chat == chat.id && i.reached.as_ref() == Some(&reached));
-            let key = sent.map(|invite| outgoing_key(chat.id, &invite.address));
+            let sent = sent.find(|i| i.chat == chat && i.reached.as_ref() == Some(&reached));
+            let key = sent.map(|invite| outgoing_key(chat, &invite.address));
             Target::Invite { key, peer: Some(*peer) }
         });
         let mut found: Vec<Target> = links.chain(invited).collect();

@@ -37,7 +37,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -178,6 +178,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         store,
         invites: Mutex::new(invites),
         inviting: Mutex::new(BTreeSet::new()),
+        invite_changed: Notify::new(),
         joining: Mutex::new(BTreeMap::new()),
         damaged: BTreeMap::new(),
     };

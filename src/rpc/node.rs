@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -45,6 +45,8 @@ pub struct Node {
     pub invites: Mutex<Invites>,
     /// Invitations that a task is bringing at the moment, by their keys.
     pub inviting: Mutex<BTreeSet<String>>,
+    /// Wakes them when one was sent anew, or taken back.
+    pub invite_changed: Notify,
     /// Answers that a task is bringing at the moment, and how far each is.
     pub joining: Mutex<BTreeMap<ChatId, watch::Receiver<Joining>>>,
     /// Chats whose store cannot be opened, and why.
@@ -108,6 +110,7 @@ impl Node {
         };
         self.lock_invites().put_outgoing(&self.store, invite.clone()).map_err(storage)?;
         inviting::start(self, &invite);
+        self.invite_changed.notify_waiters();
         Ok(invite)
     }
 

@@ -51,11 +51,12 @@ impl Person {
     }
 
     /// Every link that the chats know of, and own ones that they do not know yet.
-    pub(super) fn show_links(&self) -> Vec<pb::InviteLink> {
+    pub(super) async fn show_links(&self) -> Vec<pb::InviteLink> {
         let mut shown = Vec::new();
         for chat in self.node.handle.chats().iter().filter(|chat| !chat.is_read_only()) {
+            let Ok(view) = self.node.handle.view(chat.id).await else { continue };
+            let known = view.status.invite_links;
             let invites = self.node.lock_invites();
-            let known = chat.view.borrow().status.invite_links.clone();
             for (id, link) in known.iter() {
                 shown.push(self.show_link(chat, *id, Some(link), invites.links().get(id)));
             }

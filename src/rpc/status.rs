@@ -169,7 +169,7 @@ pub fn chat_full() -> Status {
 /// A member removed this peer.
 pub fn removed(by: PeerId) -> Status {
     let message = format!(
-        "the member {} has removed you from this chat; what was said until then stays readable here",
+        "the member {} has removed you from this chat; what was said until then stays readable",
         by.short()
     );
     status(Code::PermissionDenied, "NOT_MEMBER", message, [("removed_by_peer_id", by.to_string())])

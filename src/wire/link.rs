@@ -1,7 +1,7 @@
 //! The text of an invite link: `demes:` and base64url, at most 200 characters.
 //!
-//! It carries all that a stranger needs: the chat, the key of whoever made it, the secret from which
-//! the link's key is made, when it ends, and where to knock. The bytes under the base64url:
+//! It carries all that a stranger needs: the chat, the key of whoever made it, the secret from
+//! which the link's key is made, when it ends, and where to knock. The bytes under the base64url:
 //!
 //! | bytes | |
 //! |---|---|

@@ -4,8 +4,8 @@
 //!   the first peer alone; `invite A B`, `uninvite A B`, `join B via A`, `decline B via A`
 //! - `invite-link A L uses N for T` (link L, made by A), `revoke-link A L`, `join B via A with L`
 //! - `set KEY VALUE`, `distance A B T` (round trip), `show KIND...`, `hide KIND...`: beforehand
-//! - `say A TEXT`, `say-many A N`, `read A INDEX`, `rename A NAME`, `leave A`, `remove A B` (A wants
-//!   B to go)
+//! - `say A TEXT`, `say-many A N`, `read A INDEX`, `rename A NAME`, `leave A`, `remove A B` (A
+//!   wants B to go)
 //! - `deliver`, `deliver A->B [KIND]`, `deliver-one A->B [KIND]`, `double A->B [KIND]` (twice),
 //!   `drop`, `drop A->B [KIND]`
 //! - `advance T`: time only; `run T`: time, and messages arrive at once
