@@ -14,4 +14,5 @@ mod outage;
 mod process;
 mod ranking;
 mod removal;
+mod strangers;
 mod trace;
