@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::client::{confirmed, connect, get_chat, invite_timeout_s, required};
+use super::client::{connect, get_chat, invite_timeout_s, required};
 use super::output::{People, Table, chat_state, clean, count, short};
 use super::{ChatArg, Global, json, pb};
 
@@ -89,7 +89,7 @@ pub async fn remove(global: &Global, args: RemoveArgs) -> Result<()> {
     let mut client = connect(global).await?;
     let chat = get_chat(&mut client, &args.chat.chat).await?;
     let request = pb::RemoveMemberRequest { chat: chat.chat_id.clone(), peer: args.peer.clone() };
-    let removed = client.remove_member(confirmed(request)).await?.into_inner();
+    let removed = client.remove_member(request).await?.into_inner();
     global.output().emit(
         || json!({ "sequence": removed.sequence }),
         || format!("{} is removed from {}\n", clean(&args.peer), clean(&chat.name)),

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::interval;
 use tonic::{Response, Status};
 
-use super::client::{Client, confirmed, connect, invite_timeout_s, required};
+use super::client::{Client, connect, invite_timeout_s, required};
 use super::output::{Output, Table, clean, local_time, short};
 use super::{ChatArg, Global, json, pb};
 use crate::protocol::types::INVITE_LINK_USES_MAX;
@@ -106,7 +106,7 @@ async fn create_link(global: &Global, args: InviteArgs) -> Result<()> {
         uses_max: args.uses,
         valid_s: args.expires,
     };
-    let response = connect(global).await?.create_invite_link(confirmed(request)).await?;
+    let response = connect(global).await?.create_invite_link(request).await?;
     let link = required(response.into_inner().link)?;
     let output = global.output();
     output.emit(|| json!({ "link": json::link(&link) }), || format!("{}\n", link.text))?;
@@ -142,7 +142,7 @@ pub async fn list(global: &Global) -> Result<()> {
 /// Ends a link, or takes an invitation back.
 pub async fn revoke(global: &Global, args: RevokeArgs) -> Result<()> {
     let request = pb::RevokeInviteRequest { chat: args.chat.chat, invite: args.invite };
-    connect(global).await?.revoke_invite(confirmed(request)).await?;
+    connect(global).await?.revoke_invite(request).await?;
     global.output().emit(|| json!({}), || "it lets nobody in any more\n".into())?;
     Ok(())
 }

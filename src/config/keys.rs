@@ -238,13 +238,13 @@ pub(super) const KEYS: &[Key] = &[
     key("timers.steady_ms", MS, "0",
         "How long a new member that has caught up must be steady before it votes."),
     key("timers.silent_critical_ms", MS_FROM_1, "10000",
-        "How long a voter is silent before its vote is taken out, where one more loss would stop the\n\
-         chat."),
+        "How long a voter is silent before its vote is taken out, where one more loss would\n\
+         stop the chat."),
     key("timers.silent_ms", MS_FROM_1, "60000",
         "The same where more losses can be borne."),
     key("timers.back_ms", MS_FROM_1, "10000",
-        "How long a member that was away must be steady before it votes again. It doubles each time\n\
-         for one that keeps coming and going."),
+        "How long a member that was away must be steady before it votes again. It doubles each\n\
+         time for one that keeps coming and going."),
     key("timers.back_ms_max", MS_FROM_1, "600000",
         "How far that doubles."),
     key("timers.move_gain_percent", Kind::Integer(0, 99), "25",

@@ -17,6 +17,7 @@ pub(super) struct Later {
 impl Replica {
     pub(super) fn on_persisted(&mut self, ready: u64, sync_us: Micros) {
         self.syncs.add(sync_us);
+        self.outbox.synced(ready);
         while let Some((number, index)) = self.unsynced.front().copied() {
             if number > ready {
                 break;
@@ -115,6 +116,9 @@ impl Replica {
         if commit > self.commit_persisted {
             self.commit_persisted = commit;
             persist.commit = Some(commit);
+        }
+        if self.pasts_due_at.take_if(|at| self.now >= *at).is_some() {
+            persist.pasts = Some(Arc::new(self.pasts.clone()));
         }
         if commit >= self.checkpoint_index + self.config.checkpoint_every {
             self.checkpoint_index = commit;

@@ -8,8 +8,8 @@ use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
 use super::time::Micros;
 use super::types::{
-    Boot, Entry, FormerMember, HardState, Incarnation, Index, Member, Number, Payload, PeerId,
-    Signature, Submission, Term, TraceContext, VoterSet,
+    Boot, Entry, FormerMember, HardState, Incarnation, Index, Member, Number, Pasts, Payload,
+    PeerId, Signature, Submission, Term, TraceContext, VoterSet,
 };
 
 /// What a store gives back when it is opened; empty for a chat that is new here.
@@ -31,6 +31,8 @@ pub struct Recovered {
     pub read: Index,
     /// Who removed this peer from the chat, if somebody has.
     pub removed_by: Option<PeerId>,
+    /// What was remembered of other peers when that was last written down (R9).
+    pub pasts: Pasts,
     /// The last batch was torn and cut: vote and stand only once caught up (R37).
     pub tail_in_doubt: bool,
 }
@@ -160,6 +162,8 @@ pub struct Persist {
     pub read: Option<Index>,
     /// That member has removed this peer, for good.
     pub removed_by: Option<PeerId>,
+    /// All that is remembered of other peers (R9), in place of what was.
+    pub pasts: Option<Arc<Pasts>>,
 }
 
 impl Persist {

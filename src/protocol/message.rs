@@ -60,6 +60,9 @@ pub enum Body {
     Vote(Vote),
     /// Candidate → everyone: do not wait for me (R18).
     Withdraw(Withdraw),
+    /// Nominee → a nominator that is ahead: give me what I lack (R10).
+    FetchLog(FetchLog),
+    FetchLogAnswer(FetchLogAnswer),
     /// New host → everyone (R21).
     Announce(Announce),
     /// Host → successor (R23).
@@ -90,6 +93,8 @@ impl Body {
             Body::RequestVote(body) => body.term,
             Body::Vote(body) => body.term,
             Body::Withdraw(body) => body.term,
+            Body::FetchLog(body) => body.term,
+            Body::FetchLogAnswer(body) => body.term,
             Body::Announce(body) => body.term,
             Body::HandOver(body) => body.term,
             Body::FindHostAnswer(body) => body.term,
@@ -110,6 +115,7 @@ impl Body {
                 | Body::NominateAnswer(_)
                 | Body::SolicitAnswer(_)
                 | Body::Vote(_)
+                | Body::FetchLogAnswer(_)
                 | Body::FindHostAnswer(_)
                 | Body::Refused(_)
         )
@@ -123,6 +129,9 @@ pub struct Attach {
     pub attach: u64,
     /// A position of the member's synced log: its end at first, further back after `LookBack`.
     pub look: Position,
+    /// To a member that does not host: pass on to me what is committed, since I cannot reach the
+    /// host.
+    pub relay: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -184,6 +193,9 @@ pub struct Acknowledge {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Submit {
     pub term: Term,
+    /// Whose they are, where they come through another member (R35). Each is signed then: the core
+    /// leaves that out, the runtime signs what leaves and has checked what arrives.
+    pub author: Option<(PeerId, Incarnation)>,
     pub submissions: Vec<Submission>,
 }
 
@@ -271,6 +283,8 @@ pub struct SolicitAnswer {
     /// The answering voter nominates the asker, with its own last position.
     pub nominated: bool,
     pub last: Position,
+    /// The end of its log may have been lost (R37).
+    pub in_doubt: bool,
     pub host_alive: Option<HostAlive>,
 }
 
@@ -313,6 +327,28 @@ pub enum WithdrawReason {
     LogBehind,
     /// The disk stalls or is full.
     Unfit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FetchLog {
+    pub term: Term,
+    /// Counts this peer's fetches; the answer names it.
+    pub fetch: u64,
+    /// A position of this peer's log: its end at first, further back when told to look there.
+    pub look: Position,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct FetchLogAnswer {
+    pub term: Term,
+    pub fetch: u64,
+    /// Where the entry before `entries[0]` stands: the position that was looked at.
+    pub previous: Position,
+    pub entries: Vec<Arc<Entry>>,
+    /// The end of the answering peer's log.
+    pub last: Position,
+    /// It does not have that position: look again at or below this index.
+    pub look_back: Option<Index>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -390,4 +426,19 @@ pub struct Candidate {
     /// The sum of the shortest paths to and from all others, in microseconds, quantised; `None`
     /// where a path is missing. Closeness centrality is its reciprocal.
     pub farness_us: Option<Micros>,
+    /// Why it counts as away, if it does (R26).
+    pub absence: Option<Absence>,
+}
+
+/// Why a member counts as away, so that its vote is taken out or it is not given one (R25–R28).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Absence {
+    /// It stopped gracefully.
+    Goodbye,
+    /// Nothing was heard of it for long.
+    Silent,
+    /// It can reach the host, and a majority of the voters cannot reach it.
+    NotDialled,
+    /// It is back, and not yet for long enough.
+    Returning,
 }

@@ -15,6 +15,7 @@
 // What has no place in here; clippy.toml says why.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::float_arithmetic)]
 
+mod adoption;
 mod checkpoint;
 mod codec;
 pub mod config;
@@ -35,8 +36,10 @@ pub mod prng;
 mod progress;
 pub mod quorum;
 pub mod ranking;
+mod relay;
 mod removal;
 pub mod replica;
+mod sending;
 pub mod sign;
 pub mod submissions;
 mod succession;

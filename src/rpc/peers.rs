@@ -297,7 +297,7 @@ impl Calls {
             .heartbeats
             .as_ref()
             .is_some_and(|(open, running)| *open == term && !running.is_finished());
-        if !is_open {
+        if !is_open && !attach.relay {
             calls.heartbeats = Some((term, Running(tokio::spawn(heartbeats))));
         }
         calls.replicate = Some(Running(tokio::spawn(replicate)));
@@ -417,6 +417,11 @@ impl Single {
                 let request = convert::to_vote_request(header, request);
                 let response = election.request_vote(request).await?.into_inner();
                 Some(convert::from_vote_response(response))
+            }
+            Body::FetchLog(fetch) => {
+                let request = convert::to_fetch_log_request(header, fetch);
+                let response = election.fetch_log(request).await?.into_inner();
+                Some(convert::from_fetch_log_response(response))
             }
             Body::Withdraw(withdraw) => {
                 let request = convert::to_withdraw_request(header, withdraw);

@@ -15,7 +15,7 @@ use super::error::StorageError;
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
-use crate::protocol::types::{ChatId, Entry, Hash, Index, Number, PeerId, Submission};
+use crate::protocol::types::{ChatId, Entry, Hash, Index, Number, Pasts, PeerId, Submission};
 
 /// See `ChatStore::open`.
 pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
@@ -60,6 +60,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         last_number: found.last_number,
         read: found.read,
         removed_by: found.removed_by,
+        pasts: found.pasts,
         tail_in_doubt: doubt_through.is_some(),
     };
     Ok((store, recovered))
@@ -77,6 +78,7 @@ struct Found {
     last_number: Number,
     read: Index,
     removed_by: Option<PeerId>,
+    pasts: Pasts,
     doubt: Index,
 }
 
@@ -99,6 +101,12 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
             payload.try_into().ok().map(PeerId)
         })?),
         None => None,
+    };
+
+    // Written for the first time when something is known of others.
+    let pasts = match table.get(state::PASTS)? {
+        Some(_) => get_state(&table, state::PASTS, schema::decode_pasts)?,
+        None => Pasts::new(),
     };
 
     let log = transaction.open_table(ENTRIES)?;
@@ -125,6 +133,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         last_number,
         read,
         removed_by,
+        pasts,
         doubt,
     })
 }

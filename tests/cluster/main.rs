@@ -16,3 +16,4 @@ mod ranking;
 mod removal;
 mod strangers;
 mod trace;
+mod voters;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
-use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, PeerId, Submission};
+use demes_protocol::types::{
+    Entry, HardState, Incarnation, Index, Number, Pasts, PeerId, Submission,
+};
 
 /// What a restart finds.
 #[derive(Clone)]
@@ -19,6 +21,7 @@ pub struct Image {
     pub commit: Index,
     pub read: Index,
     pub removed_by: Option<PeerId>,
+    pasts: Pasts,
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
@@ -40,6 +43,7 @@ impl Disk {
             last_number: 0,
             read: 0,
             removed_by: None,
+            pasts: Pasts::new(),
             checkpoint: None,
         };
         Self { image, pending: VecDeque::new() }
@@ -70,6 +74,7 @@ impl Disk {
             last_number: image.last_number,
             read: image.read,
             removed_by: image.removed_by,
+            pasts: image.pasts.clone(),
             tail_in_doubt: false,
         }
     }
@@ -101,6 +106,9 @@ impl Image {
         }
         if let Some(checkpoint) = &persist.checkpoint {
             self.checkpoint = Some(Arc::clone(checkpoint));
+        }
+        if let Some(pasts) = &persist.pasts {
+            self.pasts = (**pasts).clone();
         }
         if let Some(read) = persist.read {
             self.read = read;

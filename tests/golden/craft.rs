@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use demes_protocol::message::{
-    Acknowledge, Announce, Append, Attach, Body, HandOver, Heartbeat, Message, Nominate, Receipt,
-    RequestVote, Submit, Vote, Withdraw, WithdrawReason,
+    Acknowledge, Announce, Append, Attach, Body, FetchLog, FetchLogAnswer, HandOver, Heartbeat,
+    Message, Nominate, Receipt, RequestVote, Submit, Vote, Withdraw, WithdrawReason,
 };
 use demes_protocol::types::{Entry, Hash, Past, Payload, PeerId, Position, Submission};
 
@@ -85,7 +85,9 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
     let last = words.position_or("last", end)?;
     let attach = words.or("attach", 1)?;
     Ok(match kind {
-        "Attach" => Body::Attach(Attach { term, attach, look: last }),
+        "Attach" => {
+            Body::Attach(Attach { term, attach, look: last, relay: words.or("relay", false)? })
+        }
         "Append" => {
             let previous = words.position_or("after", end)?;
             let entries = entries(world, from, to, previous, words)?;
@@ -109,7 +111,7 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             receipt: Receipt::default(),
             ranking_version: 0,
         }),
-        "Submit" => Body::Submit(Submit { term, submissions: submissions(words)? }),
+        "Submit" => Body::Submit(Submit { term, author: None, submissions: submissions(words)? }),
         "Nominate" => Body::Nominate(Nominate { term, last }),
         "Solicit" => Body::Solicit(Nominate { term, last }),
         "RequestVote" => {
@@ -122,6 +124,15 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             Body::RequestVote(RequestVote { term, last, hand_over, past: past(words)? })
         }
         "Vote" => Body::Vote(Vote { term, granted: words.or("granted", true)?, host_alive: None }),
+        "FetchLog" => Body::FetchLog(FetchLog { term, fetch: 1, look: last }),
+        "FetchLogAnswer" => Body::FetchLogAnswer(FetchLogAnswer {
+            term,
+            fetch: words.or("fetch", 1)?,
+            previous: last,
+            entries: Vec::new(),
+            last,
+            look_back: None,
+        }),
         "Withdraw" => Body::Withdraw(Withdraw { term, reason: WithdrawReason::Unfit }),
         "Announce" => Body::Announce(Announce { term }),
         "HandOver" => Body::HandOver(permission(

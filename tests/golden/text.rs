@@ -125,9 +125,11 @@ fn ranking(ranking: &Ranking) -> String {
     let candidates: Vec<_> = ranking
         .candidates
         .iter()
-        .map(|candidate| match candidate.farness_us {
-            Some(farness) => format!("{} ({} ms)", peer(&candidate.peer), farness / 1_000),
-            None => format!("{} (no path)", peer(&candidate.peer)),
+        .map(|candidate| {
+            let farness = candidate.farness_us.map(|farness| format!("{} ms", farness / 1_000));
+            let farness = farness.unwrap_or("no path".into());
+            let absence = candidate.absence.map(|absence| format!(", {absence:?}"));
+            format!("{} ({farness}{})", peer(&candidate.peer), absence.unwrap_or_default())
         })
         .collect();
     format!("{}.{}: {}", ranking.term, ranking.version, candidates.join(", "))
@@ -183,6 +185,8 @@ pub fn kind(body: &Body) -> &'static str {
         Body::NominateAnswer(_) => "NominateAnswer",
         Body::Solicit(_) => "Solicit",
         Body::SolicitAnswer(_) => "SolicitAnswer",
+        Body::FetchLog(_) => "FetchLog",
+        Body::FetchLogAnswer(_) => "FetchLogAnswer",
         Body::RequestVote(_) => "RequestVote",
         Body::Vote(_) => "Vote",
         Body::Withdraw(_) => "Withdraw",
@@ -196,7 +200,10 @@ pub fn kind(body: &Body) -> &'static str {
 
 fn details(body: &Body) -> String {
     match body {
-        Body::Attach(b) => format!("#{} at {}", b.attach, position(b.look)),
+        Body::Attach(b) => {
+            let relay = if b.relay { " through it" } else { "" };
+            format!("#{} at {}{relay}", b.attach, position(b.look))
+        }
         Body::Append(b) => {
             let entries = entries(&b.entries);
             let after = position(b.previous);
@@ -220,7 +227,10 @@ fn details(body: &Body) -> String {
             let read = format!("delivered {} read {}", receipt.delivered, receipt.read);
             format!("#{} synced {} heard {} {read}", b.attach, b.synced, b.heartbeat)
         }
-        Body::Submit(b) => numbers(&b.submissions),
+        Body::Submit(b) => {
+            let author = b.author.map(|(author, _)| format!(" of {}", peer(&author)));
+            format!("{}{}", numbers(&b.submissions), author.unwrap_or_default())
+        }
         Body::SubmitAnswer(b) => format!("{}{}", accepted(&b.accepted), problem(b.problem)),
         Body::ReportDelays(b) => {
             let row = b.row.iter().map(|(id, delay)| format!("{}: {} us", peer(id), delay));
@@ -232,7 +242,16 @@ fn details(body: &Body) -> String {
         Body::NominateAnswer(b) => host_alive(b.host_alive),
         Body::SolicitAnswer(b) => {
             let nominated = if b.nominated { "nominated" } else { "not nominated" };
-            format!("{nominated}, last {}{}", position(b.last), host_alive(b.host_alive))
+            let doubt = if b.in_doubt { " in doubt" } else { "" };
+            format!("{nominated}, last {}{doubt}{}", position(b.last), host_alive(b.host_alive))
+        }
+        Body::FetchLog(b) => format!("#{} after {}", b.fetch, position(b.look)),
+        Body::FetchLogAnswer(b) => {
+            let (fetch, previous, last) = (b.fetch, position(b.previous), position(b.last));
+            match b.look_back {
+                Some(index) => format!("#{fetch} look back to {index}"),
+                None => format!("#{fetch} after {previous} [{}] of {last}", entries(&b.entries)),
+            }
         }
         Body::RequestVote(b) => {
             let permission =
