@@ -277,5 +277,5 @@ impl Drop for Busy {
 
 fn storage(error: StorageError) -> Status {
     tracing::error!(%error, "the store failed");
-    status::storage_damaged(error.to_string())
+    status::store(&error)
 }

@@ -10,6 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::protocol::event::ProposeError;
 use crate::protocol::types::{Index, TEXT_CHARS_MAX};
 use crate::runtime::handle::Unable;
+use crate::storage::StorageError;
 use crate::wire::WireError;
 
 const DOMAIN: &str = "demes";
@@ -39,12 +40,7 @@ pub fn unable(error: Unable) -> Status {
             "too many messages wait for a majority: try again when the chat goes on",
             [],
         ),
-        Unable::Propose(ProposeError::StorageFull) => status(
-            Code::ResourceExhausted,
-            "STORAGE_FULL",
-            "the disk has no room below its reserve: free some space",
-            [],
-        ),
+        Unable::Propose(ProposeError::StorageFull) => storage_full(),
     }
 }
 
@@ -98,6 +94,12 @@ pub fn not_confirmed(request_id: &str) -> Status {
 pub fn no_host() -> Status {
     let message = "nobody hosts the chat at the moment: try again";
     status(Code::Unavailable, "NO_HOST", message, [])
+}
+
+/// A hand-over did not come about in time.
+pub fn not_handed_over() -> Status {
+    let message = "that member did not take over in time: who hosts goes on";
+    status(Code::DeadlineExceeded, "HAND_OVER_FAILED", message, [])
 }
 
 pub fn not_host(host: String) -> Status {
@@ -163,6 +165,21 @@ pub fn slow_consumer(chat: String, after: Index) -> Status {
         "the reader did not keep up: go on from the cursor",
         [("chat_id", chat), ("after", after.to_string())],
     )
+}
+
+/// Why a store did not answer.
+pub fn store(error: &StorageError) -> Status {
+    match error {
+        StorageError::Full { .. } => storage_full(),
+        // The error that ends this peer is in its log.
+        StorageError::Failed { .. } => stopping(),
+        other => storage_damaged(other.to_string()),
+    }
+}
+
+fn storage_full() -> Status {
+    let message = "the disk has no room below its reserve: free some space";
+    status(Code::ResourceExhausted, "STORAGE_FULL", message, [])
 }
 
 pub fn storage_damaged(message: impl Into<String>) -> Status {

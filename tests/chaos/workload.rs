@@ -101,7 +101,8 @@ impl World {
             Ok(Err(status)) => {
                 let (why, expected) = why(&status);
                 if !expected {
-                    self.history.problem(format!("a send was answered with {status:?}"));
+                    let text = format!("a send was answered {why}: {}", status.message());
+                    self.history.problem(text);
                 }
                 Some((why, repeat))
             }
