@@ -315,7 +315,10 @@ impl ClientService for Person {
         let (host, term) = loop {
             self.node.handle.hand_over(chat.id, target).await.map_err(unable)?;
             let again = until.min(Instant::now() + HAND_OVER_AGAIN);
-            match await_host(&chat, me, target, again).await? {
+            match await_other_host(&chat, me, again).await? {
+                Some((host, _)) if target.is_some_and(|target| target != host) => {
+                    return Err(status::not_handed_over());
+                }
                 Some(found) => break found,
                 None if again < until => {}
                 None => return Err(status::not_handed_over()),
@@ -420,21 +423,16 @@ fn show_incoming(chat: ChatId, invite: &IncomingInvite, now_ms: u64) -> pb::Invi
     }
 }
 
-/// Waits until `target`, or anyone else than this peer, hosts; nothing when it takes too long.
-async fn await_host(
+/// Waits until another peer than this one hosts; nothing when it takes too long.
+async fn await_other_host(
     chat: &ChatShared,
     me: PeerId,
-    target: Option<PeerId>,
     until: Instant,
 ) -> Result<Option<(PeerId, u64)>, Status> {
     let mut shown = chat.view.clone();
-    let hosts = shown.wait_for(|view| match (view.status.host, target) {
-        (Some(host), Some(target)) => host == target,
-        (Some(host), None) => host != me,
-        (None, _) => false,
-    });
-    match timeout_at(until, hosts).await {
-        Ok(Ok(view)) => Ok(Some((view.status.host.unwrap_or(me), view.status.term))),
+    let other = shown.wait_for(|view| view.status.host.is_some_and(|host| host != me));
+    match timeout_at(until, other).await {
+        Ok(Ok(view)) => Ok(view.status.host.map(|host| (host, view.status.term))),
         Ok(Err(_)) => Err(status::chat_not_found()),
         Err(_) => Ok(None),
     }

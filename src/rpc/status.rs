@@ -96,10 +96,10 @@ pub fn no_host() -> Status {
     status(Code::Unavailable, "NO_HOST", message, [])
 }
 
-/// A hand-over did not come about in time.
+/// A hand-over came to nothing in time, or another member than the wanted one took over.
 pub fn not_handed_over() -> Status {
-    let message = "that member did not take over in time: who hosts goes on";
-    status(Code::DeadlineExceeded, "HAND_OVER_FAILED", message, [])
+    let message = "that member did not take over";
+    status(Code::Aborted, "HAND_OVER_FAILED", message, [])
 }
 
 pub fn not_host(host: String) -> Status {
