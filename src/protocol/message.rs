@@ -128,6 +128,9 @@ pub struct Attach {
     pub attach: u64,
     /// A position of the member's synced log: its end at first, further back after `LookBack`.
     pub look: Position,
+    /// To a member that does not host: pass on to me what is committed, since I cannot reach the
+    /// host.
+    pub relay: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -189,6 +192,9 @@ pub struct Acknowledge {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Submit {
     pub term: Term,
+    /// Whose they are, where they come through another member (R35). Each is signed then: the core
+    /// leaves that out, the runtime signs what leaves and has checked what arrives.
+    pub author: Option<(PeerId, Incarnation)>,
     pub submissions: Vec<Submission>,
 }
 
@@ -401,4 +407,19 @@ pub struct Candidate {
     /// The sum of the shortest paths to and from all others, in microseconds, quantised; `None`
     /// where a path is missing. Closeness centrality is its reciprocal.
     pub farness_us: Option<Micros>,
+    /// Why it counts as away, if it does (R26).
+    pub absence: Option<Absence>,
+}
+
+/// Why a member counts as away, so that its vote is taken out or it is not given one (R25–R28).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Absence {
+    /// It stopped gracefully.
+    Goodbye,
+    /// Nothing was heard of it for long.
+    Silent,
+    /// It can reach the host, and a majority of the voters cannot reach it.
+    NotDialled,
+    /// It is back, and not yet for long enough.
+    Returning,
 }
