@@ -326,5 +326,5 @@ impl Node {
 /// A failure of the peer's own store.
 pub fn storage(error: StorageError) -> Status {
     tracing::error!(%error, "the store failed");
-    status::storage_damaged(error.to_string())
+    status::store(&error)
 }
