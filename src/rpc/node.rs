@@ -234,7 +234,10 @@ impl Node {
     /// Goes on with what a former run has left: answers, invitations, bootstrap chats.
     pub async fn go_on(self: &Arc<Self>) {
         let (answers, outgoing) = {
-            let invites = self.lock_invites();
+            let mut invites = self.lock_invites();
+            if let Err(error) = invites.remove_expired_links(&self.store, now_ms()) {
+                tracing::error!(%error, "cannot remove links that have expired");
+            }
             let answered = invites.incoming().iter().filter(|(_, i)| i.answer.is_some());
             let answers: Vec<_> = answered.map(|(chat, _)| *chat).collect();
             let outgoing: Vec<_> = invites.outgoing().cloned().collect();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use demes::cli::demo::peer::until;
+use demes::wire::link::LinkText;
 use demes::wire::pb;
 use nix::sys::signal::Signal;
 use tonic::{Code, Request};
@@ -56,6 +57,14 @@ async fn is_out(chat: &Chat, peer: usize, last: u64) {
     assert_eq!(messages.last().map(|message| message.sequence), Some(last), "history stays");
 }
 
+/// The link as another member would have made it: its maker answers for the chat no more.
+fn with_address_of(chat: &Chat, text: &str, peer: usize) -> String {
+    let mut link = LinkText::parse(text).unwrap();
+    link.inviter = chat.peers[peer].id.parse().unwrap();
+    link.address = chat.peers[peer].address().to_string();
+    link.encode().unwrap()
+}
+
 async fn invite_again(chat: &Chat, by: usize, peer: usize) {
     let request = pb::InviteMemberRequest {
         chat: chat.chat.clone(),
@@ -72,6 +81,8 @@ async fn who_is_removed_is_told_keeps_the_history_and_can_be_invited_again() {
         let mut chat = Chat::of(3, &[]).await;
         let host = chat.host().await.unwrap();
         let [by, out] = chat.others(&[host])[..] else { unreachable!("three peers") };
+        let link = pb::CreateInviteLinkRequest { chat: chat.chat.clone(), ..Default::default() };
+        let link = chat.peers[out].client().create_invite_link(link).await.unwrap().into_inner();
         let last = chat.says(out).await;
         chat.sees(out, "its own message", |seen| seen.committed >= last).await;
         remove(&chat, by, out).await;
@@ -80,6 +91,12 @@ async fn who_is_removed_is_told_keeps_the_history_and_can_be_invited_again() {
         let unseen = chat.says(host).await;
         is_out(&chat, out, last).await;
         assert!(chat.chat_at(out).await.unwrap().committed < unseen);
+
+        // Nor does a link that was made before bring it back.
+        let link = with_address_of(&chat, &link.link.unwrap().text, host);
+        let request = pb::AcceptInviteRequest { chat: String::new(), link };
+        let answer = chat.peers[out].client().accept_invite(request).await;
+        assert_refused(answer, Code::PermissionDenied, "NOT_MEMBER");
 
         // Not even a restart changes that.
         chat.peers[out].kill().unwrap();
