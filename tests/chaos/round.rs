@@ -27,6 +27,8 @@ pub struct Setting {
     pub delay: Option<Duration>,
     pub rate: u32,
     pub only: Vec<String>,
+    /// Whether the data directories stay where they are, whatever happens.
+    pub keep: bool,
     /// Why there are no networks and disks of their own, if there are none.
     pub no_own_world: Option<String>,
     /// How long faults happen.
@@ -118,7 +120,12 @@ impl Chat {
             at += *pause;
             sleep_until(at.into()).await;
             match step {
-                Step::Do(harm) => self.arena.harm(harm).await?,
+                Step::Do(harm) => {
+                    self.arena.harm(harm).await?;
+                    if harm.is_done_at_once() {
+                        history.mark();
+                    }
+                }
                 Step::Undo(harm) => self.arena.undo(harm).await?,
             }
         }
@@ -176,8 +183,8 @@ impl Chat {
         }
         report.chats += 1;
         report.add(history.count(), history.refusals());
-        if !problems.is_empty() {
-            problems.push(format!("everything is left in {}", self.arena.keep()));
+        if !problems.is_empty() || self.setting.keep {
+            println!("the data directories are left in {}", self.arena.keep());
         }
         report.problems.extend(problems);
     }
