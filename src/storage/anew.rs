@@ -1,5 +1,5 @@
-//! Beginning a chat anew where its file can no longer be used (R9, R37): the file is kept aside, and
-//! another takes its place, in another incarnation and without a log.
+//! Beginning a chat anew where its file can no longer be used (R9, R37): the file is kept aside,
+//! and another takes its place, in another incarnation and without a log.
 //!
 //! Whatever the file held of votes and acknowledged entries, this peer can no longer vouch for. A
 //! new incarnation is another voter, which starts without either. What only this peer had is taken

@@ -188,7 +188,10 @@ impl Drop for Database {
     fn drop(&mut self) {
         // redb writes when it closes, and may find damage, or panic, even then.
         let redb = self.redb.take();
-        let _ = guarded(&self.path, "close", || Ok(drop(redb)));
+        let _ = guarded(&self.path, "close", || {
+            drop(redb);
+            Ok(())
+        });
     }
 }
 

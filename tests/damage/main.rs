@@ -1,167 +1,212 @@
+//! Damaged stores (R37, R38): bytes flipped, files cut, emptied, deleted, replaced by older copies.
+//!
+//! Each case is opened as `demes up` opens it, and must end in one of these ways: the content is
+//! what was synced; the last batch is cut and the tail in doubt; or a clear error, which says that
+//! the chat must be fetched anew. Never other content, never a panic, and a second start says the
+//! same as the first. `docs/verification.md` tells how to run more than the usual number.
+
+mod sample;
+mod verdict;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::Once;
+use std::thread;
 
-use bytes::Bytes;
-use demes::protocol::event::{Persist, Recovered};
-use demes::protocol::log::{Checkpoint, Log};
-use demes::protocol::types::{
-    ChatId, Entry, HardState, Hash, Index, Payload, PeerId, Submission, Term,
-};
-use demes::storage::{ChatStore, DataDir, StorageError};
+use sample::{Sample, chat_file, temporary};
+use verdict::{Verdict, examine, examine_peer};
 
-const CHAT: ChatId = ChatId([0xc4; 16]);
+/// Flips, of all files together, in an ordinary run.
+const FLIPS: usize = 2_000;
+/// Cuts of each file.
+const CUTS: usize = 200;
 
-fn entry(index: Index, previous: Hash) -> Arc<Entry> {
-    let sealed = Bytes::from(format!("<<the message at {index:09}>>"));
-    let mut entry = Entry {
-        index,
-        term: 1 + index / 20,
-        author: PeerId([1; 32]),
-        session: 77,
-        number: index,
-        created_at_ms: 1_700_000_000_000 + index,
-        trace: None,
-        payload: Payload::Message { request_id: format!("r{index}"), sealed },
-        signature: None,
-        previous,
-        hash: Hash::default(),
-    };
-    entry.hash = entry.computed_hash();
-    Arc::new(entry)
-}
-fn chain(from: Option<&Arc<Entry>>, n: u64) -> Vec<Arc<Entry>> {
-    let (mut i, mut h) = from.map_or((0, Hash::default()), |e| (e.index, e.hash));
-    let mut out = vec![];
-    for _ in 0..n {
-        i += 1;
-        let e = entry(i, h);
-        h = e.hash;
-        out.push(e);
+/// Random enough, and the same each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) as usize % bound
     }
-    out
 }
-fn submission(number: u64) -> Submission {
-    let payload = Payload::Message {
-        request_id: format!("s{number}"),
-        sealed: Bytes::from_static(b"waiting"),
-    };
-    Submission { number, created_at_ms: number, trace: None, payload, signature: None }
+
+/// One byte changed in an image.
+#[derive(Clone, Copy, Debug)]
+struct Flip {
+    place: usize,
+    mask: u8,
+}
+
+/// Seeded flips of bytes that are not zero: `DEMES_FLIPS` of them, or `all`, which changes each
+/// such byte once.
+fn flips(image: &[u8], usual: usize) -> Vec<Flip> {
+    let places: Vec<usize> = (0..image.len()).filter(|place| image[*place] != 0).collect();
+    let mut random = Random(1);
+    let mut flip = |place| Flip { place, mask: 1 + random.below(255) as u8 };
+    match std::env::var("DEMES_FLIPS").as_deref() {
+        Ok("all") => places.into_iter().map(&mut flip).collect(),
+        given => {
+            let count = given.map_or(usual, |text| text.parse().expect("a number, or `all`"));
+            let mut places_drawn = Random(2);
+            let drawn = (0..count).map(|_| places[places_drawn.below(places.len())]);
+            drawn.map(&mut flip).collect()
+        }
+    }
+}
+
+/// The storage library's own panics are told as damage; like the program, this prints only others.
+fn quiet_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let show = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !demes::storage::is_panic_caught() {
+                show(panic);
+            }
+        }));
+    });
+}
+
+/// Runs every case on some threads, each in a directory of its own, and counts how they end.
+fn run<C: Copy + std::fmt::Debug + Sync>(
+    what: &str,
+    cases: &[C],
+    examine: impl Fn(&Path, C) -> Verdict + Sync,
+) -> BTreeMap<Verdict, usize> {
+    quiet_panics();
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    let share = cases.len().div_ceil(threads).max(1);
+    let counts: Vec<BTreeMap<Verdict, usize>> = thread::scope(|scope| {
+        let examine = &examine;
+        let workers = cases.chunks(share).map(|cases| {
+            scope.spawn(move || {
+                let mut counts = BTreeMap::new();
+                for case in cases {
+                    let dir = temporary();
+                    let examined = || examine(dir.path(), *case);
+                    let examined = std::panic::AssertUnwindSafe(examined);
+                    let verdict = std::panic::catch_unwind(examined)
+                        .unwrap_or_else(|_| panic!("the case was {case:?}"));
+                    *counts.entry(verdict).or_default() += 1;
+                }
+                counts
+            })
+        });
+        let workers: Vec<_> = workers.collect();
+        workers.into_iter().map(|worker| worker.join().expect("every case is sound")).collect()
+    });
+    let mut all = BTreeMap::new();
+    for (verdict, count) in counts.into_iter().flatten() {
+        *all.entry(verdict).or_default() += count;
+    }
+    println!("{what}: {} cases {all:?}", cases.len());
+    all
 }
 
 #[test]
-fn explore() {
-    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
-    let path = dir.path().join(format!("{CHAT}.redb"));
-    let mut store = ChatStore::create(dir.path(), CHAT, 77, &[]).unwrap().0;
-    let entries = chain(None, 60);
-    let mut log = Log::new(Checkpoint::default(), vec![], 0);
-    for batch in entries.chunks(6) {
-        for e in batch {
-            log.append(e.clone());
-        }
-        let end = batch.last().unwrap().index;
-        log.commit_to(end - 1);
-        let p = Persist {
-            hard_state: Some(HardState { term: batch[0].term, vote: Some(PeerId([9; 32])) }),
-            entries: batch.to_vec(),
-            commit: Some(end - 1),
-            outbox_put: vec![submission(end / 6)],
-            outbox_remove_through: Some((end / 6).saturating_sub(4)),
-            request_ids: batch.iter().map(|e| (format!("r{}", e.index), e.index)).collect(),
-            checkpoint: (end % 18 == 0).then(|| Arc::new(log.checkpoint())),
-            read: Some(end / 2),
-            truncate_from: None,
-        };
-        store.persist(&p).unwrap();
-    }
-    let crashed = fs::read(&path).unwrap();
-    drop(store);
-    let clean = fs::read(&path).unwrap();
-    println!("{} {}", crashed.len(), clean.len());
-    let truth = {
-        let (s, r) = ChatStore::open(&path).unwrap();
-        drop(s);
-        r
-    };
-    let requests: BTreeMap<String, u64> =
-        entries.iter().map(|e| (format!("r{}", e.index), e.index)).collect();
-    for (name, image) in [("crashed", &crashed), ("clean", &clean)] {
-        let places: Vec<usize> =
-            image.iter().enumerate().filter(|(_, b)| **b != 0).map(|(i, _)| i).collect();
-        println!("{name}: non-zero {}", places.len());
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        let mut seed = 1u64;
-        for n in 0..3000 {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let place = places[(seed >> 33) as usize % places.len()];
-            let mask = 1u8 << ((seed >> 20) & 7);
-            let mut bytes = image.clone();
-            bytes[place] ^= mask;
-            let _ = fs::remove_file(path.with_extension("redb.damaged"));
-            fs::write(&path, &bytes).unwrap();
-            let out = match ChatStore::open(&path) {
-                Err(e) => {
-                    let t = e.to_string();
-                    let t = t.split('(').nth(1).unwrap_or(&t).split(')').next().unwrap().to_owned();
-                    if matches!(e, StorageError::Damaged { .. }) {
-                        format!(
-                            "refused: {}",
-                            t.chars()
-                                .map(|c| if c.is_ascii_digit() { '#' } else { c })
-                                .collect::<String>()
-                        )
-                    } else {
-                        format!("OTHER {e}").chars().filter(|c| !c.is_ascii_digit()).collect()
-                    }
-                }
-                Ok((s, mut r)) => {
-                    r.boot = truth.boot;
-                    let rd = s.reader();
-                    let all = rd.entries(1, 60, usize::MAX);
-                    let reqs: Vec<_> = requests
-                        .iter()
-                        .filter(|(k, v)| !matches!(rd.index_of_request(k), Ok(Some(x)) if x == **v))
-                        .collect();
-                    let mut o = String::from("open ");
-                    if r != truth {
-                        o += if r.tail_in_doubt { "doubt " } else { "DIFF " };
-                        if r.hard_state != truth.hard_state {
-                            o += "vows "
-                        }
-                        if r.outbox != truth.outbox {
-                            o += "outbox "
-                        }
-                        if r.commit != truth.commit {
-                            o += "commit "
-                        }
-                        if r.entries != truth.entries {
-                            o += "entries "
-                        }
-                        if r.checkpoint != truth.checkpoint {
-                            o += "checkpoint "
-                        }
-                        if r.read != truth.read {
-                            o += "read "
-                        }
-                    }
-                    match all {
-                        Err(_) => o += "entries-found ",
-                        Ok(a) if a == entries => {}
-                        Ok(_) => o += "entries-WRONG ",
-                    }
-                    if !reqs.is_empty() {
-                        o += "requests-wrong ";
-                    }
-                    let _ = n;
-                    o
-                }
-            };
-            *counts.entry(out).or_default() += 1;
-        }
-        for (k, v) in counts {
-            println!("  {v:5} {k}");
+fn every_flipped_byte_is_harmless_cut_off_or_told() {
+    let sample = Sample::new();
+    for (what, image) in [("closed", &sample.closed), ("crashed", &sample.crashed)] {
+        let cases = flips(&image.chat, FLIPS / 2);
+        let counts = run(&format!("flips, {what}"), &cases, |dir, flip| {
+            let mut image = image.clone();
+            image.chat[flip.place] ^= flip.mask;
+            image.write(dir);
+            examine(dir, &sample.truth)
+        });
+        for verdict in [Verdict::Intact, Verdict::Damaged] {
+            assert!(counts.contains_key(&verdict), "the flips do not reach anything: {counts:?}");
         }
     }
+}
+
+#[test]
+fn a_file_that_is_cut_short_is_told() {
+    let sample = Sample::new();
+    for (what, image) in [("closed", &sample.closed), ("crashed", &sample.crashed)] {
+        let mut random = Random(3);
+        let cuts: Vec<usize> = (0..CUTS).map(|_| random.below(image.chat.len())).collect();
+        let counts = run(&format!("cuts, {what}"), &cuts, |dir, length| {
+            let mut image = image.clone();
+            image.chat.truncate(length);
+            image.write(dir);
+            examine(dir, &sample.truth)
+        });
+        assert!(!counts.contains_key(&Verdict::Intact) || what == "crashed", "{counts:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_emptied_or_deleted_is_told() {
+    let sample = Sample::new();
+    let cases = [Some(0), Some(4_096), Some(sample.closed.chat.len()), None];
+    let counts = run("emptied or deleted", &cases, |dir, zeros| {
+        sample.closed.write(dir);
+        match zeros {
+            Some(zeros) => fs::write(chat_file(dir), vec![0; zeros]).expect("it is writable"),
+            None => fs::remove_file(chat_file(dir)).expect("it is there"),
+        }
+        examine(dir, &sample.truth)
+    });
+    assert_eq!(counts, [(Verdict::Damaged, 3), (Verdict::Gone, 1)].into());
+}
+
+#[test]
+fn an_older_copy_is_told_from_the_newest() {
+    let sample = Sample::new();
+    let cases: Vec<usize> = (0..sample.earlier.len()).collect();
+    let counts = run("older copy of the file", &cases, |dir, place| {
+        sample.closed.write(dir);
+        fs::write(chat_file(dir), &sample.earlier[place].image.chat).expect("it is writable");
+        examine(dir, &sample.truth)
+    });
+    assert_eq!(counts, [(Verdict::Older, cases.len())].into());
+    // A copy of everything cannot be told by itself: it says what was true then, as a whole. The
+    // others' memory finds it out (R9, `old_copy_restored` in tests/golden).
+    let counts = run("older copy of the directory", &cases, |dir, place| {
+        let earlier = &sample.earlier[place];
+        earlier.image.write(dir);
+        examine(dir, &earlier.truth)
+    });
+    assert_eq!(counts, [(Verdict::Intact, cases.len())].into());
+}
+
+#[test]
+fn a_bad_mark_is_no_witness_against_a_good_file() {
+    let sample = Sample::new();
+    let cases: Vec<usize> = (0..sample.closed.mark.len()).collect();
+    let counts = run("flips, mark", &cases, |dir, place| {
+        let mut image = sample.closed.clone();
+        image.mark[place] ^= 1;
+        image.write(dir);
+        examine(dir, &sample.truth)
+    });
+    assert_eq!(counts, [(Verdict::Intact, cases.len())].into());
+}
+
+#[test]
+fn the_peers_own_store_is_intact_or_refused() {
+    let sample = Sample::new();
+    let peer = &sample.peer;
+    let cases = flips(&peer.chat, FLIPS / 4);
+    let counts = run("flips, peer store", &cases, |dir, flip| {
+        let mut peer = peer.clone();
+        peer.chat[flip.place] ^= flip.mask;
+        peer.write_as_peer(dir);
+        examine_peer(dir)
+    });
+    assert!(counts.contains_key(&Verdict::Damaged), "{counts:?}");
+    let mut random = Random(4);
+    let cuts: Vec<usize> = (0..CUTS).map(|_| random.below(peer.chat.len())).collect();
+    run("cuts, peer store", &cuts, |dir, length| {
+        let mut peer = peer.clone();
+        peer.chat.truncate(length);
+        peer.write_as_peer(dir);
+        examine_peer(dir)
+    });
 }

