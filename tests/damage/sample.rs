@@ -164,7 +164,7 @@ fn write_of(write: u64, batch: &[Arc<Entry>], log: &mut Log) -> Persist {
         outbox_remove_through: (2 * write).checked_sub(7),
         commit: Some(last.index - 1),
         request_ids: batch.iter().map(|entry| (format!("r{}", entry.index), entry.index)).collect(),
-        checkpoint: (write % 3 == 0).then(|| Arc::new(log.checkpoint())),
+        checkpoint: write.is_multiple_of(3).then(|| Arc::new(log.checkpoint())),
         read: Some(last.index / 2),
     }
 }
