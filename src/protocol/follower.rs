@@ -218,7 +218,7 @@ impl Replica {
         self.commit_to(append.commit.min(matched));
         if self.tail_in_doubt && matched >= append.commit {
             // R37: caught up to a host, so that nothing durable can be missing.
-            self.tail_in_doubt = false;
+            self.end_doubt();
         }
     }
 
@@ -343,6 +343,8 @@ impl Replica {
     }
 
     pub(super) fn on_goodbye(&mut self, message: &Message) {
+        // R26: it is away at once, and whoever hosts from here on knows.
+        self.goodbyes.insert(message.from, message.from_boot);
         self.links.insert(message.from, LinkState::Down);
         self.detach_from(message.from);
     }

@@ -17,7 +17,9 @@ use super::schema::{
     self, Batch, CARRIED, CHECKPOINTS, ENTRIES, OUTBOX, REQUESTS, STATE, Table as Tag, Vows, state,
 };
 use crate::protocol::event::{Persist, Recovered};
-use crate::protocol::types::{ChatId, Entry, HardState, Incarnation, Index, Number, Submission};
+use crate::protocol::types::{
+    ChatId, Entry, HardState, Incarnation, Index, Number, Pasts, Submission,
+};
 
 /// The memory that redb may hold for one chat.
 pub(super) const CACHE_BYTES: usize = 16 << 20;
@@ -57,6 +59,7 @@ pub(super) struct Beginning<'a> {
     pub entries: &'a [Arc<Entry>],
     pub hard_state: HardState,
     pub read: Index,
+    pub pasts: Pasts,
     pub carried: &'a [Submission],
 }
 
@@ -137,6 +140,9 @@ impl ChatStore {
             let mut table = transaction.open_table(STATE)?;
             if let Some(vows) = &vows {
                 put_state(&mut table, state::VOWS, &vows.encode())?;
+            }
+            if let Some(pasts) = &persist.pasts {
+                put_state(&mut table, state::PASTS, &schema::encode_pasts(pasts))?;
             }
             if batch != self.batch {
                 put_state(&mut table, state::BATCH, &batch.encode())?;
@@ -253,6 +259,7 @@ pub(super) fn write_new(
         put_state(&mut table, state::CHAT, &chat.0)?;
         put_state(&mut table, state::VOWS, &vows.encode())?;
         put_state(&mut table, state::BATCH, &Batch { previous_end: end, end }.encode())?;
+        put_state(&mut table, state::PASTS, &schema::encode_pasts(&beginning.pasts))?;
         let numbers = [
             (state::COMMIT, end),
             (state::READ, beginning.read),

@@ -18,7 +18,7 @@ use super::mark::{Mark, Seen};
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
-use crate::protocol::types::{ChatId, Entry, Hash, Index, Submission};
+use crate::protocol::types::{ChatId, Entry, Hash, Index, Pasts, Submission};
 
 /// See `ChatStore::open`.
 pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
@@ -73,6 +73,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         outbox: found.outbox,
         last_number: found.counts.last_number,
         read: found.read,
+        pasts: found.pasts,
         tail_in_doubt: doubt_through.is_some(),
     };
     Ok((store, recovered))
@@ -89,6 +90,7 @@ struct Found {
     outbox: Vec<Submission>,
     counts: Counts,
     read: Index,
+    pasts: Pasts,
     doubt: Index,
 }
 
@@ -113,6 +115,8 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         writes: number(state::WRITES)?,
     };
 
+    let pasts = get_state(&table, state::PASTS, schema::decode_pasts)?;
+
     let log = transaction.open_table(ENTRIES)?;
     let last = log.last()?.map_or(0, |(key, _)| key.value());
     if last > batch.end {
@@ -130,7 +134,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         Tag::Outbox,
         counts.outbox_removed + 1..=counts.last_number,
     )?;
-    Ok(Found { chat, vows, batch, checkpoint, entries, commit, outbox, counts, read, doubt })
+    Ok(Found { chat, vows, batch, checkpoint, entries, commit, outbox, counts, read, pasts, doubt })
 }
 
 pub(super) fn get_state<T>(

@@ -136,6 +136,9 @@ impl Truth {
         recovered.hard_state = persist.hard_state.unwrap_or(recovered.hard_state);
         recovered.commit = persist.commit.unwrap_or(recovered.commit);
         recovered.read = persist.read.unwrap_or(recovered.read);
+        if let Some(pasts) = &persist.pasts {
+            recovered.pasts = Pasts::clone(pasts);
+        }
         if let Some(checkpoint) = &persist.checkpoint {
             recovered.checkpoint = Checkpoint::clone(checkpoint);
         }
@@ -166,6 +169,7 @@ fn write_of(write: u64, batch: &[Arc<Entry>], log: &mut Log) -> Persist {
         request_ids: batch.iter().map(|entry| (format!("r{}", entry.index), entry.index)).collect(),
         checkpoint: write.is_multiple_of(3).then(|| Arc::new(log.checkpoint())),
         read: Some(last.index / 2),
+        pasts: Some(Arc::new([((PeerId([8; 32]), write), Past::default())].into())),
     }
 }
 
