@@ -197,9 +197,10 @@ impl Replica {
     }
 
     /// Somebody else hears the host: attach to it, if the term is right.
-    pub(super) fn on_host_alive(&mut self, _message: &Message, alive: Option<HostAlive>) {
+    pub(super) fn on_host_alive(&mut self, message: &Message, alive: Option<HostAlive>) {
         if let Some(alive) = alive {
             self.learn_host(Some(alive.host), alive.term);
+            self.attach_through(message.from);
         }
     }
 

@@ -10,20 +10,23 @@ use super::message::{
     Receipt, RefusedReason, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
 use super::replica::{Part, Replica};
-use super::time::{Instant, MS, Micros};
+use super::time::{Instant, MS, Micros, SECOND};
 use super::types::{Index, PeerId, Position, Term};
 
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
 /// Heartbeats that tell of entries which do not come, before the member attaches again.
 const HOLES_MAX: u32 = 3;
+/// One who reads through another member looks for the host itself again after this.
+const RELAY_US: Micros = 5 * SECOND;
 /// The pause before attaching again where a stream, but not the connection, was lost.
 const REATTACH_US: Micros = 10 * MS;
 
 /// The newest attach to the host's log (R35).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Attached {
-    pub host: PeerId,
+    /// Whom the log comes from: the host, or a member that passes it on.
+    pub source: PeerId,
     attach: u64,
     since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
@@ -43,6 +46,9 @@ impl Replica {
             None => at(self.seek_host_at),
             Some(attached) => {
                 at(self.report_at);
+                if Some(attached.source) != self.host {
+                    at(attached.since + RELAY_US);
+                }
                 if attached.matched.is_none() {
                     at(attached.since + self.config.lease_max_us);
                 }
@@ -60,7 +66,14 @@ impl Replica {
                 if attached.matched.is_none()
                     && self.now >= attached.since + self.config.lease_max_us =>
             {
-                self.attach();
+                self.attached = None;
+                self.seek_host();
+            }
+            Some(attached)
+                if Some(attached.source) != self.host && self.now >= attached.since + RELAY_US =>
+            {
+                self.attached = None;
+                self.seek_host();
             }
             Some(_) if self.now >= self.report_at => self.report_delays(),
             _ => {}
@@ -138,11 +151,30 @@ impl Replica {
         self.attach_at(host, self.log.last());
     }
 
-    fn attach_at(&mut self, host: PeerId, look: Position) {
+    // R35: a member that the host cannot be reached by directly, for longer than a lease, reads
+    // through `informant`, who hears it. From time to time it looks for the host again.
+    pub(super) fn attach_through(&mut self, informant: PeerId) {
+        let elsewhere = self.host.is_some_and(|host| host != informant && host != self.me);
+        if elsewhere
+            && self.attached.is_none()
+            && matches!(self.part, Part::Follower)
+            && self.now >= self.relay_at
+            && self.links.get(&informant) == Some(&LinkState::Up)
+        {
+            self.attach_at(informant, self.log.last());
+        }
+    }
+
+    /// Whether the log comes from the host itself.
+    pub(super) fn is_attached_to_host(&self) -> bool {
+        self.attached.as_ref().is_some_and(|attached| Some(attached.source) == self.host)
+    }
+
+    fn attach_at(&mut self, source: PeerId, look: Position) {
         self.attach_count += 1;
         let attach = self.attach_count;
         self.attached = Some(Attached {
-            host,
+            source,
             attach,
             since: self.now,
             matched: None,
@@ -152,17 +184,21 @@ impl Replica {
         });
         self.outbox.resend_all();
         let term = self.hard_state.term;
-        self.send(host, Body::Attach(Attach { term, attach, look }));
+        let relay = self.host != Some(source);
+        self.send(source, Body::Attach(Attach { term, attach, look, relay }));
     }
 
     pub(super) fn detach_from(&mut self, peer: PeerId) {
-        if let Some(attached) = self.attached.take_if(|attached| attached.host == peer) {
+        if let Some(attached) = self.attached.take_if(|attached| attached.source == peer) {
             // A host that never answered is not asked again at once.
             let pause = match attached.matched {
                 Some(_) => REATTACH_US,
                 None => self.config.lease_min_us,
             };
             self.seek_host_at = self.now + pause;
+            if self.host == Some(peer) {
+                self.relay_at = self.now + self.config.lease_max_us;
+            }
         }
     }
 
@@ -174,7 +210,7 @@ impl Replica {
     fn current_attach(&mut self, from: PeerId, term: Term, attach: u64) -> Option<&mut Attached> {
         let current = self.hard_state.term == term;
         let attached = self.attached.as_mut()?;
-        (current && attached.host == from && attached.attach == attach).then_some(attached)
+        (current && attached.source == from && attached.attach == attach).then_some(attached)
     }
 
     pub(super) fn on_look_back(&mut self, message: &Message, look_back: LookBack) {
@@ -313,8 +349,8 @@ impl Replica {
                 0
             },
         };
-        let host = attached.host;
-        self.send(host, Body::Acknowledge(acknowledge));
+        let source = attached.source;
+        self.send(source, Body::Acknowledge(acknowledge));
     }
 
     /// R12: this member's row of delays, and the others from near to far.
@@ -336,7 +372,7 @@ impl Replica {
 
     fn report_delays(&mut self) {
         self.report_at = self.now + self.config.report_us;
-        if let Some(host) = self.host {
+        if let Some(host) = self.host.filter(|_| self.is_attached_to_host()) {
             let report = self.own_report();
             self.send(host, Body::ReportDelays(report));
         }
@@ -361,22 +397,25 @@ impl Replica {
         if !matches!(self.part, Part::Follower) {
             return;
         }
+        self.flush_relays();
         self.flush_submissions();
         self.flush_acknowledgement();
     }
 
     // R33: on a new host, after its `TermStart`, everything that is not confirmed is sent again.
     fn flush_submissions(&mut self) {
-        let Some(host) = self.host else { return };
+        let Some(source) = self.attached.as_ref().map(|attached| attached.source) else { return };
         if self.outbox.len() == 0 || !self.is_served() {
             return;
         }
+        let author = (self.host != Some(source)).then_some((self.me, self.incarnation));
         let config = &self.config;
         let term = self.hard_state.term;
         let unsent = self.outbox.take_unsent(config.in_flight_max, config.append_bytes_max);
         self.outbox.expect_answer(self.now, config.resend_min_us, config.resend_max_us);
         if !unsent.is_empty() {
-            self.send(host, Body::Submit(Submit { term, submissions: unsent }));
+            let submit = Submit { term, author, submissions: unsent };
+            self.send(source, Body::Submit(submit));
         }
     }
 

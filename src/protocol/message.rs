@@ -128,6 +128,9 @@ pub struct Attach {
     pub attach: u64,
     /// A position of the member's synced log: its end at first, further back after `LookBack`.
     pub look: Position,
+    /// To a member that does not host: pass on to me what is committed, since I cannot reach the
+    /// host.
+    pub relay: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -189,6 +192,9 @@ pub struct Acknowledge {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Submit {
     pub term: Term,
+    /// Whose they are, where they come through another member (R35). Each is signed then: the core
+    /// leaves that out, the runtime signs what leaves and has checked what arrives.
+    pub author: Option<(PeerId, Incarnation)>,
     pub submissions: Vec<Submission>,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::event::DiskState;
-use super::message::{Accepted, Body, Message, RefusedReason, Submit, SubmitAnswer, SubmitProblem};
+use super::message::{Accepted, Body, Message, Submit, SubmitAnswer, SubmitProblem};
 use super::replica::{Part, Replica};
 use super::submissions::{Verdict, is_submittable};
 use super::types::{
@@ -28,19 +28,24 @@ impl Replica {
             self.enter_term(submit.term);
         }
         if !matches!(self.part, Part::Host(_)) {
-            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            self.on_submit_elsewhere(message, submit);
             return;
         }
+        let (author, session) = submit.author.unwrap_or((message.from, message.from_incarnation));
         let mut accepted = Vec::with_capacity(submit.submissions.len());
         let mut problem = None;
         for submission in &submit.submissions {
-            match self.accept(message.from, message.from_incarnation, submission) {
+            match self.accept(author, session, submission) {
                 Ok(place) => accepted.extend(place),
                 Err(why) => {
                     problem = Some(why);
                     break;
                 }
             }
+        }
+        if submit.author.is_some() {
+            // What becomes of a relayed submission, its author sees in the log.
+            problem = None;
         }
         let term = self.hard_state.term;
         self.answer(message, Body::SubmitAnswer(SubmitAnswer { term, accepted, problem }));

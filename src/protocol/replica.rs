@@ -20,6 +20,7 @@ use super::log::Log;
 use super::message::{Body, Message, Ranking, Receipt, Refused, RefusedReason};
 use super::outbox::Outbox;
 use super::prng::Prng;
+use super::progress::Progress;
 use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
@@ -60,6 +61,10 @@ pub struct Replica {
     pub(super) host: Option<PeerId>,
     pub(super) attached: Option<Attached>,
     pub(super) attach_count: u64,
+    /// Members that this one passes the committed log on to (R35).
+    pub(super) relays: BTreeMap<PeerId, Progress>,
+    /// From then on, a host that cannot be dialled is read through another member.
+    pub(super) relay_at: Instant,
     /// Until then the host counts as alive (R2).
     pub(super) lease_until: Instant,
     /// From then on the host is suspected (R14).
@@ -144,6 +149,8 @@ impl Replica {
             host: None,
             attached: None,
             attach_count: 0,
+            relays: BTreeMap::new(),
+            relay_at: now + config.lease_max_us,
             lease_until: now,
             suspect_at: now + config.lease_min_us,
             suspicion: None,
@@ -365,7 +372,12 @@ impl Replica {
             Body::Announce(announce) => self.on_announce(from, *announce),
             Body::HandOver(hand_over) => self.on_hand_over(from, *hand_over),
             Body::FindHost => self.on_find_host(from),
-            Body::FindHostAnswer(answer) => self.learn_host(answer.host, answer.term),
+            Body::FindHostAnswer(answer) => {
+                self.learn_host(answer.host, answer.term);
+                if answer.host.is_some() {
+                    self.attach_through(from.from);
+                }
+            }
             Body::Refused(refused) => self.on_refused(from, *refused),
         }
     }
@@ -375,11 +387,12 @@ impl Replica {
             self.enter_term(refused.term);
         }
         let by_host = self.host == Some(message.from);
+        let by_source = |attached: &mut Attached| attached.source == message.from;
         self.hand_over_refused(message.from);
         match refused.reason {
             RefusedReason::NotHost { host } => {
-                if by_host {
-                    self.attached = None;
+                if self.attached.take_if(by_source).is_some() && !by_host {
+                    self.seek_host_at = self.now + self.config.lease_min_us;
                 }
                 self.learn_host(host, refused.term);
             }

@@ -297,7 +297,7 @@ impl Calls {
             .heartbeats
             .as_ref()
             .is_some_and(|(open, running)| *open == term && !running.is_finished());
-        if !is_open {
+        if !is_open && !attach.relay {
             calls.heartbeats = Some((term, Running(tokio::spawn(heartbeats))));
         }
         calls.replicate = Some(Running(tokio::spawn(replicate)));

@@ -11,8 +11,9 @@ use super::handle::{Answer, ChatShared, ChatView, Granted, Unable, Wait, Wish};
 use super::journal::Journal;
 use super::outbox::HeartbeatSlot;
 use super::requests::Requests;
+use crate::crypto::Identity;
 use crate::protocol::event::{DiskState, Event, Notice, Proposal, Ready, Role};
-use crate::protocol::message::{Body, Message};
+use crate::protocol::message::{Body, Message, Submit};
 use crate::protocol::replica::Replica;
 use crate::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
 use crate::protocol::time::{Instant, MS, Micros};
@@ -335,6 +336,12 @@ impl Chat {
                 }
                 io.send(self.id, message);
             }
+            Body::Submit(submit)
+                if submit.author.is_some_and(|(author, _)| author == message.from) =>
+            {
+                sign_submissions(self.id, submit, &io.identity);
+                io.send(self.id, message);
+            }
             Body::Goodbye if io.keep_seat => {}
             _ => io.send(self.id, message),
         }
@@ -413,6 +420,18 @@ impl Chat {
             }
             changed
         });
+    }
+}
+
+/// Signs what goes to the host through another member (R35).
+fn sign_submissions(chat: ChatId, submit: &mut Submit, identity: &Identity) {
+    let Some((author, session)) = submit.author else { return };
+    for submission in &mut submit.submissions {
+        if submission.signature.is_none() {
+            let (number, payload) = (submission.number, &submission.payload);
+            let signed = signed_submission(chat, author, session, number, payload);
+            submission.signature = Some(identity.sign(&signed));
+        }
     }
 }
 

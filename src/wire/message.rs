@@ -68,13 +68,18 @@ pub fn to_replicate_request(header: Option<pb::Header>, attach: &Attach) -> pb::
         term: attach.term,
         attach: attach.attach,
         look: Some(to_position(attach.look)),
+        relay: attach.relay,
     }
 }
 
 pub fn from_replicate_request(request: pb::ReplicateRequest) -> Result<(Header, Body), WireError> {
     let header = from_header(request.header)?;
-    let attach =
-        Attach { term: request.term, attach: request.attach, look: from_position(request.look) };
+    let attach = Attach {
+        term: request.term,
+        attach: request.attach,
+        look: from_position(request.look),
+        relay: request.relay,
+    };
     Ok((header, Body::Attach(attach)))
 }
 
@@ -252,14 +257,22 @@ pub fn from_acknowledge(request: pb::AcknowledgeRequest) -> Result<(Header, Body
 
 pub fn to_submit_request(header: Option<pb::Header>, submit: &Submit) -> pb::SubmitRequest {
     let submissions = submit.submissions.iter().map(to_submission).collect();
-    pb::SubmitRequest { header, term: submit.term, submissions }
+    let author = submit.author.map(|(peer, incarnation)| {
+        let peer_id = hex(&peer.0);
+        pb::Author { peer_id, incarnation }
+    });
+    pb::SubmitRequest { header, term: submit.term, submissions, author }
 }
 
 pub fn from_submit_request(request: pb::SubmitRequest) -> Result<(Header, Body), WireError> {
     let header = from_header(request.header)?;
     let submissions = request.submissions.into_iter();
     let submissions = submissions.map(from_submission).collect::<Result<_, _>>()?;
-    Ok((header, Body::Submit(Submit { term: request.term, submissions })))
+    let author = request
+        .author
+        .map(|author| Ok((peer_id(&author.peer_id, "author.peer_id")?, author.incarnation)));
+    let author = author.transpose()?;
+    Ok((header, Body::Submit(Submit { term: request.term, author, submissions })))
 }
 
 pub fn to_submit_response(chat: ChatId, message: &Message) -> Option<pb::SubmitResponse> {

@@ -85,7 +85,9 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
     let last = words.position_or("last", end)?;
     let attach = words.or("attach", 1)?;
     Ok(match kind {
-        "Attach" => Body::Attach(Attach { term, attach, look: last }),
+        "Attach" => {
+            Body::Attach(Attach { term, attach, look: last, relay: words.or("relay", false)? })
+        }
         "Append" => {
             let previous = words.position_or("after", end)?;
             let entries = entries(world, from, to, previous, words)?;
@@ -109,7 +111,7 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             receipt: Receipt::default(),
             ranking_version: 0,
         }),
-        "Submit" => Body::Submit(Submit { term, submissions: submissions(words)? }),
+        "Submit" => Body::Submit(Submit { term, author: None, submissions: submissions(words)? }),
         "Nominate" => Body::Nominate(Nominate { term, last }),
         "Solicit" => Body::Solicit(Nominate { term, last }),
         "RequestVote" => {

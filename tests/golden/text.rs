@@ -176,7 +176,10 @@ pub fn kind(body: &Body) -> &'static str {
 
 fn details(body: &Body) -> String {
     match body {
-        Body::Attach(b) => format!("#{} at {}", b.attach, position(b.look)),
+        Body::Attach(b) => {
+            let relay = if b.relay { " through it" } else { "" };
+            format!("#{} at {}{relay}", b.attach, position(b.look))
+        }
         Body::Append(b) => {
             let entries = entries(&b.entries);
             let after = position(b.previous);
@@ -200,7 +203,10 @@ fn details(body: &Body) -> String {
             let read = format!("delivered {} read {}", receipt.delivered, receipt.read);
             format!("#{} synced {} heard {} {read}", b.attach, b.synced, b.heartbeat)
         }
-        Body::Submit(b) => numbers(&b.submissions),
+        Body::Submit(b) => {
+            let author = b.author.map(|(author, _)| format!(" of {}", peer(&author)));
+            format!("{}{}", numbers(&b.submissions), author.unwrap_or_default())
+        }
         Body::SubmitAnswer(b) => format!("{}{}", accepted(&b.accepted), problem(b.problem)),
         Body::ReportDelays(b) => {
             let row = b.row.iter().map(|(id, delay)| format!("{}: {} us", peer(id), delay));
