@@ -7,7 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use demes::protocol::event::{Persist, Recovered};
 use demes::protocol::log::{Checkpoint, Log};
-use demes::protocol::types::{ChatId, Entry, HardState, Hash, Index, Payload, PeerId, Submission};
+use demes::protocol::types::{
+    ChatId, Entry, HardState, Hash, Index, Past, Pasts, Payload, PeerId, Submission,
+};
 use demes::storage::DataDir;
 use tempfile::TempDir;
 
