@@ -87,6 +87,10 @@ impl Writer {
                 self.byte(6);
                 self.fixed(&peer.0);
             }
+            Membership::Recovered { generation } => {
+                self.byte(7);
+                self.number(*generation);
+            }
         }
     }
 
@@ -179,6 +183,7 @@ impl Reader<'_> {
             4 => Membership::Declined,
             5 => Membership::Leaving,
             6 => Membership::Removed { peer: self.peer()? },
+            7 => Membership::Recovered { generation: self.number()? },
             _ => return None,
         })
     }
@@ -306,6 +311,7 @@ impl Checkpoint {
         let state = &self.state;
         writer.number(state.index);
         writer.fixed(&state.hash.0);
+        writer.number(state.generation);
         writer.bytes(state.chat_name.as_bytes());
         writer.number(state.members.len() as u64);
         for (peer, member) in state.members.iter() {
@@ -346,6 +352,7 @@ impl Checkpoint {
         let mut state = ChatState {
             index: reader.number()?,
             hash: reader.fixed().map(Hash)?,
+            generation: reader.number()?,
             chat_name: reader.text()?,
             ..ChatState::default()
         };
@@ -414,6 +421,7 @@ mod tests {
             Payload::Membership(Membership::Declined),
             Payload::Membership(Membership::Leaving),
             Payload::Membership(Membership::Removed { peer: PeerId([4; 32]) }),
+            Payload::Membership(Membership::Recovered { generation: 13 }),
             Payload::VoterChange(voters),
             Payload::Policy(Policy { chat_name: "new".into() }),
         ]

@@ -7,7 +7,7 @@ use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
 use super::time::Micros;
 use super::types::{
-    Boot, Entry, HardState, Incarnation, Index, Member, Number, Pasts, Payload, PeerId, Signature,
+    Boot, Entry, Generation, HardState, Incarnation, Index, Member, Number, Pasts, Payload, PeerId, Signature,
     Submission, Term, TraceContext, VoterSet,
 };
 
@@ -17,6 +17,9 @@ pub struct Recovered {
     pub incarnation: Incarnation,
     /// Raised durably by this very start (R9).
     pub boot: Boot,
+    /// The generation of the chat that this store takes part in (R30). A log that is being fetched
+    /// comes to it in the end.
+    pub generation: Generation,
     pub hard_state: HardState,
     pub checkpoint: Checkpoint,
     /// Every entry after the checkpoint, in order, with its chain already checked.
@@ -159,6 +162,8 @@ pub struct Persist {
     pub read: Option<Index>,
     /// All that is remembered of other peers (R9), in place of what was.
     pub pasts: Option<Arc<Pasts>>,
+    /// From here on the log is of this generation; see `recovery.rs` (R30).
+    pub generation: Option<Generation>,
 }
 
 impl Persist {
@@ -220,6 +225,11 @@ pub enum Notice {
     Removed,
     /// This peer was shown to be below its own past: take a new incarnation (R9).
     BelowOwnPast,
+    /// A member takes part in another generation of the chat than this peer (R30). Once for each.
+    OtherGeneration {
+        peer: PeerId,
+        generation: Generation,
+    },
     /// Proof of a fault, here or at another member: this chat stops here, and says why.
     Fault {
         what: &'static str,
@@ -251,6 +261,9 @@ pub struct Status {
     pub voters_in_contact: usize,
     pub majority: usize,
     pub incarnation: Incarnation,
+    pub generation: Generation,
+    /// Members that were last heard of in another generation, and which (R30).
+    pub other_generations: BTreeMap<PeerId, Generation>,
     pub chat_name: String,
     pub members: Arc<BTreeMap<PeerId, Member>>,
     pub voters: VoterSet,

@@ -11,7 +11,7 @@ use super::message::{
 };
 use super::replica::{Part, Replica};
 use super::time::{Instant, MS, Micros, SECOND};
-use super::types::{Index, PeerId, Position, Term};
+use super::types::{Index, Membership, Payload, PeerId, Position, Term};
 
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
@@ -280,6 +280,13 @@ impl Replica {
         }
         if entry.previous != self.log.last_hash() {
             self.fault("the chain of hashes is broken");
+            return false;
+        }
+        // R30: a running chat is never recovered; only a log on its way to its own generation
+        // still meets recoveries.
+        let arrived = self.log.state().generation == self.generation;
+        if arrived && matches!(entry.payload, Payload::Membership(Membership::Recovered { .. })) {
+            self.fault("a recovery of the chat came from a host of the same generation");
             return false;
         }
         self.append(Arc::clone(entry));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::submissions::Submissions;
 use super::types::{
-    Entry, Hash, Incarnation, Index, MEMBERS_MAX, Member, MemberState, Membership, Payload, PeerId,
+    Entry, Generation, Hash, Incarnation, Index, MEMBERS_MAX, Member, MemberState, Membership, Payload, PeerId,
     VoterSet,
 };
 
@@ -17,6 +17,8 @@ pub struct ChatState {
     /// The last entry that is in here.
     pub index: Index,
     pub hash: Hash,
+    /// The newest recovery in the log; 0 without one (R30).
+    pub generation: Generation,
     pub chat_name: String,
     /// Shared, because it is shown often and changes seldom.
     pub members: Arc<BTreeMap<PeerId, Member>>,
@@ -35,13 +37,13 @@ impl ChatState {
         self.submissions.apply(entry);
         match &entry.payload {
             Payload::Membership(change) => self.apply_membership(entry, change),
-            // R29: who votes changes nobody's membership, keys or rights.
-            Payload::VoterChange(voters) => {
-                self.voters = voters.clone();
-                self.voters_index = entry.index;
-            }
             Payload::Policy(policy) => self.chat_name.clone_from(&policy.chat_name),
-            Payload::TermStart | Payload::Message { .. } => {}
+            Payload::VoterChange(_) | Payload::TermStart | Payload::Message { .. } => {}
+        }
+        // R29: who votes changes nobody's membership, keys or rights.
+        if let Some(voters) = voters_of(entry) {
+            self.voters = voters;
+            self.voters_index = entry.index;
         }
     }
 
@@ -68,8 +70,6 @@ impl ChatState {
             Membership::Founded { chat_name, name, address } if entry.index == 1 => {
                 self.chat_name.clone_from(chat_name);
                 members.insert(author, joined(entry, name, address));
-                self.voters = VoterSet([(author, entry.session)].into());
-                self.voters_index = entry.index;
             }
             Membership::Founded { .. } => {}
             Membership::Invited { peer, address } => {
@@ -106,7 +106,21 @@ impl ChatState {
             Membership::Removed { peer } => {
                 members.remove(peer);
             }
+            Membership::Recovered { generation } => self.generation = *generation,
         }
+    }
+}
+
+/// The voter set that the entry brings, in force from there on (R5).
+pub(super) fn voters_of(entry: &Entry) -> Option<VoterSet> {
+    match &entry.payload {
+        Payload::VoterChange(voters) => Some(voters.clone()),
+        Payload::Membership(Membership::Founded { .. }) if entry.index > 1 => None,
+        // R30: who recovers a chat goes on alone, and the others' votes come back one by one.
+        Payload::Membership(Membership::Founded { .. } | Membership::Recovered { .. }) => {
+            Some(VoterSet([(entry.author, entry.session)].into()))
+        }
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::time::Micros;
 use super::types::{
-    Boot, CallId, Entry, Incarnation, Index, Number, Past, PeerId, Position, Signature, Submission,
+    Boot, CallId, Entry, Generation, Incarnation, Index, Number, Past, PeerId, Position, Signature, Submission,
     Term,
 };
 
@@ -20,6 +20,8 @@ pub struct Message {
     pub to: PeerId,
     /// 0 where the sender does not know it yet (first contact).
     pub to_incarnation: Incarnation,
+    /// The generation of the sender's log (R30).
+    pub generation: Generation,
     pub call: CallId,
     pub body: Body,
 }
@@ -387,6 +389,8 @@ pub enum RefusedReason {
         incarnation: Incarnation,
     },
     NotMember,
+    /// The request is of another generation of the chat than this message (R30).
+    OtherGeneration,
 }
 
 /// The published line of succession (R12, R13).

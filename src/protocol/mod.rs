@@ -34,6 +34,7 @@ pub mod prng;
 mod progress;
 pub mod quorum;
 pub mod ranking;
+pub mod recovery;
 mod relay;
 pub mod replica;
 mod sending;

@@ -24,7 +24,7 @@ use super::progress::Progress;
 use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
-    Boot, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId, Submission,
+    Boot, Generation, HardState, Incarnation, Index, MEMBERS_MAX, MemberState, Number, Pasts, Payload, PeerId, Submission,
     Term,
 };
 
@@ -38,6 +38,7 @@ pub struct Replica {
     pub(super) me: PeerId,
     pub(super) incarnation: Incarnation,
     pub(super) boot: Boot,
+    pub(super) generation: Generation,
     pub(super) now: Instant,
     pub(super) prng: Prng,
 
@@ -88,6 +89,8 @@ pub struct Replica {
     /// From then on, what changed in them is written down with the next sync.
     pub(super) pasts_due_at: Option<Instant>,
     far_terms: BTreeMap<PeerId, Term>,
+    /// Members that were last heard of in another generation (R30).
+    pub(super) other_generations: BTreeMap<PeerId, Generation>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     fault: Option<&'static str>,
@@ -133,6 +136,7 @@ impl Replica {
             me,
             incarnation: recovered.incarnation,
             boot: recovered.boot,
+            generation: recovered.generation,
             now,
             prng: Prng::new(seed),
             hard_state: recovered.hard_state,
@@ -168,6 +172,7 @@ impl Replica {
             pasts: recovered.pasts,
             pasts_due_at: None,
             far_terms: BTreeMap::new(),
+            other_generations: BTreeMap::new(),
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
@@ -297,6 +302,8 @@ impl Replica {
             voters_in_contact: in_contact,
             majority: self.log.voters().majority(),
             incarnation: self.incarnation,
+            generation: self.generation,
+            other_generations: self.other_generations.clone(),
             chat_name: state.chat_name.clone(),
             members: Arc::clone(&state.members),
             voters: self.log.voters().clone(),
@@ -337,6 +344,15 @@ impl Replica {
     }
 
     fn on_message(&mut self, message: Message) {
+        // R30: nothing crosses from one generation of the chat to another. Only who hosts may be
+        // asked by anybody: the answer names the generation.
+        if message.body != Body::FindHost {
+            if message.generation != self.generation {
+                self.on_other_generation(&message);
+                return;
+            }
+            self.other_generations.remove(&message.from);
+        }
         // R9: what is meant for another incarnation of this peer is refused.
         if message.to_incarnation != 0 && message.to_incarnation != self.incarnation {
             let incarnation = self.incarnation;
@@ -385,6 +401,17 @@ impl Replica {
         }
     }
 
+    fn on_other_generation(&mut self, message: &Message) {
+        let (from, generation) = (message.from, message.generation);
+        let members = &self.log.state().members;
+        let has_room = self.other_generations.len() < MEMBERS_MAX;
+        let matters = members.contains_key(&from) || (members.is_empty() && has_room);
+        if matters && self.other_generations.insert(from, generation) != Some(generation) {
+            self.ready.notices.push(Notice::OtherGeneration { peer: from, generation });
+        }
+        self.refuse(message, RefusedReason::OtherGeneration);
+    }
+
     fn on_refused(&mut self, message: &Message, refused: Refused) {
         if refused.term > self.hard_state.term {
             self.enter_term(refused.term);
@@ -405,7 +432,10 @@ impl Replica {
                     self.ready.notices.push(Notice::Removed);
                 }
             }
-            RefusedReason::WrongIncarnation { .. } | RefusedReason::StaleTerm => {}
+            // One of another generation has been noted before this (R30).
+            RefusedReason::WrongIncarnation { .. }
+            | RefusedReason::StaleTerm
+            | RefusedReason::OtherGeneration => {}
         }
     }
 

@@ -41,6 +41,7 @@ impl Replica {
             from_boot: self.boot,
             to,
             to_incarnation: member.map_or(0, |member| member.incarnation),
+            generation: self.generation,
             call,
             body,
         }

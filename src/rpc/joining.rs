@@ -11,7 +11,7 @@ use super::invites::{IncomingInvite, InviteAnswer};
 use super::node::{Node, begin, now_ms};
 use crate::protocol::message::{Body, Join};
 use crate::protocol::sign::signed_submission;
-use crate::protocol::types::{ChatId, Membership, Payload, PeerId};
+use crate::protocol::types::{ChatId, Generation, Membership, Payload, PeerId};
 use crate::wire::message::{from_join_response, to_join_request};
 use crate::wire::pb::host_service_client::HostServiceClient;
 use crate::wire::pb::peer_service_client::PeerServiceClient;
@@ -47,14 +47,14 @@ async fn bring(node: &Arc<Node>, chat: ChatId, invite: IncomingInvite, answer: I
         let asked = contacts[turn % contacts.len()].clone();
         turn += 1;
         match attempt(node, chat, answer, &asked, &mut contacts).await {
-            Ok(()) if answer.accept => {
-                match node.joined(chat, answer.incarnation, contacts).await {
+            Ok(generation) if answer.accept => {
+                match node.joined(chat, answer.incarnation, generation, contacts).await {
                     Ok(()) => tracing::info!(?chat, "this peer has joined a chat"),
                     Err(error) => tracing::error!(error = error.message(), "cannot keep a chat"),
                 }
                 return;
             }
-            Ok(()) => break,
+            Ok(_) => break,
             Err(status) => tracing::debug!(code = ?status.code(), "an answer did not arrive"),
         }
         tokio::time::sleep(wait).await;
@@ -65,14 +65,14 @@ async fn bring(node: &Arc<Node>, chat: ChatId, invite: IncomingInvite, answer: I
     }
 }
 
-/// Asks one member for the host, and tells the host.
+/// Asks one member for the host, and tells the host. Gives the chat's generation there (R30).
 async fn attempt(
     node: &Node,
     chat: ChatId,
     answer: InviteAnswer,
     (peer, address): &(PeerId, String),
     contacts: &mut Vec<(PeerId, String)>,
-) -> Result<(), Status> {
+) -> Result<Generation, Status> {
     let connection = reach(node, *peer, address).await?;
     let found = find_host(&connection, chat).await?;
     for member in &found.members {
@@ -85,7 +85,8 @@ async fn attempt(
     } else {
         (reach(node, host, &found.host_address).await?, 0)
     };
-    join(node, chat, answer, &connection, incarnation).await
+    join(node, chat, answer, &connection, incarnation, found.generation).await?;
+    Ok(found.generation)
 }
 
 async fn reach(node: &Node, peer: PeerId, address: &str) -> Result<Connection, Status> {
@@ -117,6 +118,7 @@ async fn join(
     answer: InviteAnswer,
     connection: &Connection,
     to_incarnation: u64,
+    generation: Generation,
 ) -> Result<(), Status> {
     let (name, address) = (node.name.clone(), node.address.clone());
     let payload = Payload::Membership(if answer.accept {
@@ -134,6 +136,7 @@ async fn join(
         from_incarnation: answer.incarnation,
         from_boot: 1,
         to_incarnation,
+        generation,
     };
     let mut client = HostServiceClient::new(connection.channel.clone());
     let response = timeout(CALL_MAX, client.join(to_join_request(Some(header), &join))).await;

@@ -54,14 +54,20 @@ impl PeerService for Inbound {
             return Err(if admitted { chat_not_found() } else { too_often() });
         }
         let shared = self.handle.chat(chat).ok_or_else(chat_not_found)?;
-        let header = Header { chat, from_incarnation: 0, from_boot: 0, to_incarnation: 0 };
+        let header = Header {
+            chat,
+            from_incarnation: 0,
+            from_boot: 0,
+            to_incarnation: 0,
+            generation: 0,
+        };
         let message = header.message(from, self.handle.me(), Body::FindHost);
-        let (term, host) = match self.call(chat, message).await? {
-            Answer::Message(message) => match message.body {
-                Body::FindHostAnswer(answer) => (answer.term, answer.host),
-                _ => (0, None),
-            },
-            Answer::Empty => (0, None),
+        let Answer::Message(message) = self.call(chat, message).await? else {
+            return Err(Status::internal("the call has no answer"));
+        };
+        let (term, host) = match message.body {
+            Body::FindHostAnswer(answer) => (answer.term, answer.host),
+            _ => (0, None),
         };
         let members = shared.view.borrow().status.members.clone();
         let address = |peer: &PeerId| members.get(peer).map(|member| member.address.clone());
@@ -71,6 +77,7 @@ impl PeerService for Inbound {
             host_address: host.as_ref().and_then(address).unwrap_or_default(),
             incarnation: shared.incarnation,
             members: addresses(&members),
+            generation: message.generation,
         }))
     }
 }

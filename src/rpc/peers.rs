@@ -455,6 +455,7 @@ impl Single {
             from_incarnation: response.incarnation,
             from_boot: 0,
             to_incarnation: 0,
+            generation: response.generation,
         };
         let answer = convert::from_find_host_response(&response);
         Ok(answer.map(|answer| (header, Body::FindHostAnswer(answer))))

@@ -20,7 +20,7 @@ use super::error::StorageError;
 use super::recover::{self, decode_submission, get_state};
 use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
-use crate::protocol::types::{ChatId, HardState, Incarnation, Index, Submission};
+use crate::protocol::types::{ChatId, Generation, HardState, Incarnation, Index, Pasts, Submission};
 
 /// A chat that begins anew.
 pub struct Anew {
@@ -34,15 +34,20 @@ pub struct Anew {
 #[derive(Default)]
 struct Remains {
     hard_state: HardState,
+    generation: Generation,
     read: Index,
+    pasts: Pasts,
     submissions: Vec<Submission>,
 }
 
-/// See `DataDir::begin_anew`.
+/// See `DataDir::begin_anew` and `DataDir::follow`. Without a `generation` it is the old file's; of
+/// a file that does not tell, it is the one in which the chat was founded, and members of another
+/// refuse this peer until it follows them.
 pub(super) fn begin_anew(
     dir: &Path,
     chat: ChatId,
     incarnation: Incarnation,
+    generation: Option<Generation>,
 ) -> Result<Anew, StorageError> {
     let path = chat_path(dir, chat);
     let remains = read_remains(&path, chat)?;
@@ -50,7 +55,9 @@ pub(super) fn begin_anew(
         incarnation,
         entries: &[],
         hard_state: remains.hard_state,
+        generation: generation.unwrap_or(remains.generation),
         read: remains.read,
+        pasts: remains.pasts,
         carried: &remains.submissions,
     };
     let new = write_new(dir, chat, &beginning)?;
@@ -111,15 +118,15 @@ fn read_remains(path: &Path, chat: ChatId) -> Result<Remains, StorageError> {
     if is_ours.ok() != Some(chat) {
         return Ok(remains);
     }
-    if let Ok(vows) = database.read(|transaction| state_of(transaction, state::VOWS, Vows::decode))
-    {
-        remains.hard_state = vows.hard_state;
-    }
-    if let Ok(read) =
-        database.read(|transaction| state_of(transaction, state::READ, schema::number))
-    {
-        remains.read = read;
-    }
+    let read = |name| database.read(|transaction| state_of(transaction, name, owned)).ok();
+    let vows = read(state::VOWS).as_deref().and_then(Vows::decode);
+    remains.hard_state = vows.map(|vows| vows.hard_state).unwrap_or_default();
+    let generation = read(state::GENERATION).as_deref().and_then(schema::number);
+    remains.generation = generation.unwrap_or_default();
+    let position = read(state::READ).as_deref().and_then(schema::number);
+    remains.read = position.unwrap_or_default();
+    let pasts = read(state::PASTS).as_deref().and_then(schema::decode_pasts);
+    remains.pasts = pasts.unwrap_or_default();
     for tag in [Tag::Carried, Tag::Outbox] {
         // What was collected before something bad came is kept.
         let submissions = &mut remains.submissions;
@@ -130,6 +137,10 @@ fn read_remains(path: &Path, chat: ChatId) -> Result<Remains, StorageError> {
 
 fn chat_id(payload: &[u8]) -> Option<ChatId> {
     Some(ChatId(payload.try_into().ok()?))
+}
+
+fn owned(payload: &[u8]) -> Option<Vec<u8>> {
+    Some(payload.to_vec())
 }
 
 fn state_of<T>(

@@ -17,7 +17,9 @@ use super::schema::{
     self, Batch, CARRIED, CHECKPOINTS, ENTRIES, OUTBOX, REQUESTS, STATE, Table as Tag, Vows, state,
 };
 use crate::protocol::event::{Persist, Recovered};
-use crate::protocol::types::{ChatId, Entry, HardState, Incarnation, Index, Number, Submission};
+use crate::protocol::types::{
+    ChatId, Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Submission,
+};
 
 /// The memory that redb may hold for one chat.
 pub(super) const CACHE_BYTES: usize = 16 << 20;
@@ -56,7 +58,9 @@ pub(super) struct Beginning<'a> {
     /// A founder's first entry, which is committed by that.
     pub entries: &'a [Arc<Entry>],
     pub hard_state: HardState,
+    pub generation: Generation,
     pub read: Index,
+    pub pasts: Pasts,
     pub carried: &'a [Submission],
 }
 
@@ -82,14 +86,17 @@ impl ChatStore {
         incarnation: Incarnation,
         entries: &[Arc<Entry>],
     ) -> Result<(Self, Recovered), StorageError> {
-        let path = chat_path(dir, chat);
-        if path.exists() {
-            return Err(StorageError::AlreadyThere { path });
-        }
-        let beginning = Beginning { incarnation, entries, ..Beginning::default() };
-        let new = write_new(dir, chat, &beginning)?;
-        put_in_place(&new, &path)?;
-        recover::open(&path)
+        Self::begin(dir, chat, &Beginning { incarnation, entries, ..Beginning::default() })
+    }
+
+    /// The same, for one who joins a chat in a generation of it (R30).
+    pub fn join(
+        dir: &Path,
+        chat: ChatId,
+        incarnation: Incarnation,
+        generation: Generation,
+    ) -> Result<(Self, Recovered), StorageError> {
+        Self::begin(dir, chat, &Beginning { incarnation, generation, ..Beginning::default() })
     }
 
     /// Opens a chat's file, checks it (R37) and raises its boot number durably (R9).
@@ -109,6 +116,20 @@ impl ChatStore {
     /// carried no more.
     pub fn persist_carried(&mut self, persist: &Persist) -> Result<Duration, StorageError> {
         self.write(persist, true)
+    }
+
+    fn begin(
+        dir: &Path,
+        chat: ChatId,
+        beginning: &Beginning,
+    ) -> Result<(Self, Recovered), StorageError> {
+        let path = chat_path(dir, chat);
+        if path.exists() {
+            return Err(StorageError::AlreadyThere { path });
+        }
+        let new = write_new(dir, chat, beginning)?;
+        put_in_place(&new, &path)?;
+        recover::open(&path)
     }
 
     fn write(&mut self, persist: &Persist, carried: bool) -> Result<Duration, StorageError> {
@@ -148,6 +169,7 @@ impl ChatStore {
             let changed = |now: u64, before: u64| (now != before).then_some(now);
             let numbers = [
                 (state::COMMIT, persist.commit),
+                (state::GENERATION, persist.generation),
                 (state::READ, persist.read),
                 (state::DOUBT, doubt_ends.then_some(0)),
                 (state::LAST_NUMBER, changed(counts.last_number, before.last_number)),
@@ -256,8 +278,10 @@ pub(super) fn write_new(
         put_state(&mut table, state::CHAT, &chat.0)?;
         put_state(&mut table, state::VOWS, &vows.encode())?;
         put_state(&mut table, state::BATCH, &Batch { previous_end: end, end }.encode())?;
+        put_state(&mut table, state::PASTS, &schema::encode_pasts(&beginning.pasts))?;
         let numbers = [
             (state::COMMIT, end),
+            (state::GENERATION, beginning.generation),
             (state::READ, beginning.read),
             (state::CARRIED_COUNT, beginning.carried.len() as u64),
             (state::LAST_NUMBER, 0),

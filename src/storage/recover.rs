@@ -18,7 +18,7 @@ use super::mark::{Mark, Seen};
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
-use crate::protocol::types::{ChatId, Entry, Hash, Index, Pasts, Submission};
+use crate::protocol::types::{ChatId, Entry, Generation, Hash, Index, Pasts, Submission};
 
 /// See `ChatStore::open`.
 pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
@@ -66,6 +66,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
     let recovered = Recovered {
         incarnation: found.vows.incarnation,
         boot: found.vows.boot,
+        generation: found.generation,
         hard_state: found.vows.hard_state,
         checkpoint: found.checkpoint,
         entries: found.entries,
@@ -83,6 +84,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
 struct Found {
     chat: ChatId,
     vows: Vows,
+    generation: Generation,
     batch: Batch,
     checkpoint: Checkpoint,
     entries: Vec<Arc<Entry>>,
@@ -105,6 +107,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     let vows = get_state(&table, state::VOWS, Vows::decode)?;
     let batch = get_state(&table, state::BATCH, Batch::decode)?;
     let number = |name| get_state(&table, name, schema::number);
+    let generation = number(state::GENERATION)?;
     let (commit, read, doubt) =
         (number(state::COMMIT)?, number(state::READ)?, number(state::DOUBT)?);
     let counts = Counts {
@@ -115,11 +118,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         writes: number(state::WRITES)?,
     };
 
-    // Written for the first time when something is known of others.
-    let pasts = match table.get(state::PASTS)? {
-        Some(_) => get_state(&table, state::PASTS, schema::decode_pasts)?,
-        None => Pasts::new(),
-    };
+    let pasts = get_state(&table, state::PASTS, schema::decode_pasts)?;
 
     let log = transaction.open_table(ENTRIES)?;
     let last = log.last()?.map_or(0, |(key, _)| key.value());
@@ -141,6 +140,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     Ok(Found {
         chat,
         vows,
+        generation,
         batch,
         checkpoint,
         entries,

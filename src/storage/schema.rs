@@ -34,6 +34,8 @@ pub mod state {
     pub const CHAT: &str = "chat";
     /// `Vows`.
     pub const VOWS: &str = "vows";
+    /// The generation of the chat that this file takes part in (R30).
+    pub const GENERATION: &str = "generation";
     /// The commit index.
     pub const COMMIT: &str = "commit";
     /// The highest number that this session gave away.

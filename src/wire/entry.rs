@@ -131,6 +131,7 @@ fn to_membership(change: &Membership) -> pb::Membership {
         Membership::Declined => Out::Declined(pb::Declined {}),
         Membership::Leaving => Out::Leaving(pb::Leaving {}),
         Membership::Removed { peer } => Out::Removed(pb::Removed { peer_id: hex(&peer.0) }),
+        Membership::Recovered { generation } => Out::Recovered(pb::Recovered { generation }),
     };
     pb::Membership { change: Some(change) }
 }
@@ -154,6 +155,7 @@ fn from_membership(membership: pb::Membership) -> Result<Membership, WireError> 
         In::Declined(_) => Membership::Declined,
         In::Leaving(_) => Membership::Leaving,
         In::Removed(removed) => Membership::Removed { peer: peer_id(&removed.peer_id, "peer_id")? },
+        In::Recovered(recovered) => Membership::Recovered { generation: recovered.generation },
     })
 }
 
@@ -230,6 +232,7 @@ mod tests {
             Payload::Membership(Membership::Declined),
             Payload::Membership(Membership::Leaving),
             Payload::Membership(Membership::Removed { peer }),
+            Payload::Membership(Membership::Recovered { generation: u64::MAX }),
             Payload::VoterChange(VoterSet([(peer, 3)].into())),
             Payload::Policy(Policy { chat_name: "d".into() }),
         ] {

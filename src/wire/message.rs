@@ -15,15 +15,18 @@ use crate::protocol::message::{
     Join, JoinAnswer, LookBack, Message, Ranking, Receipt, Refused, RefusedReason, ReportDelays,
     Submit, SubmitAnswer, SubmitProblem,
 };
-use crate::protocol::types::{Boot, ChatId, Incarnation, MEMBERS_MAX, Past, PeerId, Position};
+use crate::protocol::types::{
+    Boot, ChatId, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
+};
 
-/// The chat and the incarnations that a message names.
+/// The chat, its generation and the incarnations that a message names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     pub chat: ChatId,
     pub from_incarnation: Incarnation,
     pub from_boot: Boot,
     pub to_incarnation: Incarnation,
+    pub generation: Generation,
 }
 
 impl Header {
@@ -35,6 +38,7 @@ impl Header {
             from_boot: self.from_boot,
             to,
             to_incarnation: self.to_incarnation,
+            generation: self.generation,
             call: 0,
             body,
         }
@@ -47,6 +51,7 @@ pub fn to_header(chat: ChatId, message: &Message) -> Option<pb::Header> {
         from_incarnation: message.from_incarnation,
         from_boot: message.from_boot,
         to_incarnation: message.to_incarnation,
+        generation: message.generation,
     })
 }
 
@@ -57,6 +62,7 @@ pub fn from_header(header: Option<pb::Header>) -> Result<Header, WireError> {
         from_incarnation: header.from_incarnation,
         from_boot: header.from_boot,
         to_incarnation: header.to_incarnation,
+        generation: header.generation,
     })
 }
 
@@ -465,6 +471,7 @@ pub fn to_refused(refused: &Refused) -> pb::Refused {
             pb::RefusedReason::WrongIncarnation
         }
         RefusedReason::NotMember => pb::RefusedReason::NotMember,
+        RefusedReason::OtherGeneration => pb::RefusedReason::OtherGeneration,
     };
     out.reason = reason.into();
     out
@@ -480,6 +487,7 @@ pub fn from_refused(refused: &pb::Refused) -> Result<Refused, WireError> {
             RefusedReason::WrongIncarnation { incarnation: refused.incarnation }
         }
         pb::RefusedReason::NotMember => RefusedReason::NotMember,
+        pb::RefusedReason::OtherGeneration => RefusedReason::OtherGeneration,
         pb::RefusedReason::Unspecified => return Err(WireError::Invalid("reason")),
     };
     Ok(Refused { term: refused.term, reason })
@@ -541,6 +549,7 @@ mod tests {
             from_boot: 3,
             to: PeerId([4; 32]),
             to_incarnation: 5,
+            generation: 6,
             call: 0,
             body,
         }
@@ -589,6 +598,7 @@ mod tests {
             RefusedReason::NotHost { host: Some(PeerId([8; 32])) },
             RefusedReason::WrongIncarnation { incarnation: 4 },
             RefusedReason::NotMember,
+            RefusedReason::OtherGeneration,
         ] {
             let refused = message(Body::Refused(Refused { term: 3, reason }));
             let wire = to_submit_response(CHAT, &refused).expect("a refusal");

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
-use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, Pasts, Submission};
+use demes_protocol::types::{Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Submission};
 
 /// What a restart finds.
 #[derive(Clone)]
 pub struct Image {
     pub incarnation: Incarnation,
     pub boot: u64,
+    pub generation: Generation,
     pub hard_state: HardState,
     pub entries: Vec<Arc<Entry>>,
     pub outbox: BTreeMap<Number, Submission>,
@@ -33,6 +34,7 @@ impl Disk {
         let image = Image {
             incarnation,
             boot: 0,
+            generation: 0,
             hard_state: HardState::default(),
             commit: entries.len() as Index,
             entries,
@@ -62,6 +64,7 @@ impl Disk {
         Recovered {
             incarnation: image.incarnation,
             boot: image.boot,
+            generation: image.generation,
             hard_state: image.hard_state,
             entries: image.entries[after..].to_vec(),
             checkpoint,
@@ -76,7 +79,7 @@ impl Disk {
 }
 
 impl Image {
-    fn apply(&mut self, persist: &Persist) {
+    pub fn apply(&mut self, persist: &Persist) {
         if let Some(from) = persist.truncate_from {
             self.entries.truncate(from as usize - 1);
         }
@@ -104,6 +107,9 @@ impl Image {
         }
         if let Some(pasts) = &persist.pasts {
             self.pasts = (**pasts).clone();
+        }
+        if let Some(generation) = persist.generation {
+            self.generation = generation;
         }
         if let Some(read) = persist.read {
             self.read = read;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use demes::protocol::event::{Persist, Recovered};
 use demes::protocol::log::{Checkpoint, Log};
-use demes::protocol::types::{ChatId, Entry, HardState, Hash, Index, Payload, PeerId, Submission};
+use demes::protocol::types::{
+    ChatId, Entry, HardState, Hash, Index, Past, Pasts, Payload, PeerId, Submission,
+};
 use demes::storage::DataDir;
 use tempfile::TempDir;
 
@@ -136,6 +138,9 @@ impl Truth {
         recovered.hard_state = persist.hard_state.unwrap_or(recovered.hard_state);
         recovered.commit = persist.commit.unwrap_or(recovered.commit);
         recovered.read = persist.read.unwrap_or(recovered.read);
+        if let Some(pasts) = &persist.pasts {
+            recovered.pasts = Pasts::clone(pasts);
+        }
         if let Some(checkpoint) = &persist.checkpoint {
             recovered.checkpoint = Checkpoint::clone(checkpoint);
         }
@@ -166,6 +171,7 @@ fn write_of(write: u64, batch: &[Arc<Entry>], log: &mut Log) -> Persist {
         request_ids: batch.iter().map(|entry| (format!("r{}", entry.index), entry.index)).collect(),
         checkpoint: write.is_multiple_of(3).then(|| Arc::new(log.checkpoint())),
         read: Some(last.index / 2),
+        pasts: Some(Arc::new([((PeerId([8; 32]), write), Past::default())].into())),
     }
 }
 

@@ -8,7 +8,7 @@ use demes::protocol::replica::Replica;
 use demes::protocol::time::Instant;
 use demes::storage::{ChatStore, DataDir, StorageError};
 
-use super::sample::{CHAT, ME, Truth, chain, peer_records};
+use super::sample::{CHAT, ME, Truth, chain, chat_file, peer_records};
 
 /// How a case ends.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -19,7 +19,7 @@ pub enum Verdict {
     Cut,
     /// Refused when it is opened.
     Damaged,
-    /// Refused by whoever reads it, and from then on.
+    /// Found by whoever reads, writes or closes it, and refused from then on.
     DamagedWithin,
     /// Refused as an older copy.
     Older,
@@ -37,6 +37,12 @@ impl Verdict {
         }
     }
 
+    /// redb writes when it closes, and may stumble over damage only then. That leaves a marker.
+    fn or_found_in_closing(self, file: &Path) -> Self {
+        let marker = file.with_extension("redb.damaged");
+        if self == Self::Intact && marker.exists() { Self::DamagedWithin } else { self }
+    }
+
     /// What a second start must say after a first that said this.
     fn again(self) -> Self {
         if self == Self::DamagedWithin { Self::Damaged } else { self }
@@ -47,7 +53,7 @@ impl Verdict {
 pub fn examine(dir: &Path, truth: &Truth) -> Verdict {
     let data = DataDir::open(dir).expect("the directory is sound");
     let mut truth = truth.clone();
-    let first = look(&data, &mut truth, true);
+    let first = look(&data, &mut truth, true).or_found_in_closing(&chat_file(dir));
     let second = look(&data, &mut truth, false);
     assert_eq!(second, first.again(), "a second start says something else");
     if !matches!(first, Verdict::Intact | Verdict::Cut) {
@@ -160,7 +166,7 @@ pub fn examine_peer(dir: &Path) -> Verdict {
             Err(error) => Verdict::of(&error).max(Verdict::DamagedWithin),
         }
     };
-    let first = look();
+    let first = look().or_found_in_closing(&dir.join("peer.redb"));
     assert_eq!(look(), first.again(), "a second start says something else");
     if first != Verdict::Intact {
         data.repair_peer_store().expect("it is repaired");

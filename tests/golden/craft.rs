@@ -72,6 +72,7 @@ pub fn message(
         from_boot: words.or("boot", sender.map_or(1, |image| image.boot))?,
         to: id(to),
         to_incarnation: words.or("to_incarnation", known)?,
+        generation: words.or("generation", sender.map_or(0, |image| image.generation))?,
         call: 1,
         body: body(world, from, to, kind, &words)?,
     })

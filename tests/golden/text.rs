@@ -52,6 +52,7 @@ fn payload(payload: &Payload) -> String {
             Membership::Declined => "Declined".into(),
             Membership::Leaving => "Leaving".into(),
             Membership::Removed { peer: removed } => format!("Removed {}", peer(removed)),
+            Membership::Recovered { generation } => format!("Recovered as {generation}"),
         },
     }
 }
@@ -301,6 +302,9 @@ pub fn notice(notice: &Notice) -> String {
         Notice::Members => "members or voters changed".into(),
         Notice::MayStop => "may stop".into(),
         Notice::Removed => "removed".into(),
+        Notice::OtherGeneration { peer: of, generation } => {
+            format!("{} is in generation {generation}", peer(of))
+        }
         Notice::BelowOwnPast => "below its own past".into(),
         Notice::Fault { what } => format!("FAULT {what}"),
     }

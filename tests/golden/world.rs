@@ -290,7 +290,8 @@ impl World {
         if decline {
             self.declining.insert(number);
         }
-        let from_incarnation = self.peer(number)?.disk.image.incarnation;
+        let image = &self.peer(number)?.disk.image;
+        let (from_incarnation, generation) = (image.incarnation, image.generation);
         let join = Join {
             name: format!("person {number}"),
             address: format!("h:{number}"),
@@ -304,6 +305,7 @@ impl World {
             from_boot: 1,
             to: id(host),
             to_incarnation: 0,
+            generation,
             call: 1,
             body: Body::Join(join),
         });

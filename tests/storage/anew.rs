@@ -1,5 +1,7 @@
 //! Beginning anew where a file can no longer be used (R9, R37).
 
+use demes::protocol::types::{Past, Pasts};
+
 use super::*;
 
 /// A chat with a log, a vote, a reading position and three submissions that wait.
@@ -10,7 +12,8 @@ fn busy_chat(data: &DataDir) {
     let outbox_put = (1..=5).map(submission).collect();
     store.persist(&Persist { hard_state, outbox_put, ..append(&entries) }).unwrap();
     let outbox_remove_through = Some(2);
-    store.persist(&Persist { read: Some(7), outbox_remove_through, ..commit(9) }).unwrap();
+    let pasts = Some(Arc::new([((PeerId([8; 32]), 5), Past::default())].into()));
+    store.persist(&Persist { read: Some(7), outbox_remove_through, pasts, ..commit(9) }).unwrap();
 }
 
 fn begin(data: &DataDir, incarnation: u64) -> (ChatStore, Recovered, Option<PathBuf>) {
@@ -28,9 +31,11 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
     assert!(is_damaged(data.open_chat(CHAT)));
 
     let (store, recovered, kept_at) = begin(&data, 78);
+    let known: Pasts = [((PeerId([8; 32]), 5), Past::default())].into();
     let expected = Recovered {
         incarnation: 78,
         boot: 1,
+        generation: 0,
         hard_state: HardState { term: 4, vote: Some(PeerId([9; 32])) },
         checkpoint: Checkpoint::default(),
         entries: vec![],
@@ -38,6 +43,7 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
         outbox: vec![],
         last_number: 0,
         read: 7,
+        pasts: known,
         tail_in_doubt: false,
     };
     assert_eq!(recovered, expected);

@@ -25,6 +25,7 @@ fn every_field_of_persist_comes_back() {
             checkpoint: Some(checkpoint_of(&entries[..4])),
             read: Some(3),
             pasts: Some(Arc::clone(&pasts)),
+            generation: Some(5),
         })
         .unwrap();
     let (store, recovered) = reopen(store, dir.path());
@@ -33,6 +34,7 @@ fn every_field_of_persist_comes_back() {
         Recovered {
             incarnation: INCARNATION,
             boot: 2,
+            generation: 5,
             hard_state,
             checkpoint: Checkpoint::clone(&checkpoint_of(&entries[..4])),
             entries: entries[4..].to_vec(),
