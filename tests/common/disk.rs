@@ -56,29 +56,33 @@ impl Disk {
 
     pub fn recover(&mut self) -> Recovered {
         self.image.boot += 1;
-        let image = &self.image;
-        let checkpoint = image.checkpoint.as_deref().cloned().unwrap_or_default();
-        // Every recovery also exercises the canonical form.
-        let checkpoint = Checkpoint::decode(&checkpoint.encode()).expect("it reads back");
-        let after = checkpoint.index() as usize;
-        Recovered {
-            incarnation: image.incarnation,
-            boot: image.boot,
-            generation: image.generation,
-            hard_state: image.hard_state,
-            entries: image.entries[after..].to_vec(),
-            checkpoint,
-            commit: image.commit,
-            outbox: image.outbox.values().cloned().collect(),
-            last_number: image.last_number,
-            read: image.read,
-            pasts: image.pasts.clone(),
-            tail_in_doubt: false,
-        }
+        self.image.recovered()
     }
 }
 
 impl Image {
+    /// What a store would give back.
+    pub fn recovered(&self) -> Recovered {
+        let checkpoint = self.checkpoint.as_deref().cloned().unwrap_or_default();
+        // Every recovery also exercises the canonical form.
+        let checkpoint = Checkpoint::decode(&checkpoint.encode()).expect("it reads back");
+        let after = checkpoint.index() as usize;
+        Recovered {
+            incarnation: self.incarnation,
+            boot: self.boot,
+            generation: self.generation,
+            hard_state: self.hard_state,
+            entries: self.entries[after..].to_vec(),
+            checkpoint,
+            commit: self.commit,
+            outbox: self.outbox.values().cloned().collect(),
+            last_number: self.last_number,
+            read: self.read,
+            pasts: self.pasts.clone(),
+            tail_in_doubt: false,
+        }
+    }
+
     pub fn apply(&mut self, persist: &Persist) {
         if let Some(from) = persist.truncate_from {
             self.entries.truncate(from as usize - 1);

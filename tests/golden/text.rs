@@ -326,7 +326,20 @@ pub fn status(status: &Status) -> String {
     let (last, commit) = (status.last, status.commit);
     let contact = format!("{} of {}", status.voters_in_contact, status.majority);
     let place = format!("{role}{serving} in term {}, host {host}", status.term);
-    format!("{place}, last {last}, commit {commit}, voters {voters}, contact {contact}{queued}")
+    let generation = generations(status);
+    format!(
+        "{place}, last {last}, commit {commit}, voters {voters}, contact {contact}{queued}\
+         {generation}"
+    )
+}
+
+/// The own generation where the chat was recovered, and those of others.
+fn generations(status: &Status) -> String {
+    let own = status.generation;
+    let own = if own > 0 { format!(", generation {own}") } else { String::new() };
+    let others = status.other_generations.iter();
+    let others = others.map(|(id, generation)| format!(", {} in {generation}", peer(id)));
+    own + &others.collect::<String>()
 }
 
 /// The parts of a status that `status` leaves out.

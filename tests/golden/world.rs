@@ -8,8 +8,9 @@ use demes_protocol::event::{Event, LinkState, Notice, Ready};
 use demes_protocol::founding::founding_entry;
 use demes_protocol::message::{Body, Join, Message};
 use demes_protocol::prng::Prng;
+use demes_protocol::recovery::recovery;
 use demes_protocol::time::Instant;
-use demes_protocol::types::{Incarnation, PeerId};
+use demes_protocol::types::{ChatId, Incarnation, PeerId};
 
 use crate::disk::Disk;
 use crate::text;
@@ -182,6 +183,20 @@ impl World {
             let link = Event::Link { peer: id(number), state: LinkState::Refused };
             self.event(other, link)?;
         }
+        Ok(())
+    }
+
+    /// R30: goes on without the majority. The peer does not run.
+    pub fn recover(&mut self, number: u8, generation: u64) -> Result<(), String> {
+        let image = &mut self.peer(number)?.disk.image;
+        let chat = ChatId::default();
+        let change = recovery(chat, id(number), &image.recovered(), generation, 0, |_| [0; 64]);
+        let Ok(persist) = &change else {
+            let why = change.err();
+            self.line(format!("{number} recovers nothing: {why:?}"));
+            return Ok(());
+        };
+        image.apply(persist);
         Ok(())
     }
 
