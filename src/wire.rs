@@ -8,6 +8,7 @@
 pub mod entry;
 pub mod feed;
 pub mod message;
+mod refused;
 pub mod view;
 mod vote;
 

@@ -24,6 +24,8 @@ pub fn chat(chat: &pb::Chat) -> Value {
         "queued": chat.queued,
         "ranking": chat.ranking.as_ref().map(ranking),
         "fault": chat.fault,
+        "generation": chat.generation,
+        "majority_lost": chat.majority_lost,
     })
 }
 
@@ -101,6 +103,7 @@ fn member(member: &pb::Member) -> Value {
         "reachable": member.reachable,
         "delivered": member.delivered,
         "read": member.read,
+        "other_generation": member.other_generation,
     })
 }
 

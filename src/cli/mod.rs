@@ -14,6 +14,7 @@ mod json;
 mod messages;
 mod output;
 mod peer;
+mod recover;
 mod status;
 mod up;
 
@@ -98,6 +99,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Let another member host a chat that this peer hosts
     HandOver(chats::HandOverArgs),
+    /// Go on with a chat whose majority is lost for ever; works while the peer is stopped
+    Recover(recover::RecoverArgs),
     /// Ask the running peer whether it is well
     Health(peer::HealthArgs),
     /// Show the configuration, and where each value comes from
@@ -139,6 +142,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::History(args) => done(messages::history(&global, args).await),
         Command::Chat(args) => done(chat::run(&global, args).await),
         Command::Status(args) => done(status::run(&global, args).await),
+        Command::Recover(args) => done(recover::run(&global, args)),
         Command::Health(args) => peer::health(&global, args).await,
     }
 }
@@ -183,6 +187,8 @@ mod tests {
             "demes --data-dir d status",
             "demes hand-over club",
             "demes hand-over club ana",
+            "demes recover club",
+            "demes recover club --follow 00000000000000ab",
             "demes health",
             "demes config --json",
             "demes chat club",
@@ -191,6 +197,10 @@ mod tests {
         }
         assert!(Cli::try_parse_from(["demes", "send", "club"]).is_err());
         assert!(Cli::try_parse_from(["demes", "frobnicate"]).is_err());
+        for line in ["club --follow 0", "club --follow ab", "club --survivor 1/2"] {
+            let words = format!("demes recover {line}");
+            assert!(Cli::try_parse_from(words.split(' ')).is_err(), "{line}");
+        }
         assert!(Cli::try_parse_from(["demes", "chats", "--peer-api", "here/there"]).is_err());
     }
 

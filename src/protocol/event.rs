@@ -7,8 +7,8 @@ use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
 use super::time::Micros;
 use super::types::{
-    Boot, Entry, Generation, HardState, Incarnation, Index, Member, Number, Pasts, Payload, PeerId, Signature,
-    Submission, Term, TraceContext, VoterSet,
+    Boot, Entry, Generation, HardState, Incarnation, Index, Member, Number, Pasts, Payload, PeerId,
+    Signature, Submission, Term, TraceContext, VoterSet,
 };
 
 /// What a store gives back when it is opened; empty for a chat that is new here.
@@ -264,6 +264,8 @@ pub struct Status {
     pub generation: Generation,
     /// Members that were last heard of in another generation, and which (R30).
     pub other_generations: BTreeMap<PeerId, Generation>,
+    /// No majority of the voters was linked to this peer for ten minutes or more.
+    pub majority_lost: bool,
     pub chat_name: String,
     pub members: Arc<BTreeMap<PeerId, Member>>,
     pub voters: VoterSet,

@@ -464,8 +464,7 @@ impl Replica {
 
     /// Voters that this peer is linked to, itself included.
     pub(super) fn voters_linked(&self) -> usize {
-        let linked =
-            |peer: &&PeerId| **peer == self.me || self.links.get(*peer) == Some(&LinkState::Up);
+        let linked = |peer: &&PeerId| **peer == self.me || self.is_within_reach(peer);
         self.log.voters().peers().filter(linked).count()
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::submissions::Submissions;
 use super::types::{
-    Entry, Generation, Hash, Incarnation, Index, MEMBERS_MAX, Member, MemberState, Membership, Payload, PeerId,
-    VoterSet,
+    Entry, Generation, Hash, Incarnation, Index, MEMBERS_MAX, Member, MemberState, Membership,
+    Payload, PeerId, VoterSet,
 };
 
 /// The chat at one index of its log. It follows from the entries alone, so that every member has

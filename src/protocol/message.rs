@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::time::Micros;
 use super::types::{
-    Boot, CallId, Entry, Generation, Incarnation, Index, Number, Past, PeerId, Position, Signature, Submission,
-    Term,
+    Boot, CallId, Entry, Generation, Incarnation, Index, Number, Past, PeerId, Position, Signature,
+    Submission, Term,
 };
 
 /// One message between two members, each named with its incarnation (R9).

@@ -10,13 +10,19 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::event::{Persist, Recovered};
+use super::event::{LinkState, Notice, Persist, Recovered};
 use super::log::Log;
+use super::message::{Message, RefusedReason};
+use super::replica::Replica;
 use super::sign::signed_submission;
+use super::time::{Micros, SECOND};
 use super::types::{
-    ChatId, Entry, Generation, HardState, Hash, MemberState, Membership, Payload, PeerId, Position,
-    Signature,
+    ChatId, Entry, Generation, HardState, Hash, MEMBERS_MAX, MemberState, Membership, Payload,
+    PeerId, Position, Signature,
 };
+
+/// A majority that was away for so long may be lost: people are told of the last resort.
+const LOST_US: Micros = 600 * SECOND;
 
 /// How far one member's log is: what survivors compare. Its text form is `TERM/INDEX/HASH`, and
 /// `TERM/INDEX/HASH/GENERATION` in a chat that was recovered before.
@@ -137,9 +143,10 @@ pub fn recovery(
     if state.generation != recovered.generation {
         return Err(Unrecoverable::Incomplete);
     }
-    let active = state.members.get(&me).is_some_and(|member| {
-        member.state == MemberState::Active && member.incarnation == session
-    });
+    let active = state
+        .members
+        .get(&me)
+        .is_some_and(|member| member.state == MemberState::Active && member.incarnation == session);
     if !active {
         return Err(Unrecoverable::NotMember);
     }
@@ -171,6 +178,38 @@ pub fn recovery(
         generation: Some(generation),
         ..Persist::default()
     })
+}
+
+impl Replica {
+    /// Takes note of a message of another generation, and refuses it if it is a request.
+    pub(super) fn on_other_generation(&mut self, message: &Message) {
+        let (from, generation) = (message.from, message.generation);
+        let members = &self.log.state().members;
+        let has_room = self.other_generations.len() < MEMBERS_MAX;
+        let matters = members.contains_key(&from) || (members.is_empty() && has_room);
+        if matters && self.other_generations.insert(from, generation) != Some(generation) {
+            self.ready.notices.push(Notice::OtherGeneration { peer: from, generation });
+        }
+        self.refuse(message, RefusedReason::OtherGeneration);
+    }
+
+    /// Whether `peer` is linked, and was not last heard of in another generation.
+    pub(super) fn is_within_reach(&self, peer: &PeerId) -> bool {
+        let is_linked = self.links.get(peer) == Some(&LinkState::Up);
+        is_linked && !self.other_generations.contains_key(peer)
+    }
+
+    /// Takes note of whether a majority of the voters is linked to this peer.
+    pub(super) fn watch_majority(&mut self) {
+        let linked = self.voters_linked() >= self.log.voters().majority();
+        self.apart_since = if linked { None } else { self.apart_since.or(Some(self.now)) };
+    }
+
+    /// Whether there has been none for so long that it may be lost for ever.
+    pub(super) fn is_majority_lost(&self) -> bool {
+        let apart = self.apart_since.is_some_and(|since| self.now.since(since) >= LOST_US);
+        apart && self.voters_linked() < self.log.voters().majority()
+    }
 }
 
 fn log_of(recovered: &Recovered) -> Log {

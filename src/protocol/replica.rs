@@ -24,8 +24,8 @@ use super::progress::Progress;
 use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
-    Boot, Generation, HardState, Incarnation, Index, MEMBERS_MAX, MemberState, Number, Pasts, Payload, PeerId, Submission,
-    Term,
+    Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId,
+    Submission, Term,
 };
 
 /// R11: a term further ahead than this needs proof.
@@ -85,6 +85,8 @@ pub struct Replica {
     pub(super) links: BTreeMap<PeerId, LinkState>,
     pub(super) round_trips: BTreeMap<PeerId, Estimate>,
     pub(super) syncs: Estimate,
+    /// Since when no majority of the voters has been linked to this peer (R30).
+    pub(super) apart_since: Option<Instant>,
     pub(super) pasts: Pasts,
     /// From then on, what changed in them is written down with the next sync.
     pub(super) pasts_due_at: Option<Instant>,
@@ -169,6 +171,7 @@ impl Replica {
             links: BTreeMap::new(),
             round_trips: BTreeMap::new(),
             syncs: Estimate::default(),
+            apart_since: Some(now),
             pasts: recovered.pasts,
             pasts_due_at: None,
             far_terms: BTreeMap::new(),
@@ -304,6 +307,7 @@ impl Replica {
             incarnation: self.incarnation,
             generation: self.generation,
             other_generations: self.other_generations.clone(),
+            majority_lost: self.is_majority_lost(),
             chat_name: state.chat_name.clone(),
             members: Arc::clone(&state.members),
             voters: self.log.voters().clone(),
@@ -401,17 +405,6 @@ impl Replica {
         }
     }
 
-    fn on_other_generation(&mut self, message: &Message) {
-        let (from, generation) = (message.from, message.generation);
-        let members = &self.log.state().members;
-        let has_room = self.other_generations.len() < MEMBERS_MAX;
-        let matters = members.contains_key(&from) || (members.is_empty() && has_room);
-        if matters && self.other_generations.insert(from, generation) != Some(generation) {
-            self.ready.notices.push(Notice::OtherGeneration { peer: from, generation });
-        }
-        self.refuse(message, RefusedReason::OtherGeneration);
-    }
-
     fn on_refused(&mut self, message: &Message, refused: Refused) {
         if refused.term > self.hard_state.term {
             self.enter_term(refused.term);
@@ -441,6 +434,7 @@ impl Replica {
 
     fn on_link(&mut self, peer: PeerId, state: LinkState) {
         let before = self.links.insert(peer, state);
+        self.watch_majority();
         match state {
             LinkState::Up if before != Some(LinkState::Up) => {
                 self.seek_host_at = self.seek_host_at.min(self.now);

@@ -54,13 +54,8 @@ impl PeerService for Inbound {
             return Err(if admitted { chat_not_found() } else { too_often() });
         }
         let shared = self.handle.chat(chat).ok_or_else(chat_not_found)?;
-        let header = Header {
-            chat,
-            from_incarnation: 0,
-            from_boot: 0,
-            to_incarnation: 0,
-            generation: 0,
-        };
+        let header =
+            Header { chat, from_incarnation: 0, from_boot: 0, to_incarnation: 0, generation: 0 };
         let message = header.message(from, self.handle.me(), Body::FindHost);
         let Answer::Message(message) = self.call(chat, message).await? else {
             return Err(Status::internal("the call has no answer"));

@@ -20,7 +20,9 @@ use super::error::StorageError;
 use super::recover::{self, decode_submission, get_state};
 use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
-use crate::protocol::types::{ChatId, Generation, HardState, Incarnation, Index, Pasts, Submission};
+use crate::protocol::types::{
+    ChatId, Generation, HardState, Incarnation, Index, Pasts, Submission,
+};
 
 /// A chat that begins anew.
 pub struct Anew {

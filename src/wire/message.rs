@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::entry::{from_entry, from_submission, to_entry, to_submission};
+pub use super::refused::{from_refused, to_refused};
 pub use super::vote::*;
 use super::{
     WireError, check_address, check_name, hex, milliseconds, optional_peer_id, pb, peer_id,
@@ -12,8 +13,8 @@ use super::{
 };
 use crate::protocol::message::{
     Absence, Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat,
-    Join, JoinAnswer, LookBack, Message, Ranking, Receipt, Refused, RefusedReason, ReportDelays,
-    Submit, SubmitAnswer, SubmitProblem,
+    Join, JoinAnswer, LookBack, Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer,
+    SubmitProblem,
 };
 use crate::protocol::types::{
     Boot, ChatId, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
@@ -383,7 +384,7 @@ pub fn to_join_response(chat: ChatId, message: &Message) -> Option<pb::JoinRespo
         Body::JoinAnswer(answer) => Some(pb::JoinResponse {
             header,
             term: answer.term,
-            host_peer_id: to_optional_peer(answer.host),
+            host_peer_id: answer.host.map_or_else(String::new, |host| hex(&host.0)),
             accepted: answer.accepted,
             last_number: answer.last_number,
             refused: None,
@@ -448,7 +449,7 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
     Ok((header, Body::ReportDelays(report)))
 }
 
-// Finding the host, and refusals.
+// Finding the host.
 
 /// The answer of `peer` in the chat that was asked for.
 pub fn from_find_host_response(
@@ -456,45 +457,6 @@ pub fn from_find_host_response(
 ) -> Result<FindHostAnswer, WireError> {
     let host = optional_peer_id(&response.host_peer_id, "host_peer_id")?;
     Ok(FindHostAnswer { term: response.term, host })
-}
-
-pub fn to_refused(refused: &Refused) -> pb::Refused {
-    let mut out = pb::Refused { term: refused.term, ..Default::default() };
-    let reason = match refused.reason {
-        RefusedReason::StaleTerm => pb::RefusedReason::StaleTerm,
-        RefusedReason::NotHost { host } => {
-            out.host_peer_id = to_optional_peer(host);
-            pb::RefusedReason::NotHost
-        }
-        RefusedReason::WrongIncarnation { incarnation } => {
-            out.incarnation = incarnation;
-            pb::RefusedReason::WrongIncarnation
-        }
-        RefusedReason::NotMember => pb::RefusedReason::NotMember,
-        RefusedReason::OtherGeneration => pb::RefusedReason::OtherGeneration,
-    };
-    out.reason = reason.into();
-    out
-}
-
-pub fn from_refused(refused: &pb::Refused) -> Result<Refused, WireError> {
-    let reason = match refused.reason() {
-        pb::RefusedReason::StaleTerm => RefusedReason::StaleTerm,
-        pb::RefusedReason::NotHost => RefusedReason::NotHost {
-            host: optional_peer_id(&refused.host_peer_id, "host_peer_id")?,
-        },
-        pb::RefusedReason::WrongIncarnation => {
-            RefusedReason::WrongIncarnation { incarnation: refused.incarnation }
-        }
-        pb::RefusedReason::NotMember => RefusedReason::NotMember,
-        pb::RefusedReason::OtherGeneration => RefusedReason::OtherGeneration,
-        pb::RefusedReason::Unspecified => return Err(WireError::Invalid("reason")),
-    };
-    Ok(Refused { term: refused.term, reason })
-}
-
-fn to_optional_peer(peer: Option<PeerId>) -> String {
-    peer.map_or_else(String::new, |peer| hex(&peer.0))
 }
 
 pub(super) fn to_position(position: Position) -> pb::Position {
@@ -539,6 +501,7 @@ fn from_absence(absence: pb::Absence) -> Option<Absence> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::message::{Refused, RefusedReason};
 
     const CHAT: ChatId = ChatId([7; 16]);
 

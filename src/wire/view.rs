@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::message::to_ranking;
 use super::{hex, pb, timestamp};
 use crate::protocol::event::{LinkState, Role, Status};
+use crate::protocol::recovery::generation_text;
 use crate::protocol::types::{ChatId, Entry, MemberState, Membership, Payload, PeerId};
 
 /// The names of a chat's members, as far as known.
@@ -34,6 +35,10 @@ pub fn to_chat(chat: ChatId, me: PeerId, status: &Status, fault: &str) -> pb::Ch
             reachable: *peer == me || status.links.get(peer) == Some(&LinkState::Up),
             delivered: receipt.delivered,
             read: receipt.read,
+            other_generation: status
+                .other_generations
+                .get(peer)
+                .map_or_else(String::new, |generation| generation_text(*generation)),
         }
     });
     pb::Chat {
@@ -51,6 +56,8 @@ pub fn to_chat(chat: ChatId, me: PeerId, status: &Status, fault: &str) -> pb::Ch
         queued: status.queued as u64,
         ranking: Some(to_ranking(&status.ranking)),
         fault: fault.to_owned(),
+        generation: generation_text(status.generation),
+        majority_lost: status.majority_lost,
     }
 }
 
@@ -112,6 +119,7 @@ fn to_member_event(author: PeerId, change: &Membership, names: &Names) -> pb::Me
         Membership::Declined => (pb::MemberChange::Declined, author, known(&author)),
         Membership::Leaving => (pb::MemberChange::Leaving, author, known(&author)),
         Membership::Removed { peer } => (pb::MemberChange::Removed, *peer, known(peer)),
+        Membership::Recovered { .. } => (pb::MemberChange::Recovered, author, known(&author)),
     };
     pb::MemberEvent { change: change.into(), peer_id: hex(&peer.0), name }
 }

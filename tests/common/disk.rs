@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
-use demes_protocol::types::{Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Submission};
+use demes_protocol::types::{
+    Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Submission,
+};
 
 /// What a restart finds.
 #[derive(Clone)]
