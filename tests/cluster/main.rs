@@ -12,5 +12,6 @@ mod input;
 mod outage;
 mod process;
 mod ranking;
+mod recovery;
 mod trace;
 mod voters;
