@@ -147,7 +147,7 @@ pub fn recovery(
         .members
         .get(&me)
         .is_some_and(|member| member.state == MemberState::Active && member.incarnation == session);
-    if !active {
+    if !active || recovered.removed_by.is_some() {
         return Err(Unrecoverable::NotMember);
     }
     if state.voters.len() == 1 && state.voters.0.get(&me) == Some(&session) {
@@ -251,6 +251,7 @@ mod tests {
             outbox: Vec::new(),
             last_number: 0,
             read: 0,
+            removed_by: None,
             pasts: Pasts::new(),
             tail_in_doubt: false,
         };
@@ -285,6 +286,7 @@ mod tests {
             recover(&recovered).map(|_| ())
         };
         assert_eq!(changed(|it| it.incarnation = 12), Err(Unrecoverable::NotMember));
+        assert_eq!(changed(|it| it.removed_by = Some(ME)), Err(Unrecoverable::NotMember));
         assert_eq!(changed(|it| it.generation = 9), Err(Unrecoverable::Incomplete));
         assert_eq!(changed(|it| drop(it.entries.pop())), Err(Unrecoverable::OnlyVoter));
     }

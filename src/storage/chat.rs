@@ -146,7 +146,8 @@ impl ChatStore {
         // leaves a file that opens at once.
         let awaited = persist.hard_state.is_some()
             || !persist.entries.is_empty()
-            || !persist.outbox_put.is_empty();
+            || !persist.outbox_put.is_empty()
+            || persist.removed_by.is_some();
         counts.requests = self.database.write(!awaited, |transaction| {
             write_log(transaction, persist)?;
             write_outbox(transaction, persist)?;
@@ -178,6 +179,9 @@ impl ChatStore {
                 (state::CARRIED_COUNT, changed(counts.carried, before.carried)),
                 (state::WRITES, Some(counts.writes)),
             ];
+            if let Some(removed_by) = &persist.removed_by {
+                put_state(&mut table, state::REMOVED_BY, &removed_by.0)?;
+            }
             for (name, number) in numbers {
                 if let Some(number) = number {
                     put_state(&mut table, name, &number.to_be_bytes())?;

@@ -18,7 +18,7 @@ use super::mark::{Mark, Seen};
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
-use crate::protocol::types::{ChatId, Entry, Generation, Hash, Index, Pasts, Submission};
+use crate::protocol::types::{ChatId, Entry, Generation, Hash, Index, Pasts, PeerId, Submission};
 
 /// See `ChatStore::open`.
 pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
@@ -74,6 +74,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         outbox: found.outbox,
         last_number: found.counts.last_number,
         read: found.read,
+        removed_by: found.removed_by,
         pasts: found.pasts,
         tail_in_doubt: doubt_through.is_some(),
     };
@@ -92,6 +93,7 @@ struct Found {
     outbox: Vec<Submission>,
     counts: Counts,
     read: Index,
+    removed_by: Option<PeerId>,
     pasts: Pasts,
     doubt: Index,
 }
@@ -117,8 +119,18 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         carried: number(state::CARRIED_COUNT)?,
         writes: number(state::WRITES)?,
     };
+    let removed_by = match table.get(state::REMOVED_BY)? {
+        Some(_) => Some(get_state(&table, state::REMOVED_BY, |payload| {
+            payload.try_into().ok().map(PeerId)
+        })?),
+        None => None,
+    };
 
-    let pasts = get_state(&table, state::PASTS, schema::decode_pasts)?;
+    // Written for the first time when something is known of others.
+    let pasts = match table.get(state::PASTS)? {
+        Some(_) => get_state(&table, state::PASTS, schema::decode_pasts)?,
+        None => Pasts::new(),
+    };
 
     let log = transaction.open_table(ENTRIES)?;
     let last = log.last()?.map_or(0, |(key, _)| key.value());
@@ -148,6 +160,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         outbox,
         counts,
         read,
+        removed_by,
         pasts,
         doubt,
     })

@@ -40,7 +40,7 @@ async fn stop(chat: &mut Chat, peer: usize) {
 }
 
 /// The texts of a member's messages so far.
-async fn texts(chat: &Chat, peer: usize) -> Vec<String> {
+async fn texts(chat: &Chat, peer: usize) -> Vec<Box<str>> {
     let lines = lines_of(chat.peers[peer].client(), &chat.chat).await.unwrap();
     lines.into_iter().filter_map(|line| line.message).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
 use demes_protocol::types::{
-    Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Submission,
+    Entry, Generation, HardState, Incarnation, Index, Number, Pasts, PeerId, Submission,
 };
 
 /// What a restart finds.
@@ -21,6 +21,7 @@ pub struct Image {
     pub last_number: Number,
     pub commit: Index,
     pub read: Index,
+    pub removed_by: Option<PeerId>,
     pasts: Pasts,
     checkpoint: Option<Arc<Checkpoint>>,
 }
@@ -43,6 +44,7 @@ impl Disk {
             outbox: BTreeMap::new(),
             last_number: 0,
             read: 0,
+            removed_by: None,
             pasts: Pasts::new(),
             checkpoint: None,
         };
@@ -80,6 +82,7 @@ impl Image {
             outbox: self.outbox.values().cloned().collect(),
             last_number: self.last_number,
             read: self.read,
+            removed_by: self.removed_by,
             pasts: self.pasts.clone(),
             tail_in_doubt: false,
         }
@@ -120,6 +123,7 @@ impl Image {
         if let Some(read) = persist.read {
             self.read = read;
         }
+        self.removed_by = persist.removed_by.or(self.removed_by);
     }
 
     pub fn has(&self, entry: &Entry) -> bool {

@@ -45,6 +45,7 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
         outbox: vec![],
         last_number: 0,
         read: 7,
+        removed_by: None,
         pasts: known,
         tail_in_doubt: false,
     };
