@@ -36,6 +36,7 @@ pub mod prng;
 mod progress;
 pub mod quorum;
 pub mod ranking;
+pub mod recovery;
 mod relay;
 mod removal;
 pub mod replica;
