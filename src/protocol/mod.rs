@@ -38,6 +38,7 @@ mod relay;
 pub mod replica;
 mod sending;
 pub mod sign;
+mod strangers;
 pub mod submissions;
 mod succession;
 pub mod time;

@@ -343,6 +343,9 @@ impl Replica {
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
             return;
         }
+        if self.refuse_stranger(&message) {
+            return;
+        }
         let term = message.body.term();
         if term > self.hard_state.term.saturating_add(TERM_LEAP_MAX)
             && !self.leap_is_proven(&message, term)

@@ -44,7 +44,7 @@ impl HostService for Inbound {
         &self,
         request: Request<Streaming<pb::SubmitRequest>>,
     ) -> Result<Response<Self::SubmitStream>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
         let mut requests = request.into_inner();
         let (waiting, answers) =
             mpsc::channel::<Result<(ChatId, oneshot::Receiver<Answer>), Status>>(SUBMITS_MAX);
@@ -53,7 +53,7 @@ impl HostService for Inbound {
             // Requests go in as they come; their answers are awaited in the same order beside it.
             while let Ok(Some(request)) = requests.message().await {
                 let parsed = convert::from_submit_request(request);
-                let handed_in = match inbound.message(from, parsed) {
+                let handed_in = match inbound.message(&caller, parsed) {
                     Ok((chat, mut message)) => {
                         trace_submissions(&message);
                         message.call = inbound.handle.next_call();
@@ -85,7 +85,9 @@ impl HostService for Inbound {
         &self,
         request: Request<pb::HeartbeatsRequest>,
     ) -> Result<Response<Self::HeartbeatsStream>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
+        self.count(&caller)?;
+        let from = caller.peer;
         let header = convert::from_header(request.into_inner().header).map_err(invalid)?;
         let chat = header.chat;
         if !self.is_member(chat, from)? {
@@ -108,9 +110,9 @@ impl HostService for Inbound {
         &self,
         request: Request<pb::ReplicateRequest>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
         let parsed = convert::from_replicate_request(request.into_inner());
-        let (chat, attach) = self.message(from, parsed)?;
+        let (chat, attach) = self.message(&caller, parsed)?;
         let (sender, receiver) = mpsc::channel(REPLICATE_MAX);
         let refused = self.handle.replicate(chat, attach, sender).await.map_err(unable)?;
         // A refusal comes as the answer to the attach, and ends the stream.
@@ -128,7 +130,7 @@ impl HostService for Inbound {
         &self,
         request: Request<Streaming<pb::AcknowledgeRequest>>,
     ) -> Result<Response<pb::AcknowledgeResponse>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
         let mut requests = request.into_inner();
         // One call for the whole stream: its only answer is a refusal, which ends it.
         let call = self.handle.next_call();
@@ -151,7 +153,7 @@ impl HostService for Inbound {
             let Some(request) = next else {
                 return Ok(Response::new(pb::AcknowledgeResponse::default()));
             };
-            let (chat, mut message) = self.message(from, convert::from_acknowledge(request))?;
+            let (chat, mut message) = self.message(&caller, convert::from_acknowledge(request))?;
             message.call = call;
             match &refused {
                 Some(_) => self.handle.deliver(chat, message).await.map_err(unable)?,

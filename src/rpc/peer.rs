@@ -20,7 +20,7 @@ impl PeerService for Inbound {
         &self,
         request: Request<pb::InviteRequest>,
     ) -> Result<Response<pb::InviteResponse>, Status> {
-        let from = self.caller(&request)?;
+        let from = self.caller(&request)?.peer;
         if !self.node.gate.admits(from) {
             return Err(too_often());
         }
@@ -45,7 +45,9 @@ impl PeerService for Inbound {
         &self,
         request: Request<pb::FindHostRequest>,
     ) -> Result<Response<pb::FindHostResponse>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
+        self.count(&caller)?;
+        let from = caller.peer;
         let chat = parse_chat(&request.into_inner().chat_id)?;
         let is_member = self.is_member(chat, from);
         if !matches!(is_member, Ok(true)) {
