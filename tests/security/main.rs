@@ -5,8 +5,8 @@
 //! and bytes that no honest peer sends. The other files have a kind of attack each.
 
 mod feeds;
-//mod floods;
-//mod frames;
+mod floods;
+mod frames;
 mod invites;
 mod keys;
 mod lying_host;

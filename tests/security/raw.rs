@@ -1,6 +1,7 @@
 //! What an attacker brings: keys of its own, or those of a member that it has taken over.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -117,18 +118,18 @@ impl Speaker {
         let chat = peer.chat(LUNCH).await.expect("the chat is here").chat_id;
         let chat: ChatId = chat.parse().expect("an id");
         drop(peer.running.take());
-        let identity = Identity::load_or_create(peer.dir.path()).expect("its key");
-        let open = || async { DataDir::open(peer.dir.path()).ok() };
-        let dir = until("the store to be free", open).await;
-        let (_store, recovered) = dir.open_chat(chat).expect("its store");
-        Self {
-            identity,
-            incarnation: recovered.incarnation,
-            boot: recovered.boot,
-            chat,
-            log: recovered.entries,
-            _dir: Some(peer.dir),
-        }
+        let speaker = Self::from_store(peer.dir.path(), chat).await;
+        Self { _dir: Some(peer.dir), ..speaker }
+    }
+
+    /// The same from the data directory of a peer that has ended.
+    pub async fn from_store(path: &Path, chat: ChatId) -> Self {
+        let identity = Identity::load_or_create(path).expect("its key");
+        // A store is free once the last task of its peer has ended.
+        let open = || async { DataDir::open(path).ok()?.open_chat(chat).ok() };
+        let (_store, recovered) = until("the store to be free", open).await;
+        let (incarnation, boot) = (recovered.incarnation, recovered.boot);
+        Self { identity, incarnation, boot, chat, log: recovered.entries, _dir: None }
     }
 
     pub fn header(&self) -> Option<pb::Header> {
