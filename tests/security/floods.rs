@@ -170,7 +170,8 @@ async fn connections_that_say_nothing_hold_up_nobody_for_long() {
     let mut flooded = Flooded::chat_of(&["Ada"]).await;
     let (peers, programs) = (flooded.peers(), flooded.programs());
     let mut idle = Vec::new();
-    for _ in 0..400 {
+    // As many as are let in, and some that wait in the kernel.
+    for _ in 0..300 {
         idle.push(TcpStream::connect(&programs).await.expect("the kernel takes it"));
     }
     let mut half_open = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use demes::protocol::config::Config;
 use demes::rpc::{Limits, OnStop, RunningPeer, ServeOptions, serve};
 use demes::wire::pb;
 use demes::wire::pb::client_service_client::ClientServiceClient;
@@ -43,6 +44,8 @@ impl Peer {
 
     pub async fn with_limits(name: &str, limits: Limits) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
+        // A busy machine is no reason to elect a host here.
+        let protocol = Config { lease_min_us: 2_000_000, ..Config::default() };
         let options = ServeOptions {
             data_dir: dir.path().to_owned(),
             name: name.to_owned(),
@@ -52,7 +55,7 @@ impl Peer {
             health_listen: None,
             auto_accept: false,
             on_stop: OnStop::Goodbye,
-            protocol: Default::default(),
+            protocol,
             storage_reserve_bytes: 0,
             bootstrap: Vec::new(),
             limits,
