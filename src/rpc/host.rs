@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::info_span;
 
 use super::inbound::Inbound;
+use super::node::now_ms;
 use super::status::{chat_not_found, invalid, unable, until_stopped};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
@@ -35,7 +36,13 @@ impl HostService for Inbound {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
-        self.unary(request, convert::from_join_request, convert::to_join_response).await
+        let caller = self.caller(&request)?;
+        let (header, mut body) =
+            convert::from_join_request(request.into_inner()).map_err(invalid)?;
+        if let Body::Join(join) = &mut body {
+            join.arrived_at_ms = now_ms();
+        }
+        self.answered(&caller, Ok((header, body)), convert::to_join_response).await
     }
 
     type SubmitStream = Answers<pb::SubmitResponse>;

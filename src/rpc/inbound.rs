@@ -59,10 +59,15 @@ impl Inbound {
         caller.bucket.check().map_err(|_| rate_limited(per_second))
     }
 
+    /// A chat that this peer takes part in. One that it was removed from is not found.
+    pub fn chat(&self, chat: ChatId) -> Result<Arc<ChatShared>, Status> {
+        let chat = self.handle.chat(chat);
+        chat.filter(|chat| !chat.is_read_only()).ok_or_else(chat_not_found)
+    }
+
     /// Whether the peer is a member of a chat that runs here.
     pub fn is_member(&self, chat: ChatId, peer: PeerId) -> Result<bool, Status> {
-        let chat = self.handle.chat(chat).ok_or_else(chat_not_found)?;
-        Ok(chat.view.borrow().status.members.contains_key(&peer))
+        Ok(self.chat(chat)?.view.borrow().status.members.contains_key(&peer))
     }
 
     /// The message of a parsed request, after it was counted and its signatures were checked.
@@ -75,7 +80,7 @@ impl Inbound {
         let (header, body) = parsed.map_err(invalid)?;
         header.check(&body).map_err(invalid)?;
         let from = caller.peer;
-        let chat = self.handle.chat(header.chat).ok_or_else(chat_not_found)?;
+        let chat = self.chat(header.chat)?;
         let standing = self.standing(&chat, &from);
         if standing != Standing::Member && !self.node.gate.admits(from) {
             // Checking signatures is work that strangers get little of.
@@ -114,7 +119,17 @@ impl Inbound {
         render: impl FnOnce(ChatId, &Message) -> Option<Res>,
     ) -> Result<Response<Res>, Status> {
         let caller = self.caller(&request)?;
-        let (chat, message) = self.message(&caller, parse(request.into_inner()))?;
+        self.answered(&caller, parse(request.into_inner()), render).await
+    }
+
+    /// The rest of a call with one answer, once it is parsed.
+    pub async fn answered<Res>(
+        &self,
+        caller: &Caller,
+        parsed: Result<(Header, Body), WireError>,
+        render: impl FnOnce(ChatId, &Message) -> Option<Res>,
+    ) -> Result<Response<Res>, Status> {
+        let (chat, message) = self.message(caller, parsed)?;
         let Answer::Message(message) = self.call(chat, message).await? else {
             return Err(Status::internal("the call has no answer"));
         };

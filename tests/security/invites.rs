@@ -19,12 +19,13 @@ fn join(speaker: &Speaker, signature: [u8; 64]) -> pb::JoinRequest {
         created_at: Some(SystemTime::now().into()),
         decline: false,
         signature: signature.to_vec(),
+        proof: None,
     }
 }
 
 fn joined() -> Payload {
     let (name, address) = ("Mallory".to_owned(), "127.0.0.1:9".to_owned());
-    Payload::Membership(Membership::Joined { name, address })
+    Payload::Membership(Membership::Joined { name, address, proof: None })
 }
 
 /// How often somebody joined, by the feed of `peer`.

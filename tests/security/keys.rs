@@ -154,7 +154,7 @@ async fn a_valid_key_speaks_for_nobody_else() {
     // In the name of Ben: the key says who it is, whatever the request says.
     let bens = Identity::load_or_create(ben.dir.path()).expect("a key");
     let mut as_ben = Calls::to(&bens, &ben.address()).await;
-    let request = pb::FindHostRequest { chat_id: before.chat_id.clone() };
+    let request = pb::FindHostRequest { chat_id: before.chat_id.clone(), ..Default::default() };
     let found = as_ben.peer.find_host(request).await.expect("its own peer tells it").into_inner();
     mallory.incarnation = found.incarnation;
     let mut request = mallory.submission(before.term, 1, crate::raw::text("I am Ben"), None);

@@ -109,7 +109,7 @@ impl Peer {
             self.invites().await.into_iter().find(|invite| invite.chat_name == chat).map(drop)
         };
         until("an invitation", arrived).await;
-        let request = pb::AcceptInviteRequest { chat: chat.to_owned() };
+        let request = pb::AcceptInviteRequest { chat: chat.to_owned(), link: String::new() };
         self.client.clone().accept_invite(request).await.expect("accepted");
     }
 

@@ -87,7 +87,7 @@ trait ChainPending: tokio_stream::Stream + Sized {
 impl<S: tokio_stream::Stream> ChainPending for S {}
 
 /// Every call is refused by every one of these peers, and the chat is as it was.
-async fn gets_nothing(peers: &[&Peer], speaker: &Speaker) {
+async fn gets_nothing(peers: &[&Peer], speaker: &Speaker, why: RefusedReason) {
     let before = peers[0].lunch().await;
     for peer in peers {
         let mut calls = Calls::to(&speaker.identity, &peer.address()).await;
@@ -95,9 +95,9 @@ async fn gets_nothing(peers: &[&Peer], speaker: &Speaker) {
             let is_refused = match &answer {
                 // What it signed is looked at first.
                 Err(status) => call == "HandOver" && status.code() == Code::PermissionDenied,
-                Ok(refused) => refused.as_ref().is_some_and(|refused| {
-                    refused.reason() == RefusedReason::NotMember && refused.term == before.term
-                }),
+                Ok(refused) => refused
+                    .as_ref()
+                    .is_some_and(|refused| refused.reason() == why && refused.term == before.term),
             };
             assert!(is_refused, "{call} at {}: {answer:?}", peer.name);
         }
@@ -118,12 +118,12 @@ async fn gets_nothing(peers: &[&Peer], speaker: &Speaker) {
 async fn an_outsider_that_knows_the_chat_gets_nothing() {
     let [ann, ben, eva] = three().await;
     let outsider = Speaker::stranger(&ann.lunch().await);
-    gets_nothing(&[&ann, &ben, &eva], &outsider).await;
+    gets_nothing(&[&ann, &ben, &eva], &outsider, RefusedReason::NotMember).await;
     // To one who asks for the host, the chat might as well not exist.
     let mut calls = Calls::to(&outsider.identity, &ann.address()).await;
-    let request = pb::FindHostRequest { chat_id: outsider.chat.to_string() };
+    let request = pb::FindHostRequest { chat_id: outsider.chat.to_string(), ..Default::default() };
     assert_refused(calls.peer.find_host(request).await, Code::NotFound, "CHAT_NOT_FOUND");
-    let request = pb::FindHostRequest { chat_id: "0".repeat(32) };
+    let request = pb::FindHostRequest { chat_id: "0".repeat(32), ..Default::default() };
     assert_refused(calls.peer.find_host(request).await, Code::NotFound, "CHAT_NOT_FOUND");
 }
 
@@ -146,7 +146,8 @@ async fn who_was_removed_gets_nothing_any_more() {
     }
     let gone = until("Eva's chat to be deleted", || async { eva.chat(LUNCH).await.err() }).await;
     assert_eq!(gone.code(), Code::NotFound);
-    gets_nothing(&[&ann, &ben, &dan], &copy.into_speaker(eva)).await;
+    let eva = copy.into_speaker(eva);
+    gets_nothing(&[&ann, &ben, &dan], &eva, RefusedReason::Removed).await;
 }
 
 /// What was copied of a member that still runs.
@@ -161,7 +162,7 @@ impl Copied {
         let chat = peer.lunch().await.chat_id.parse().expect("an id");
         let identity = demes::crypto::Identity::load_or_create(peer.dir.path()).expect("a key");
         let mut calls = Calls::to(&identity, &peer.address()).await;
-        let request = pb::FindHostRequest { chat_id: format!("{chat}") };
+        let request = pb::FindHostRequest { chat_id: format!("{chat}"), ..Default::default() };
         let found = calls.peer.find_host(request).await.expect("its own peer tells it");
         Self { chat, incarnation: found.into_inner().incarnation }
     }
