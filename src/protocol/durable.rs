@@ -66,7 +66,11 @@ impl Replica {
             let own =
                 |entry: &&Arc<Entry>| entry.author == self.me && entry.session == self.incarnation;
             present |= committed.iter().any(|entry| own(&entry));
-            if present && !self.log.state().members.contains_key(&self.me) {
+            let is_host = matches!(self.part, Part::Host(_));
+            if present && !is_host && self.log.state().active().next().is_none() {
+                // Everybody leaves: there will be no host to say that this membership has ended.
+                self.end_own_membership(None);
+            } else if present && !self.log.state().members.contains_key(&self.me) {
                 let former = self.log.state().former_members.get(&self.me);
                 self.end_own_membership(former.and_then(|former| former.removed_by));
             }

@@ -334,7 +334,7 @@ impl Replica {
             let incarnation = self.log.voters().0[&peer];
             let past = self.pasts.get(&(peer, incarnation)).copied();
             let request = RequestVote { term, last: self.log.last(), hand_over, past };
-            self.send(peer, Body::RequestVote(request));
+            self.send_to_incarnation(peer, incarnation, Body::RequestVote(request));
         }
     }
 

@@ -392,9 +392,13 @@ impl Replica {
     }
 
     pub(super) fn on_goodbye(&mut self, message: &Message) {
+        let known = self.pasts.get(&(message.from, message.from_incarnation));
+        if known.is_some_and(|past| past.boot > message.from_boot) {
+            // It was long on its way: that peer has come back meanwhile.
+            return;
+        }
         // R26: it is away at once, and whoever hosts from here on knows.
-        self.goodbyes.insert(message.from, message.from_boot);
-        self.links.insert(message.from, LinkState::Down);
+        self.goodbyes.insert(message.from, (message.from_incarnation, message.from_boot));
         self.detach_from(message.from);
     }
 

@@ -312,9 +312,6 @@ impl Replica {
         let Part::Host(hosting) = &mut self.part else { return };
         let mut progress = Progress::new(incarnation, attach.attach, past);
         progress.boot = message.from_boot;
-        if self.goodbyes.get(&from).is_some_and(|boot| message.from_boot > *boot) {
-            self.goodbyes.remove(&from);
-        }
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation
         {

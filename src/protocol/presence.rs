@@ -160,8 +160,7 @@ impl Replica {
     /// it works too (R25).
     fn is_ready(&self, peer: &PeerId, incarnation: &Incarnation) -> bool {
         let steady = self.steady_us(peer, incarnation);
-        steady.is_some_and(|steady| steady >= self.config.steady_us)
-            && self.links.get(peer) == Some(&LinkState::Up)
+        steady.is_some_and(|steady| steady >= self.config.steady_us) && self.is_linked(*peer)
     }
 
     /// For how long the member has kept up without a break; `None` while it does not.

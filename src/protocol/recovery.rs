@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::event::{LinkState, Notice, Persist, Recovered};
+use super::event::{Notice, Persist, Recovered};
 use super::log::Log;
 use super::message::{Message, RefusedReason};
 use super::replica::Replica;
@@ -195,8 +195,7 @@ impl Replica {
 
     /// Whether `peer` is linked, and was not last heard of in another generation.
     pub(super) fn is_within_reach(&self, peer: &PeerId) -> bool {
-        let is_linked = self.links.get(peer) == Some(&LinkState::Up);
-        is_linked && !self.other_generations.contains_key(peer)
+        self.is_linked(*peer) && !self.other_generations.contains_key(peer)
     }
 
     /// Takes note of whether a majority of the voters is linked to this peer.

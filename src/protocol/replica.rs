@@ -79,7 +79,7 @@ pub struct Replica {
     pub(super) ranking: Arc<Ranking>,
     pub(super) receipts: BTreeMap<PeerId, Receipt>,
     /// Who has stopped gracefully, and in which boot; it is back with a later one (R26).
-    pub(super) goodbyes: BTreeMap<PeerId, Boot>,
+    pub(super) goodbyes: BTreeMap<PeerId, (Incarnation, Boot)>,
 
     // The world, as far as it matters here.
     pub(super) links: BTreeMap<PeerId, LinkState>,
@@ -398,6 +398,7 @@ impl Replica {
             self.refuse(&message, RefusedReason::StaleTerm);
             return;
         }
+        self.notice_return(&message);
         let from = &message;
         match &message.body {
             Body::Attach(attach) => self.on_attach(from, *attach),
@@ -430,6 +431,16 @@ impl Replica {
                 }
             }
             Body::Refused(refused) => self.on_refused(from, *refused),
+        }
+    }
+
+    /// R26: one who said goodbye is back when it speaks in a later boot, or a new incarnation.
+    fn notice_return(&mut self, message: &Message) {
+        let said = self.goodbyes.get(&message.from);
+        if said.is_some_and(|(incarnation, boot)| {
+            message.from_incarnation != *incarnation || message.from_boot > *boot
+        }) {
+            self.goodbyes.remove(&message.from);
         }
     }
 
@@ -532,11 +543,7 @@ impl Replica {
         let deadline = self.now + self.config.lease_max_us;
         self.stopping = Some(Stopping::HandingOver { deadline });
         self.start_hand_over(None);
-        let handing_over = match &self.part {
-            Part::Host(hosting) => hosting.hand_over.is_some(),
-            _ => false,
-        };
-        if !handing_over {
+        if !self.is_handing_over() {
             self.say_goodbye();
         }
     }
@@ -566,6 +573,11 @@ impl Replica {
     /// Whether that peer, in that incarnation, is one.
     pub(super) fn is_voting(&self, peer: PeerId, incarnation: Incarnation) -> bool {
         self.log.voters().0.get(&peer) == Some(&incarnation)
+    }
+
+    /// Whether that peer can be reached, and has not said that it goes.
+    pub(super) fn is_linked(&self, peer: PeerId) -> bool {
+        self.links.get(&peer) == Some(&LinkState::Up) && !self.goodbyes.contains_key(&peer)
     }
 
     /// R1: a new term begins without a vote, and is durable before anyone hears of it. A host or

@@ -2,13 +2,19 @@
 
 use super::message::{Body, Message, Refused, RefusedReason};
 use super::replica::Replica;
-use super::types::{CallId, PeerId};
+use super::types::{CallId, Incarnation, PeerId};
 
 impl Replica {
     /// Sends after this `Ready` is durable.
     pub(super) fn send(&mut self, to: PeerId, body: Body) {
         let message = self.message(to, body, 0);
         self.ready.messages.push(message);
+    }
+
+    /// The same, to that incarnation of the peer and no other.
+    pub(super) fn send_to_incarnation(&mut self, to: PeerId, incarnation: Incarnation, body: Body) {
+        let message = self.message(to, body, 0);
+        self.ready.messages.push(Message { to_incarnation: incarnation, ..message });
     }
 
     /// Sends at once. For what relies on nothing unsynced.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::event::{DiskState, LinkState, Notice};
+use super::event::{DiskState, Notice};
 use super::membership::Admission;
 use super::message::{
     Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, RefusedReason, ReportDelays,
@@ -203,14 +203,17 @@ impl Replica {
         }
         let state = self.log.state();
         let i_leave = !state.active().any(|(peer, _)| peer == self.me);
-        if i_leave && state.active().next().is_some() {
-            // R7, R26: a leaving host hands over first, and then is a member like any other.
-            self.start_hand_over(None);
+        if i_leave && state.active().next().is_none() {
+            self.end_chat();
             return;
         }
         if i_leave {
-            self.ready.notices.push(Notice::Removed { by: None });
-            return;
+            // R7, R26: a leaving host hands over first, and then is a member like any other. Where
+            // nobody could take over yet, somebody gets a vote first.
+            self.start_hand_over(None);
+            if self.is_handing_over() {
+                return;
+            }
         }
         if self.step_voters() {
             return;
@@ -225,6 +228,23 @@ impl Replica {
             let removed = Membership::Removed { peer: *peer };
             self.append_own(Payload::Membership(removed));
         }
+    }
+
+    /// Everybody leaves. The host goes once all who hear it know that, and they go by themselves.
+    fn end_chat(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        let commit = self.log.commit();
+        let mut heard = hosting
+            .progress
+            .iter()
+            .filter(|(peer, progress)| self.in_contact(hosting, peer, &progress.incarnation));
+        if heard.all(|(_, progress)| progress.receipt.delivered >= commit) {
+            self.ready.notices.push(Notice::Removed { by: None });
+        }
+    }
+
+    pub(super) fn is_handing_over(&self) -> bool {
+        matches!(&self.part, Part::Host(hosting) if hosting.hand_over.is_some())
     }
 
     pub(super) fn publish_soon(&mut self) {
@@ -268,7 +288,7 @@ impl Replica {
             let incarnation = self.log.voters().0.get(peer);
             *peer != self.me
                 && !tried.contains(peer)
-                && self.links.get(peer) == Some(&LinkState::Up)
+                && self.is_linked(*peer)
                 && incarnation.is_some_and(|incarnation| {
                     hosting.progress.contains_key(peer)
                         && self.in_contact(hosting, peer, incarnation)

@@ -350,7 +350,11 @@ impl Driver {
         chat.close_streams_of_others(&members);
         let contacts = chat.contacts.iter().map(|(peer, _)| peer);
         let contacts = contacts.filter(|peer| !members.contains_key(peer));
-        let new = members.keys().filter(|peer| !before.contains_key(peer)).chain(contacts);
+        // One who was removed and has come back within one turn looks like one who stayed, and the
+        // replica has forgotten its link all the same.
+        let is_up = |peer: &PeerId| self.links.get(peer) == Some(&LinkState::Up);
+        let new = members.keys().filter(|peer| is_up(peer) || !before.contains_key(peer));
+        let new = new.chain(contacts);
         for peer in new.copied().collect::<Vec<_>>() {
             if let Some(&state) = self.links.get(&peer) {
                 chat.handle(now, Event::Link { peer, state });

@@ -138,6 +138,7 @@ impl Speaker {
             from_incarnation: self.incarnation,
             from_boot: self.boot,
             to_incarnation: 0,
+            generation: 0,
         })
     }
 

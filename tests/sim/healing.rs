@@ -141,7 +141,10 @@ impl World {
         // that are left are no majority any more.
         self.run_until(self.now + SETTLED_AFTER_US);
         if !quorum.iter().all(|peer| self.has_majority(&quorum, &self.voters_at(*peer))) {
-            self.peers.iter_mut().for_each(|peer| peer.is_lost = false);
+            for peer in 0..self.peers.len() {
+                self.peers[peer].is_lost = false;
+                self.at(0, What::Join { peer });
+            }
             return None;
         }
         self.network.heal(quorum.clone());
@@ -249,14 +252,15 @@ impl World {
             return Some(format!("{} of them host", hosts.len()));
         };
         let first = &self.peers[*host].status;
+        let is_soon = self.voters_follow_within_us() > 0;
         for &peer in &wanting {
             let status = &self.peers[peer].status;
             let stored = self.peers[peer].disk.image().entries.len() as u64;
             let me = status.members.get(&self.peers[peer].id);
             let problem = match () {
                 () if me.is_none_or(|me| me.state == MemberState::Invited) => "is no member",
-                // The others may be too few to let it go.
-                () if is_whole && !self.is_active(peer) => "is still leaving",
+                // The others may be too few to let it go, or have to wait for their votes.
+                () if is_whole && is_soon && !self.is_active(peer) => "is still leaving",
                 () if (status.host, status.term) != (first.host, first.term) => "has another host",
                 () if status.queued > 0 => "has something queued",
                 () if !status.serving => "is not served",
@@ -270,7 +274,8 @@ impl World {
         let active = first.members.iter();
         let active = active.filter(|(_, member)| member.state == MemberState::Active);
         let is_everybody_in = inside.eq(active.map(|(peer, _)| peer));
-        (is_whole && !is_everybody_in).then(|| "not everybody is in who wants to be".into())
+        (is_whole && is_soon && !is_everybody_in)
+            .then(|| "not everybody is in who wants to be".into())
     }
 
     /// What is wrong with the voters, once there was time enough to put it right (R27, R28): they

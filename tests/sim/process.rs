@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use demes_protocol::Replica;
-use demes_protocol::event::{DiskState, Event, Notice, Proposal, Role, Status};
+use demes_protocol::event::{DiskState, Event, LinkState, Notice, Proposal, Role, Status};
 use demes_protocol::founding::founding_entry;
 use demes_protocol::message::{Body, Join, Message};
 use demes_protocol::types::{Incarnation, Index, MemberState, Membership, Number, Payload, PeerId};
@@ -293,6 +293,16 @@ impl World {
             Notice::MayStop => {
                 self.counts.add("processes stopped gracefully");
                 self.end_process_losing(peer, u64::MAX);
+            }
+            // Links that the replica forgot with a membership are told again.
+            Notice::Members => {
+                let others = (0..self.peers.len()).filter(|other| *other != peer);
+                for other in
+                    others.filter(|other| self.is_connected(peer, *other)).collect::<Vec<_>>()
+                {
+                    let (id, state) = (self.peers[other].id, LinkState::Up);
+                    self.tell(peer, Event::Link { peer: id, state });
+                }
             }
             Notice::Removed { .. } => {
                 self.log(|| format!("{} is out of the chat", peer + 1));
