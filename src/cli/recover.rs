@@ -160,7 +160,8 @@ impl Survivor {
              recovering gives up the others, and those who come back later have to follow.\n\n\
              1. stop the peers of all survivors, and run `demes recover {chat}` on each\n\
              2. on the one whose log ends furthest (greatest term, then index):\n   \
-                demes recover {chat} --confirm --survivor TERM/INDEX/HASH  (of each of the others)\n\
+                demes recover {chat} --confirm --survivor TERM/INDEX/HASH  \
+                (of each of the others)\n\
              3. on the others, what that shows\n\n\
              What only the lost voters had beyond {} is lost then, confirmed or not.\n",
             place(last),
@@ -173,7 +174,8 @@ impl Survivor {
         format!(
             "{chat} is recovered: this machine is its only voter, in generation {generation}\n\
              what others had beyond {last} is lost, confirmed or not\n\n\
-             start this peer again with `demes up`; every other survivor takes part, stopped, with\n  \
+             start this peer again with `demes up`; every other survivor takes part, stopped, \
+             with\n  \
              demes recover {short} --follow {generation}\n\
              it keeps its old store aside and fetches the chat from here\n",
             generation = generation_text(generation),

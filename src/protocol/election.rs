@@ -174,7 +174,7 @@ impl Replica {
         let last = self.log.last();
         let host_alive = self.host_alive();
         let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
-        // R7: whether its own set has it or not: the asker counts by the set that the asker has. Who
+        // R7: whether its own set has it or not: the asker counts by the set that it has. Who
         // may not vote does not nominate either (R37).
         let nominated = !self.tail_in_doubt && dialled && host_alive.is_none();
         let term = self.hard_state.term;

@@ -24,6 +24,7 @@ mod election;
 pub mod event;
 mod follower;
 pub mod founding;
+mod hearsay;
 mod host;
 pub mod invite_link;
 pub mod log;

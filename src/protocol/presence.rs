@@ -28,6 +28,11 @@ pub(super) struct Presence {
 }
 
 impl Replica {
+    /// Whether that peer can be reached, and has not said that it goes.
+    pub(super) fn is_linked(&self, peer: PeerId) -> bool {
+        self.links.get(&peer) == Some(&LinkState::Up) && !self.goodbyes.contains_key(&peer)
+    }
+
     /// What a new host makes of the members that it finds: a learner that is there already may
     /// have been away, and waits as one that comes back does.
     pub(super) fn first_presences(&self) -> BTreeMap<PeerId, Presence> {

@@ -90,7 +90,7 @@ pub struct Replica {
     pub(super) pasts: Pasts,
     /// From then on, what changed in them is written down with the next sync.
     pub(super) pasts_due_at: Option<Instant>,
-    far_terms: BTreeMap<PeerId, Term>,
+    pub(super) far_terms: BTreeMap<PeerId, Term>,
     /// Peers that have said themselves that they have outlived the incarnation which this log
     /// names, the first one, and which one they are now (R9).
     pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
@@ -434,16 +434,6 @@ impl Replica {
         }
     }
 
-    /// R26: one who said goodbye is back when it speaks in a later boot, or a new incarnation.
-    fn notice_return(&mut self, message: &Message) {
-        let said = self.goodbyes.get(&message.from);
-        if said.is_some_and(|(incarnation, boot)| {
-            message.from_incarnation != *incarnation || message.from_boot > *boot
-        }) {
-            self.goodbyes.remove(&message.from);
-        }
-    }
-
     fn on_refused(&mut self, message: &Message, refused: Refused) {
         if refused.term > self.hard_state.term {
             self.enter_term(refused.term);
@@ -469,18 +459,6 @@ impl Replica {
             | RefusedReason::OtherGeneration
             | RefusedReason::InviteLink(_)
             | RefusedReason::ChatFull => {}
-        }
-    }
-
-    // R9: a member whose log is behind may not know that its host has begun anew. It attaches to
-    // it all the same, and its log then says so.
-    fn learn_incarnation(&mut self, peer: PeerId, incarnation: Incarnation) {
-        let known = self.log.state().members.get(&peer).map(|member| member.incarnation);
-        let Some(outlived) = known.filter(|known| *known != incarnation) else { return };
-        let learned = (outlived, incarnation);
-        if self.newer_incarnations.insert(peer, learned) != Some(learned) && self.host == Some(peer)
-        {
-            self.attach();
         }
     }
 
@@ -575,11 +553,6 @@ impl Replica {
         self.log.voters().0.get(&peer) == Some(&incarnation)
     }
 
-    /// Whether that peer can be reached, and has not said that it goes.
-    pub(super) fn is_linked(&self, peer: PeerId) -> bool {
-        self.links.get(&peer) == Some(&LinkState::Up) && !self.goodbyes.contains_key(&peer)
-    }
-
     /// R1: a new term begins without a vote, and is durable before anyone hears of it. A host or
     /// candidate of the old one becomes a follower.
     pub(super) fn enter_term(&mut self, term: Term) {
@@ -619,17 +592,5 @@ impl Replica {
     pub(super) fn fault(&mut self, what: &'static str) {
         self.fault = Some(what);
         self.ready.notices.push(Notice::Fault { what });
-    }
-
-    // R11: a term far ahead is believed once a majority of voters reports one that high, each over
-    // its own connection.
-    fn leap_is_proven(&mut self, message: &Message, term: Term) -> bool {
-        let known = &self.log.state().members;
-        if !known.is_empty() && !self.log.voters().contains(&message.from) {
-            return false;
-        }
-        self.far_terms.insert(message.from, term);
-        let reporters = self.far_terms.values().filter(|far| **far >= term).count();
-        known.is_empty() || reporters >= self.log.voters().majority()
     }
 }
