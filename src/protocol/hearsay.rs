@@ -1,5 +1,5 @@
-//! What a message says of its sender by the way: that it is back, is another incarnation, or is in a
-//! term far ahead.
+//! What a message says of its sender by the way: that it is back, is another incarnation, or is
+//! in a term far ahead.
 
 use super::message::Message;
 use super::replica::Replica;

@@ -187,7 +187,8 @@ async fn a_web_page_gets_nothing_from_the_listener_for_programs() {
             ),
             format!(
                 "POST /demes.v1.ClientService/ListChats HTTP/1.1\r\n{head}\
-                     Content-Type: application/grpc-web+proto\r\nContent-Length: 5\r\n\r\n\0\0\0\0\0"
+                     Content-Type: application/grpc-web+proto\r\n\
+                     Content-Length: 5\r\n\r\n\0\0\0\0\0"
             ),
         ] {
             let mut stream = TcpStream::connect(address).await.expect("it listens");
