@@ -130,7 +130,7 @@ impl Replica {
 
     // R15: a voter of the latest set, reachable, not the suspected host, not withdrawn.
     fn may_be_nominated(&self, peer: PeerId, suspicion: &Suspicion) -> bool {
-        let reachable = peer == self.me || self.is_linked(peer);
+        let reachable = peer == self.me || self.is_within_reach(&peer);
         self.log.voters().contains(&peer)
             && reachable
             && suspicion.suspected != Some(peer)
@@ -174,7 +174,7 @@ impl Replica {
         let last = self.log.last();
         let host_alive = self.host_alive();
         let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
-        // R7: whether its own set has it or not: the asker counts by the set that the asker has. Who
+        // R7: whether its own set has it or not: the asker counts by the set that it has. Who
         // may not vote does not nominate either (R37).
         let nominated = !self.tail_in_doubt && dialled && host_alive.is_none();
         let term = self.hard_state.term;

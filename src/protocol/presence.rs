@@ -17,6 +17,8 @@ use super::voters::{Seats, next_voters};
 pub(super) struct Presence {
     /// Until it has been steady for `wait_us`.
     pub absence: Option<Absence>,
+    /// Since when this host knows of it.
+    known_since: Instant,
     /// Since when a majority of voters cannot dial it, without a break (R25).
     undialled_since: Option<Instant>,
     /// When it last came back.
@@ -26,6 +28,11 @@ pub(super) struct Presence {
 }
 
 impl Replica {
+    /// Whether that peer can be reached, and has not said that it goes.
+    pub(super) fn is_linked(&self, peer: PeerId) -> bool {
+        self.links.get(&peer) == Some(&LinkState::Up) && !self.goodbyes.contains_key(&peer)
+    }
+
     /// What a new host makes of the members that it finds: a learner that is there already may
     /// have been away, and waits as one that comes back does.
     pub(super) fn first_presences(&self) -> BTreeMap<PeerId, Presence> {
@@ -36,7 +43,13 @@ impl Replica {
     }
 
     fn presence(&self, absence: Option<Absence>) -> Presence {
-        Presence { absence, undialled_since: None, back_at: None, wait_us: self.config.back_us }
+        Presence {
+            absence,
+            known_since: self.now,
+            undialled_since: None,
+            back_at: None,
+            wait_us: self.config.back_us,
+        }
     }
 
     /// Takes note of who is away and who is back.
@@ -58,7 +71,7 @@ impl Replica {
             let undialled = presence.undialled_since.map_or(0, |since| self.now.since(since));
             let absence = if self.goodbyes.contains_key(peer) {
                 Some(Absence::Goodbye)
-            } else if self.silent_us(peer, incarnation) >= limit {
+            } else if self.silent_us(peer, incarnation, presence.known_since) >= limit {
                 Some(Absence::Silent)
             } else if undialled >= limit {
                 Some(Absence::NotDialled)
@@ -164,12 +177,12 @@ impl Replica {
         (progress.incarnation == *incarnation).then(|| self.now.since(since))
     }
 
-    /// For how long nothing was heard of the member, since this peer hosts.
-    fn silent_us(&self, peer: &PeerId, incarnation: &Incarnation) -> Micros {
+    /// For how long nothing was heard of the member, since this host knows of it.
+    fn silent_us(&self, peer: &PeerId, incarnation: &Incarnation, known: Instant) -> Micros {
         let Part::Host(hosting) = &self.part else { return 0 };
         let progress = hosting.progress.get(peer);
         let progress = progress.filter(|progress| progress.incarnation == *incarnation);
-        let contact = progress.and_then(|progress| progress.contact).unwrap_or(hosting.since);
+        let contact = progress.and_then(|progress| progress.contact).unwrap_or(known);
         self.now.since(contact)
     }
 

@@ -12,12 +12,7 @@ impl Replica {
     }
 
     /// The same, to that incarnation of the peer and no other.
-    pub(super) fn send_to_incarnation(
-        &mut self,
-        to: PeerId,
-        incarnation: Incarnation,
-        body: Body,
-    ) {
+    pub(super) fn send_to_incarnation(&mut self, to: PeerId, incarnation: Incarnation, body: Body) {
         let message = self.message(to, body, 0);
         self.ready.messages.push(Message { to_incarnation: incarnation, ..message });
     }
@@ -56,6 +51,7 @@ impl Replica {
             from_boot: self.boot,
             to,
             to_incarnation: newer.map(|(_, newer)| *newer).or(known).unwrap_or(0),
+            generation: self.generation,
             call,
             body,
         }

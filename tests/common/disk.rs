@@ -5,19 +5,23 @@ use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
-use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, Pasts, Submission};
+use demes_protocol::types::{
+    Entry, Generation, HardState, Incarnation, Index, Number, Pasts, PeerId, Submission,
+};
 
 /// What a restart finds.
 #[derive(Clone)]
 pub struct Image {
     pub incarnation: Incarnation,
     pub boot: u64,
+    pub generation: Generation,
     pub hard_state: HardState,
     pub entries: Vec<Arc<Entry>>,
     pub outbox: BTreeMap<Number, Submission>,
     pub last_number: Number,
     pub commit: Index,
     pub read: Index,
+    removed_by: Option<PeerId>,
     pasts: Pasts,
     checkpoint: Option<Arc<Checkpoint>>,
 }
@@ -54,12 +58,14 @@ impl Image {
         Self {
             incarnation,
             boot: 0,
+            generation: 0,
             hard_state: HardState::default(),
             commit: entries.len() as Index,
             entries,
             outbox: BTreeMap::new(),
             last_number: 0,
             read: 0,
+            removed_by: None,
             pasts: Pasts::new(),
             checkpoint: None,
         }
@@ -70,9 +76,19 @@ impl Image {
         self.boot += 1;
         // A checkpoint is made of committed entries, and may know more than the written index.
         self.commit = self.commit.max(checkpoint.index());
+        self.found(checkpoint, tail_in_doubt)
+    }
+
+    /// What one who looks offline finds.
+    pub fn recovered(&self) -> Recovered {
+        self.found(self.checkpoint.as_deref().cloned().unwrap_or_default(), false)
+    }
+
+    fn found(&self, checkpoint: Checkpoint, tail_in_doubt: bool) -> Recovered {
         Recovered {
             incarnation: self.incarnation,
             boot: self.boot,
+            generation: self.generation,
             hard_state: self.hard_state,
             entries: self.entries[checkpoint.index() as usize..].to_vec(),
             checkpoint,
@@ -80,6 +96,7 @@ impl Image {
             outbox: self.outbox.values().cloned().collect(),
             last_number: self.last_number,
             read: self.read,
+            removed_by: self.removed_by,
             pasts: self.pasts.clone(),
             tail_in_doubt,
         }
@@ -121,6 +138,8 @@ impl Image {
         if let Some(pasts) = &persist.pasts {
             self.pasts = (**pasts).clone();
         }
+        self.removed_by = persist.removed_by.or(self.removed_by);
+        self.generation = persist.generation.unwrap_or(self.generation);
         if let Some(read) = persist.read {
             self.read = read;
         }

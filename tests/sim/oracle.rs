@@ -96,7 +96,14 @@ impl Oracle {
                 self.invited.remove(peer);
                 self.depart(*peer, entry.index);
             }
-            Change::Joined { .. } | Change::Leaving => {}
+            // The people of the simulation use no links, remove nobody, and recover nothing.
+            Change::Joined { .. }
+            | Change::Leaving
+            | Change::Removing { .. }
+            | Change::InviteRevoked { .. }
+            | Change::InviteLinkCreated { .. }
+            | Change::InviteLinkRevoked { .. }
+            | Change::Recovered { .. } => {}
         }
     }
 

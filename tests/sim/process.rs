@@ -234,6 +234,8 @@ impl World {
             created_at_ms: 0,
             decline: state.is_declining,
             signature: [0; 64],
+            proof: None,
+            arrived_at_ms: 0,
         };
         let message = Message {
             from: state.id,
@@ -241,6 +243,7 @@ impl World {
             from_boot: 1,
             to: self.peers[host].id,
             to_incarnation: 0,
+            generation: 0,
             call: 1,
             body: Body::Join(join),
         };
@@ -301,7 +304,7 @@ impl World {
                     self.tell(peer, Event::Link { peer: id, state });
                 }
             }
-            Notice::Removed => {
+            Notice::Removed { .. } => {
                 self.log(|| format!("{} is out of the chat", peer + 1));
                 self.end_process_losing(peer, u64::MAX);
                 self.peers[peer].wants_in = false;
