@@ -46,7 +46,7 @@ pub fn join(peer: usize) -> Action {
 }
 
 /// The same, with a link in the hand (R43).
-fn join_by_link(peer: usize, link: u8) -> Action {
+pub fn join_by_link(peer: usize, link: u8) -> Action {
     Action::new(format!("{} wants in by link {link}", peer + 1), move |world| {
         world.want_in(peer, Wish::JoinByLink(InviteLinkId([link; 32])));
     })
@@ -87,7 +87,7 @@ fn revoke(by: usize, peer: usize) -> Action {
 }
 
 /// Makes a link that lets some people in.
-fn make_link(by: usize, link: u8, uses_max: u32) -> Action {
+pub fn make_link(by: usize, link: u8, uses_max: u32) -> Action {
     let words = format!("{} makes link {link} for {uses_max} people", by + 1);
     Action::new(words, move |world| {
         let (link, expires_at_ms) = (InviteLinkId([link; 32]), u64::MAX);
