@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::message::Receipt;
+use super::planted::{Bug, planted};
 use super::time::Instant;
 use super::types::{Boot, Incarnation, Index, Past};
 
@@ -64,14 +65,14 @@ impl Progress {
 
     /// Takes note of entries up to `last` having been sent.
     pub fn sent(&mut self, last: Index, bytes: usize) {
-        self.next = Some(last + 1);
+        self.next = Some(last + 1 + Index::from(planted(Bug::CursorOffByOne)));
         self.in_flight.push_back((last, bytes));
         self.in_flight_bytes += bytes;
     }
 
     /// Takes note of an acknowledgement. Within one attach, `matched` never goes back.
     pub fn acknowledged(&mut self, index: Index) {
-        self.matched = self.matched.max(index);
+        self.matched = if planted(Bug::MatchGoesBack) { index } else { self.matched.max(index) };
         while let Some((last, bytes)) = self.in_flight.front().copied() {
             if last > self.matched {
                 break;

@@ -19,6 +19,7 @@ use super::host::Hosting;
 use super::log::Log;
 use super::message::{Body, Message, Ranking, Receipt, Refused, RefusedReason};
 use super::outbox::Outbox;
+use super::planted::{Bug, planted};
 use super::prng::Prng;
 use super::progress::Progress;
 use super::time::Instant;
@@ -143,7 +144,7 @@ impl Replica {
             flush_at: None,
             outbox,
             read: recovered.read,
-            tail_in_doubt: recovered.tail_in_doubt,
+            tail_in_doubt: recovered.tail_in_doubt && !planted(Bug::DoubtIgnored),
             tail_reports: TailReports::new(),
             part: Part::Follower,
             host: None,
@@ -152,7 +153,10 @@ impl Replica {
             relays: BTreeMap::new(),
             relay_at: now + config.lease_max_us,
             lease_until: now,
-            suspect_at: now + config.lease_min_us,
+            suspect_at: match planted(Bug::RestartSuspectsAtOnce) {
+                true => now,
+                false => now + config.lease_min_us,
+            },
             suspicion: None,
             nominations: BTreeMap::new(),
             adoption: None,
@@ -338,7 +342,8 @@ impl Replica {
 
     fn on_message(&mut self, message: Message) {
         // R9: what is meant for another incarnation of this peer is refused.
-        if message.to_incarnation != 0 && message.to_incarnation != self.incarnation {
+        let is_for_me = message.to_incarnation == self.incarnation;
+        if message.to_incarnation != 0 && !is_for_me && !planted(Bug::WrongIncarnationTaken) {
             let incarnation = self.incarnation;
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
             return;
@@ -552,6 +557,6 @@ impl Replica {
         }
         self.far_terms.insert(message.from, term);
         let reporters = self.far_terms.values().filter(|far| **far >= term).count();
-        known.is_empty() || reporters >= self.log.voters().majority()
+        known.is_empty() || planted(Bug::LeapBelieved) || reporters >= self.log.voters().majority()
     }
 }
