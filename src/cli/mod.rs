@@ -76,14 +76,18 @@ enum Command {
     New(chats::NewArgs),
     /// List the chats
     Chats,
-    /// Invite somebody to a chat
+    /// Invite somebody to a chat, by address or with a link
     Invite(invites::InviteArgs),
-    /// List invitations, sent and received
+    /// List invitations, sent and received, and invite links
     Invites,
-    /// Accept an invitation
-    Accept(invites::AnswerArgs),
+    /// End an invite link, or take an invitation back
+    Revoke(invites::RevokeArgs),
+    /// Accept an invitation, or join by a link
+    Accept(invites::AcceptArgs),
     /// Decline an invitation
-    Decline(invites::AnswerArgs),
+    Decline(invites::DeclineArgs),
+    /// Remove a member from a chat
+    Remove(chats::RemoveArgs),
     /// Leave a chat for good
     Leave(chats::LeaveArgs),
     /// Send a message
@@ -132,6 +136,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::HandOver(args) => done(chats::hand_over(&global, args).await),
         Command::Invite(args) => done(invites::invite(&global, args).await),
         Command::Invites => done(invites::list(&global).await),
+        Command::Revoke(args) => done(invites::revoke(&global, args).await),
+        Command::Remove(args) => done(chats::remove(&global, args).await),
         Command::Accept(args) => done(invites::accept(&global, args).await),
         Command::Decline(args) => done(invites::decline(&global, args).await),
         Command::Send(args) => done(messages::send(&global, args).await),
@@ -174,6 +180,11 @@ mod tests {
             "demes up --until-stdin-ends",
             "demes new club 127.0.0.1:7443 --timeout 60",
             "demes invite club ana.example:7443",
+            "demes invite club --link",
+            "demes invite club --link --uses 3 --expires 12h",
+            "demes revoke club 0a1b2c3d",
+            "demes accept demes:AXgB",
+            "demes remove club ana",
             "demes send club hello",
             "demes send club -",
             "demes send club hello --no-wait",
@@ -190,7 +201,17 @@ mod tests {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
         assert!(Cli::try_parse_from(["demes", "send", "club"]).is_err());
-        assert!(Cli::try_parse_from(["demes", "frobnicate"]).is_err());
+        for line in [
+            "demes invite club",
+            "demes invite club ana.example:7443 --link",
+            "demes invite club ana.example:7443 --uses 2",
+            "demes invite club --link --uses 0",
+            "demes invite club --link --expires 91d",
+            "demes invite club --link --expires soon",
+            "demes frobnicate",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
         assert!(Cli::try_parse_from(["demes", "chats", "--peer-api", "here/there"]).is_err());
     }
 

@@ -64,7 +64,8 @@ impl Replica {
                 |entry: &&Arc<Entry>| entry.author == self.me && entry.session == self.incarnation;
             present |= committed.iter().any(|entry| own(&entry));
             if present && !self.log.state().members.contains_key(&self.me) {
-                self.ready.notices.push(Notice::Removed);
+                let former = self.log.state().former_members.get(&self.me);
+                self.end_own_membership(former.and_then(|former| former.removed_by));
             }
         }
         self.ready.committed.extend(committed);
@@ -152,7 +153,11 @@ impl Replica {
 /// Whose membership the entry ends.
 fn removed_by(entry: &Entry) -> Option<PeerId> {
     match &entry.payload {
-        Payload::Membership(Membership::Removed { peer }) => Some(*peer),
+        Payload::Membership(
+            Membership::Removed { peer }
+            | Membership::Removing { peer }
+            | Membership::InviteRevoked { peer },
+        ) => Some(*peer),
         Payload::Membership(Membership::Declined) => Some(entry.author),
         _ => None,
     }

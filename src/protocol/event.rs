@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::invite_link::InviteLinks;
 use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
 use super::time::Micros;
 use super::types::{
-    Boot, Entry, HardState, Incarnation, Index, Member, Number, Pasts, Payload, PeerId, Signature,
-    Submission, Term, TraceContext, VoterSet,
+    Boot, Entry, FormerMember, HardState, Incarnation, Index, Member, Number, Pasts, Payload,
+    PeerId, Signature, Submission, Term, TraceContext, VoterSet,
 };
 
 /// What a store gives back when it is opened; empty for a chat that is new here.
@@ -28,6 +29,8 @@ pub struct Recovered {
     /// The highest number this session ever gave away.
     pub last_number: Number,
     pub read: Index,
+    /// Who removed this peer from the chat, if somebody has.
+    pub removed_by: Option<PeerId>,
     /// What was remembered of other peers when that was last written down (R9).
     pub pasts: Pasts,
     /// The last batch was torn and cut: vote and stand only once caught up (R37).
@@ -157,6 +160,8 @@ pub struct Persist {
     pub request_ids: Vec<(String, Index)>,
     pub checkpoint: Option<Arc<Checkpoint>>,
     pub read: Option<Index>,
+    /// That member has removed this peer, for good.
+    pub removed_by: Option<PeerId>,
     /// All that is remembered of other peers (R9), in place of what was.
     pub pasts: Option<Arc<Pasts>>,
 }
@@ -216,8 +221,10 @@ pub enum Notice {
     Members,
     /// `Event::Stop` is done: the process may end.
     MayStop,
-    /// This peer stopped being a member.
-    Removed,
+    /// This peer stopped being a member: by itself, or because somebody removed it.
+    Removed {
+        by: Option<PeerId>,
+    },
     /// This peer was shown to be below its own past: take a new incarnation (R9).
     BelowOwnPast,
     /// Proof of a fault, here or at another member: this chat stops here, and says why.
@@ -253,6 +260,10 @@ pub struct Status {
     pub incarnation: Incarnation,
     pub chat_name: String,
     pub members: Arc<BTreeMap<PeerId, Member>>,
+    pub former_members: Arc<BTreeMap<PeerId, FormerMember>>,
+    pub invite_links: InviteLinks,
+    /// Who removed this peer, which takes no part in the chat any more.
+    pub removed_by: Option<PeerId>,
     pub voters: VoterSet,
     pub links: BTreeMap<PeerId, LinkState>,
     pub receipts: BTreeMap<PeerId, Receipt>,

@@ -16,6 +16,7 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::float_arithmetic)]
 
 mod adoption;
+mod checkpoint;
 mod codec;
 pub mod config;
 mod durable;
@@ -24,6 +25,7 @@ pub mod event;
 mod follower;
 pub mod founding;
 mod host;
+pub mod invite_link;
 pub mod log;
 pub mod membership;
 pub mod message;
@@ -36,6 +38,7 @@ mod progress;
 pub mod quorum;
 pub mod ranking;
 mod relay;
+mod removal;
 pub mod replica;
 mod sending;
 pub mod sign;

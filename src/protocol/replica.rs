@@ -92,6 +92,10 @@ pub struct Replica {
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     fault: Option<&'static str>,
+    /// This peer was a member, and takes no part any more.
+    pub(super) has_gone: bool,
+    /// Who removed it, if it did not leave by itself.
+    pub(super) removed_by: Option<PeerId>,
 
     pub(super) ready: Ready,
     ready_count: u64,
@@ -175,6 +179,8 @@ impl Replica {
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
+            has_gone: recovered.removed_by.is_some(),
+            removed_by: recovered.removed_by,
             ready: Ready::default(),
             ready_count: 1,
             later: Later::default(),
@@ -188,7 +194,7 @@ impl Replica {
     /// Lets something happen. R45: it never fails; what makes no sense is ignored, or answered.
     pub fn handle(&mut self, now: Instant, event: Event) {
         self.now = self.now.max(now);
-        if self.fault.is_some() {
+        if self.is_over() {
             return;
         }
         // Time first: a host that was frozen must notice that before it believes anything (R22).
@@ -213,9 +219,11 @@ impl Replica {
 
     /// Everything to be done since the last time, in the order in which to do it.
     pub fn take_ready(&mut self) -> Ready {
-        if self.fault.is_none() {
+        if !self.is_over() {
             self.flush_host();
             self.flush_follower();
+        }
+        if self.fault.is_none() {
             self.flush_store();
         }
         let mut ready = std::mem::take(&mut self.ready);
@@ -234,7 +242,7 @@ impl Replica {
 
     /// When `handle` wants to be called with `Event::Tick` at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.fault.is_some() {
+        if self.is_over() {
             return None;
         }
         let mut next = self.flush_at;
@@ -263,7 +271,7 @@ impl Replica {
         if self.stopping.is_some() {
             return Err(ProposeError::Stopping);
         }
-        if !self.log.state().is_present(self.me, self.incarnation) {
+        if self.is_over() || !self.log.state().is_present(self.me, self.incarnation) {
             return Err(ProposeError::NotMember);
         }
         if self.disk == DiskState::Full {
@@ -303,6 +311,9 @@ impl Replica {
             incarnation: self.incarnation,
             chat_name: state.chat_name.clone(),
             members: Arc::clone(&state.members),
+            former_members: Arc::clone(&state.former_members),
+            invite_links: state.invite_links.clone(),
+            removed_by: self.removed_by,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
             receipts: self.all_receipts(),
@@ -311,6 +322,11 @@ impl Replica {
             queued: self.outbox.len(),
             ranking: Arc::clone(&self.ranking),
         }
+    }
+
+    /// Whether this peer has nothing to do in the chat any more.
+    fn is_over(&self) -> bool {
+        self.fault.is_some() || self.has_gone
     }
 
     /// What the committed log says.
@@ -346,6 +362,9 @@ impl Replica {
         if message.to_incarnation != 0 && !is_for_me && !planted(Bug::WrongIncarnationTaken) {
             let incarnation = self.incarnation;
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
+            return;
+        }
+        if self.refuse_former_member(&message) {
             return;
         }
         let term = message.body.term();
@@ -404,13 +423,13 @@ impl Replica {
                 }
                 self.learn_host(host, refused.term);
             }
-            RefusedReason::NotMember => {
-                let leaving = self.log.state().members.get(&self.me);
-                if by_host && leaving.is_some_and(|me| me.state == MemberState::Leaving) {
-                    self.ready.notices.push(Notice::Removed);
-                }
+            RefusedReason::NotMember | RefusedReason::Removed { .. } => {
+                self.on_not_member(message, refused);
             }
-            RefusedReason::WrongIncarnation { .. } | RefusedReason::StaleTerm => {}
+            RefusedReason::WrongIncarnation { .. }
+            | RefusedReason::StaleTerm
+            | RefusedReason::InviteLink(_)
+            | RefusedReason::ChatFull => {}
         }
     }
 

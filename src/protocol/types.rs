@@ -36,6 +36,12 @@ pub const SEALED_BYTES_MAX: usize = 16 * 1_024;
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// The most members of one chat, invited ones included.
 pub const MEMBERS_MAX: usize = 256;
+/// The most former members that a chat remembers; the first to have gone is forgotten.
+pub const FORMER_MEMBERS_MAX: usize = 256;
+/// The most invite links of one chat that have not ended.
+pub const INVITE_LINKS_MAX: usize = 64;
+/// The most peers that one invite link lets in.
+pub const INVITE_LINK_USES_MAX: u32 = 256;
 
 /// A peer's Ed25519 public key. It is the peer's name everywhere, as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -44,6 +50,11 @@ pub struct PeerId(pub [u8; 32]);
 /// The first 16 bytes of the founding entry's hash, as 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ChatId(pub [u8; 16]);
+
+/// An invite link's Ed25519 public key, as 64 lower-case hex digits. Whoever has the link can make
+/// the private key that belongs to it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct InviteLinkId(pub [u8; 32]);
 
 /// The SHA-256 of an entry's canonical form, which includes the hash of the entry before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -119,6 +130,7 @@ macro_rules! hex_text {
 
 hex_text!(PeerId);
 hex_text!(ChatId);
+hex_text!(InviteLinkId);
 hex_text!(Hash);
 
 impl PeerId {
@@ -143,7 +155,7 @@ pub struct Entry {
     pub created_at_ms: u64,
     pub trace: TraceContext,
     pub payload: Payload,
-    /// Present where R41 asks for it: founding, inviting, joining, declining, leaving, policy.
+    /// Present where R41 asks for it: on policies and all changes of membership but `Removed`.
     pub signature: Option<Signature>,
     /// The hash of the entry before; zeros before the first.
     pub previous: Hash,
@@ -174,15 +186,33 @@ pub enum Membership {
     /// The author invites `peer`: a participant who is inactive until they answer.
     Invited { peer: PeerId, address: String },
     /// The author, invited or active, takes part with this name, address and incarnation
-    /// (the entry's session). A new incarnation is the goodbye of the old one (R9).
-    Joined { name: String, address: String },
+    /// (the entry's session). A new incarnation is the goodbye of the old one (R9). A proof lets in
+    /// one whom nobody has invited (R43).
+    Joined { name: String, address: String, proof: Option<InviteLinkProof> },
     /// The author does not want to take part.
     Declined,
     /// The author wants to go. It stays, without a vote, until `Removed` follows.
     Leaving,
-    /// The end of a membership. The host appends it once a leaving member has no vote, or once
-    /// an invitation has run out.
+    /// The author wants `peer` to go, who then leaves as if it had said so itself. One that has not
+    /// answered its invitation is gone at once.
+    Removing { peer: PeerId },
+    /// The end of a membership. The host appends it once a leaving member has no vote.
     Removed { peer: PeerId },
+    /// The author takes an invitation back, unless `peer` has joined by then.
+    InviteRevoked { peer: PeerId },
+    /// The author lets in up to `uses_max` peers who can sign with the link's key. The host's clock
+    /// says when it has expired.
+    InviteLinkCreated { link: InviteLinkId, uses_max: u32, expires_at_ms: u64 },
+    /// The author ends a link.
+    InviteLinkRevoked { link: InviteLinkId },
+}
+
+/// That the author of a `Joined` has the link (R43).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct InviteLinkProof {
+    pub link: InviteLinkId,
+    /// By the link's key, over the chat, the joining peer and its incarnation.
+    pub signature: Signature,
 }
 
 /// What the group has agreed on about itself.
@@ -233,6 +263,18 @@ pub struct Member {
     pub state: MemberState,
     /// The entry that brought the member to this state.
     pub since: Index,
+    /// Who wants the member to go; `None` unless it is leaving, and not by itself.
+    pub removed_by: Option<PeerId>,
+}
+
+/// One whose membership has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FormerMember {
+    pub incarnation: Incarnation,
+    /// `None` where it left by itself.
+    pub removed_by: Option<PeerId>,
+    /// The entry that ended the membership.
+    pub index: Index,
 }
 
 /// Something a member wants in the log: numbered by its author and durable in the outbox (R31).

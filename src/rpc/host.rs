@@ -11,7 +11,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::info_span;
 
 use super::inbound::Inbound;
-use super::status::{chat_not_found, invalid, unable, until_stopped};
+use super::node::now_ms;
+use super::status::{chat_not_found, invalid, too_often, unable, until_stopped};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
 use crate::runtime::handle::Answer;
@@ -35,7 +36,17 @@ impl HostService for Inbound {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
-        self.unary(request, convert::from_join_request, convert::to_join_response).await
+        let from = self.caller(&request)?;
+        let (header, mut body) =
+            convert::from_join_request(request.into_inner()).map_err(invalid)?;
+        // R39, R43: a link lets a stranger knock, and only so often.
+        if !self.is_member(header.chat, from)? && !self.node.gate.admits(from) {
+            return Err(too_often());
+        }
+        if let Body::Join(join) = &mut body {
+            join.arrived_at_ms = now_ms();
+        }
+        self.answered(from, Ok((header, body)), convert::to_join_response).await
     }
 
     type SubmitStream = Answers<pb::SubmitResponse>;

@@ -12,7 +12,7 @@ use super::node::Node;
 use super::status::{chat_not_found, invalid, unable};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, PeerId};
-use crate::runtime::handle::{Answer, Handle};
+use crate::runtime::handle::{Answer, ChatShared, Handle};
 use crate::wire::message::{Header, to_header, to_refused};
 use crate::wire::{WireError, pb};
 
@@ -40,10 +40,15 @@ impl Inbound {
         caller.map(|caller| caller.peer).ok_or_else(|| Status::unauthenticated("no key was shown"))
     }
 
+    /// A chat that this peer takes part in. One that it was removed from is not found.
+    pub fn chat(&self, chat: ChatId) -> Result<Arc<ChatShared>, Status> {
+        let chat = self.handle.chat(chat);
+        chat.filter(|chat| !chat.is_read_only()).ok_or_else(chat_not_found)
+    }
+
     /// Whether the peer is a member of a chat that runs here.
     pub fn is_member(&self, chat: ChatId, peer: PeerId) -> Result<bool, Status> {
-        let chat = self.handle.chat(chat).ok_or_else(chat_not_found)?;
-        Ok(chat.view.borrow().status.members.contains_key(&peer))
+        Ok(self.chat(chat)?.view.borrow().status.members.contains_key(&peer))
     }
 
     /// The message of a parsed request, after its signatures were checked.
@@ -53,9 +58,7 @@ impl Inbound {
         parsed: Result<(Header, Body), WireError>,
     ) -> Result<(ChatId, Message), Status> {
         let (header, body) = parsed.map_err(invalid)?;
-        if self.handle.chat(header.chat).is_none() {
-            return Err(chat_not_found());
-        }
+        self.chat(header.chat)?;
         let message = header.message(from, self.handle.me(), body);
         if !is_genuine(header.chat, &message) {
             return Err(Status::permission_denied("a signature or hash is wrong"));
@@ -71,7 +74,17 @@ impl Inbound {
         render: impl FnOnce(ChatId, &Message) -> Option<Res>,
     ) -> Result<Response<Res>, Status> {
         let from = self.caller(&request)?;
-        let (chat, message) = self.message(from, parse(request.into_inner()))?;
+        self.answered(from, parse(request.into_inner()), render).await
+    }
+
+    /// The rest of a call with one answer, once it is parsed.
+    pub async fn answered<Res>(
+        &self,
+        from: PeerId,
+        parsed: Result<(Header, Body), WireError>,
+        render: impl FnOnce(ChatId, &Message) -> Option<Res>,
+    ) -> Result<Response<Res>, Status> {
+        let (chat, message) = self.message(from, parsed)?;
         let Answer::Message(message) = self.call(chat, message).await? else {
             return Err(Status::internal("the call has no answer"));
         };

@@ -447,7 +447,8 @@ impl Single {
 
     async fn find_host(&self) -> Result<Result<(Header, Body), WireError>, Status> {
         let chat = self.inward.chat;
-        let request = pb::FindHostRequest { chat_id: hex(&chat.0) };
+        let incarnation = self.inward.handle.chat(chat).map_or(0, |chat| chat.incarnation);
+        let request = pb::FindHostRequest { chat_id: hex(&chat.0), incarnation, proof: None };
         let mut client = PeerServiceClient::new(self.channel.clone());
         let response = client.find_host(request).await?.into_inner();
         let header = Header {
@@ -456,7 +457,6 @@ impl Single {
             from_boot: 0,
             to_incarnation: 0,
         };
-        let answer = convert::from_find_host_response(&response);
-        Ok(answer.map(|answer| (header, Body::FindHostAnswer(answer))))
+        Ok(convert::from_find_host_response(&response).map(|body| (header, body)))
     }
 }

@@ -8,9 +8,13 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::protocol::event::ProposeError;
-use crate::protocol::types::{Index, TEXT_CHARS_MAX};
+use crate::protocol::invite_link::InviteLinkProblem;
+use crate::protocol::types::{
+    INVITE_LINK_USES_MAX, INVITE_LINKS_MAX, Index, MEMBERS_MAX, PeerId, TEXT_CHARS_MAX,
+};
 use crate::runtime::handle::Unable;
 use crate::wire::WireError;
+use crate::wire::link::LinkTextError;
 
 const DOMAIN: &str = "demes";
 
@@ -80,6 +84,114 @@ pub fn invite_not_found() -> Status {
     status(Code::NotFound, "INVITE_NOT_FOUND", message, [])
 }
 
+pub fn invite_ambiguous() -> Status {
+    let message = "several invitations or links begin like that: give more of the id";
+    status(Code::FailedPrecondition, "INVITE_AMBIGUOUS", message, [])
+}
+
+/// An invitation that was answered, or a link that has ended, cannot be taken back any more.
+pub fn invite_over() -> Status {
+    let message = "there is no such open invitation or link in the chat";
+    status(Code::NotFound, "INVITE_NOT_FOUND", message, [])
+}
+
+/// Why a text is not a link. The text itself is a secret, and is never repeated.
+pub fn link_text(error: LinkTextError) -> Status {
+    match error {
+        LinkTextError::Truncated => status(
+            Code::InvalidArgument,
+            "LINK_TRUNCATED",
+            "the link is cut off: copy it whole, from demes: to its last character",
+            [],
+        ),
+        LinkTextError::Malformed => status(
+            Code::InvalidArgument,
+            "LINK_MALFORMED",
+            "this is not an invite link, or a character of it was changed: copy it again",
+            [],
+        ),
+    }
+}
+
+pub fn link_too_long(host_bytes_max: usize) -> Status {
+    let message = format!(
+        "this peer's address is too long for a link, which has room for {host_bytes_max} \
+         characters of a host's name: give the peer a shorter one, or an IP address, with \
+         --advertise"
+    );
+    let metadata = [("host_bytes_max", host_bytes_max.to_string())];
+    status(Code::FailedPrecondition, "LINK_TOO_LONG", message, metadata)
+}
+
+/// Why a link lets nobody in.
+pub fn link_problem(problem: InviteLinkProblem) -> Status {
+    let (reason, message) = match problem {
+        InviteLinkProblem::Unknown => ("LINK_UNKNOWN", "the chat does not know this link"),
+        InviteLinkProblem::Expired => ("LINK_EXPIRED", "the link's time is over"),
+        InviteLinkProblem::UsedUp => {
+            ("LINK_USED_UP", "the link has let in as many people as it may")
+        }
+        InviteLinkProblem::Revoked => ("LINK_REVOKED", "a member has ended the link"),
+    };
+    status(Code::FailedPrecondition, reason, message, [])
+}
+
+/// The problem that another peer's reason names.
+pub fn link_problem_of(reason: &str) -> Option<InviteLinkProblem> {
+    Some(match reason {
+        "LINK_EXPIRED" => InviteLinkProblem::Expired,
+        "LINK_USED_UP" => InviteLinkProblem::UsedUp,
+        "LINK_REVOKED" => InviteLinkProblem::Revoked,
+        _ => return None,
+    })
+}
+
+pub fn links_too_many() -> Status {
+    let message = format!("a chat has at most {INVITE_LINKS_MAX} open links: revoke one first");
+    status(Code::ResourceExhausted, "LINKS_TOO_MANY", message, [])
+}
+
+pub fn uses_invalid() -> Status {
+    let message = format!("a link lets in 1 to {INVITE_LINK_USES_MAX} people");
+    status(Code::InvalidArgument, "USES_INVALID", message, [])
+}
+
+pub fn expiry_invalid(days_max: u32) -> Status {
+    let message = format!("a link is good for at most {days_max} days");
+    status(Code::InvalidArgument, "EXPIRY_INVALID", message, [])
+}
+
+pub fn chat_full() -> Status {
+    let message = format!("the chat has {MEMBERS_MAX} members, and that is the most");
+    status(Code::ResourceExhausted, "CHAT_FULL", message, [])
+}
+
+/// A member removed this peer.
+pub fn removed(by: PeerId) -> Status {
+    let message = format!(
+        "the member {} has removed you from this chat; what was said until then stays readable",
+        by.short()
+    );
+    status(Code::PermissionDenied, "NOT_MEMBER", message, [("removed_by_peer_id", by.to_string())])
+}
+
+/// A member removed this peer, who wants to come back by a link of before.
+pub fn removed_before() -> Status {
+    let message = "you were removed from this chat after the link was made: ask for a new one";
+    status(Code::PermissionDenied, "NOT_MEMBER", message, [])
+}
+
+pub fn peer_is_self() -> Status {
+    let message = "that is you: leave the chat instead";
+    status(Code::InvalidArgument, "PEER_IS_SELF", message, [])
+}
+
+/// The reason that a status carries, if a peer of ours wrote it.
+pub fn reason_of(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    (info.domain == DOMAIN).then_some(info.reason)
+}
+
 pub fn not_member() -> Status {
     let message = "only members of the chat may do that";
     status(Code::PermissionDenied, "NOT_MEMBER", message, [])
@@ -90,7 +202,7 @@ pub fn not_confirmed(request_id: &str) -> Status {
     status(
         Code::DeadlineExceeded,
         "NO_MAJORITY",
-        "not confirmed in time: the message stays queued, and is sent once a majority is there",
+        "not confirmed in time: it stays queued, and is sent once a majority is there",
         [("request_id", request_id.to_owned())],
     )
 }

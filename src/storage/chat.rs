@@ -118,7 +118,8 @@ impl ChatStore {
         // leaves a file that opens at once.
         let awaited = persist.hard_state.is_some()
             || !persist.entries.is_empty()
-            || !persist.outbox_put.is_empty();
+            || !persist.outbox_put.is_empty()
+            || persist.removed_by.is_some();
         self.database.write(!awaited, |transaction| {
             write_log(transaction, persist)?;
             write_outbox(transaction, persist)?;
@@ -140,6 +141,9 @@ impl ChatStore {
                 (state::READ, persist.read),
                 (state::DOUBT, doubt_ends.then_some(0)),
             ];
+            if let Some(removed_by) = &persist.removed_by {
+                put_state(&mut table, state::REMOVED_BY, &removed_by.0)?;
+            }
             for (name, number) in numbers {
                 if let Some(number) = number {
                     put_state(&mut table, name, &number.to_be_bytes())?;

@@ -15,7 +15,7 @@ use super::error::StorageError;
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
-use crate::protocol::types::{ChatId, Entry, Hash, Index, Number, Pasts, Submission};
+use crate::protocol::types::{ChatId, Entry, Hash, Index, Number, Pasts, PeerId, Submission};
 
 /// See `ChatStore::open`.
 pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
@@ -59,6 +59,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         outbox: found.outbox,
         last_number: found.last_number,
         read: found.read,
+        removed_by: found.removed_by,
         pasts: found.pasts,
         tail_in_doubt: doubt_through.is_some(),
     };
@@ -76,6 +77,7 @@ struct Found {
     outbox: Vec<Submission>,
     last_number: Number,
     read: Index,
+    removed_by: Option<PeerId>,
     pasts: Pasts,
     doubt: Index,
 }
@@ -94,6 +96,12 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         [state::COMMIT, state::LAST_NUMBER, state::READ, state::DOUBT]
             .map(|name| get_state(&table, name, schema::number));
     let (commit, last_number, read, doubt) = (commit?, last_number?, read?, doubt?);
+    let removed_by = match table.get(state::REMOVED_BY)? {
+        Some(_) => Some(get_state(&table, state::REMOVED_BY, |payload| {
+            payload.try_into().ok().map(PeerId)
+        })?),
+        None => None,
+    };
 
     // Written for the first time when something is known of others.
     let pasts = match table.get(state::PASTS)? {
@@ -124,6 +132,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         outbox,
         last_number,
         read,
+        removed_by,
         pasts,
         doubt,
     })

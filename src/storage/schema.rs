@@ -42,6 +42,8 @@ pub mod state {
     pub const BATCH: &str = "batch";
     /// The end of a batch that was cut; 0 when there is no doubt (R37).
     pub const DOUBT: &str = "doubt";
+    /// Who removed this peer from the chat; absent where nobody has.
+    pub const REMOVED_BY: &str = "removed_by";
 }
 
 /// A record's table, as its checksum sees it.

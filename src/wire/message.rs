@@ -1,19 +1,16 @@
 //! What peers say to each other on the wire; what they say to choose a host stands in `vote.rs`,
-//! and is found here too. Every function is one of two kinds: `to_*` makes a request or response,
-//! `from_*` reads one.
+//! joining and refusals in `join.rs`, and all of it is found here too. Every function is one of two
+//! kinds: `to_*` makes a request or response, `from_*` reads one.
 
 use std::sync::Arc;
 
 use super::entry::{from_entry, from_submission, to_entry, to_submission};
+pub use super::join::*;
 pub use super::vote::*;
-use super::{
-    WireError, check_address, check_name, hex, milliseconds, optional_peer_id, pb, peer_id,
-    signature, timestamp,
-};
+use super::{WireError, hex, optional_peer_id, pb, peer_id};
 use crate::protocol::message::{
     Absence, Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat,
-    Join, JoinAnswer, LookBack, Message, Ranking, Receipt, Refused, RefusedReason, ReportDelays,
-    Submit, SubmitAnswer, SubmitProblem,
+    LookBack, Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
 use crate::protocol::types::{Boot, ChatId, Incarnation, MEMBERS_MAX, Past, PeerId, Position};
 
@@ -342,69 +339,7 @@ pub fn from_submit_response(response: pb::SubmitResponse) -> Result<(Header, Bod
     Ok((header, Body::SubmitAnswer(answer)))
 }
 
-// Joining, delays, goodbye.
-
-pub fn to_join_request(header: Option<pb::Header>, join: &Join) -> pb::JoinRequest {
-    pb::JoinRequest {
-        header,
-        name: join.name.clone(),
-        address: join.address.clone(),
-        created_at: Some(timestamp(join.created_at_ms)),
-        decline: join.decline,
-        signature: join.signature.to_vec(),
-    }
-}
-
-pub fn from_join_request(request: pb::JoinRequest) -> Result<(Header, Body), WireError> {
-    let header = from_header(request.header)?;
-    if !request.decline {
-        check_name(&request.name, "name")?;
-        check_address(&request.address, "address")?;
-    }
-    let join = Join {
-        created_at_ms: milliseconds(request.created_at, "created_at")?,
-        decline: request.decline,
-        signature: signature(&request.signature)?.ok_or(WireError::Missing("signature"))?,
-        name: request.name,
-        address: request.address,
-    };
-    Ok((header, Body::Join(join)))
-}
-
-pub fn to_join_response(chat: ChatId, message: &Message) -> Option<pb::JoinResponse> {
-    let header = to_header(chat, message);
-    match &message.body {
-        Body::JoinAnswer(answer) => Some(pb::JoinResponse {
-            header,
-            term: answer.term,
-            host_peer_id: to_optional_peer(answer.host),
-            accepted: answer.accepted,
-            last_number: answer.last_number,
-            refused: None,
-        }),
-        Body::Refused(refused) => Some(pb::JoinResponse {
-            header,
-            term: refused.term,
-            refused: Some(to_refused(refused)),
-            ..Default::default()
-        }),
-        _ => None,
-    }
-}
-
-pub fn from_join_response(response: pb::JoinResponse) -> Result<(Header, Body), WireError> {
-    let header = from_header(response.header)?;
-    if let Some(refused) = response.refused {
-        return Ok((header, Body::Refused(from_refused(&refused)?)));
-    }
-    let answer = JoinAnswer {
-        term: response.term,
-        host: optional_peer_id(&response.host_peer_id, "host_peer_id")?,
-        accepted: response.accepted,
-        last_number: response.last_number,
-    };
-    Ok((header, Body::JoinAnswer(answer)))
-}
+// Delays.
 
 pub fn to_report_request(
     header: Option<pb::Header>,
@@ -442,50 +377,18 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
     Ok((header, Body::ReportDelays(report)))
 }
 
-// Finding the host, and refusals.
+// Finding the host.
 
-/// The answer of `peer` in the chat that was asked for.
-pub fn from_find_host_response(
-    response: &pb::FindHostResponse,
-) -> Result<FindHostAnswer, WireError> {
+/// The answer of a peer in the chat that was asked for.
+pub fn from_find_host_response(response: &pb::FindHostResponse) -> Result<Body, WireError> {
+    if let Some(refused) = &response.refused {
+        return Ok(Body::Refused(from_refused(refused)?));
+    }
     let host = optional_peer_id(&response.host_peer_id, "host_peer_id")?;
-    Ok(FindHostAnswer { term: response.term, host })
+    Ok(Body::FindHostAnswer(FindHostAnswer { term: response.term, host }))
 }
 
-pub fn to_refused(refused: &Refused) -> pb::Refused {
-    let mut out = pb::Refused { term: refused.term, ..Default::default() };
-    let reason = match refused.reason {
-        RefusedReason::StaleTerm => pb::RefusedReason::StaleTerm,
-        RefusedReason::NotHost { host } => {
-            out.host_peer_id = to_optional_peer(host);
-            pb::RefusedReason::NotHost
-        }
-        RefusedReason::WrongIncarnation { incarnation } => {
-            out.incarnation = incarnation;
-            pb::RefusedReason::WrongIncarnation
-        }
-        RefusedReason::NotMember => pb::RefusedReason::NotMember,
-    };
-    out.reason = reason.into();
-    out
-}
-
-pub fn from_refused(refused: &pb::Refused) -> Result<Refused, WireError> {
-    let reason = match refused.reason() {
-        pb::RefusedReason::StaleTerm => RefusedReason::StaleTerm,
-        pb::RefusedReason::NotHost => RefusedReason::NotHost {
-            host: optional_peer_id(&refused.host_peer_id, "host_peer_id")?,
-        },
-        pb::RefusedReason::WrongIncarnation => {
-            RefusedReason::WrongIncarnation { incarnation: refused.incarnation }
-        }
-        pb::RefusedReason::NotMember => RefusedReason::NotMember,
-        pb::RefusedReason::Unspecified => return Err(WireError::Invalid("reason")),
-    };
-    Ok(Refused { term: refused.term, reason })
-}
-
-fn to_optional_peer(peer: Option<PeerId>) -> String {
+pub(super) fn to_optional_peer(peer: Option<PeerId>) -> String {
     peer.map_or_else(String::new, |peer| hex(&peer.0))
 }
 
@@ -531,6 +434,8 @@ fn from_absence(absence: pb::Absence) -> Option<Absence> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::invite_link::InviteLinkProblem;
+    use crate::protocol::message::{Refused, RefusedReason};
 
     const CHAT: ChatId = ChatId([7; 16]);
 
@@ -589,6 +494,13 @@ mod tests {
             RefusedReason::NotHost { host: Some(PeerId([8; 32])) },
             RefusedReason::WrongIncarnation { incarnation: 4 },
             RefusedReason::NotMember,
+            RefusedReason::Removed { by: None },
+            RefusedReason::Removed { by: Some(PeerId([8; 32])) },
+            RefusedReason::InviteLink(InviteLinkProblem::Unknown),
+            RefusedReason::InviteLink(InviteLinkProblem::Expired),
+            RefusedReason::InviteLink(InviteLinkProblem::UsedUp),
+            RefusedReason::InviteLink(InviteLinkProblem::Revoked),
+            RefusedReason::ChatFull,
         ] {
             let refused = message(Body::Refused(Refused { term: 3, reason }));
             let wire = to_submit_response(CHAT, &refused).expect("a refusal");

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
-use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, Pasts, Submission};
+use demes_protocol::types::{
+    Entry, HardState, Incarnation, Index, Number, Pasts, PeerId, Submission,
+};
 
 /// What a restart finds.
 #[derive(Clone)]
@@ -18,6 +20,7 @@ pub struct Image {
     pub last_number: Number,
     pub commit: Index,
     pub read: Index,
+    pub removed_by: Option<PeerId>,
     pasts: Pasts,
     checkpoint: Option<Arc<Checkpoint>>,
 }
@@ -39,6 +42,7 @@ impl Disk {
             outbox: BTreeMap::new(),
             last_number: 0,
             read: 0,
+            removed_by: None,
             pasts: Pasts::new(),
             checkpoint: None,
         };
@@ -69,6 +73,7 @@ impl Disk {
             outbox: image.outbox.values().cloned().collect(),
             last_number: image.last_number,
             read: image.read,
+            removed_by: image.removed_by,
             pasts: image.pasts.clone(),
             tail_in_doubt: false,
         }
@@ -108,6 +113,7 @@ impl Image {
         if let Some(read) = persist.read {
             self.read = read;
         }
+        self.removed_by = persist.removed_by.or(self.removed_by);
     }
 
     pub fn has(&self, entry: &Entry) -> bool {

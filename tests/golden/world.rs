@@ -9,7 +9,7 @@ use demes_protocol::founding::founding_entry;
 use demes_protocol::message::{Body, Join, Message};
 use demes_protocol::prng::Prng;
 use demes_protocol::time::Instant;
-use demes_protocol::types::{Incarnation, PeerId};
+use demes_protocol::types::{Incarnation, InviteLinkId, InviteLinkProof, PeerId};
 
 use super::disk::Disk;
 use super::text;
@@ -55,6 +55,10 @@ pub struct World {
 
 pub fn id(number: u8) -> PeerId {
     PeerId([number; 32])
+}
+
+pub fn link_id(number: u8) -> InviteLinkId {
+    InviteLinkId([number; 32])
 }
 
 pub fn first_incarnation(number: u8) -> Incarnation {
@@ -283,7 +287,13 @@ impl World {
     }
 
     /// A newcomer's `Join`, as its runtime sends it before there is a replica.
-    pub fn join(&mut self, number: u8, host: u8, decline: bool) -> Result<(), String> {
+    pub fn join(
+        &mut self,
+        number: u8,
+        host: u8,
+        decline: bool,
+        link: Option<u8>,
+    ) -> Result<(), String> {
         if !self.peers.contains_key(&number) {
             self.add(number, Disk::new(first_incarnation(number), Vec::new()));
         }
@@ -296,7 +306,9 @@ impl World {
             address: format!("h:{number}"),
             created_at_ms: 0,
             decline,
+            proof: link.map(|link| InviteLinkProof { link: link_id(link), signature: [0; 64] }),
             signature: [0; 64],
+            arrived_at_ms: self.now / 1_000,
         };
         self.send(Message {
             from: id(number),

@@ -447,7 +447,9 @@ impl World {
                 address: format!("h:{peer}"),
                 created_at_ms: 0,
                 decline: false,
+                proof: None,
                 signature: [0; 64],
+                arrived_at_ms: 0,
             };
             let message = Message {
                 from: id,

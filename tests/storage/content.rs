@@ -24,6 +24,7 @@ fn every_field_of_persist_comes_back() {
             request_ids: vec![("mine".into(), 6)],
             checkpoint: Some(checkpoint_of(&entries[..4])),
             read: Some(3),
+            removed_by: Some(PeerId([7; 32])),
             pasts: Some(Arc::clone(&pasts)),
         })
         .unwrap();
@@ -40,6 +41,7 @@ fn every_field_of_persist_comes_back() {
             outbox: (3..=5).map(submission).collect(),
             last_number: 5,
             read: 3,
+            removed_by: Some(PeerId([7; 32])),
             pasts: Pasts::clone(&pasts),
             tail_in_doubt: false,
         }
