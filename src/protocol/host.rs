@@ -324,7 +324,8 @@ impl Replica {
         }
         if known {
             progress.matched = attach.look.index;
-            progress.next = Some(attach.look.index + 1);
+            let cursor = attach.look.index + Index::from(planted(Bug::CursorOffByOne));
+            progress.next = Some(cursor + 1);
         }
         hosting.progress.insert(from, progress);
         if !known {

@@ -97,7 +97,7 @@ bugs! {
     R35 OlderAttachCounts,
     /// What the host knows a follower to have goes back.
     R35 MatchGoesBack,
-    /// The host leaves an entry out after each batch.
+    /// The host leaves out the first entry that a follower lacks.
     R35 CursorOffByOne,
     /// A follower cuts where the host tells it to look back.
     R35 CutsAtLookBack,

@@ -65,7 +65,7 @@ impl Progress {
 
     /// Takes note of entries up to `last` having been sent.
     pub fn sent(&mut self, last: Index, bytes: usize) {
-        self.next = Some(last + 1 + Index::from(planted(Bug::CursorOffByOne)));
+        self.next = Some(last + 1);
         self.in_flight.push_back((last, bytes));
         self.in_flight_bytes += bytes;
     }
