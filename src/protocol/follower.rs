@@ -255,7 +255,7 @@ impl Replica {
         attached.matched = Some(matched);
         attached.acknowledge |= first_answer || !append.entries.is_empty();
         if planted(Bug::FeedRenewsLease) {
-            self.renew_lease(message.from, self.config.heartbeat_us);
+            self.renew_lease(message.from, self.config.heartbeat_idle_us);
         }
         // R3: what the host has committed and this log has is committed here.
         self.commit_to(append.commit.min(matched));
