@@ -160,6 +160,7 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "NO_MAJORITY" => "it goes on by itself once more members are online",
         "NO_HOST" => "the members are choosing a host; try again in a moment",
         "NOT_HOST" => "only the host can do this: `demes status CHAT` shows who hosts",
+        "HAND_OVER_FAILED" => "`demes status CHAT` shows who hosts, and who votes and is there",
         "ADDRESS_INVALID" => "an address has the form [PEERID@]host:port",
         "ADDRESS_UNREACHABLE" => "check the address, and that their peer is running",
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",

@@ -89,6 +89,9 @@ pub struct Replica {
     /// From then on, what changed in them is written down with the next sync.
     pub(super) pasts_due_at: Option<Instant>,
     far_terms: BTreeMap<PeerId, Term>,
+    /// Peers that have said themselves that they have outlived the incarnation which this log
+    /// names, the first one, and which one they are now (R9).
+    pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     fault: Option<&'static str>,
@@ -176,6 +179,7 @@ impl Replica {
             pasts: recovered.pasts,
             pasts_due_at: None,
             far_terms: BTreeMap::new(),
+            newer_incarnations: BTreeMap::new(),
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
@@ -271,7 +275,12 @@ impl Replica {
         if self.stopping.is_some() {
             return Err(ProposeError::Stopping);
         }
-        if self.is_over() || !self.log.state().is_present(self.me, self.incarnation) {
+        // Who has asked to leave says nothing more.
+        let me = self.log.state().members.get(&self.me);
+        let is_active = me.is_some_and(|me| {
+            me.state == MemberState::Active && me.incarnation == self.incarnation
+        });
+        if self.is_over() || !is_active || self.outbox.has_leaving() {
             return Err(ProposeError::NotMember);
         }
         if self.disk == DiskState::Full {
@@ -426,10 +435,22 @@ impl Replica {
             RefusedReason::NotMember | RefusedReason::Removed { .. } => {
                 self.on_not_member(message, refused);
             }
-            RefusedReason::WrongIncarnation { .. }
-            | RefusedReason::StaleTerm
-            | RefusedReason::InviteLink(_)
-            | RefusedReason::ChatFull => {}
+            RefusedReason::WrongIncarnation { incarnation } => {
+                self.learn_incarnation(message.from, incarnation);
+            }
+            RefusedReason::StaleTerm | RefusedReason::InviteLink(_) | RefusedReason::ChatFull => {}
+        }
+    }
+
+    // R9: a member whose log is behind may not know that its host has begun anew. It attaches to
+    // it all the same, and its log then says so.
+    fn learn_incarnation(&mut self, peer: PeerId, incarnation: Incarnation) {
+        let known = self.log.state().members.get(&peer).map(|member| member.incarnation);
+        let Some(outlived) = known.filter(|known| *known != incarnation) else { return };
+        let learned = (outlived, incarnation);
+        if self.newer_incarnations.insert(peer, learned) != Some(learned) && self.host == Some(peer)
+        {
+            self.attach();
         }
     }
 
@@ -536,6 +557,7 @@ impl Replica {
         self.become_follower();
         self.host = None;
         self.attached = None;
+        self.relays.clear();
         self.ready.notices.push(Notice::Host { host: None, term });
     }
 

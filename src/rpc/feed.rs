@@ -9,7 +9,7 @@ use futures_util::{Stream, stream};
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::status::{cursor_ahead, slow_consumer, storage_damaged};
+use super::status::{cursor_ahead, slow_consumer, storage_damaged, store};
 use crate::protocol::types::{ChatId, Index};
 use crate::runtime::feed::{After, FRAME_BYTES_MAX};
 use crate::runtime::handle::{ChatShared, Handle};
@@ -142,7 +142,7 @@ impl Reader {
                 let entries = read
                     .await
                     .map_err(|_| Status::internal("reading was interrupted"))?
-                    .map_err(|error| storage_damaged(error.to_string()))?;
+                    .map_err(|error| store(&error))?;
                 let Some(last) = entries.last() else {
                     return Err(storage_damaged("the log ends before its committed end"));
                 };

@@ -13,6 +13,7 @@ use crate::protocol::types::{
     INVITE_LINK_USES_MAX, INVITE_LINKS_MAX, Index, MEMBERS_MAX, PeerId, TEXT_CHARS_MAX,
 };
 use crate::runtime::handle::Unable;
+use crate::storage::StorageError;
 use crate::wire::WireError;
 use crate::wire::link::LinkTextError;
 
@@ -43,12 +44,7 @@ pub fn unable(error: Unable) -> Status {
             "too many messages wait for a majority: try again when the chat goes on",
             [],
         ),
-        Unable::Propose(ProposeError::StorageFull) => status(
-            Code::ResourceExhausted,
-            "STORAGE_FULL",
-            "the disk has no room below its reserve: free some space",
-            [],
-        ),
+        Unable::Propose(ProposeError::StorageFull) => storage_full(),
     }
 }
 
@@ -212,6 +208,12 @@ pub fn no_host() -> Status {
     status(Code::Unavailable, "NO_HOST", message, [])
 }
 
+/// A hand-over came to nothing in time, or another member than the wanted one took over.
+pub fn not_handed_over() -> Status {
+    let message = "that member did not take over";
+    status(Code::Aborted, "HAND_OVER_FAILED", message, [])
+}
+
 pub fn not_host(host: String) -> Status {
     let message = "this peer does not host the chat: ask the host's own peer";
     status(Code::FailedPrecondition, "NOT_HOST", message, [("host_peer_id", host)])
@@ -275,6 +277,21 @@ pub fn slow_consumer(chat: String, after: Index) -> Status {
         "the reader did not keep up: go on from the cursor",
         [("chat_id", chat), ("after", after.to_string())],
     )
+}
+
+/// Why a store did not answer.
+pub fn store(error: &StorageError) -> Status {
+    match error {
+        StorageError::Full { .. } => storage_full(),
+        // The error that ends this peer is in its log.
+        StorageError::Failed { .. } => stopping(),
+        other => storage_damaged(other.to_string()),
+    }
+}
+
+fn storage_full() -> Status {
+    let message = "the disk has no room below its reserve: free some space";
+    status(Code::ResourceExhausted, "STORAGE_FULL", message, [])
 }
 
 pub fn storage_damaged(message: impl Into<String>) -> Status {

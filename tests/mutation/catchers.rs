@@ -12,8 +12,8 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::RankIsVeto => "votes",
         Bug::VotedTwice | Bug::VoteBeforeSync => "one_vote",
         Bug::RequestBeforeSync => "host_killed",
-        Bug::OutsiderRefused | Bug::LearnerCounts => "who_counts",
-        Bug::RemovedRefusesVote | Bug::RemovedStillServed => "removed",
+        Bug::OutsiderRefused | Bug::RemovedRefusesVote | Bug::LearnerCounts => "who_counts",
+        Bug::RemovedStillServed => "removed",
         Bug::HalfIsMajority => "newcomer",
         Bug::RestartSuspectsAtOnce => "everyone_offline_and_back",
         Bug::NominationRaisesTerm => "stale_requests",
@@ -29,10 +29,8 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::IncarnationNotCounted | Bug::OutboxClearedByAnother => "copies_of_a_new_incarnation",
         Bug::OlderTermCommitted => "older_term",
         Bug::CommitAheadOfQuorum => "host_copy",
-        Bug::UnmatchedCommitted => "only_what_was_compared",
-        Bug::UnmatchedAcknowledged => "attach",
-        Bug::OlderAttachCounts => "nonsense",
-        Bug::MatchGoesBack => "late_acknowledgement",
+        Bug::UnmatchedCommitted | Bug::UnmatchedAcknowledged => "only_what_was_compared",
+        Bug::OlderAttachCounts | Bug::MatchGoesBack => "late_acknowledgement",
         Bug::CursorOffByOne => "founding_and_growing",
         Bug::CutsAtLookBack => "attach",
         Bug::CutsOwnTerm => "attach_faults",
@@ -42,7 +40,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::NeverPauses | Bug::PausedStillHeartbeats | Bug::ContactDatedByArrival => {
             "pause_and_resume"
         }
-        Bug::FeedRenewsLease => "newcomer",
+        Bug::FeedRenewsLease => "feed_renews_nothing",
         Bug::HandOverToLagging | Bug::HandOverNeverEnds => "hand_over_fails",
         Bug::VotersOnCommit | Bug::TwoVoterChanges | Bug::VoterChangeBeforeTermStart => {
             "voters_rolled_back"
@@ -54,7 +52,8 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::GoodbyeForgotten | Bug::EvenVoters => "away",
         Bug::FloorIgnored => "stop",
         Bug::BackAtOnce => "flapping",
-        Bug::OwnSubmissionEarly | Bug::DuplicatesForgotten => "hosts_own_submission",
+        Bug::OwnSubmissionEarly => "hosts_own_submission",
+        Bug::DuplicatesForgotten => "adoption_of_a_later_term",
         Bug::GapAccepted => "submissions",
         Bug::NotSentAgain => "accepted_by_a_dying_host",
         Bug::OutboxClearedOnSend => "hosts_own_submission",

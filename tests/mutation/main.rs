@@ -12,11 +12,52 @@
 //! test. Each mistake has a process of its own, because the switch is one for the process, and
 //! because a mistake may keep a simulation from ever coming to its end.
 
+#![allow(clippy::duplicate_mod, reason = "two kinds of test in one program have modules in common")]
+
 mod catchers;
 #[path = "../golden/main.rs"]
 #[allow(dead_code, unused_imports, reason = "its tests are not run in here")]
 mod golden;
-mod simulation;
+
+// The simulation, as in tests/sim/main.rs, without what explains a failing seed.
+#[path = "../sim/counts.rs"]
+#[allow(dead_code, reason = "what happened is not counted in here")]
+mod counts;
+#[path = "../sim/disk.rs"]
+mod disk;
+#[path = "../sim/faults/mod.rs"]
+mod faults;
+#[path = "../sim/healing.rs"]
+mod healing;
+#[path = "../common/disk.rs"]
+#[allow(dead_code, reason = "the golden scripts use a simpler disk around it")]
+mod image;
+#[path = "../sim/invariants/mod.rs"]
+mod invariants;
+#[path = "../sim/links.rs"]
+mod links;
+#[path = "../sim/network.rs"]
+mod network;
+#[path = "../sim/oracle.rs"]
+mod oracle;
+#[path = "../sim/plan.rs"]
+mod plan;
+#[path = "../sim/process.rs"]
+mod process;
+#[path = "../sim/queue.rs"]
+mod queue;
+#[path = "../sim/run.rs"]
+#[allow(dead_code, reason = "one seed after the other is enough in here")]
+mod run;
+#[path = "../golden/text.rs"]
+#[allow(dead_code, reason = "the golden scripts show more")]
+mod text;
+#[path = "../sim/traps.rs"]
+mod traps;
+#[path = "../sim/workload.rs"]
+mod workload;
+#[path = "../sim/world.rs"]
+mod world;
 
 use std::env;
 use std::io::Read as _;
@@ -28,6 +69,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use demes_protocol::planted::{Bug, plant};
+
+use plan::Plan;
+use run::run;
 
 /// Seeds for each mistake, and for the rules without any.
 const SEEDS: u64 = 60;
@@ -77,8 +121,8 @@ fn look(bug: Option<Bug>, is_verbose: bool) {
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
     for seed in 1..=seeds {
-        if let Err(invariant) = simulation::run(seed) {
-            println!("seed {seed} {invariant}");
+        if let Some(broken) = run(Plan::new(seed, None), false).broken {
+            println!("seed {seed} {}", broken.invariant);
             return;
         }
     }

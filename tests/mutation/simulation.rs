@@ -1,4 +1,0 @@
-//! TEMP
-pub fn run(_seed: u64) -> Result<(), String> {
-    Ok(())
-}
