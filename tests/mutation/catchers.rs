@@ -42,9 +42,8 @@ pub fn script(bug: Bug) -> &'static str {
         }
         Bug::FeedRenewsLease => "feed_renews_nothing",
         Bug::HandOverToLagging | Bug::HandOverNeverEnds => "hand_over_fails",
-        Bug::VotersOnCommit | Bug::TwoVoterChanges | Bug::VoterChangeBeforeTermStart => {
-            "voters_rolled_back"
-        }
+        Bug::VotersOnCommit | Bug::TwoVoterChanges => "voters_rolled_back",
+        Bug::VoterChangeBeforeTermStart => "voters_after_term_start",
         Bug::VotersNotRolledBack => "voters_cut",
         Bug::WrongIncarnationTaken => "incarnations",
         Bug::PastIgnored => "old_copy_restored",
