@@ -24,6 +24,8 @@ pub fn chat(chat: &pb::Chat) -> Value {
         "queued": chat.queued,
         "ranking": chat.ranking.as_ref().map(ranking),
         "fault": chat.fault,
+        "generation": chat.generation,
+        "majority_lost": chat.majority_lost,
         "removed_by_peer_id": chat.removed_by_peer_id,
     })
 }
@@ -129,6 +131,7 @@ fn member(member: &pb::Member) -> Value {
         "reachable": member.reachable,
         "delivered": member.delivered,
         "read": member.read,
+        "other_generation": member.other_generation,
     })
 }
 

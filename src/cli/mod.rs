@@ -14,6 +14,7 @@ mod json;
 mod messages;
 mod output;
 mod peer;
+mod recover;
 mod status;
 mod up;
 
@@ -102,6 +103,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Let another member host a chat that this peer hosts
     HandOver(chats::HandOverArgs),
+    /// Go on with a chat whose majority is lost for ever; works while the peer is stopped
+    Recover(recover::RecoverArgs),
     /// Ask the running peer whether it is well
     Health(peer::HealthArgs),
     /// Show the configuration, and where each value comes from
@@ -145,6 +148,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::History(args) => done(messages::history(&global, args).await),
         Command::Chat(args) => done(chat::run(&global, args).await),
         Command::Status(args) => done(status::run(&global, args).await),
+        Command::Recover(args) => done(recover::run(&global, args)),
         Command::Health(args) => peer::health(&global, args).await,
     }
 }
@@ -194,6 +198,8 @@ mod tests {
             "demes --data-dir d status",
             "demes hand-over club",
             "demes hand-over club ana",
+            "demes recover club",
+            "demes recover club --follow 00000000000000ab",
             "demes health",
             "demes config --json",
             "demes chat club",
@@ -208,6 +214,9 @@ mod tests {
             "demes invite club --link --uses 0",
             "demes invite club --link --expires 91d",
             "demes invite club --link --expires soon",
+            "demes recover club --follow 0",
+            "demes recover club --follow ab",
+            "demes recover club --survivor 1/2",
             "demes frobnicate",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -246,6 +246,9 @@ fn member_text(author: &str, event: &pb::MemberEvent, people: &People) -> Option
         pb::MemberChange::Leaving => format!("{who} is leaving"),
         pb::MemberChange::Removing => format!("{author} removes {who}"),
         pb::MemberChange::Removed => format!("{who} has left"),
+        pb::MemberChange::Recovered => {
+            format!("{who} recovered the chat: a majority of its voters was lost")
+        }
         pb::MemberChange::InviteRevoked => format!("{who} is invited no more"),
         pb::MemberChange::Unspecified => return None,
     })
@@ -282,6 +285,7 @@ pub mod tests {
             reachable,
             delivered,
             read: delivered,
+            other_generation: String::new(),
         };
         let delay = |from: &str, to: &str, delay_us: u64| pb::Delay {
             from_peer_id: from.repeat(64),
@@ -325,6 +329,8 @@ pub mod tests {
                 ],
             }),
             fault: String::new(),
+            generation: "0".repeat(16),
+            majority_lost: false,
             removed_by_peer_id: String::new(),
         }
     }

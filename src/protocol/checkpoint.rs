@@ -17,6 +17,7 @@ impl Checkpoint {
         let state = &self.state;
         writer.number(state.index);
         writer.fixed(&state.hash.0);
+        writer.number(state.generation);
         writer.bytes(state.chat_name.as_bytes());
         writer.number(state.members.len() as u64);
         for (peer, member) in state.members.iter() {
@@ -62,6 +63,7 @@ impl Checkpoint {
         let mut state = ChatState {
             index: reader.number()?,
             hash: reader.fixed().map(Hash)?,
+            generation: reader.number()?,
             chat_name: reader.text()?,
             ..ChatState::default()
         };

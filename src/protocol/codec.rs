@@ -107,6 +107,10 @@ impl Writer {
                 self.byte(11);
                 self.fixed(&link.0);
             }
+            Membership::Recovered { generation } => {
+                self.byte(12);
+                self.number(*generation);
+            }
         }
     }
 
@@ -218,6 +222,7 @@ impl Reader<'_> {
                 expires_at_ms: self.number()?,
             },
             11 => Membership::InviteLinkRevoked { link: self.link()? },
+            12 => Membership::Recovered { generation: self.number()? },
             _ => return None,
         })
     }
@@ -377,6 +382,7 @@ mod tests {
                 expires_at_ms: 9,
             }),
             Payload::Membership(Membership::InviteLinkRevoked { link }),
+            Payload::Membership(Membership::Recovered { generation: 13 }),
             Payload::VoterChange(voters),
             Payload::Policy(Policy { chat_name: "new".into() }),
         ]

@@ -101,6 +101,7 @@ impl Replica {
         self.round_trips.remove(&peer);
         self.links.remove(&peer);
         self.goodbyes.remove(&peer);
+        self.other_generations.remove(&peer);
         self.pasts.retain(|(other, _), _| *other != peer);
     }
 

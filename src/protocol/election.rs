@@ -131,7 +131,7 @@ impl Replica {
 
     // R15: a voter of the latest set, reachable, not the suspected host, not withdrawn.
     fn may_be_nominated(&self, peer: PeerId, suspicion: &Suspicion) -> bool {
-        let reachable = peer == self.me || self.links.get(&peer) == Some(&LinkState::Up);
+        let reachable = peer == self.me || self.is_within_reach(&peer);
         self.log.voters().contains(&peer)
             && reachable
             && (planted(Bug::SuspectedNominated) || suspicion.suspected != Some(peer))

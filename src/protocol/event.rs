@@ -8,8 +8,8 @@ use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
 use super::time::Micros;
 use super::types::{
-    Boot, Entry, FormerMember, HardState, Incarnation, Index, Member, Number, Pasts, Payload,
-    PeerId, Signature, Submission, Term, TraceContext, VoterSet,
+    Boot, Entry, FormerMember, Generation, HardState, Incarnation, Index, Member, Number, Pasts,
+    Payload, PeerId, Signature, Submission, Term, TraceContext, VoterSet,
 };
 
 /// What a store gives back when it is opened; empty for a chat that is new here.
@@ -18,6 +18,9 @@ pub struct Recovered {
     pub incarnation: Incarnation,
     /// Raised durably by this very start (R9).
     pub boot: Boot,
+    /// The generation of the chat that this store takes part in (R30). A log that is being fetched
+    /// comes to it in the end.
+    pub generation: Generation,
     pub hard_state: HardState,
     pub checkpoint: Checkpoint,
     /// Every entry after the checkpoint, in order, with its chain already checked.
@@ -164,6 +167,8 @@ pub struct Persist {
     pub removed_by: Option<PeerId>,
     /// All that is remembered of other peers (R9), in place of what was.
     pub pasts: Option<Arc<Pasts>>,
+    /// From here on the log is of this generation; see `recovery.rs` (R30).
+    pub generation: Option<Generation>,
 }
 
 impl Persist {
@@ -227,6 +232,11 @@ pub enum Notice {
     },
     /// This peer was shown to be below its own past: take a new incarnation (R9).
     BelowOwnPast,
+    /// A member takes part in another generation of the chat than this peer (R30). Once for each.
+    OtherGeneration {
+        peer: PeerId,
+        generation: Generation,
+    },
     /// Proof of a fault, here or at another member: this chat stops here, and says why.
     Fault {
         what: &'static str,
@@ -258,6 +268,11 @@ pub struct Status {
     pub voters_in_contact: usize,
     pub majority: usize,
     pub incarnation: Incarnation,
+    pub generation: Generation,
+    /// Members that were last heard of in another generation, and which (R30).
+    pub other_generations: BTreeMap<PeerId, Generation>,
+    /// No majority of the voters was linked to this peer for ten minutes or more.
+    pub majority_lost: bool,
     pub chat_name: String,
     pub members: Arc<BTreeMap<PeerId, Member>>,
     pub former_members: Arc<BTreeMap<PeerId, FormerMember>>,

@@ -12,7 +12,7 @@ use super::message::{
 use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::time::{Instant, MS, Micros, SECOND};
-use super::types::{Index, PeerId, Position, Term};
+use super::types::{Index, Membership, Payload, PeerId, Position, Term};
 
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
@@ -294,6 +294,13 @@ impl Replica {
             self.fault("the chain of hashes is broken");
             return false;
         }
+        // R30: a running chat is never recovered; only a log on its way to its own generation
+        // still meets recoveries.
+        let arrived = self.log.state().generation == self.generation;
+        if arrived && matches!(entry.payload, Payload::Membership(Membership::Recovered { .. })) {
+            self.fault("a recovery of the chat came from a host of the same generation");
+            return false;
+        }
         self.append(Arc::clone(entry));
         true
     }
@@ -476,8 +483,7 @@ impl Replica {
 
     /// Voters that this peer is linked to, itself included.
     pub(super) fn voters_linked(&self) -> usize {
-        let linked =
-            |peer: &&PeerId| **peer == self.me || self.links.get(*peer) == Some(&LinkState::Up);
+        let linked = |peer: &&PeerId| **peer == self.me || self.is_within_reach(peer);
         self.log.voters().peers().filter(linked).count()
     }
 }

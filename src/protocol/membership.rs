@@ -7,8 +7,8 @@ use super::invite_link::{InviteLink, InviteLinks};
 use super::message::RefusedReason;
 use super::submissions::Submissions;
 use super::types::{
-    Entry, FORMER_MEMBERS_MAX, FormerMember, Hash, Incarnation, Index, InviteLinkId, MEMBERS_MAX,
-    Member, MemberState, Membership, Payload, PeerId, VoterSet,
+    Entry, FORMER_MEMBERS_MAX, FormerMember, Generation, Hash, Incarnation, Index, InviteLinkId,
+    MEMBERS_MAX, Member, MemberState, Membership, Payload, PeerId, VoterSet,
 };
 
 /// The chat at one index of its log. It follows from the entries alone, so that every member has
@@ -19,6 +19,8 @@ pub struct ChatState {
     /// The last entry that is in here.
     pub index: Index,
     pub hash: Hash,
+    /// The newest recovery in the log; 0 without one (R30).
+    pub generation: Generation,
     pub chat_name: String,
     /// Shared, because it is shown often and changes seldom.
     pub members: Arc<BTreeMap<PeerId, Member>>,
@@ -51,13 +53,13 @@ impl ChatState {
         self.submissions.apply(entry);
         match &entry.payload {
             Payload::Membership(change) => self.apply_membership(entry, change),
-            // R29: who votes changes nobody's membership, keys or rights.
-            Payload::VoterChange(voters) => {
-                self.voters = voters.clone();
-                self.voters_index = entry.index;
-            }
             Payload::Policy(policy) => self.chat_name.clone_from(&policy.chat_name),
-            Payload::TermStart | Payload::Message { .. } => {}
+            Payload::VoterChange(_) | Payload::TermStart | Payload::Message { .. } => {}
+        }
+        // R29: who votes changes nobody's membership, keys or rights.
+        if let Some(voters) = voters_of(entry) {
+            self.voters = voters;
+            self.voters_index = entry.index;
         }
     }
 
@@ -128,8 +130,6 @@ impl ChatState {
             Membership::Founded { chat_name, name, address } if entry.index == 1 => {
                 self.chat_name.clone_from(chat_name);
                 self.members_mut().insert(author, joined(entry, name, address));
-                self.voters = VoterSet([(author, entry.session)].into());
-                self.voters_index = entry.index;
             }
             Membership::Founded { .. } => {}
             Membership::Invited { peer, address } => {
@@ -164,6 +164,7 @@ impl ChatState {
                 };
                 self.invite_links.create(*link, created, entry.created_at_ms);
             }
+            Membership::Recovered { generation } => self.generation = *generation,
             Membership::InviteLinkRevoked { link } if active => self.invite_links.revoke(link),
             // An author who may not do that changes nothing.
             Membership::InviteRevoked { .. }
@@ -219,6 +220,19 @@ impl ChatState {
             let first = first.map(|(peer, _)| *peer);
             former_members.retain(|peer, _| Some(*peer) != first);
         }
+    }
+}
+
+/// The voter set that the entry brings, in force from there on (R5).
+pub(super) fn voters_of(entry: &Entry) -> Option<VoterSet> {
+    match &entry.payload {
+        Payload::VoterChange(voters) => Some(voters.clone()),
+        Payload::Membership(Membership::Founded { .. }) if entry.index > 1 => None,
+        // R30: who recovers a chat goes on alone, and the others' votes come back one by one.
+        Payload::Membership(Membership::Founded { .. } | Membership::Recovered { .. }) => {
+            Some(VoterSet([(entry.author, entry.session)].into()))
+        }
+        _ => None,
     }
 }
 

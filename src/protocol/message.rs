@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::invite_link::InviteLinkProblem;
 use super::time::Micros;
 use super::types::{
-    Boot, CallId, Entry, Incarnation, Index, InviteLinkProof, Number, Past, PeerId, Position,
-    Signature, Submission, Term,
+    Boot, CallId, Entry, Generation, Incarnation, Index, InviteLinkProof, Number, Past, PeerId,
+    Position, Signature, Submission, Term,
 };
 
 /// One message between two members, each named with its incarnation (R9).
@@ -21,6 +21,8 @@ pub struct Message {
     pub to: PeerId,
     /// 0 where the sender does not know it yet (first contact).
     pub to_incarnation: Incarnation,
+    /// The generation of the sender's log (R30).
+    pub generation: Generation,
     pub call: CallId,
     pub body: Body,
 }
@@ -393,6 +395,8 @@ pub enum RefusedReason {
         incarnation: Incarnation,
     },
     NotMember,
+    /// The request is of another generation of the chat than this message (R30).
+    OtherGeneration,
     /// The asking peer's membership, in the incarnation that it asks with, has ended.
     Removed {
         /// `None` where it left by itself.

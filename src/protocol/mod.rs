@@ -37,6 +37,7 @@ pub mod prng;
 mod progress;
 pub mod quorum;
 pub mod ranking;
+pub mod recovery;
 mod relay;
 mod removal;
 pub mod replica;

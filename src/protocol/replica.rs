@@ -25,8 +25,8 @@ use super::progress::Progress;
 use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
-    Boot, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId, Submission,
-    Term,
+    Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId,
+    Submission, Term,
 };
 
 /// R11: a term further ahead than this needs proof.
@@ -39,6 +39,7 @@ pub struct Replica {
     pub(super) me: PeerId,
     pub(super) incarnation: Incarnation,
     pub(super) boot: Boot,
+    pub(super) generation: Generation,
     pub(super) now: Instant,
     pub(super) prng: Prng,
 
@@ -85,6 +86,8 @@ pub struct Replica {
     pub(super) links: BTreeMap<PeerId, LinkState>,
     pub(super) round_trips: BTreeMap<PeerId, Estimate>,
     pub(super) syncs: Estimate,
+    /// Since when no majority of the voters has been linked to this peer (R30).
+    pub(super) apart_since: Option<Instant>,
     pub(super) pasts: Pasts,
     /// From then on, what changed in them is written down with the next sync.
     pub(super) pasts_due_at: Option<Instant>,
@@ -92,6 +95,8 @@ pub struct Replica {
     /// Peers that have said themselves that they have outlived the incarnation which this log
     /// names, the first one, and which one they are now (R9).
     pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
+    /// Members that were last heard of in another generation (R30).
+    pub(super) other_generations: BTreeMap<PeerId, Generation>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     fault: Option<&'static str>,
@@ -141,6 +146,7 @@ impl Replica {
             me,
             incarnation: recovered.incarnation,
             boot: recovered.boot,
+            generation: recovered.generation,
             now,
             prng: Prng::new(seed),
             hard_state: recovered.hard_state,
@@ -176,10 +182,12 @@ impl Replica {
             links: BTreeMap::new(),
             round_trips: BTreeMap::new(),
             syncs: Estimate::default(),
+            apart_since: Some(now),
             pasts: recovered.pasts,
             pasts_due_at: None,
             far_terms: BTreeMap::new(),
             newer_incarnations: BTreeMap::new(),
+            other_generations: BTreeMap::new(),
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
@@ -318,6 +326,9 @@ impl Replica {
             voters_in_contact: in_contact,
             majority: self.log.voters().majority(),
             incarnation: self.incarnation,
+            generation: self.generation,
+            other_generations: self.other_generations.clone(),
+            majority_lost: self.is_majority_lost(),
             chat_name: state.chat_name.clone(),
             members: Arc::clone(&state.members),
             former_members: Arc::clone(&state.former_members),
@@ -366,6 +377,15 @@ impl Replica {
     }
 
     fn on_message(&mut self, message: Message) {
+        // R30: nothing crosses from one generation of the chat to another. Only who hosts may be
+        // asked by anybody: the answer names the generation.
+        if message.body != Body::FindHost {
+            if message.generation != self.generation {
+                self.on_other_generation(&message);
+                return;
+            }
+            self.other_generations.remove(&message.from);
+        }
         // R9: what is meant for another incarnation of this peer is refused.
         let is_for_me = message.to_incarnation == self.incarnation;
         if message.to_incarnation != 0 && !is_for_me && !planted(Bug::WrongIncarnationTaken) {
@@ -438,7 +458,11 @@ impl Replica {
             RefusedReason::WrongIncarnation { incarnation } => {
                 self.learn_incarnation(message.from, incarnation);
             }
-            RefusedReason::StaleTerm | RefusedReason::InviteLink(_) | RefusedReason::ChatFull => {}
+            // One of another generation has been noted before this (R30).
+            RefusedReason::StaleTerm
+            | RefusedReason::OtherGeneration
+            | RefusedReason::InviteLink(_)
+            | RefusedReason::ChatFull => {}
         }
     }
 
@@ -456,6 +480,7 @@ impl Replica {
 
     fn on_link(&mut self, peer: PeerId, state: LinkState) {
         let before = self.links.insert(peer, state);
+        self.watch_majority();
         match state {
             LinkState::Up if before != Some(LinkState::Up) => {
                 self.seek_host_at = self.seek_host_at.min(self.now);

@@ -53,6 +53,7 @@ impl Replica {
             from_boot: self.boot,
             to,
             to_incarnation: newer.map(|(_, newer)| *newer).or(known).unwrap_or(0),
+            generation: self.generation,
             call,
             body,
         }

@@ -21,6 +21,8 @@ pub type Number = u64;
 pub type Incarnation = u64;
 /// How often this incarnation has been started (R9).
 pub type Boot = u64;
+/// Which course of the chat a log belongs to: 0 as founded, drawn at random by each recovery (R30).
+pub type Generation = u64;
 /// Names one inbound request, so that its answer finds the way back. 0: nobody waits.
 pub type CallId = u64;
 
@@ -198,6 +200,9 @@ pub enum Membership {
     Removing { peer: PeerId },
     /// The end of a membership. The host appends it once a leaving member has no vote.
     Removed { peer: PeerId },
+    /// The majority is lost for ever: the author goes on as the only voter, in another generation
+    /// of the chat (R30). It is written while the author's peer does not run, and never submitted.
+    Recovered { generation: Generation },
     /// The author takes an invitation back, unless `peer` has joined by then.
     InviteRevoked { peer: PeerId },
     /// The author lets in up to `uses_max` peers who can sign with the link's key. The host's clock

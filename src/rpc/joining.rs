@@ -16,7 +16,7 @@ use super::status;
 use crate::crypto::link::LinkSeed;
 use crate::protocol::message::{Body, Join, RefusedReason};
 use crate::protocol::sign::signed_submission;
-use crate::protocol::types::{ChatId, InviteLinkProof, Membership, Payload, PeerId};
+use crate::protocol::types::{ChatId, Generation, InviteLinkProof, Membership, Payload, PeerId};
 use crate::wire::entry::to_proof;
 use crate::wire::link::{LinkText, PeerHint};
 use crate::wire::message::{from_join_response, to_join_request};
@@ -158,6 +158,8 @@ struct Attempt {
     answer: InviteAnswer,
     seed: Option<LinkSeed>,
     doors: Vec<Door>,
+    /// The chat's generation where the answer was handed in (R30).
+    generation: Generation,
 }
 
 impl Attempt {
@@ -173,7 +175,7 @@ impl Attempt {
             let others = link.others.into_iter();
             doors.extend(others.map(|(hint, address)| Door { who: Who::Beginning(hint), address }));
         }
-        Some(Self { chat, invite, answer, seed, doors })
+        Some(Self { chat, invite, answer, seed, doors, generation: 0 })
     }
 
     /// Asks one member for the host, and tells the host.
@@ -184,6 +186,7 @@ impl Attempt {
             self.learn(&connection.peer.to_string(), &door.address);
         }
         let found = self.find_host(node, &connection).await?;
+        self.generation = found.generation;
         for member in &found.members {
             self.learn(&member.peer_id, &member.address);
         }
@@ -256,6 +259,7 @@ impl Attempt {
             from_incarnation: incarnation,
             from_boot: 1,
             to_incarnation,
+            generation: self.generation,
         };
         let mut client = HostServiceClient::new(connection.channel.clone());
         let response = timeout(CALL_MAX, client.join(to_join_request(Some(header), &join))).await;
@@ -277,7 +281,8 @@ impl Attempt {
             Who::Peer(peer) => Some((peer, door.address.clone())),
             Who::Beginning(_) => None,
         });
-        match node.joined(self.chat, self.answer.incarnation, contacts.collect()).await {
+        let (incarnation, generation) = (self.answer.incarnation, self.generation);
+        match node.joined(self.chat, incarnation, generation, contacts.collect()).await {
             Ok(()) => {
                 tracing::info!(chat = ?self.chat, "this peer has joined a chat");
                 Joining::Done
@@ -332,6 +337,7 @@ fn refused_by_host(reason: RefusedReason) -> Problem {
         RefusedReason::NotMember => Problem::Passing(status::invite_not_found()),
         RefusedReason::StaleTerm
         | RefusedReason::NotHost { .. }
+        | RefusedReason::OtherGeneration
         | RefusedReason::WrongIncarnation { .. } => Problem::Passing(status::no_host()),
     }
 }

@@ -16,7 +16,7 @@ use super::options::{BootstrapChat, Limits};
 use super::{inviting, joining, status};
 use crate::crypto::Identity;
 use crate::protocol::founding::founding_entry;
-use crate::protocol::types::{ChatId, PeerId};
+use crate::protocol::types::{ChatId, Generation, PeerId};
 use crate::runtime::handle::{Handle, NewChat};
 use crate::storage::{DataDir, PeerStore, StorageError, new_incarnation};
 use crate::wire::check_address;
@@ -208,6 +208,7 @@ impl Node {
         self: &Arc<Self>,
         chat: ChatId,
         incarnation: u64,
+        generation: Generation,
         contacts: Vec<(PeerId, String)>,
     ) -> Result<(), Status> {
         if self.handle.chat(chat).is_some() {
@@ -217,7 +218,7 @@ impl Node {
         }
         let record: Vec<_> = contacts.iter().map(|(p, a)| (p.to_string(), a.clone())).collect();
         self.store.put(CONTACTS, &chat.to_string(), &to_json(&record)).map_err(storage)?;
-        let created = self.dir.create_chat(chat, incarnation, &[]).map_err(storage)?;
+        let created = self.dir.join_chat(chat, incarnation, generation).map_err(storage)?;
         let (store, recovered) = created;
         let new = NewChat { id: chat, store, recovered, contacts };
         self.handle.add(new).await.map_err(Status::internal)?;

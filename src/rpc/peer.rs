@@ -60,18 +60,27 @@ impl PeerService for Inbound {
         }
         let shared = self.chat(chat)?;
         let incarnation = request.incarnation;
-        let header =
-            Header { chat, from_incarnation: incarnation, from_boot: 0, to_incarnation: 0 };
+        // Whoever asks need not know the generation: the answer names it (R30).
+        let header = Header {
+            chat,
+            from_incarnation: incarnation,
+            from_boot: 0,
+            to_incarnation: 0,
+            generation: 0,
+        };
         let message = header.message(from, self.handle.me(), Body::FindHost);
-        let (term, host) = match self.call(chat, message).await? {
-            Answer::Message(Message { body: Body::FindHostAnswer(answer), .. }) => {
-                (answer.term, answer.host)
-            }
-            Answer::Message(Message { body: Body::Refused(refused), .. }) => {
+        let Answer::Message(Message { generation, body, .. }) = self.call(chat, message).await?
+        else {
+            return Err(Status::internal("the call has no answer"));
+        };
+        let (term, host) = match body {
+            Body::FindHostAnswer(answer) => (answer.term, answer.host),
+            Body::Refused(refused) => {
                 let refused = Some(to_refused(&refused));
-                return Ok(Response::new(pb::FindHostResponse { refused, ..Default::default() }));
+                let answer = pb::FindHostResponse { refused, generation, ..Default::default() };
+                return Ok(Response::new(answer));
             }
-            Answer::Message(_) | Answer::Empty => (0, None),
+            _ => (0, None),
         };
         let members = shared.view.borrow().status.members.clone();
         let address = |peer: &PeerId| members.get(peer).map(|member| member.address.clone());
@@ -82,6 +91,7 @@ impl PeerService for Inbound {
             incarnation: shared.incarnation,
             members: addresses(&members),
             refused: None,
+            generation,
         }))
     }
 }

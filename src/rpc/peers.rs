@@ -456,6 +456,7 @@ impl Single {
             from_incarnation: response.incarnation,
             from_boot: 0,
             to_incarnation: 0,
+            generation: response.generation,
         };
         Ok(convert::from_find_host_response(&response).map(|body| (header, body)))
     }

@@ -403,6 +403,11 @@ impl Chat {
             Notice::BelowOwnPast => {
                 self.stop_here("this peer's store is older than what others know of it", io);
             }
+            Notice::OtherGeneration { peer, generation } => {
+                tracing::warn!(chat = ?self.id, ?peer, generation, "a member is in another course \
+                    of the chat: it was recovered, here or there");
+                self.view_due = Some(Instant::default());
+            }
             Notice::Fault { what } => self.stop_here(what, io),
         }
     }

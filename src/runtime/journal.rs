@@ -102,6 +102,8 @@ fn append(first: &mut Persist, next: Persist) {
     first.request_ids.extend(next.request_ids);
     first.checkpoint = next.checkpoint.or(first.checkpoint.take());
     first.read = next.read.or(first.read);
+    first.pasts = next.pasts.or(first.pasts.take());
+    first.generation = next.generation.or(first.generation);
     first.removed_by = next.removed_by.or(first.removed_by);
 }
 
@@ -123,7 +125,7 @@ impl Drop for PanicGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::types::HardState;
+    use crate::protocol::types::{HardState, Past, Pasts, PeerId};
 
     #[test]
     fn two_writes_in_one_are_the_same_as_one_after_the_other() {
@@ -132,15 +134,18 @@ mod tests {
             outbox_remove_through: Some(4),
             commit: Some(7),
             read: Some(2),
+            pasts: Some(Arc::default()),
             ..Persist::default()
         };
         let request_ids = vec![("r".to_owned(), 9)];
+        let pasts = Arc::new(Pasts::from([((PeerId([1; 32]), 2), Past::default())]));
         append(
             &mut first,
             Persist {
                 outbox_remove_through: Some(3),
                 commit: Some(9),
                 request_ids: request_ids.clone(),
+                pasts: Some(Arc::clone(&pasts)),
                 ..Persist::default()
             },
         );
@@ -150,6 +155,7 @@ mod tests {
             commit: Some(9),
             read: Some(2),
             request_ids,
+            pasts: Some(pasts),
             ..Persist::default()
         };
         assert_eq!(first, expected);

@@ -134,6 +134,7 @@ fn to_membership(change: &Membership) -> pb::Membership {
         Membership::Declined => Out::Declined(pb::Declined {}),
         Membership::Leaving => Out::Leaving(pb::Leaving {}),
         Membership::Removed { peer } => Out::Removed(pb::Removed { peer_id: hex(&peer.0) }),
+        Membership::Recovered { generation } => Out::Recovered(pb::Recovered { generation }),
         Membership::Removing { peer } => Out::Removing(pb::Removing { peer_id: hex(&peer.0) }),
         Membership::InviteRevoked { peer } => {
             Out::InviteRevoked(pb::InviteRevoked { peer_id: hex(&peer.0) })
@@ -170,6 +171,7 @@ fn from_membership(membership: pb::Membership) -> Result<Membership, WireError> 
         In::Declined(_) => Membership::Declined,
         In::Leaving(_) => Membership::Leaving,
         In::Removed(removed) => Membership::Removed { peer: peer_id(&removed.peer_id, "peer_id")? },
+        In::Recovered(recovered) => Membership::Recovered { generation: recovered.generation },
         In::Removing(change) => Membership::Removing { peer: peer_id(&change.peer_id, "peer_id")? },
         In::InviteRevoked(change) => {
             Membership::InviteRevoked { peer: peer_id(&change.peer_id, "peer_id")? }
@@ -290,6 +292,7 @@ mod tests {
             Payload::Membership(Membership::Leaving),
             Payload::Membership(Membership::Removing { peer }),
             Payload::Membership(Membership::Removed { peer }),
+            Payload::Membership(Membership::Recovered { generation: u64::MAX }),
             Payload::Membership(Membership::InviteRevoked { peer }),
             link_created(INVITE_LINK_USES_MAX),
             Payload::Membership(Membership::InviteLinkRevoked { link }),

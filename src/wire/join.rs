@@ -88,6 +88,7 @@ pub fn to_refused(refused: &Refused) -> pb::Refused {
             pb::RefusedReason::WrongIncarnation
         }
         RefusedReason::NotMember => pb::RefusedReason::NotMember,
+        RefusedReason::OtherGeneration => pb::RefusedReason::OtherGeneration,
         RefusedReason::Removed { by } => {
             out.removed_by_peer_id = to_optional_peer(by);
             pb::RefusedReason::Removed
@@ -114,6 +115,7 @@ pub fn from_refused(refused: &pb::Refused) -> Result<Refused, WireError> {
             RefusedReason::WrongIncarnation { incarnation: refused.incarnation }
         }
         pb::RefusedReason::NotMember => RefusedReason::NotMember,
+        pb::RefusedReason::OtherGeneration => RefusedReason::OtherGeneration,
         pb::RefusedReason::Removed => RefusedReason::Removed {
             by: optional_peer_id(&refused.removed_by_peer_id, "removed_by_peer_id")?,
         },
@@ -140,6 +142,7 @@ mod tests {
             from_boot: 1,
             to: PeerId([4; 32]),
             to_incarnation: 0,
+            generation: 0,
             call: 0,
             body: Body::Goodbye,
         };

@@ -12,15 +12,18 @@ use crate::protocol::message::{
     Absence, Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat,
     LookBack, Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
-use crate::protocol::types::{Boot, ChatId, Incarnation, MEMBERS_MAX, Past, PeerId, Position};
+use crate::protocol::types::{
+    Boot, ChatId, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
+};
 
-/// The chat and the incarnations that a message names.
+/// The chat, its generation and the incarnations that a message names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     pub chat: ChatId,
     pub from_incarnation: Incarnation,
     pub from_boot: Boot,
     pub to_incarnation: Incarnation,
+    pub generation: Generation,
 }
 
 impl Header {
@@ -32,6 +35,7 @@ impl Header {
             from_boot: self.from_boot,
             to,
             to_incarnation: self.to_incarnation,
+            generation: self.generation,
             call: 0,
             body,
         }
@@ -44,6 +48,7 @@ pub fn to_header(chat: ChatId, message: &Message) -> Option<pb::Header> {
         from_incarnation: message.from_incarnation,
         from_boot: message.from_boot,
         to_incarnation: message.to_incarnation,
+        generation: message.generation,
     })
 }
 
@@ -54,6 +59,7 @@ pub fn from_header(header: Option<pb::Header>) -> Result<Header, WireError> {
         from_incarnation: header.from_incarnation,
         from_boot: header.from_boot,
         to_incarnation: header.to_incarnation,
+        generation: header.generation,
     })
 }
 
@@ -446,6 +452,7 @@ mod tests {
             from_boot: 3,
             to: PeerId([4; 32]),
             to_incarnation: 5,
+            generation: 6,
             call: 0,
             body,
         }
@@ -494,6 +501,7 @@ mod tests {
             RefusedReason::NotHost { host: Some(PeerId([8; 32])) },
             RefusedReason::WrongIncarnation { incarnation: 4 },
             RefusedReason::NotMember,
+            RefusedReason::OtherGeneration,
             RefusedReason::Removed { by: None },
             RefusedReason::Removed { by: Some(PeerId([8; 32])) },
             RefusedReason::InviteLink(InviteLinkProblem::Unknown),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::message::to_ranking;
 use super::{hex, pb, timestamp};
 use crate::protocol::event::{LinkState, Role, Status};
+use crate::protocol::recovery::generation_text;
 use crate::protocol::types::{
     ChatId, Entry, InviteLinkId, MemberState, Membership, Payload, PeerId,
 };
@@ -36,6 +37,10 @@ pub fn to_chat(chat: ChatId, me: PeerId, status: &Status, fault: &str) -> pb::Ch
             reachable: *peer == me || status.links.get(peer) == Some(&LinkState::Up),
             delivered: receipt.delivered,
             read: receipt.read,
+            other_generation: status
+                .other_generations
+                .get(peer)
+                .map_or_else(String::new, |generation| generation_text(*generation)),
         }
     });
     pb::Chat {
@@ -53,6 +58,8 @@ pub fn to_chat(chat: ChatId, me: PeerId, status: &Status, fault: &str) -> pb::Ch
         queued: status.queued as u64,
         ranking: Some(to_ranking(&status.ranking)),
         fault: fault.to_owned(),
+        generation: generation_text(status.generation),
+        majority_lost: status.majority_lost,
         removed_by_peer_id: status.removed_by.map_or_else(String::new, |by| hex(&by.0)),
     }
 }
@@ -135,6 +142,7 @@ fn to_member_event(author: PeerId, change: &Membership, names: &Names) -> pb::Me
         Membership::Removing { peer } => (Change::Removing, *peer, known(peer)),
         Membership::Removed { peer } => (Change::Removed, *peer, known(peer)),
         Membership::InviteRevoked { peer } => (Change::InviteRevoked, *peer, known(peer)),
+        Membership::Recovered { .. } => (Change::Recovered, author, known(&author)),
         // These are events of their own kind.
         Membership::InviteLinkCreated { .. } | Membership::InviteLinkRevoked { .. } => {
             (Change::Unspecified, author, String::new())

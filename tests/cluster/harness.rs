@@ -114,6 +114,13 @@ impl Chat {
         sequence
     }
 
+    /// Waits for a confirmation that the final check does not ask for: it belongs to a course of
+    /// the chat that has been given up by then.
+    pub async fn confirm_apart(&self, message: UnderWay) -> u64 {
+        let told = tokio::time::timeout(STEP, message.call).await.expect("it is confirmed in time");
+        told.expect("the call does not panic").expect("the call succeeds")
+    }
+
     /// Asserts that the message is not confirmed for as long as `span`.
     pub async fn stays_unconfirmed(&self, message: &mut UnderWay, span: Duration) {
         let told = tokio::time::timeout(span, &mut message.call).await;

@@ -13,6 +13,7 @@ mod links;
 mod outage;
 mod process;
 mod ranking;
+mod recovery;
 mod removal;
 mod strangers;
 mod trace;

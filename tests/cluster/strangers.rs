@@ -53,6 +53,7 @@ impl Stranger {
             from_incarnation: INCARNATION,
             from_boot: 1,
             to_incarnation: 0,
+            generation: 0,
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
 use demes_protocol::types::{
-    Entry, HardState, Incarnation, Index, Number, Pasts, PeerId, Submission,
+    Entry, Generation, HardState, Incarnation, Index, Number, Pasts, PeerId, Submission,
 };
 
 /// What a restart finds.
@@ -14,6 +14,7 @@ use demes_protocol::types::{
 pub struct Image {
     pub incarnation: Incarnation,
     pub boot: u64,
+    pub generation: Generation,
     pub hard_state: HardState,
     pub entries: Vec<Arc<Entry>>,
     pub outbox: BTreeMap<Number, Submission>,
@@ -57,6 +58,7 @@ impl Image {
         Self {
             incarnation,
             boot: 0,
+            generation: 0,
             hard_state: HardState::default(),
             commit: entries.len() as Index,
             entries,
@@ -74,9 +76,19 @@ impl Image {
         self.boot += 1;
         // A checkpoint is made of committed entries, and may know more than the written index.
         self.commit = self.commit.max(checkpoint.index());
+        self.found(checkpoint, tail_in_doubt)
+    }
+
+    /// What one who looks offline finds.
+    pub fn recovered(&self) -> Recovered {
+        self.found(self.checkpoint.as_deref().cloned().unwrap_or_default(), false)
+    }
+
+    fn found(&self, checkpoint: Checkpoint, tail_in_doubt: bool) -> Recovered {
         Recovered {
             incarnation: self.incarnation,
             boot: self.boot,
+            generation: self.generation,
             hard_state: self.hard_state,
             entries: self.entries[checkpoint.index() as usize..].to_vec(),
             checkpoint,

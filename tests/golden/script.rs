@@ -15,6 +15,7 @@
 //! - `link A B up|down|refused`, `detach A B`: what A is told of its connection to B
 //! - `crash A` (nobody is told), `kill A` (redials are refused), `restart A`, `torn A`
 //! - `copy A`, `put-back A`, `wipe A`: of the disk of a peer that does not run
+//! - `recover A as GENERATION`, `follow A GENERATION`: likewise (R30)
 //! - `hand-over A [to B]`, `stop A`, `disk A fit|full|stalling|stalled`
 //! - `inject A->B KIND KEY=VALUE...`: a made-up message arrives (see `craft.rs`)
 //! - `status [A...]`, `people A`, `log A` (in memory), `stored A` (on disk), `in-flight`
@@ -382,6 +383,15 @@ impl Runner {
             ["wipe", peer] => {
                 let peer = world.peer(number(peer)?)?;
                 peer.disk = Disk::new(peer.disk.image.incarnation + 1_000, Vec::new());
+            }
+            ["recover", peer, "as", generation] => {
+                world.recover(number(peer)?, count(generation)?)?;
+            }
+            ["follow", peer, generation] => {
+                let generation = count(generation)?;
+                let peer = world.peer(number(peer)?)?;
+                peer.disk = Disk::new(peer.disk.image.incarnation + 1_000, Vec::new());
+                peer.disk.image.generation = generation;
             }
             ["disk", peer, state] => {
                 let state = match state {

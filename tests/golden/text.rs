@@ -62,6 +62,7 @@ fn payload(payload: &Payload) -> String {
             Membership::Leaving => "Leaving".into(),
             Membership::Removing { peer: removed } => format!("Removing {}", peer(removed)),
             Membership::Removed { peer: removed } => format!("Removed {}", peer(removed)),
+            Membership::Recovered { generation } => format!("Recovered as {generation}"),
             Membership::InviteRevoked { peer: invited } => {
                 format!("InviteRevoked {}", peer(invited))
             }
@@ -326,6 +327,9 @@ pub fn notice(notice: &Notice) -> String {
         Notice::Paused { paused: false } => "not paused any more".into(),
         Notice::Members => "members or voters changed".into(),
         Notice::MayStop => "may stop".into(),
+        Notice::OtherGeneration { peer: of, generation } => {
+            format!("{} is in generation {generation}", peer(of))
+        }
         Notice::Removed { by: None } => "removed".into(),
         Notice::Removed { by: Some(by) } => format!("removed by {}", peer(by)),
         Notice::BelowOwnPast => "below its own past".into(),
@@ -353,7 +357,20 @@ pub fn status(status: &Status) -> String {
         return format!("removed by {by}, last {last}, commit {commit}{queued}");
     }
     let place = format!("{role}{serving} in term {}, host {host}", status.term);
-    format!("{place}, last {last}, commit {commit}, voters {voters}, contact {contact}{queued}")
+    let generation = generations(status);
+    format!(
+        "{place}, last {last}, commit {commit}, voters {voters}, contact {contact}{queued}\
+         {generation}"
+    )
+}
+
+/// The own generation where the chat was recovered, and those of others.
+fn generations(status: &Status) -> String {
+    let own = status.generation;
+    let own = if own > 0 { format!(", generation {own}") } else { String::new() };
+    let others = status.other_generations.iter();
+    let others = others.map(|(id, generation)| format!(", {} in {generation}", peer(id)));
+    own + &others.collect::<String>()
 }
 
 /// The parts of a status that `status` leaves out.

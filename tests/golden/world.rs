@@ -8,8 +8,9 @@ use demes_protocol::event::{Event, LinkState, Notice, Ready};
 use demes_protocol::founding::founding_entry;
 use demes_protocol::message::{Body, Join, Message};
 use demes_protocol::prng::Prng;
+use demes_protocol::recovery::recovery;
 use demes_protocol::time::Instant;
-use demes_protocol::types::{Incarnation, InviteLinkId, InviteLinkProof, PeerId};
+use demes_protocol::types::{ChatId, Incarnation, InviteLinkId, InviteLinkProof, PeerId};
 
 use super::disk::Disk;
 use super::text;
@@ -189,6 +190,20 @@ impl World {
         Ok(())
     }
 
+    /// R30: goes on without the majority. The peer does not run.
+    pub fn recover(&mut self, number: u8, generation: u64) -> Result<(), String> {
+        let image = &mut self.peer(number)?.disk.image;
+        let chat = ChatId::default();
+        let change = recovery(chat, id(number), &image.recovered(), generation, 0, |_| [0; 64]);
+        let Ok(persist) = &change else {
+            let why = change.err();
+            self.line(format!("{number} recovers nothing: {why:?}"));
+            return Ok(());
+        };
+        image.apply(persist);
+        Ok(())
+    }
+
     // ---- what a driver does ----
 
     pub fn event(&mut self, number: u8, event: Event) -> Result<(), String> {
@@ -300,7 +315,8 @@ impl World {
         if decline {
             self.declining.insert(number);
         }
-        let from_incarnation = self.peer(number)?.disk.image.incarnation;
+        let image = &self.peer(number)?.disk.image;
+        let (from_incarnation, generation) = (image.incarnation, image.generation);
         let join = Join {
             name: format!("person {number}"),
             address: format!("h:{number}"),
@@ -316,6 +332,7 @@ impl World {
             from_boot: 1,
             to: id(host),
             to_incarnation: 0,
+            generation,
             call: 1,
             body: Body::Join(join),
         });

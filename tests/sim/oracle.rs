@@ -96,13 +96,14 @@ impl Oracle {
                 self.invited.remove(peer);
                 self.depart(*peer, entry.index);
             }
-            // The people of the simulation use no links, and remove nobody.
+            // The people of the simulation use no links, remove nobody, and recover nothing.
             Change::Joined { .. }
             | Change::Leaving
             | Change::Removing { .. }
             | Change::InviteRevoked { .. }
             | Change::InviteLinkCreated { .. }
-            | Change::InviteLinkRevoked { .. } => {}
+            | Change::InviteLinkRevoked { .. }
+            | Change::Recovered { .. } => {}
         }
     }
 

@@ -243,6 +243,7 @@ impl World {
             from_boot: 1,
             to: self.peers[host].id,
             to_incarnation: 0,
+            generation: 0,
             call: 1,
             body: Body::Join(join),
         };

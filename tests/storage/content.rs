@@ -26,6 +26,7 @@ fn every_field_of_persist_comes_back() {
             read: Some(3),
             removed_by: Some(PeerId([7; 32])),
             pasts: Some(Arc::clone(&pasts)),
+            generation: Some(5),
         })
         .unwrap();
     let (store, recovered) = reopen(store, dir.path());
@@ -34,6 +35,7 @@ fn every_field_of_persist_comes_back() {
         Recovered {
             incarnation: INCARNATION,
             boot: 2,
+            generation: 5,
             hard_state,
             checkpoint: Checkpoint::clone(&checkpoint_of(&entries[..4])),
             entries: entries[4..].to_vec(),
