@@ -162,6 +162,7 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "NOT_HOST" => "only the host can do this: `demes status CHAT` shows who hosts",
         "HAND_OVER_FAILED" => "`demes status CHAT` shows who hosts, and who votes and is there",
         "ADDRESS_INVALID" => "an address has the form [PEERID@]host:port",
+        "ADDRESS_IS_OWN" => "ask the person whom you want to invite for their `demes identity`",
         "ADDRESS_UNREACHABLE" => "check the address, and that their peer is running",
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
         "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",

@@ -393,7 +393,7 @@ impl Replica {
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
             return;
         }
-        if self.refuse_former_member(&message) {
+        if self.refuse_former_member(&message) || self.refuse_stranger(&message) {
             return;
         }
         let term = message.body.term();

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use super::accepting::JOIN_MAX;
 use super::feed::{Frames, Reader};
 use super::node::{Node, now_ms, parse_address};
+use super::own_address::refuse_own;
 use super::pages;
 use super::resolve::{resolve_chat, resolve_peer};
 use super::status::{self, unable, until_stopped};
@@ -65,6 +66,7 @@ impl ClientService for Person {
         for address in &request.addresses {
             parse_address(address)?;
         }
+        refuse_own(&self.node, &request.addresses).await?;
         let chat = self.node.found(&request.name).await?;
         for address in &request.addresses {
             self.node.invite(chat, address, invite_timeout(request.invite_timeout_s))?;
@@ -116,6 +118,7 @@ impl ClientService for Person {
     ) -> Result<Response<pb::InviteMemberResponse>, Status> {
         let request = request.into_inner();
         let chat = resolve_chat(&self.node, &request.chat)?;
+        refuse_own(&self.node, std::slice::from_ref(&request.address)).await?;
         let timeout = invite_timeout(request.timeout_s);
         let invite = self.node.invite(chat.id, &request.address, timeout)?;
         let invite = Some(self.show_outgoing(&invite));
@@ -264,7 +267,8 @@ impl ClientService for Person {
         let cursors = cursors
             .map(|cursor| Ok((resolve_chat(&self.node, &cursor.chat)?, cursor.after)))
             .collect::<Result<Vec<_>, Status>>()?;
-        let reader = Reader::new(self.node.handle.clone(), cursors)?;
+        let stall = self.node.limits.feed_stall;
+        let reader = Reader::new(self.node.handle.clone(), cursors, stall)?;
         Ok(Response::new(until_stopped(reader.into_stream(), self.node.stop.clone())))
     }
 

@@ -34,6 +34,8 @@ pub struct Node {
     pub name: String,
     /// Where other peers reach this one.
     pub address: String,
+    /// The port of the listener for other peers.
+    pub listen_port: u16,
     pub auto_accept: bool,
     pub limits: Limits,
     pub bootstrap: Vec<BootstrapChat>,

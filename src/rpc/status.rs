@@ -242,6 +242,11 @@ pub fn address_invalid(address: &str) -> Status {
     status(Code::InvalidArgument, "ADDRESS_INVALID", message, [("address", address.to_owned())])
 }
 
+pub fn address_is_own(address: &str) -> Status {
+    let message = "that is this peer's own address: invite somebody else";
+    status(Code::InvalidArgument, "ADDRESS_IS_OWN", message, [("address", address.to_owned())])
+}
+
 pub fn address_unreachable(message: impl Into<String>) -> Status {
     status(Code::Unavailable, "ADDRESS_UNREACHABLE", message, [])
 }
@@ -305,7 +310,18 @@ pub fn too_many_chats(most: usize) -> Status {
 
 /// First contact happens only so often.
 pub fn too_often() -> Status {
-    Status::resource_exhausted("too many calls from keys that are not known: try again in a minute")
+    let message = "too many calls from keys that are not known: try again in a minute";
+    status(Code::ResourceExhausted, "RATE_LIMITED", message, [])
+}
+
+/// A peer calls more often than one may.
+pub fn rate_limited(per_second: u32) -> Status {
+    status(
+        Code::ResourceExhausted,
+        "RATE_LIMITED",
+        "too many calls of this peer: go on more slowly",
+        [("calls_per_second", per_second.to_string())],
+    )
 }
 
 /// The stream, ended with `STOPPING` when the peer stops: an open stream would hold up its end.

@@ -139,6 +139,7 @@ impl Image {
             self.pasts = (**pasts).clone();
         }
         self.removed_by = persist.removed_by.or(self.removed_by);
+        self.generation = persist.generation.unwrap_or(self.generation);
         if let Some(read) = persist.read {
             self.read = read;
         }

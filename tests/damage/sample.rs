@@ -174,6 +174,7 @@ fn write_of(write: u64, batch: &[Arc<Entry>], log: &mut Log) -> Persist {
         read: Some(last.index / 2),
         pasts: Some(Arc::new([((PeerId([8; 32]), write), Past::default())].into())),
         generation: Some(write),
+        removed_by: None,
     }
 }
 
