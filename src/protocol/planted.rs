@@ -166,6 +166,12 @@ bugs! {
     /// A submission leaves the outbox when another's of that number is committed.
     R34 OutboxClearedByAnother,
 
+    // ---- members ----
+    /// An invite link lets in more than it has uses.
+    R43 InviteReusable,
+    /// A link that was made before a member was removed brings that one back.
+    R43 LinkBringsBackRemoved,
+
     // ---- doubt ----
     /// A peer whose log was cut votes.
     R37 DoubtVotes,

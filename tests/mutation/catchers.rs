@@ -56,6 +56,8 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::GapAccepted => "submissions",
         Bug::NotSentAgain => "accepted_by_a_dying_host",
         Bug::OutboxClearedOnSend => "hosts_own_submission",
+        Bug::InviteReusable => "invite_links",
+        Bug::LinkBringsBackRemoved => "member_removed",
         Bug::DoubtVotes | Bug::DoubtIgnored | Bug::DoubtEndsEarly => "torn_tail",
     }
 }
