@@ -28,6 +28,7 @@ use super::dial::MESSAGE_BYTES_MAX;
 use super::inbound::{Caller, Inbound};
 use super::options::{Limits, ServeError};
 use crate::crypto::tls;
+use crate::runtime::handle::Handle;
 use crate::telemetry::GrpcServerLayer;
 use crate::wire::FILE_DESCRIPTOR_SET;
 use crate::wire::pb::client_service_server::ClientServiceServer;
@@ -66,7 +67,8 @@ pub async fn serve_peers(
     stop: CancellationToken,
 ) {
     let (connections, incoming) = mpsc::channel(1);
-    let accepting = accept_peers(listener, tls, limits.clone(), connections, stop.clone());
+    let handle = inbound.handle.clone();
+    let accepting = accept_peers(listener, tls, limits.clone(), handle, connections, stop.clone());
     let mut routes = Routes::builder();
     routes
         .add_service(
@@ -206,6 +208,7 @@ async fn accept_peers(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     limits: Limits,
+    handle: Handle,
     connections: mpsc::Sender<io::Result<Served<TlsStream<TcpStream>, Caller>>>,
     closed: CancellationToken,
 ) {
@@ -217,12 +220,16 @@ async fn accept_peers(
         let handshake = Arc::clone(&handshakes).acquire_owned().await.expect(open);
         let (place, tcp) = accept_one(&listener, &places).await;
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
+        let roster = handle.roster();
         let closed = closed.clone();
         tokio::spawn(async move {
             let _handshake = handshake;
             let Ok(Ok(tls)) = timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await else { return };
             let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
             if let Some(peer) = tls::peer_id_of(certificates) {
+                if let Some(contact) = roster.borrow().get(&peer) {
+                    contact.outbox.dialled_us();
+                }
                 let connection = Served::new(tls, Caller { peer }, place, &closed);
                 let _ = connections.send(Ok(connection)).await;
             }
