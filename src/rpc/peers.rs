@@ -32,8 +32,8 @@ use crate::wire::{WireError, hex, pb};
 
 const REDIAL_MIN: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(2);
-/// A dial that has no answer by then is begun anew when the peer dials us; TCP alone would repeat it
-/// only seconds later.
+/// A dial that has no answer by then is begun anew when the peer dials us; TCP alone would repeat
+/// it only seconds later.
 const DIAL_SLOW: Duration = Duration::from_millis(500);
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Pings in quick succession when a connection is new (R12).
