@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use super::entry::{from_entry, from_submission, to_entry, to_submission};
 pub use super::vote::*;
+use super::vote::{from_absence, to_absence};
 use super::{
     WireError, check_address, check_name, hex, milliseconds, optional_peer_id, pb, peer_id,
     signature, timestamp,
 };
 use crate::protocol::message::{
-    Absence, Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat,
-    Join, JoinAnswer, LookBack, Message, Ranking, Receipt, Refused, RefusedReason, ReportDelays,
-    Submit, SubmitAnswer, SubmitProblem,
+    Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat, Join,
+    JoinAnswer, LookBack, Message, Ranking, Receipt, Refused, RefusedReason, ReportDelays, Submit,
+    SubmitAnswer, SubmitProblem,
 };
 use crate::protocol::types::{Boot, ChatId, Incarnation, MEMBERS_MAX, Past, PeerId, Position};
 
@@ -507,30 +508,10 @@ pub(super) fn from_past(past: pb::Past) -> Past {
     Past { boot: past.boot, term: past.term, acknowledged: from_position(past.acknowledged) }
 }
 
-fn to_absence(absence: Option<Absence>) -> pb::Absence {
-    match absence {
-        None => pb::Absence::Unspecified,
-        Some(Absence::Goodbye) => pb::Absence::Goodbye,
-        Some(Absence::Silent) => pb::Absence::Silent,
-        Some(Absence::NotDialled) => pb::Absence::NotDialled,
-        Some(Absence::Returning) => pb::Absence::Returning,
-    }
-}
-
-/// One that this version does not know is as good as none: it is for showing only.
-fn from_absence(absence: pb::Absence) -> Option<Absence> {
-    match absence {
-        pb::Absence::Unspecified => None,
-        pb::Absence::Goodbye => Some(Absence::Goodbye),
-        pb::Absence::Silent => Some(Absence::Silent),
-        pb::Absence::NotDialled => Some(Absence::NotDialled),
-        pb::Absence::Returning => Some(Absence::Returning),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::message::Absence;
 
     const CHAT: ChatId = ChatId([7; 16]);
 

@@ -7,9 +7,9 @@
 //!     cargo test --test chaos -- --minutes 1 --only killed --peers 3
 //!
 //! Read `round` for what a fault is like, `plan` for the menu, `arena` for how harm is done, and
-//! `history` and `store` for what must hold in the end. It needs no rights: where the machine allows
-//! it, the run makes a world of its own (`sandbox`), with a machine for each peer (`network`) and a
-//! small disk (`disk`); where not, it says what it skips, and why.
+//! `history` and `store` for what must hold in the end. It needs no rights: where the machine
+//! allows it, the run makes a world of its own (`sandbox`), with a machine for each peer
+//! (`network`) and a small disk (`disk`); where not, it says what it skips, and why.
 
 mod arena;
 #[path = "../../benches/common/mod.rs"]

@@ -186,8 +186,8 @@ pub fn plan(fault: Fault, scene: &Scene, prng: &mut Prng) -> Option<Plan> {
         HostUnplugged => plan.add(Harm::Unplug(host)),
         MemberUnplugged => plan.add(Harm::Unplug(draw.member()?)),
         HostSwitchedOff => plan.add(Harm::SwitchOff(host)),
-        HostMute => plan.add(Harm::Cut(draw.from_host())),
-        HostDeaf => plan.add(Harm::Cut(draw.from_host().into_iter().map(turned).collect())),
+        HostMute => plan.add(Harm::Cut(draw.ways_of_host())),
+        HostDeaf => plan.add(Harm::Cut(draw.ways_of_host().into_iter().map(turned).collect())),
         HostToMemberCut => plan.add(Harm::Cut(vec![(host, draw.member()?)])),
         HostAndMemberApart => {
             let pair = (host, draw.member()?);
@@ -306,7 +306,7 @@ impl Draw<'_> {
         self.one_of(&voters.filter(|peer| *peer != host).collect::<Vec<_>>())
     }
 
-    fn from_host(&self) -> Vec<(usize, usize)> {
+    fn ways_of_host(&self) -> Vec<(usize, usize)> {
         let host = self.scene.host;
         (0..self.scene.peers).filter(|peer| *peer != host).map(|peer| (host, peer)).collect()
     }
