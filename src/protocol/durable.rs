@@ -44,7 +44,7 @@ impl Replica {
         for entry in &committed {
             members_changed |=
                 matches!(entry.payload, Payload::Membership(_) | Payload::VoterChange(_));
-            if entry.author == self.me && entry.session == self.incarnation && entry.number > 0 {
+            if entry.author == self.me && entry.number > 0 {
                 self.confirm(entry);
             }
         }
@@ -68,13 +68,17 @@ impl Replica {
         self.flush_at.get_or_insert(self.now + self.config.flush_us);
     }
 
-    /// R34: this peer's own submission stands committed in its own log.
+    /// R34: this peer's own submission stands committed in its own log. One of an earlier
+    /// incarnation counts for its request id only: whoever repeats that finds it.
     fn confirm(&mut self, entry: &Entry) {
-        if self.outbox.confirm_through(entry.number) {
-            self.later.outbox_remove_through = Some(entry.number);
-        }
         if let Payload::Message { request_id, .. } = &entry.payload {
             self.later.request_ids.push((request_id.clone(), entry.index));
+        }
+        if entry.session != self.incarnation {
+            return;
+        }
+        if self.outbox.confirm_through(entry.number) {
+            self.later.outbox_remove_through = Some(entry.number);
         }
         let (number, index) = (entry.number, entry.index);
         self.ready.notices.push(Notice::Confirmed { number, index });
