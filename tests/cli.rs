@@ -258,6 +258,20 @@ async fn a_peer_that_is_not_there_is_unreachable() {
     assert!(text(&output.stderr).contains("start it with `demes up`"));
 }
 
+/// A frozen peer's kernel still accepts connections.
+#[tokio::test]
+async fn a_peer_that_hangs_is_told_within_the_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let frozen = listener.local_addr().expect("bound");
+    let (chats, health) =
+        tokio::join!(demes(frozen, &["chats"], ""), demes(frozen, &["health"], ""));
+    for output in [chats, health] {
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{error}");
+        assert!(error.contains("did not answer in time"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_chat_from_a_pipe_ends_when_its_messages_are_confirmed() {
     let peer = FakePeer::start(true).await;

@@ -122,7 +122,11 @@ pub fn of_status(status: &Status) -> Failure {
         Code::Unavailable => unreachable(said),
         // A connection that breaks shows as unknown, with the transport's error as its source.
         Code::Unknown if std::error::Error::source(status).is_some() => unreachable(said),
-        Code::DeadlineExceeded => Failure::unreachable("the peer did not answer in time"),
+        // The client's own clock shows as cancelled: no peer of ours cancels a call.
+        Code::DeadlineExceeded | Code::Cancelled => Failure::unreachable(
+            "your peer did not answer in time\n\
+             is it stopped or overloaded? `demes health` asks it again",
+        ),
         Code::Internal | Code::Unknown => Failure::bug(said),
         Code::Unimplemented => {
             Failure::refused(format!("the running peer does not know this command: {said}"))
@@ -187,6 +191,7 @@ mod tests {
     fn exit_codes_tell_unreachable_bug_and_usage_apart() {
         let code = |error: anyhow::Error| exit_code(explain(&error).as_ref());
         assert_eq!(code(Status::unavailable("gone").into()), EXIT_UNREACHABLE);
+        assert_eq!(code(Status::cancelled("Timeout expired").into()), EXIT_UNREACHABLE);
         assert_eq!(code(Status::internal("oops").into()), EXIT_BUG);
         assert_eq!(code(ConfigError::NoHome.into()), EXIT_USAGE);
         assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), EXIT_DISK);

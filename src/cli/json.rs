@@ -107,7 +107,14 @@ fn member(member: &pb::Member) -> Value {
 fn ranking(ranking: &pb::Ranking) -> Value {
     let candidate = |candidate: &pb::Candidate| {
         let (peer_id, farness_us) = (&candidate.peer_id, candidate.farness_us);
-        json!({ "peer_id": peer_id, "farness_us": farness_us })
+        let absence = match candidate.absence() {
+            pb::Absence::Unspecified => Value::Null,
+            absence => {
+                let name = absence.as_str_name().trim_start_matches("ABSENCE_");
+                Value::from(name.to_lowercase())
+            }
+        };
+        json!({ "peer_id": peer_id, "farness_us": farness_us, "absence": absence })
     };
     let delay = |delay: &pb::Delay| {
         json!({

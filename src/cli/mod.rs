@@ -171,6 +171,7 @@ mod tests {
     fn every_command_of_the_interface_reads() {
         for line in [
             "demes up --name Ana --listen 127.0.0.1:0 --auto-accept",
+            "demes up --until-stdin-ends",
             "demes new club 127.0.0.1:7443 --timeout 60",
             "demes invite club ana.example:7443",
             "demes send club hello",

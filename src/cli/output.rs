@@ -257,8 +257,11 @@ pub mod tests {
             to_peer_id: to.repeat(64),
             delay_us,
         };
-        let candidate =
-            |digit: &str, farness_us| pb::Candidate { peer_id: digit.repeat(64), farness_us };
+        let candidate = |digit: &str, farness_us| pb::Candidate {
+            peer_id: digit.repeat(64),
+            farness_us,
+            absence: 0,
+        };
         pb::Chat {
             chat_id: "c0ffee00".repeat(4),
             name: "club".into(),

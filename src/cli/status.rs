@@ -100,13 +100,28 @@ fn member_table(chat: &pb::Chat, people: &People) -> String {
             people.name(&member.peer_id),
             short(&member.peer_id).into(),
             state.into(),
-            if member.voter { "yes" } else { "no" }.into(),
+            votes(member, chat),
             member.delivered.to_string(),
             chat.committed.saturating_sub(member.delivered).to_string(),
             member.read.to_string(),
         ]);
     }
     table.render("  ")
+}
+
+/// Whether the member votes, and why it is away.
+fn votes(member: &pb::Member, chat: &pb::Chat) -> String {
+    let ranking = chat.ranking.as_ref();
+    let candidates = ranking.map_or(&[][..], |ranking| &ranking.candidates);
+    let candidate = candidates.iter().find(|candidate| candidate.peer_id == member.peer_id);
+    let why = match candidate.map_or(pb::Absence::Unspecified, pb::Candidate::absence) {
+        pb::Absence::Unspecified => "",
+        pb::Absence::Goodbye => " (said goodbye)",
+        pb::Absence::Silent => " (silent)",
+        pb::Absence::NotDialled => " (cannot be reached)",
+        pb::Absence::Returning => " (not steady yet)",
+    };
+    format!("{}{why}", if member.voter { "yes" } else { "no" })
 }
 
 fn candidate_table(ranking: &pb::Ranking, chat: &pb::Chat, people: &People) -> String {

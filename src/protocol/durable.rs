@@ -17,6 +17,7 @@ pub(super) struct Later {
 impl Replica {
     pub(super) fn on_persisted(&mut self, ready: u64, sync_us: Micros) {
         self.syncs.add(sync_us);
+        self.outbox.synced(ready);
         while let Some((number, index)) = self.unsynced.front().copied() {
             if number > ready {
                 break;

@@ -262,6 +262,10 @@ impl Replica {
     fn take_entry(&mut self, entry: &Arc<super::types::Entry>, host_term: Term) -> bool {
         if let Some(own) = self.log.term_at(entry.index) {
             if own == entry.term {
+                if self.log.entry(entry.index).is_some_and(|own| own.hash != entry.hash) {
+                    self.fault("two hosts have made different entries in one term");
+                    return false;
+                }
                 return true;
             }
             if entry.index <= self.log.commit() || own == host_term {

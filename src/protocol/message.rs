@@ -407,4 +407,19 @@ pub struct Candidate {
     /// The sum of the shortest paths to and from all others, in microseconds, quantised; `None`
     /// where a path is missing. Closeness centrality is its reciprocal.
     pub farness_us: Option<Micros>,
+    /// Why it counts as away, if it does (R26).
+    pub absence: Option<Absence>,
+}
+
+/// Why a member counts as away, so that its vote is taken out or it is not given one (R25–R28).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Absence {
+    /// It stopped gracefully.
+    Goodbye,
+    /// Nothing was heard of it for long.
+    Silent,
+    /// It can reach the host, and a majority of the voters cannot reach it.
+    NotDialled,
+    /// It is back, and not yet for long enough.
+    Returning,
 }

@@ -103,7 +103,7 @@ impl Replica {
         }
     }
 
-    /// The host's own submissions go the same way as everybody's.
+    /// The host's own submissions go the same way as everybody's, once they are durable.
     pub(super) fn accept_own(&mut self) {
         let (me, session) = (self.me, self.incarnation);
         let Part::Host(hosting) = &self.part else { return };
@@ -111,7 +111,7 @@ impl Replica {
             return;
         }
         let last = hosting.submissions.last(me, session);
-        let waiting: Vec<_> = self.outbox.iter_after(last).cloned().collect();
+        let waiting: Vec<_> = self.outbox.durable_after(last).cloned().collect();
         for submission in waiting {
             if self.accept(me, session, &submission).is_err() {
                 break;

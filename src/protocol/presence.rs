@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::LinkState;
+use super::message::Absence;
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros};
@@ -13,8 +14,8 @@ use super::voters::{Seats, next_voters};
 /// What the host remembers of one member's comings and goings.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Presence {
-    /// Silent for long, or gone with a goodbye; until it has been steady for `wait_us`.
-    away: bool,
+    /// Until it has been steady for `wait_us`.
+    pub absence: Option<Absence>,
     /// Since when a majority of voters cannot dial it, without a break (R25).
     undialled_since: Option<Instant>,
     /// When it last came back.
@@ -29,11 +30,12 @@ impl Replica {
     pub(super) fn first_presences(&self) -> BTreeMap<PeerId, Presence> {
         let learners =
             self.log.state().active().filter(|(peer, _)| !self.log.voters().contains(peer));
-        learners.map(|(peer, _)| (peer, self.presence(true))).collect()
+        let returning = Some(Absence::Returning);
+        learners.map(|(peer, _)| (peer, self.presence(returning))).collect()
     }
 
-    fn presence(&self, away: bool) -> Presence {
-        Presence { away, undialled_since: None, back_at: None, wait_us: self.config.back_us }
+    fn presence(&self, absence: Option<Absence>) -> Presence {
+        Presence { absence, undialled_since: None, back_at: None, wait_us: self.config.back_us }
     }
 
     /// Takes note of who is away and who is back.
@@ -46,36 +48,55 @@ impl Replica {
         let mut presences = hosting.presences.clone();
         presences.retain(|peer, _| active.contains_key(peer));
         for (peer, incarnation) in active.iter().filter(|(peer, _)| **peer != self.me) {
-            let presence = presences.entry(*peer).or_insert_with(|| self.presence(false));
+            let presence = presences.entry(*peer).or_insert_with(|| self.presence(None));
             if self.is_dialled(peer) {
                 presence.undialled_since = None;
             } else {
                 presence.undialled_since.get_or_insert(self.now);
             }
             let undialled = presence.undialled_since.map_or(0, |since| self.now.since(since));
-            let gone = self.goodbyes.contains_key(peer)
-                || self.silent_us(peer, incarnation) >= limit
-                || undialled >= limit;
-            if presence.away {
-                let steady = self.steady_us(peer, incarnation);
-                if !gone && steady.is_some_and(|steady| steady >= presence.wait_us) {
-                    presence.away = false;
-                    presence.back_at = Some(self.now);
+            let absence = if self.goodbyes.contains_key(peer) {
+                Some(Absence::Goodbye)
+            } else if self.silent_us(peer, incarnation) >= limit {
+                Some(Absence::Silent)
+            } else if undialled >= limit {
+                Some(Absence::NotDialled)
+            } else {
+                None
+            };
+            match (presence.absence, absence) {
+                (None, None) => {}
+                (None, Some(_)) => {
+                    // R28: one who flaps waits twice as long each time.
+                    let flaps = presence
+                        .back_at
+                        .is_some_and(|back| self.now.since(back) < self.config.back_max_us);
+                    presence.wait_us = match flaps {
+                        true => (2 * presence.wait_us).min(self.config.back_max_us),
+                        false => self.config.back_us,
+                    };
+                    presence.absence = absence;
                 }
-            } else if gone {
-                presence.away = true;
-                // R28: one who flaps waits twice as long each time.
-                let flaps = presence
-                    .back_at
-                    .is_some_and(|back| self.now.since(back) < self.config.back_max_us);
-                presence.wait_us = match flaps {
-                    true => (2 * presence.wait_us).min(self.config.back_max_us),
-                    false => self.config.back_us,
-                };
+                (Some(_), Some(_)) => presence.absence = absence,
+                (Some(_), None) => {
+                    let steady = self.steady_us(peer, incarnation);
+                    presence.absence = Some(Absence::Returning);
+                    if steady.is_some_and(|steady| steady >= presence.wait_us) {
+                        presence.absence = None;
+                        presence.back_at = Some(self.now);
+                    }
+                }
             }
         }
+        let absences = |presences: &BTreeMap<PeerId, Presence>| -> Vec<_> {
+            presences.values().map(|presence| presence.absence).collect()
+        };
+        let changed = absences(&presences) != absences(&hosting.presences);
         let Part::Host(hosting) = &mut self.part else { return };
         hosting.presences = presences;
+        if changed {
+            self.publish_soon();
+        }
     }
 
     /// One step towards the voters that the members, and who of them is here, ask for. Whether
@@ -84,7 +105,8 @@ impl Replica {
         self.update_presences();
         let Part::Host(hosting) = &self.part else { return false };
         let active: BTreeMap<_, _> = self.log.state().active().collect();
-        let is_away = |peer: &PeerId| hosting.presences.get(peer).is_some_and(|p| p.away);
+        let is_away =
+            |peer: &PeerId| hosting.presences.get(peer).is_some_and(|p| p.absence.is_some());
         let others = active.iter().filter(|(peer, _)| **peer != self.me);
         let away: BTreeSet<_> =
             others.clone().map(|(peer, _)| *peer).filter(|peer| is_away(peer)).collect();

@@ -220,6 +220,9 @@ impl Replica {
             if let Some(last) = ready.persist.entries.last() {
                 self.unsynced.push_back((ready.number, last.index));
             }
+            if !ready.persist.outbox_put.is_empty() {
+                self.outbox.syncing(ready.number);
+            }
             self.ready_count += 1;
         }
         ready
@@ -434,7 +437,7 @@ impl Replica {
             payload: proposal.payload,
             signature: proposal.signature,
         };
-        // R31: durable in the outbox before anyone is told that it is queued.
+        // R31: durable in the outbox before anyone is told that it is queued, or hears of it.
         self.ready.persisted_notices.push(Notice::Queued { number: submission.number });
         self.ready.persist.outbox_put.push(submission.clone());
         self.outbox.push(submission);

@@ -108,11 +108,15 @@ impl Replica {
         hosting.reports.insert(self.me, own);
         hosting.reports.retain(|peer, _| members.contains(peer));
         let quantum = self.config.rank_quantum_us;
-        let candidates = rank(&members, self.log.voters(), &hosting.reports, quantum);
+        let mut candidates = rank(&members, self.log.voters(), &hosting.reports, quantum);
+        for candidate in &mut candidates {
+            let presence = hosting.presences.get(&candidate.peer);
+            candidate.absence = presence.and_then(|presence| presence.absence);
+        }
         self.consider_moving(&candidates);
         let Part::Host(hosting) = &mut self.part else { return };
         let order = |list: &[Candidate]| -> Vec<_> {
-            list.iter().map(|candidate| (candidate.peer, candidate.farness_us.is_some())).collect()
+            list.iter().map(|one| (one.peer, one.farness_us.is_some(), one.absence)).collect()
         };
         let reordered = order(&candidates) != order(&self.ranking.candidates);
         let refined = candidates != self.ranking.candidates

@@ -11,9 +11,9 @@ use super::{
     signature, timestamp,
 };
 use crate::protocol::message::{
-    Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat, Join,
-    JoinAnswer, LookBack, Message, Ranking, Receipt, Refused, RefusedReason, ReportDelays, Submit,
-    SubmitAnswer, SubmitProblem,
+    Absence, Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat,
+    Join, JoinAnswer, LookBack, Message, Ranking, Receipt, Refused, RefusedReason, ReportDelays,
+    Submit, SubmitAnswer, SubmitProblem,
 };
 use crate::protocol::types::{Boot, ChatId, Incarnation, MEMBERS_MAX, Past, PeerId, Position};
 
@@ -193,7 +193,11 @@ pub fn to_ranking(ranking: &Ranking) -> pb::Ranking {
         term: ranking.term,
         version: ranking.version,
         candidates: candidates
-            .map(|c| pb::Candidate { peer_id: hex(&c.peer.0), farness_us: c.farness_us })
+            .map(|c| pb::Candidate {
+                peer_id: hex(&c.peer.0),
+                farness_us: c.farness_us,
+                absence: to_absence(c.absence).into(),
+            })
             .collect(),
         delays: delays
             .map(|(from, to, delay_us)| pb::Delay {
@@ -211,7 +215,8 @@ fn from_ranking(ranking: pb::Ranking) -> Result<Ranking, WireError> {
     }
     let candidate = |c: &pb::Candidate| {
         let peer = peer_id(&c.peer_id, "peer_id")?;
-        Ok(Candidate { peer, farness_us: c.farness_us })
+        let absence = from_absence(c.absence());
+        Ok(Candidate { peer, farness_us: c.farness_us, absence })
     };
     let delay = |d: &pb::Delay| {
         let from = peer_id(&d.from_peer_id, "from_peer_id")?;
@@ -502,6 +507,27 @@ pub(super) fn from_past(past: pb::Past) -> Past {
     Past { boot: past.boot, term: past.term, acknowledged: from_position(past.acknowledged) }
 }
 
+fn to_absence(absence: Option<Absence>) -> pb::Absence {
+    match absence {
+        None => pb::Absence::Unspecified,
+        Some(Absence::Goodbye) => pb::Absence::Goodbye,
+        Some(Absence::Silent) => pb::Absence::Silent,
+        Some(Absence::NotDialled) => pb::Absence::NotDialled,
+        Some(Absence::Returning) => pb::Absence::Returning,
+    }
+}
+
+/// One that this version does not know is as good as none: it is for showing only.
+fn from_absence(absence: pb::Absence) -> Option<Absence> {
+    match absence {
+        pb::Absence::Unspecified => None,
+        pb::Absence::Goodbye => Some(Absence::Goodbye),
+        pb::Absence::Silent => Some(Absence::Silent),
+        pb::Absence::NotDialled => Some(Absence::NotDialled),
+        pb::Absence::Returning => Some(Absence::Returning),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -530,7 +556,11 @@ mod tests {
         let ranking = Ranking {
             term: 2,
             version: 9,
-            candidates: vec![Candidate { peer: PeerId([1; 32]), farness_us: Some(5) }],
+            candidates: vec![Candidate {
+                peer: PeerId([1; 32]),
+                farness_us: Some(5),
+                absence: Some(Absence::Silent),
+            }],
             delays: vec![(PeerId([1; 32]), PeerId([2; 32]), 77)],
         };
         let heartbeat = message(Body::Heartbeat(Heartbeat {

@@ -13,3 +13,4 @@ mod outage;
 mod process;
 mod ranking;
 mod trace;
+mod voters;

@@ -105,9 +105,11 @@ fn ranking(ranking: &Ranking) -> String {
     let candidates: Vec<_> = ranking
         .candidates
         .iter()
-        .map(|candidate| match candidate.farness_us {
-            Some(farness) => format!("{} ({} ms)", peer(&candidate.peer), farness / 1_000),
-            None => format!("{} (no path)", peer(&candidate.peer)),
+        .map(|candidate| {
+            let farness = candidate.farness_us.map(|farness| format!("{} ms", farness / 1_000));
+            let farness = farness.unwrap_or("no path".into());
+            let absence = candidate.absence.map(|absence| format!(", {absence:?}"));
+            format!("{} ({farness}{})", peer(&candidate.peer), absence.unwrap_or_default())
         })
         .collect();
     format!("{}.{}: {}", ranking.term, ranking.version, candidates.join(", "))
