@@ -9,7 +9,7 @@ use tonic::Status;
 use super::dial::{Connection, dial};
 use super::invites::{IncomingInvite, InviteAnswer};
 use super::node::{Node, begin, now_ms};
-use crate::protocol::message::{Body, Join};
+use crate::protocol::message::{Body, Join, Refused, RefusedReason};
 use crate::protocol::sign::signed_submission;
 use crate::protocol::types::{ChatId, Membership, Payload, PeerId};
 use crate::wire::message::{from_join_response, to_join_request};
@@ -65,8 +65,20 @@ async fn bring(node: &Arc<Node>, chat: ChatId, invite: IncomingInvite, answer: I
     }
 }
 
+/// Asks one member whether the chat has a host. That it answers says that it has the chat, and this
+/// peer in it.
+pub async fn ask_for_host(
+    node: &Node,
+    chat: ChatId,
+    (peer, address): &(PeerId, String),
+) -> Result<bool, Status> {
+    let connection = reach(node, *peer, address).await?;
+    let found = find_host(&connection, chat).await?;
+    Ok(!found.host_peer_id.is_empty())
+}
+
 /// Asks one member for the host, and tells the host.
-async fn attempt(
+pub async fn attempt(
     node: &Node,
     chat: ChatId,
     answer: InviteAnswer,
@@ -140,6 +152,9 @@ async fn join(
     let response = response.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
     match from_join_response(response).map_err(super::status::invalid)? {
         (_, Body::JoinAnswer(answer)) if answer.accepted => Ok(()),
+        (_, Body::Refused(Refused { reason: RefusedReason::NotMember, .. })) => {
+            Err(super::status::not_member())
+        }
         _ => Err(super::status::no_host()),
     }
 }

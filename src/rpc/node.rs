@@ -8,18 +8,19 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::gate::Gate;
-use super::invites::{IncomingInvite, InviteAnswer, Invites, OutgoingInvite, to_json};
+use super::invites::{IncomingInvite, InviteAnswer, Invites, OutgoingInvite};
 use super::lookup::Lookup;
 use super::options::{BootstrapChat, Limits};
+use super::records::{self, ChatRecord};
+use super::repair::{self, Ailing};
 use super::{inviting, joining, status};
 use crate::crypto::Identity;
 use crate::protocol::founding::founding_entry;
 use crate::protocol::types::{ChatId, PeerId};
-use crate::runtime::handle::{Handle, NewChat};
+use crate::runtime::handle::Handle;
 use crate::storage::{DataDir, PeerStore, StorageError, new_incarnation};
 use crate::wire::check_address;
 
-const CONTACTS: &str = "contacts";
 const BOOTSTRAP: &str = "bootstrap";
 /// How long invitations of a bootstrap chat are resent: pods may take long to come up.
 const BOOTSTRAP_INVITE: Duration = Duration::from_secs(24 * 3_600);
@@ -32,6 +33,8 @@ pub struct Node {
     /// Where other peers reach this one.
     pub address: String,
     pub auto_accept: bool,
+    /// See `ServeOptions::repair`.
+    pub repair: bool,
     pub limits: Limits,
     pub bootstrap: Vec<BootstrapChat>,
     pub gate: Gate,
@@ -42,8 +45,8 @@ pub struct Node {
     pub invites: Mutex<Invites>,
     /// Answers and invitations that a task is bringing at the moment.
     pub busy: Mutex<BTreeSet<String>>,
-    /// Chats whose store cannot be opened, and why.
-    pub damaged: BTreeMap<ChatId, String>,
+    /// Chats that do not run, because their store cannot be used.
+    pub ailing: Mutex<BTreeMap<ChatId, Ailing>>,
 }
 
 /// Milliseconds since 1970, by this machine's clock.
@@ -79,7 +82,8 @@ impl Node {
         );
         let created = self.dir.create_chat(chat, incarnation, &[Arc::new(entry)]);
         let (store, recovered) = created.map_err(storage)?;
-        let new = NewChat { id: chat, store, recovered, contacts: Vec::new() };
+        records::put(&self.store, chat, &ChatRecord::default()).map_err(storage)?;
+        let new = repair::new_chat(chat, store, recovered, Vec::new()).map_err(storage)?;
         self.handle.add(new).await.map_err(Status::internal)?;
         Ok(chat)
     }
@@ -164,20 +168,70 @@ impl Node {
         incarnation: u64,
         contacts: Vec<(PeerId, String)>,
     ) -> Result<(), Status> {
-        let record: Vec<_> = contacts.iter().map(|(p, a)| (p.to_string(), a.clone())).collect();
-        self.store.put(CONTACTS, &chat.to_string(), &to_json(&record)).map_err(storage)?;
-        let created = self.dir.create_chat(chat, incarnation, &[]).map_err(storage)?;
-        let (store, recovered) = created;
-        let new = NewChat { id: chat, store, recovered, contacts };
-        self.handle.add(new).await.map_err(Status::internal)?;
+        let members = contacts.iter().map(|(peer, a)| (peer.to_string(), a.clone())).collect();
+        let record = ChatRecord { members, ..ChatRecord::default() };
+        records::put(&self.store, chat, &record).map_err(storage)?;
+        match self.dir.create_chat(chat, incarnation, &[]) {
+            Ok((store, recovered)) => {
+                let new = repair::new_chat(chat, store, recovered, contacts).map_err(storage)?;
+                self.handle.add(new).await.map_err(Status::internal)?;
+            }
+            // A former run has come this far.
+            Err(StorageError::AlreadyThere { .. }) => self.resume(chat).await.map_err(storage)?,
+            Err(error) => return Err(storage(error)),
+        }
         self.lock_invites().remove_incoming(&self.store, chat).map_err(storage)
     }
 
-    /// Takes up an existing chat.
-    pub async fn resume(&self, chat: ChatId) -> Result<(), String> {
-        let (store, recovered) = self.dir.open_chat(chat).map_err(|error| error.to_string())?;
-        let contacts = self.contacts(chat);
-        self.handle.add(NewChat { id: chat, store, recovered, contacts }).await
+    /// Takes up the chats that a former run has left, each by itself: what cannot be used is
+    /// repaired, and holds up nothing else.
+    pub async fn resume_all(self: &Arc<Self>) -> Result<(), StorageError> {
+        let mut chats = self.dir.chats()?;
+        chats.extend(records::chats(&self.store)?);
+        chats.sort_unstable();
+        chats.dedup();
+        for chat in chats {
+            // An answer that is still to be brought goes on with what it has begun.
+            let is_joining = self
+                .lock_invites()
+                .incoming()
+                .get(&chat)
+                .is_some_and(|invite| invite.answer.is_some_and(|answer| answer.accept));
+            if !is_joining {
+                self.resume(chat).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn resume(self: &Arc<Self>, chat: ChatId) -> Result<(), StorageError> {
+        let contacts = records::get(&self.store, chat)?.unwrap_or_default().contacts();
+        let open = || {
+            let (store, recovered) = self.dir.open_chat(chat)?;
+            repair::new_chat(chat, store, recovered, contacts.clone())
+        };
+        let opened = match open() {
+            Err(error) if error.needs_repair() && self.repair && contacts.is_empty() => {
+                self.dir.trust_chat(chat)?;
+                open()
+            }
+            opened => opened,
+        };
+        match opened {
+            // It was begun, and nothing has come: the host may not know of it.
+            Ok(new) if new.is_empty() => repair::go_on(self, new),
+            Ok(new) => {
+                if let Err(fault) = self.handle.add(new).await {
+                    self.set_ailing(chat, fault);
+                }
+            }
+            Err(error) if error.needs_repair() => repair::start(self, chat, error.to_string()),
+            Err(error) => {
+                tracing::error!(?chat, %error, "a chat cannot be opened; the others go on");
+                self.set_ailing(chat, error.to_string());
+            }
+        }
+        Ok(())
     }
 
     /// Goes on with what a former run has left: answers, invitations, bootstrap chats.
@@ -204,14 +258,41 @@ impl Node {
 
     /// Deletes what is kept of a chat that this peer is no longer in.
     pub fn forget(&self, chat: ChatId) {
-        let forgotten = self
-            .dir
-            .remove_chat(chat)
-            .and_then(|()| self.store.remove(CONTACTS, &chat.to_string()))
+        // A file without a record is opened again; a record without a file would be repaired.
+        let forgotten = records::remove(&self.store, chat)
+            .and_then(|()| self.dir.remove_chat(chat))
             .and_then(|()| self.lock_invites().remove_outgoing_of(&self.store, chat));
         if let Err(error) = forgotten {
             tracing::error!(%error, "cannot delete a chat that was left");
         }
+    }
+
+    /// Gives up a chat that does not run: its file is kept aside, and nothing else of it. The other
+    /// members are not told, since only the chat could tell them.
+    pub fn give_up(&self, chat: ChatId) -> Result<(), Status> {
+        self.clear_ailing(chat);
+        records::remove(&self.store, chat).map_err(storage)?;
+        self.dir.keep_aside(chat).map_err(storage)?;
+        self.lock_invites().remove_outgoing_of(&self.store, chat).map_err(storage)
+    }
+
+    /// What is wrong with a chat that does not run.
+    pub fn ailing(&self, chat: ChatId) -> Option<Ailing> {
+        self.lock_ailing().get(&chat).cloned()
+    }
+
+    pub fn set_ailing(&self, chat: ChatId, fault: String) {
+        let record = records::get(&self.store, chat).ok().flatten();
+        let name = record.map(|record| record.name).unwrap_or_default();
+        self.lock_ailing().insert(chat, Ailing { name, fault });
+    }
+
+    pub fn clear_ailing(&self, chat: ChatId) {
+        self.lock_ailing().remove(&chat);
+    }
+
+    pub fn lock_ailing(&self) -> MutexGuard<'_, BTreeMap<ChatId, Ailing>> {
+        self.ailing.lock().expect("nothing panics while it holds this lock")
     }
 
     pub fn lock_invites(&self) -> MutexGuard<'_, Invites> {
@@ -221,13 +302,6 @@ impl Node {
     fn check_room(&self) -> Result<(), Status> {
         let most = self.limits.chats_max;
         if self.handle.chats().len() >= most { Err(status::too_many_chats(most)) } else { Ok(()) }
-    }
-
-    fn contacts(&self, chat: ChatId) -> Vec<(PeerId, String)> {
-        let record = self.store.get(CONTACTS, &chat.to_string()).ok().flatten();
-        let record = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let contacts: Vec<(String, String)> = record.unwrap_or_default();
-        contacts.into_iter().filter_map(|(p, a)| Some((p.parse().ok()?, a))).collect()
     }
 
     /// Bootstrap chats are accepted from their founder's address only; joining proves that the
@@ -248,7 +322,17 @@ impl Node {
         if !is_founder || self.store.get(BOOTSTRAP, &chat.name).map_err(storage)?.is_some() {
             return Ok(());
         }
-        let id = self.found(&chat.name).await?;
+        // The record may be lost with the peer's own store; the chat is not.
+        let chats = self.handle.chats();
+        let named = |id: &ChatId| {
+            let chat_here = chats.iter().find(|one| one.id == *id);
+            chat_here.is_some_and(|one| one.view.borrow().status.chat_name == chat.name)
+        };
+        let known = chats.iter().map(|one| one.id).find(named);
+        let id = match known {
+            Some(id) => id,
+            None => self.found(&chat.name).await?,
+        };
         self.store.put(BOOTSTRAP, &chat.name, id.to_string().as_bytes()).map_err(storage)?;
         for address in &chat.members[1..] {
             self.invite(id, address, BOOTSTRAP_INVITE)?;

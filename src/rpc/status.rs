@@ -85,6 +85,11 @@ pub fn not_member() -> Status {
     status(Code::PermissionDenied, "NOT_MEMBER", message, [])
 }
 
+/// Whether an error is `not_member`.
+pub fn is_not_member(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.reason == "NOT_MEMBER")
+}
+
 /// A deadline ran out before a message was confirmed.
 pub fn not_confirmed(request_id: &str) -> Status {
     status(

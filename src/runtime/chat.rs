@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{Span, info_span};
 
-use super::driver::Io;
+use super::carry::Carried;
+use super::driver::{Ended, Io};
 use super::handle::{Answer, ChatShared, ChatView, Granted, Unable, Wait, Wish};
 use super::journal::Journal;
 use super::outbox::HeartbeatSlot;
@@ -52,7 +53,9 @@ pub(super) struct Chat {
     pub view_at: Instant,
     pub view_due: Option<Instant>,
     pub may_stop: bool,
-    pub removed: bool,
+    /// Why the loop must end the chat, once it must.
+    pub ended: Option<Ended>,
+    pub carried: Carried,
     pub touched: bool,
 }
 
@@ -96,6 +99,7 @@ impl Chat {
     /// Executes everything that the replica wants, and shows what changed.
     pub fn run(&mut self, now: Instant, io: &mut Io) {
         self.touched = false;
+        self.sift_carried(now, io);
         let ready = self.replica.take_ready();
         if !ready.is_empty() {
             self.execute(now, ready, io);
@@ -214,8 +218,12 @@ impl Chat {
         }
     }
 
-    /// Forgets streams that nobody reads any more.
+    /// Forgets streams that nobody reads any more, and looks whether a reader has found damage.
     pub fn sweep(&mut self) {
+        if self.shared.reader.is_damaged() {
+            self.end(Ended::Damaged);
+        }
+        self.touched |= self.carried.is_waiting();
         self.streams.retain(|_, streams| {
             if streams.replicate.as_ref().is_some_and(mpsc::Sender::is_closed) {
                 streams.replicate = None;
@@ -266,7 +274,8 @@ impl Chat {
         let spans = spans.collect();
         let written = !ready.persist.is_empty();
         if written {
-            self.journal.write(ready.number, ready.persist);
+            let ends_carrying = self.carried.ends_with_this_write();
+            self.journal.write(ready.number, ready.persist, ends_carrying);
         } else if self.pending.is_empty() {
             self.finish(ready.messages, ready.persisted_notices, io);
             return;
@@ -380,12 +389,22 @@ impl Chat {
             }
             Notice::Members => io.members_changed.push(self.id),
             Notice::MayStop => self.may_stop = true,
-            Notice::Removed => self.removed = true,
-            Notice::BelowOwnPast => {
-                self.stop_here("this peer's store is older than what others know of it", io);
-            }
+            Notice::Removed => self.end(Ended::Removed),
+            Notice::BelowOwnPast => self.end(Ended::BelowOwnPast),
             Notice::Fault { what } => self.stop_here(what, io),
         }
+    }
+
+    /// Lets the loop end the chat in this turn.
+    pub fn end(&mut self, why: Ended) {
+        self.ended.get_or_insert(why);
+    }
+
+    /// The chat as it is at this moment.
+    pub fn view_now(&self) -> ChatView {
+        let mut status = self.replica.status();
+        status.queued += self.carried.len();
+        ChatView { status, fault: self.fault }
     }
 
     fn stop_here(&mut self, what: &'static str, io: &mut Io) {
@@ -412,7 +431,7 @@ impl Chat {
     fn show(&mut self, now: Instant) {
         self.view_at = now;
         self.view_due = None;
-        let view = ChatView { status: self.replica.status(), fault: self.fault };
+        let view = self.view_now();
         self.view.send_if_modified(|shown| {
             let changed = **shown != view;
             if changed {
