@@ -151,10 +151,18 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "PEER_NOT_FOUND" => "`demes status CHAT` lists the members",
         "PEER_AMBIGUOUS" => "use more of the peer's id: `demes status CHAT --json` shows it",
         "INVITE_NOT_FOUND" => "`demes invites` lists what waits for your answer",
+        "INVITE_AMBIGUOUS" => "use more of the id: `demes invites` shows it",
+        "LINK_UNKNOWN" | "LINK_EXPIRED" | "LINK_USED_UP" | "LINK_REVOKED" => {
+            "ask whoever gave it to you for a new one"
+        }
+        "LINKS_TOO_MANY" => "`demes invites` lists them, `demes revoke CHAT LINK` ends one",
+        "PEER_IS_SELF" => "`demes leave CHAT` does that",
         "NO_MAJORITY" => "it goes on by itself once more members are online",
         "NO_HOST" => "the members are choosing a host; try again in a moment",
         "NOT_HOST" => "only the host can do this: `demes status CHAT` shows who hosts",
+        "HAND_OVER_FAILED" => "`demes status CHAT` shows who hosts, and who votes and is there",
         "ADDRESS_INVALID" => "an address has the form [PEERID@]host:port",
+        "ADDRESS_IS_OWN" => "ask the person whom you want to invite for their `demes identity`",
         "ADDRESS_UNREACHABLE" => "check the address, and that their peer is running",
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
         "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",

@@ -11,7 +11,7 @@ use super::message::{
 };
 use super::replica::{Part, Replica};
 use super::time::{Instant, MS, Micros, SECOND};
-use super::types::{Index, PeerId, Position, Term};
+use super::types::{Index, Membership, Payload, PeerId, Position, Term};
 
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
@@ -46,12 +46,7 @@ impl Replica {
             None => at(self.seek_host_at),
             Some(attached) => {
                 at(self.report_at);
-                if Some(attached.source) != self.host {
-                    at(attached.since + RELAY_US);
-                }
-                if attached.matched.is_none() {
-                    at(attached.since + self.config.lease_max_us);
-                }
+                at(self.attach_ends_at(attached));
             }
         }
         if let Some(resend_at) = self.outbox.resend_at() {
@@ -62,16 +57,7 @@ impl Replica {
     pub(super) fn follower_on_time(&mut self) {
         match &self.attached {
             None if self.now >= self.seek_host_at => self.seek_host(),
-            Some(attached)
-                if attached.matched.is_none()
-                    && self.now >= attached.since + self.config.lease_max_us =>
-            {
-                self.attached = None;
-                self.seek_host();
-            }
-            Some(attached)
-                if Some(attached.source) != self.host && self.now >= attached.since + RELAY_US =>
-            {
+            Some(attached) if self.now >= self.attach_ends_at(attached) => {
                 self.attached = None;
                 self.seek_host();
             }
@@ -81,6 +67,22 @@ impl Replica {
         if self.outbox.resend_at().is_some_and(|at| self.now >= at) {
             self.outbox.resend_all();
         }
+    }
+
+    /// When the source of the log is to be looked for anew: one that does not answer, one that
+    /// passes the log on and is not the host, and a host that says nothing any more, because it has
+    /// forgotten this member.
+    fn attach_ends_at(&self, attached: &Attached) -> Instant {
+        if Some(attached.source) != self.host {
+            let limit =
+                if attached.matched.is_some() { RELAY_US } else { self.config.lease_max_us };
+            return attached.since + limit;
+        }
+        let heard = match attached.matched {
+            Some(_) => attached.since.max(self.lease_until),
+            None => attached.since,
+        };
+        heard + self.config.lease_max_us
     }
 
     /// M10: attaches to the host if it is known and linked, and else asks others for it.
@@ -282,6 +284,13 @@ impl Replica {
             self.fault("the chain of hashes is broken");
             return false;
         }
+        // R30: a running chat is never recovered; only a log on its way to its own generation
+        // still meets recoveries.
+        let arrived = self.log.state().generation == self.generation;
+        if arrived && matches!(entry.payload, Payload::Membership(Membership::Recovered { .. })) {
+            self.fault("a recovery of the chat came from a host of the same generation");
+            return false;
+        }
         self.append(Arc::clone(entry));
         true
     }
@@ -383,9 +392,13 @@ impl Replica {
     }
 
     pub(super) fn on_goodbye(&mut self, message: &Message) {
+        let known = self.pasts.get(&(message.from, message.from_incarnation));
+        if known.is_some_and(|past| past.boot > message.from_boot) {
+            // It was long on its way: that peer has come back meanwhile.
+            return;
+        }
         // R26: it is away at once, and whoever hosts from here on knows.
-        self.goodbyes.insert(message.from, message.from_boot);
-        self.links.insert(message.from, LinkState::Down);
+        self.goodbyes.insert(message.from, (message.from_incarnation, message.from_boot));
         self.detach_from(message.from);
     }
 
@@ -457,8 +470,7 @@ impl Replica {
 
     /// Voters that this peer is linked to, itself included.
     pub(super) fn voters_linked(&self) -> usize {
-        let linked =
-            |peer: &&PeerId| **peer == self.me || self.links.get(*peer) == Some(&LinkState::Up);
+        let linked = |peer: &&PeerId| **peer == self.me || self.is_within_reach(peer);
         self.log.voters().peers().filter(linked).count()
     }
 }

@@ -26,11 +26,13 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
             let payload = Payload::Membership(if join.decline {
                 Membership::Declined
             } else {
-                Membership::Joined { name: join.name.clone(), address: join.address.clone() }
+                let (name, address) = (join.name.clone(), join.address.clone());
+                Membership::Joined { name, address, proof: join.proof }
             });
-            let session = message.from_incarnation;
-            let signed = signed_submission(chat, message.from, session, 0, &payload);
-            verify::verify(&message.from, &signed, &join.signature)
+            let (from, session) = (message.from, message.from_incarnation);
+            let signed = signed_submission(chat, from, session, 0, &payload);
+            verify::verify(&from, &signed, &join.signature)
+                && join.proof.is_none_or(|p| verify::verify_proof(chat, from, session, &p))
         }
         Body::HandOver(hand_over) => verify::verify_hand_over(chat, hand_over),
         Body::RequestVote(request) => {

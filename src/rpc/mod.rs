@@ -2,9 +2,11 @@
 //!
 //! `serve` starts a peer and returns once its listeners are bound and its chats are running.
 //! `server.rs` has the listeners; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
-//! each; `node.rs`, `inviting.rs` and `joining.rs` how chats come and go, `records.rs` and
-//! `repair.rs` how they outlive a bad disk; `peers.rs` and `dial.rs` the connections that this peer makes; `status.rs` every error.
+//! each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs` and `joining.rs` how chats and people
+//! come and go, and `records.rs` and `repair.rs` how chats outlive a bad disk; `peers.rs` and
+//! `dial.rs` the connections that this peer makes; `status.rs` every error.
 
+mod accepting;
 mod client;
 mod dial;
 mod edge;
@@ -16,9 +18,11 @@ mod inbound;
 mod invites;
 mod inviting;
 mod joining;
+mod links;
 mod lookup;
 mod node;
 mod options;
+mod own_address;
 mod pages;
 mod peer;
 mod peers;
@@ -26,6 +30,7 @@ mod records;
 mod repair;
 mod resolve;
 mod server;
+mod shown;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +40,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -157,9 +162,10 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         None => None,
     };
     let client_address = local_address(&programs, "--client-listen", options.client_listen)?;
+    let listening = local_address(&peers, "--listen", options.peer_listen)?;
     let peer_address = match &options.advertise {
         Some(address) => address.clone(),
-        None => advertised(local_address(&peers, "--listen", options.peer_listen)?),
+        None => advertised(listening),
     };
 
     let keep_seat = options.on_stop == OnStop::KeepSeat;
@@ -172,6 +178,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         identity: Arc::clone(&identity),
         name: options.name.clone(),
         address: peer_address.clone(),
+        listen_port: listening.port(),
         auto_accept: options.auto_accept,
         repair: options.repair,
         limits: options.limits.clone(),
@@ -182,8 +189,10 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         dir,
         store,
         invites: Mutex::new(invites),
-        busy: Mutex::new(BTreeSet::new()),
-        ailing: Mutex::new(BTreeMap::new()),
+        inviting: Mutex::new(BTreeSet::new()),
+        invite_changed: Notify::new(),
+        joining: Mutex::new(BTreeMap::new()),
+        repairs: repair::Repairs::default(),
     });
     node.resume_all().await.map_err(storage)?;
     let address_file = options.data_dir.join("client.addr");
@@ -345,13 +354,13 @@ async fn report_health(handle: &Handle, reporter: HealthReporter) {
     }
 }
 
-/// Deletes what is kept of chats that this peer is no longer a member of, and repairs those whose
-/// store cannot be used.
+/// Deletes what is kept of chats that this peer has left, and repairs those whose store cannot be
+/// used.
 async fn see_to_ended(node: Arc<node::Node>, mut reports: Reports, stop: CancellationToken) {
     loop {
         tokio::select! {
             ended = reports.ended.recv() => match ended {
-                Some((chat, Ended::Removed)) => node.forget(chat),
+                Some((chat, Ended::Left)) => node.forget(chat),
                 Some((chat, why)) => repair::after(&node, chat, why),
                 None => return,
             },

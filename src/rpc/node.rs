@@ -4,22 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::gate::Gate;
 use super::invites::{IncomingInvite, InviteAnswer, Invites, OutgoingInvite};
+use super::joining::Joining;
 use super::lookup::Lookup;
 use super::options::{BootstrapChat, Limits};
 use super::records::{self, ChatRecord};
-use super::repair::{self, Ailing};
+use super::repair::{self, Repairs};
 use super::{inviting, joining, status};
 use crate::crypto::Identity;
 use crate::protocol::founding::founding_entry;
-use crate::protocol::types::{ChatId, PeerId};
+use crate::protocol::types::{ChatId, Generation, PeerId};
 use crate::runtime::handle::Handle;
 use crate::storage::{DataDir, PeerStore, StorageError, new_incarnation};
 use crate::wire::check_address;
+use crate::wire::link::LinkText;
 
 const BOOTSTRAP: &str = "bootstrap";
 /// How long invitations of a bootstrap chat are resent: pods may take long to come up.
@@ -32,6 +35,8 @@ pub struct Node {
     pub name: String,
     /// Where other peers reach this one.
     pub address: String,
+    /// The port of the listener for other peers.
+    pub listen_port: u16,
     pub auto_accept: bool,
     /// See `ServeOptions::repair`.
     pub repair: bool,
@@ -43,10 +48,14 @@ pub struct Node {
     pub dir: DataDir,
     pub store: PeerStore,
     pub invites: Mutex<Invites>,
-    /// Answers and invitations that a task is bringing at the moment.
-    pub busy: Mutex<BTreeSet<String>>,
+    /// Invitations that a task is bringing at the moment, by their keys.
+    pub inviting: Mutex<BTreeSet<String>>,
+    /// Wakes tasks that bring invitations and answers when the person has changed one.
+    pub invite_changed: Notify,
+    /// Answers that a task is bringing at the moment, and how far each is.
+    pub joining: Mutex<BTreeMap<ChatId, watch::Receiver<Joining>>>,
     /// Chats that do not run, because their store cannot be used.
-    pub ailing: Mutex<BTreeMap<ChatId, Ailing>>,
+    pub repairs: Repairs,
 }
 
 /// Milliseconds since 1970, by this machine's clock.
@@ -106,13 +115,14 @@ impl Node {
             expires_at_ms: now_ms().saturating_add(timeout_ms),
         };
         self.lock_invites().put_outgoing(&self.store, invite.clone()).map_err(storage)?;
-        inviting::start(self, invite.clone());
+        inviting::start(self, &invite);
+        self.invite_changed.notify_waiters();
         Ok(invite)
     }
 
     /// R43: takes note of an invitation that arrived, until it ends.
     pub fn invited(self: &Arc<Self>, chat: ChatId, invite: IncomingInvite) -> Result<(), Status> {
-        if self.handle.chat(chat).is_some() {
+        if self.takes_part(chat) {
             return Ok(());
         }
         let now = now_ms();
@@ -126,11 +136,7 @@ impl Node {
             let is_kept =
                 known.is_some_and(|known| known.expires_at_ms > now || known.answer.is_some());
             if !is_kept {
-                let waiting = invites.incoming().values();
-                let waiting = waiting.filter(|invite| invite.expires_at_ms > now).count();
-                if waiting >= self.limits.invites_pending_max {
-                    return Err(Status::resource_exhausted("too many invitations wait there"));
-                }
+                self.check_waiting(&invites, now)?;
                 invites.put_incoming(&self.store, chat, invite).map_err(storage)?;
             }
         }
@@ -141,7 +147,11 @@ impl Node {
     }
 
     /// Answers an invitation, durably; a task brings the answer to the chat's host.
-    pub fn answer(self: &Arc<Self>, chat: ChatId, accept: bool) -> Result<(), Status> {
+    pub fn answer(
+        self: &Arc<Self>,
+        chat: ChatId,
+        accept: bool,
+    ) -> Result<watch::Receiver<Joining>, Status> {
         if accept {
             self.check_room()?;
         }
@@ -154,11 +164,49 @@ impl Node {
                 return Err(status::invite_not_found());
             }
             invite.answer = Some(InviteAnswer { accept, incarnation });
-            invites.put_incoming(&self.store, chat, invite.clone()).map_err(storage)?;
+            invites.put_incoming(&self.store, chat, invite).map_err(storage)?;
         }
         drop(invites);
-        joining::start(self, chat, invite);
-        Ok(())
+        Ok(joining::start(self, chat))
+    }
+
+    /// Begins to join by a link, durably. Takes the place of an invitation to the same chat.
+    pub fn join_by_link(
+        self: &Arc<Self>,
+        text: &str,
+        link: &LinkText,
+    ) -> Result<watch::Receiver<Joining>, Status> {
+        self.check_room()?;
+        let incarnation = new_incarnation().map_err(storage)?;
+        let mut invites = self.lock_invites();
+        let known = invites.incoming().get(&link.chat);
+        if known.is_none_or(|known| known.link != text) {
+            self.check_waiting(&invites, now_ms())?;
+            let invite = IncomingInvite {
+                chat_name: String::new(),
+                inviter: link.inviter,
+                inviter_name: String::new(),
+                inviter_address: link.address.clone(),
+                expires_at_ms: u64::from(link.expires_at_s) * 1_000,
+                answer: Some(InviteAnswer { accept: true, incarnation }),
+                link: text.to_owned(),
+            };
+            invites.put_incoming(&self.store, link.chat, invite).map_err(storage)?;
+            self.invite_changed.notify_waiters();
+        }
+        drop(invites);
+        Ok(joining::start(self, link.chat))
+    }
+
+    /// Gives up joining by a link, which nobody needs to be told. Whether it was one.
+    pub fn give_up_link(&self, chat: ChatId) -> Result<bool, Status> {
+        let mut invites = self.lock_invites();
+        let is_link = invites.incoming().get(&chat).is_some_and(|invite| !invite.link.is_empty());
+        if is_link {
+            invites.remove_incoming(&self.store, chat).map_err(storage)?;
+            self.invite_changed.notify_waiters();
+        }
+        Ok(is_link)
     }
 
     /// Runs a chat that has taken this peer on. The log comes from the host.
@@ -166,18 +214,28 @@ impl Node {
         self: &Arc<Self>,
         chat: ChatId,
         incarnation: u64,
+        generation: Generation,
         contacts: Vec<(PeerId, String)>,
     ) -> Result<(), Status> {
+        if self.handle.chat(chat).is_some() {
+            // What was kept when this peer was removed comes back with the log.
+            self.handle.remove(chat).await;
+            self.dir.remove_chat(chat).map_err(storage)?;
+        }
         let members = contacts.iter().map(|(peer, a)| (peer.to_string(), a.clone())).collect();
-        let record = ChatRecord { members, ..ChatRecord::default() };
+        let record = ChatRecord { members, generation, ..ChatRecord::default() };
         records::put(&self.store, chat, &record).map_err(storage)?;
-        match self.dir.create_chat(chat, incarnation, &[]) {
+        let created = match self.dir.join_chat(chat, incarnation, generation) {
+            // A former run has come this far.
+            Err(StorageError::AlreadyThere { .. }) => self.dir.open_chat(chat),
+            created => created,
+        };
+        match created {
             Ok((store, recovered)) => {
                 let new = repair::new_chat(chat, store, recovered, contacts).map_err(storage)?;
                 self.handle.add(new).await.map_err(Status::internal)?;
             }
-            // A former run has come this far.
-            Err(StorageError::AlreadyThere { .. }) => self.resume(chat).await.map_err(storage)?,
+            Err(error) if error.needs_repair() => repair::start(self, chat, error.to_string()),
             Err(error) => return Err(storage(error)),
         }
         self.lock_invites().remove_incoming(&self.store, chat).map_err(storage)
@@ -185,21 +243,16 @@ impl Node {
 
     /// Takes up the chats that a former run has left, each by itself: what cannot be used is
     /// repaired, and holds up nothing else.
+    ///
+    /// # Errors
+    /// When the peer's own store fails.
     pub async fn resume_all(self: &Arc<Self>) -> Result<(), StorageError> {
         let mut chats = self.dir.chats()?;
         chats.extend(records::chats(&self.store)?);
         chats.sort_unstable();
         chats.dedup();
         for chat in chats {
-            // An answer that is still to be brought goes on with what it has begun.
-            let is_joining = self
-                .lock_invites()
-                .incoming()
-                .get(&chat)
-                .is_some_and(|invite| invite.answer.is_some_and(|answer| answer.accept));
-            if !is_joining {
-                self.resume(chat).await?;
-            }
+            self.resume(chat).await?;
         }
         Ok(())
     }
@@ -217,18 +270,23 @@ impl Node {
             }
             opened => opened,
         };
+        let answer = self.lock_invites().incoming().get(&chat).and_then(|invite| invite.answer);
+        let is_joining = answer.is_some_and(|answer| answer.accept);
         match opened {
+            // Bringing the answer goes on with what it has begun.
+            Ok(new) if new.is_empty() && is_joining => {}
+            Err(StorageError::NotThere { .. }) if is_joining => {}
             // It was begun, and nothing has come: the host may not know of it.
             Ok(new) if new.is_empty() => repair::go_on(self, new),
             Ok(new) => {
                 if let Err(fault) = self.handle.add(new).await {
-                    self.set_ailing(chat, fault);
+                    self.repairs.set_ailing(&self.store, chat, fault);
                 }
             }
             Err(error) if error.needs_repair() => repair::start(self, chat, error.to_string()),
             Err(error) => {
                 tracing::error!(?chat, %error, "a chat cannot be opened; the others go on");
-                self.set_ailing(chat, error.to_string());
+                self.repairs.set_ailing(&self.store, chat, error.to_string());
             }
         }
         Ok(())
@@ -237,17 +295,20 @@ impl Node {
     /// Goes on with what a former run has left: answers, invitations, bootstrap chats.
     pub async fn go_on(self: &Arc<Self>) {
         let (answers, outgoing) = {
-            let invites = self.lock_invites();
+            let mut invites = self.lock_invites();
+            if let Err(error) = invites.remove_expired_links(&self.store, now_ms()) {
+                tracing::error!(%error, "cannot remove links that have expired");
+            }
             let answered = invites.incoming().iter().filter(|(_, i)| i.answer.is_some());
-            let answers: Vec<_> = answered.map(|(chat, i)| (*chat, i.clone())).collect();
+            let answers: Vec<_> = answered.map(|(chat, _)| *chat).collect();
             let outgoing: Vec<_> = invites.outgoing().cloned().collect();
             (answers, outgoing)
         };
-        for (chat, invite) in answers {
-            joining::start(self, chat, invite);
+        for chat in answers {
+            joining::start(self, chat);
         }
-        for invite in outgoing.into_iter().filter(|invite| invite.reached.is_none()) {
-            inviting::start(self, invite);
+        for invite in outgoing {
+            inviting::start(self, &invite);
         }
         for chat in &self.bootstrap {
             if let Err(status) = self.bootstrap(chat).await {
@@ -261,7 +322,7 @@ impl Node {
         // A file without a record is opened again; a record without a file would be repaired.
         let forgotten = records::remove(&self.store, chat)
             .and_then(|()| self.dir.remove_chat(chat))
-            .and_then(|()| self.lock_invites().remove_outgoing_of(&self.store, chat));
+            .and_then(|()| self.lock_invites().remove_all_of(&self.store, chat));
         if let Err(error) = forgotten {
             tracing::error!(%error, "cannot delete a chat that was left");
         }
@@ -270,33 +331,28 @@ impl Node {
     /// Gives up a chat that does not run: its file is kept aside, and nothing else of it. The other
     /// members are not told, since only the chat could tell them.
     pub fn give_up(&self, chat: ChatId) -> Result<(), Status> {
-        self.clear_ailing(chat);
+        self.repairs.clear_ailing(chat);
         records::remove(&self.store, chat).map_err(storage)?;
         self.dir.keep_aside(chat).map_err(storage)?;
-        self.lock_invites().remove_outgoing_of(&self.store, chat).map_err(storage)
-    }
-
-    /// What is wrong with a chat that does not run.
-    pub fn ailing(&self, chat: ChatId) -> Option<Ailing> {
-        self.lock_ailing().get(&chat).cloned()
-    }
-
-    pub fn set_ailing(&self, chat: ChatId, fault: String) {
-        let record = records::get(&self.store, chat).ok().flatten();
-        let name = record.map(|record| record.name).unwrap_or_default();
-        self.lock_ailing().insert(chat, Ailing { name, fault });
-    }
-
-    pub fn clear_ailing(&self, chat: ChatId) {
-        self.lock_ailing().remove(&chat);
-    }
-
-    pub fn lock_ailing(&self) -> MutexGuard<'_, BTreeMap<ChatId, Ailing>> {
-        self.ailing.lock().expect("nothing panics while it holds this lock")
+        self.lock_invites().remove_all_of(&self.store, chat).map_err(storage)
     }
 
     pub fn lock_invites(&self) -> MutexGuard<'_, Invites> {
         self.invites.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Whether the chat runs here, and this peer was not removed from it.
+    pub fn takes_part(&self, chat: ChatId) -> bool {
+        self.handle.chat(chat).is_some_and(|chat| !chat.is_read_only())
+    }
+
+    fn check_waiting(&self, invites: &Invites, now_ms: u64) -> Result<(), Status> {
+        let waiting = invites.incoming().values();
+        let waiting = waiting.filter(|invite| invite.expires_at_ms > now_ms).count();
+        if waiting >= self.limits.invites_pending_max {
+            return Err(Status::resource_exhausted("too many invitations wait there"));
+        }
+        Ok(())
     }
 
     fn check_room(&self) -> Result<(), Status> {
@@ -312,7 +368,10 @@ impl Node {
         });
         let is_known = || {
             let mut chats = self.handle.chats().into_iter();
-            chats.any(|chat| chat.view.borrow().status.members.contains_key(&invite.inviter))
+            chats.any(|chat| {
+                let members = chat.view.borrow().status.members.clone();
+                !chat.is_read_only() && members.contains_key(&invite.inviter)
+            })
         };
         is_bootstrap || (self.auto_accept && is_known())
     }
@@ -324,12 +383,8 @@ impl Node {
         }
         // The record may be lost with the peer's own store; the chat is not.
         let chats = self.handle.chats();
-        let named = |id: &ChatId| {
-            let chat_here = chats.iter().find(|one| one.id == *id);
-            chat_here.is_some_and(|one| one.view.borrow().status.chat_name == chat.name)
-        };
-        let known = chats.iter().map(|one| one.id).find(named);
-        let id = match known {
+        let known = chats.iter().find(|one| one.view.borrow().status.chat_name == chat.name);
+        let id = match known.map(|known| known.id) {
             Some(id) => id,
             None => self.found(&chat.name).await?,
         };
@@ -341,25 +396,8 @@ impl Node {
     }
 }
 
-/// Marks a task as running; `None` where it runs already. It ends with the returned value.
-pub fn begin(node: &Arc<Node>, key: String) -> Option<Busy> {
-    let mut busy = node.busy.lock().expect("nothing panics while it holds this lock");
-    busy.insert(key.clone()).then(|| Busy { node: Arc::clone(node), key })
-}
-
-/// A running task.
-pub struct Busy {
-    node: Arc<Node>,
-    key: String,
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.node.busy.lock().expect("nothing panics while it holds this lock").remove(&self.key);
-    }
-}
-
-fn storage(error: StorageError) -> Status {
+/// A failure of the peer's own store.
+pub fn storage(error: StorageError) -> Status {
     tracing::error!(%error, "the store failed");
-    status::storage_damaged(error.to_string())
+    status::store(&error)
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::invites::to_json;
 use super::node::Node;
-use crate::protocol::types::{ChatId, MemberState, PeerId};
+use crate::protocol::types::{ChatId, Generation, MemberState, PeerId};
 use crate::storage::{PeerStore, StorageError};
 
 const CHATS: &str = "chats";
@@ -19,6 +19,9 @@ pub struct ChatRecord {
     pub name: String,
     /// The other members that have joined, with their addresses.
     pub members: BTreeMap<String, String>,
+    /// The course of the chat that this peer takes part in (R30).
+    #[serde(default)]
+    pub generation: Generation,
     /// When the chat began anew here for the last time; 0 if it never did.
     pub renewed_at_ms: u64,
 }
@@ -84,8 +87,8 @@ async fn renew(node: &Node, chat: ChatId) -> Result<(), StorageError> {
     let before = get(&node.store, chat)?.unwrap_or_default();
     // A log that is still coming in does not say yet who is there.
     if is_known {
-        let name = view.status.chat_name;
-        put(&node.store, chat, &ChatRecord { name, members, ..before })?;
+        let (name, generation) = (view.status.chat_name, view.status.generation);
+        put(&node.store, chat, &ChatRecord { name, members, generation, ..before })?;
     }
     Ok(())
 }

@@ -1,23 +1,26 @@
 //! Chats whose file can no longer be used (R9, R37): it is bad, gone, or not the newest. They begin
 //! anew in another incarnation and fetch everything from the other members.
 //!
-//! That happens by itself, but only once somebody is reached who has the chat: until then the file
-//! is left as it is. What nobody else has is refused, with words that say what a person can do.
+//! That happens by itself, but only once the chat has a host that takes this peer back: until then
+//! the file is left as it is. What nobody else has is refused, with words that say what a person
+//! can do.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tonic::Status;
 
-use super::invites::InviteAnswer;
-use super::joining::{ask_for_host, attempt};
-use super::node::{Node, begin, now_ms};
-use super::{records, status};
+use super::joining::{Attempt, Problem};
+use super::node::{Node, now_ms};
+use super::records::{self, ChatRecord};
+use super::status;
 use crate::protocol::event::Recovered;
+use crate::protocol::recovery::generation_text;
 use crate::protocol::types::{ChatId, PeerId};
 use crate::runtime::driver::Ended;
 use crate::runtime::handle::NewChat;
-use crate::storage::{Anew, ChatStore, StorageError, new_incarnation};
+use crate::storage::{Anew, ChatStore, PeerStore, StorageError, new_incarnation};
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -28,12 +31,58 @@ const RENEW_EVERY_MS: u64 = 600_000;
 const CLOSE_LOOK: Duration = Duration::from_millis(10);
 const CLOSE_LOOKS: u32 = 1_000;
 
+const NOBODY: &str = "Nobody else is known to have it: put back a copy of the file if it is bad, and \
+                      start with `demes up --repair`, which takes what is there for the newest; or \
+                      give the chat up here with `demes leave`";
+const TOO_SOON: &str =
+    "It was repaired a short while ago, and is again in some minutes: look at the disk";
+const WAITS_FOR_HOST: &str = "It waits for the chat's host, which must take this peer back: a \
+                              majority of the voters must be there for that";
+const REMOVED: &str = "The others say that this peer is no longer a member: ask to be invited again, \
+                       or give the chat up here with `demes leave`";
+
+/// The chats that do not run, and the tasks that repair them.
+#[derive(Default)]
+pub struct Repairs {
+    ailing: Mutex<BTreeMap<ChatId, Ailing>>,
+    running: Mutex<BTreeSet<ChatId>>,
+}
+
 /// A chat that does not run here at the moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ailing {
     pub name: String,
     /// What is wrong, what happens now, and what a person can do.
     pub fault: String,
+}
+
+impl Ailing {
+    /// Why a call about this chat cannot be answered.
+    pub fn refusal(&self) -> Status {
+        status::storage_damaged(&self.fault)
+    }
+}
+
+impl Repairs {
+    /// The chats that do not run.
+    pub fn ailing(&self) -> MutexGuard<'_, BTreeMap<ChatId, Ailing>> {
+        self.ailing.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Says what is wrong with a chat. Its name stands in `store`.
+    pub fn set_ailing(&self, store: &PeerStore, chat: ChatId, fault: String) {
+        let record = records::get(store, chat).ok().flatten();
+        let name = record.map(|record| record.name).unwrap_or_default();
+        self.ailing().insert(chat, Ailing { name, fault });
+    }
+
+    pub fn clear_ailing(&self, chat: ChatId) {
+        self.ailing().remove(&chat);
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeSet<ChatId>> {
+        self.running.lock().expect("nothing panics while it holds this lock")
+    }
 }
 
 /// Why an attempt to repair a chat has not led further.
@@ -65,7 +114,7 @@ pub fn after(node: &Arc<Node>, chat: ChatId, why: Ended) {
         Ended::BelowOwnPast => "the others know more of this peer than its store does: an older \
                                 copy of it was put back"
             .to_owned(),
-        Ended::Damaged | Ended::Removed => {
+        Ended::Damaged | Ended::Left => {
             let what = node.dir.damage_of(chat).unwrap_or_default();
             format!("the chat's store is damaged ({what})")
         }
@@ -73,7 +122,7 @@ pub fn after(node: &Arc<Node>, chat: ChatId, why: Ended) {
     start(node, chat, why);
 }
 
-/// Starts to repair a chat, unless that runs. `why` says what is wrong with it.
+/// Starts to repair a chat. `why` says what is wrong with it.
 pub fn start(node: &Arc<Node>, chat: ChatId, why: String) {
     tracing::error!(?chat, fault = why, "a chat cannot be gone on with; the others go on");
     run(node, chat, why, None);
@@ -85,47 +134,61 @@ pub fn go_on(node: &Arc<Node>, new: NewChat) {
     run(node, new.id, "the chat begins here".to_owned(), Some(new));
 }
 
-fn run(node: &Arc<Node>, chat: ChatId, why: String, anew: Option<NewChat>) {
-    let Some(busy) = begin(node, format!("repair/{chat}")) else {
-        node.set_ailing(chat, format!("{why}. It was repaired this moment: start the peer again"));
+/// What the store at hand makes of a chat for the loop.
+pub fn new_chat(
+    id: ChatId,
+    store: ChatStore,
+    recovered: Recovered,
+    contacts: Vec<(PeerId, String)>,
+) -> Result<NewChat, StorageError> {
+    let carried = store.carried()?;
+    Ok(NewChat { id, store, recovered, contacts, carried })
+}
+
+fn run(node: &Arc<Node>, chat: ChatId, why: String, new: Option<NewChat>) {
+    if !node.repairs.running().insert(chat) {
+        let fault = format!("{why}. It was repaired this moment: start the peer again");
+        node.repairs.set_ailing(&node.store, chat, fault);
         return;
-    };
-    node.set_ailing(chat, why.clone());
+    }
+    node.repairs.set_ailing(&node.store, chat, why.clone());
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        let _busy = busy;
         tokio::select! {
-            () = repair(&node, chat, &why, anew) => {}
+            () = repair(&node, chat, &why, new) => {}
             () = node.stop.cancelled() => {}
         }
+        node.repairs.running().remove(&chat);
     });
 }
 
-async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut anew: Option<NewChat>) {
+async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut new: Option<NewChat>) {
     let mut wait = RETRY_MIN;
     loop {
-        let begun = anew.is_some();
-        let obstacle = match step(node, chat, &mut anew).await {
+        let begun = new.is_some();
+        let obstacle = match step(node, chat, &mut new).await {
             Ok(()) => {
-                node.clear_ailing(chat);
-                tracing::warn!(?chat, "the chat is repaired: it has begun anew and catches up");
+                node.repairs.clear_ailing(chat);
+                tracing::warn!(?chat, "the chat has begun anew and catches up");
                 return;
             }
             Err(obstacle) => obstacle,
         };
-        if node.ailing(chat).is_none() {
+        if !node.repairs.ailing().contains_key(&chat) {
             return; // the person has given it up
         }
         match obstacle {
-            Obstacle::Wait(what) => node.set_ailing(chat, format!("{why}. {what}")),
+            Obstacle::Wait(what) => {
+                node.repairs.set_ailing(&node.store, chat, format!("{why}. {what}"));
+            }
             Obstacle::Final(what) => {
                 let fault = format!("{why}. {what}");
                 tracing::error!(?chat, fault, "the chat cannot be repaired");
-                node.set_ailing(chat, fault);
+                node.repairs.set_ailing(&node.store, chat, fault);
                 return;
             }
         }
-        if anew.is_some() != begun {
+        if new.is_some() != begun {
             wait = RETRY_MIN;
         }
         tokio::time::sleep(wait).await;
@@ -133,96 +196,105 @@ async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut anew: Option<NewC
     }
 }
 
-/// One attempt: finds somebody who has the chat, begins anew, and is taken back.
-async fn step(node: &Arc<Node>, chat: ChatId, anew: &mut Option<NewChat>) -> Result<(), Obstacle> {
+/// One attempt: finds a host, begins anew, and is taken back.
+async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Result<(), Obstacle> {
     let record = records::get(&node.store, chat).map_err(unwritable)?.unwrap_or_default();
-    let mut contacts = record.contacts();
+    let contacts = record.contacts();
     if contacts.is_empty() {
-        return Err(Obstacle::Final(
-            "Nobody else is known to have it: put back a copy of the file if it is bad, and start \
-             with `demes up --repair`, which takes what is there for the newest; or give the chat \
-             up here with `demes leave`"
-                .to_owned(),
-        ));
+        return Err(Obstacle::Final(NOBODY.to_owned()));
     }
-    if anew.is_none() {
-        find_host(node, chat, &contacts).await?;
-        let due_ms = record.renewed_at_ms.saturating_add(RENEW_EVERY_MS);
-        if now_ms() < due_ms {
-            return Err(Obstacle::Wait(
-                "It was repaired a short while ago, and is again in some minutes: look at the disk"
-                    .to_owned(),
-            ));
+    if new.is_none() {
+        find_host(node, chat, &record).await?;
+        if now_ms() < record.renewed_at_ms.saturating_add(RENEW_EVERY_MS) {
+            return Err(Obstacle::Wait(TOO_SOON.to_owned()));
         }
-        let renewed = records::ChatRecord { renewed_at_ms: now_ms(), ..record.clone() };
+        let renewed = ChatRecord { renewed_at_ms: now_ms(), ..record.clone() };
         records::put(&node.store, chat, &renewed).map_err(unwritable)?;
-        let Anew { store, recovered, .. } = begin_anew(node, chat).await?;
-        let begun = new_chat(chat, store, recovered, contacts.clone()).map_err(unwritable)?;
-        *anew = Some(begun);
+        let Anew { store, recovered, .. } = begin_anew(node, chat, &record).await?;
+        *new = Some(new_chat(chat, store, recovered, contacts.clone()).map_err(unwritable)?);
     }
-    let Some(incarnation) = anew.as_ref().map(|anew| anew.recovered.incarnation) else {
+    let Some(incarnation) = new.as_ref().map(|new| new.recovered.incarnation) else {
         return Ok(());
     };
-    let answer = InviteAnswer { accept: true, incarnation };
-    let mut last = None;
-    for asked in contacts.clone() {
-        match attempt(node, chat, answer, &asked, &mut contacts).await {
+    let mut attempt = Attempt::to_come_back(chat, incarnation, &contacts);
+    for turn in 0..attempt.doors() {
+        match attempt.make(node, turn).await {
             Ok(()) => {
-                let Some(new) = anew.take() else { return Ok(()) };
-                let new = NewChat { contacts, ..new };
+                let Some(new) = new.take() else { return Ok(()) };
+                let new = NewChat { contacts: attempt.contacts(), ..new };
                 return node.handle.add(new).await.map_err(Obstacle::Final);
             }
-            Err(error) => last = Some(error),
+            Err(Problem::Final(error)) => {
+                tracing::warn!(?chat, code = ?error.code(), "the host does not take this peer back");
+                return Err(Obstacle::Wait(REMOVED.to_owned()));
+            }
+            Err(Problem::Passing(error)) => {
+                tracing::debug!(code = ?error.code(), "this peer is not taken back yet");
+            }
         }
     }
-    Err(Obstacle::Wait(match last {
-        Some(error) if status::is_not_member(&error) => {
-            "The chat's host says that this peer is no longer a member: ask to be invited again, \
-             or give the chat up here with `demes leave`"
-        }
-        _ => {
-            "It waits for the chat's host, which must take this peer back: a majority of the \
-             voters must be there for that"
-        }
-    }
-    .to_owned()))
+    Err(Obstacle::Wait(WAITS_FOR_HOST.to_owned()))
 }
 
 /// Asks the members until one says that it has the chat, and this peer in it, and that the chat has
 /// a host. Without one nobody could take this peer back, and its old vote may be needed yet.
-async fn find_host(
-    node: &Node,
-    chat: ChatId,
-    contacts: &[(PeerId, String)],
-) -> Result<(), Obstacle> {
+async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(), Obstacle> {
+    let contacts = record.contacts();
+    let me = node.handle.me().to_string();
+    let mut attempt = Attempt::to_come_back(chat, 0, &contacts);
+    // What the members say that do not help; the first word counts.
     let mut holders = 0;
-    for contact in contacts {
-        match ask_for_host(node, chat, contact).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => holders += 1,
-            Err(error) => tracing::debug!(code = ?error.code(), "a member does not have the chat"),
+    let mut obstacle = None;
+    for turn in 0..contacts.len().min(attempt.doors()) {
+        let found = match attempt.ask(node, turn).await {
+            Ok((_, found)) => found,
+            Err(Problem::Final(_)) => {
+                obstacle.get_or_insert_with(|| REMOVED.to_owned());
+                continue;
+            }
+            Err(Problem::Passing(error)) => {
+                tracing::debug!(code = ?error.code(), "a member does not have the chat");
+                continue;
+            }
+        };
+        if found.generation != record.generation {
+            // R30: only a person decides which course of the chat to take part in.
+            let generation = generation_text(found.generation);
+            obstacle.get_or_insert_with(|| {
+                format!(
+                    "A member has recovered the chat: `demes recover --follow {generation}` takes \
+                     part in that, while the peer is stopped"
+                )
+            });
+        } else if !found.members.iter().any(|member| member.peer_id == me) {
+            obstacle.get_or_insert_with(|| REMOVED.to_owned());
+        } else if !found.host_peer_id.is_empty() {
+            return Ok(());
+        } else {
+            holders += 1;
         }
     }
     let others = contacts.len();
-    Err(Obstacle::Wait(if holders == 0 {
-        format!(
-            "None of the {others} other members was reached who has the chat; they are asked again \
-             and again, and the file is left as it is until then"
-        )
-    } else {
-        format!(
+    let again = "they are asked again and again, and the file is left as it is until then";
+    Err(Obstacle::Wait(match obstacle {
+        Some(obstacle) => obstacle,
+        None if holders == 0 => {
+            format!("None of the {others} other members was reached who has the chat; {again}")
+        }
+        None => format!(
             "Of the {others} other members, {holders} have the chat, but are too few for a host; \
-             they are asked again and again, and the file is left as it is until then"
-        )
+             {again}. If the rest are lost for good, `demes recover` on one of those goes on"
+        ),
     }))
 }
 
-async fn begin_anew(node: &Arc<Node>, chat: ChatId) -> Result<Anew, Obstacle> {
+async fn begin_anew(node: &Arc<Node>, chat: ChatId, record: &ChatRecord) -> Result<Anew, Obstacle> {
+    let generation = record.generation;
     for _ in 0..CLOSE_LOOKS {
         let incarnation = new_incarnation().map_err(unwritable)?;
-        let beginning = Arc::clone(node);
+        let node = Arc::clone(node);
         let begun =
-            tokio::task::spawn_blocking(move || beginning.dir.begin_anew(chat, incarnation));
+            tokio::task::spawn_blocking(move || node.dir.follow(chat, incarnation, generation));
         match begun.await {
             Ok(Ok(anew)) => {
                 let kept_at = anew.kept_at.as_ref().map(|path| path.display().to_string());
@@ -237,22 +309,6 @@ async fn begin_anew(node: &Arc<Node>, chat: ChatId) -> Result<Anew, Obstacle> {
     Err(Obstacle::Final("Its file is not closed: start the peer again".to_owned()))
 }
 
-/// A chat for the loop, with what its store carries.
-pub fn new_chat(
-    id: ChatId,
-    store: ChatStore,
-    recovered: Recovered,
-    contacts: Vec<(PeerId, String)>,
-) -> Result<NewChat, StorageError> {
-    let carried = store.carried()?;
-    Ok(NewChat { id, store, recovered, contacts, carried })
-}
-
 fn unwritable(error: StorageError) -> Obstacle {
     Obstacle::Wait(format!("It cannot be repaired at the moment ({error})"))
-}
-
-/// Why a call about this chat cannot be answered.
-pub fn refusal(ailing: &Ailing) -> Status {
-    status::storage_damaged(&ailing.fault)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::node::Node;
-use super::repair::{self, Ailing};
+use super::repair::Ailing;
 use super::status;
 use crate::protocol::event::Status as ChatStatus;
 use crate::protocol::types::{ChatId, PeerId};
@@ -15,7 +15,7 @@ use crate::wire::hex;
 /// The chat of that id, name, or beginning of an id; in this order, and only if it is one.
 pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> {
     if let Some((_, ailing)) = resolve_ailing(node, text) {
-        return Err(repair::refusal(&ailing));
+        return Err(ailing.refusal());
     }
     if let Ok(id) = text.parse::<ChatId>() {
         return node.handle.chat(id).ok_or_else(status::chat_not_found);
@@ -35,7 +35,7 @@ pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> 
 
 /// The chat of that id or name that does not run at the moment.
 pub fn resolve_ailing(node: &Node, text: &str) -> Option<(ChatId, Ailing)> {
-    let ailing = node.lock_ailing();
+    let ailing = node.repairs.ailing();
     let id = text.parse::<ChatId>();
     let found = ailing.iter().find(|(chat, ailing)| match id {
         Ok(id) => id == **chat,

@@ -13,7 +13,7 @@ use super::journal::Journal;
 use super::outbox::HeartbeatSlot;
 use super::requests::Requests;
 use crate::crypto::Identity;
-use crate::protocol::event::{DiskState, Event, Notice, Proposal, Ready, Role};
+use crate::protocol::event::{DiskState, Event, Notice, Proposal, ProposeError, Ready, Role};
 use crate::protocol::message::{Body, Message, Submit};
 use crate::protocol::replica::Replica;
 use crate::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
@@ -55,6 +55,8 @@ pub(super) struct Chat {
     pub may_stop: bool,
     /// Why the loop must end the chat, once it must.
     pub ended: Option<Ended>,
+    /// Somebody has removed this peer: the chat can still be read, and that is all.
+    pub read_only: bool,
     pub carried: Carried,
     pub touched: bool,
 }
@@ -93,7 +95,8 @@ impl Chat {
 
     /// Whether the peer matters in this chat.
     pub fn knows(&self, peer: &PeerId) -> bool {
-        self.members.contains_key(peer) || self.contacts.iter().any(|(other, _)| other == peer)
+        let is_contact = || self.contacts.iter().any(|(other, _)| other == peer);
+        !self.read_only && (self.members.contains_key(peer) || is_contact())
     }
 
     /// Executes everything that the replica wants, and shows what changed.
@@ -241,7 +244,16 @@ impl Chat {
 
     /// Ends the chat's streams.
     pub fn close(&mut self) {
-        for (_, streams) in self.streams.drain() {
+        self.close_streams(|_| true);
+    }
+
+    /// Ends the streams of those who are no members any more. What was on its way still arrives.
+    pub fn close_streams_of_others(&mut self, members: &BTreeMap<PeerId, Member>) {
+        self.close_streams(|peer| !members.contains_key(peer));
+    }
+
+    fn close_streams(&mut self, of: impl Fn(&PeerId) -> bool) {
+        for (_, streams) in self.streams.extract_if(|peer, _| of(peer)) {
             if let Some(slot) = streams.heartbeats {
                 slot.close();
             }
@@ -389,8 +401,19 @@ impl Chat {
             }
             Notice::Members => io.members_changed.push(self.id),
             Notice::MayStop => self.may_stop = true,
-            Notice::Removed => self.end(Ended::Removed),
+            Notice::Removed { by: None } => self.end(Ended::Left),
+            Notice::Removed { by: Some(_) } => {
+                tracing::info!(chat = ?self.id, "this peer was removed from the chat");
+                self.stay_readable();
+                io.members_changed.push(self.id);
+                io.committed = true;
+            }
             Notice::BelowOwnPast => self.end(Ended::BelowOwnPast),
+            Notice::OtherGeneration { peer, generation } => {
+                tracing::warn!(chat = ?self.id, ?peer, generation, "a member is in another course \
+                    of the chat: it was recovered, here or there");
+                self.view_due = Some(Instant::default());
+            }
             Notice::Fault { what } => self.stop_here(what, io),
         }
     }
@@ -405,6 +428,17 @@ impl Chat {
         let mut status = self.replica.status();
         status.queued += self.carried.len();
         ChatView { status, fault: self.fault }
+    }
+
+    /// This peer takes part no more: whoever waits for a proposal is told, and streams end.
+    pub fn stay_readable(&mut self) {
+        self.read_only = true;
+        self.may_stop = true;
+        self.view_due = Some(Instant::default());
+        self.close();
+        for waiting in std::mem::take(&mut self.waiting).into_values().flatten() {
+            let _ = waiting.reply.send(Err(Unable::Propose(ProposeError::NotMember)));
+        }
     }
 
     fn stop_here(&mut self, what: &'static str, io: &mut Io) {

@@ -59,8 +59,8 @@ pub struct Reports {
 /// Why the loop has ended a chat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
-    /// This peer is no longer a member.
-    Removed,
+    /// This peer has left.
+    Left,
     /// Damage was found in the chat's file (R37).
     Damaged,
     /// The others know more of this peer than its own file: an older copy (R9).
@@ -232,8 +232,10 @@ impl Driver {
     fn on_done(&mut self, done: Done) {
         let now = self.now();
         match done {
-            Done::Persisted { chat, ready, sync_us } => {
-                if let Some(chat) = self.chats.get_mut(&chat) {
+            Done::Persisted { chat, incarnation, ready, sync_us } => {
+                // What a chat of before has written does not make its successor durable.
+                let chat = self.chats.get_mut(&chat);
+                if let Some(chat) = chat.filter(|chat| chat.shared.incarnation == incarnation) {
                     chat.on_persisted(now, ready, sync_us, &mut self.io);
                 }
             }
@@ -312,7 +314,7 @@ impl Driver {
             }
             Input::Add { new, reply } => drop(reply.send(self.add(now, *new))),
             Input::Remove { chat, reply } => {
-                self.remove(chat, Ended::Removed);
+                self.remove(chat, Ended::Left);
                 let _ = reply.send(());
             }
             Input::DiskFull(full) => self.disk_full = full,
@@ -378,9 +380,14 @@ impl Driver {
         let Some(chat) = self.chats.get_mut(&id) else { return };
         let members = chat.replica.status().members;
         let before = std::mem::replace(&mut chat.members, Arc::clone(&members));
+        chat.close_streams_of_others(&members);
         let contacts = chat.contacts.iter().map(|(peer, _)| peer);
         let contacts = contacts.filter(|peer| !members.contains_key(peer));
-        let new = members.keys().filter(|peer| !before.contains_key(peer)).chain(contacts);
+        // One who was removed and has come back within one turn looks like one who stayed, and the
+        // replica has forgotten its link all the same.
+        let is_up = |peer: &PeerId| self.links.get(peer) == Some(&LinkState::Up);
+        let new = members.keys().filter(|peer| is_up(peer) || !before.contains_key(peer));
+        let new = new.chain(contacts);
         for peer in new.copied().collect::<Vec<_>>() {
             if let Some(&state) = self.links.get(&peer) {
                 chat.handle(now, Event::Link { peer, state });
@@ -434,9 +441,13 @@ impl Driver {
             view_due: None,
             may_stop: false,
             ended: None,
+            read_only: false,
             carried: Carried::new(new.carried),
             touched: true,
         };
+        if chat.replica.status().removed_by.is_some() {
+            chat.stay_readable();
+        }
         for (&peer, &state) in &self.links {
             if chat.knows(&peer) {
                 chat.handle(now, Event::Link { peer, state });
@@ -452,7 +463,7 @@ impl Driver {
     fn remove(&mut self, id: ChatId, why: Ended) {
         let Some(mut chat) = self.chats.remove(&id) else { return };
         chat.close();
-        chat.shared.away.store(why != Ended::Removed, Ordering::Relaxed);
+        chat.shared.away.store(why != Ended::Left, Ordering::Relaxed);
         chat.shared.reader.close();
         self.shared.chats.write().expect("nothing panics in there").remove(&id);
         self.io.committed = true;
@@ -462,7 +473,7 @@ impl Driver {
     /// Everybody who has joined a chat that runs here, and the contacts of chats that begin.
     fn renew_roster(&mut self) {
         let mut addresses: BTreeMap<PeerId, String> = BTreeMap::new();
-        for chat in self.chats.values() {
+        for chat in self.chats.values().filter(|chat| !chat.read_only) {
             let joined = chat.members.iter().filter(|(_, m)| m.state != MemberState::Invited);
             addresses.extend(joined.map(|(peer, member)| (*peer, member.address.clone())));
             for (peer, address) in &chat.contacts {

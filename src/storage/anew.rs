@@ -20,7 +20,9 @@ use super::error::StorageError;
 use super::recover::{self, decode_submission, get_state};
 use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
-use crate::protocol::types::{ChatId, HardState, Incarnation, Index, Pasts, Submission};
+use crate::protocol::types::{
+    ChatId, Generation, HardState, Incarnation, Index, Pasts, Submission,
+};
 
 /// A chat that begins anew.
 pub struct Anew {
@@ -34,16 +36,20 @@ pub struct Anew {
 #[derive(Default)]
 struct Remains {
     hard_state: HardState,
+    generation: Generation,
     read: Index,
     pasts: Pasts,
     submissions: Vec<Submission>,
 }
 
-/// See `DataDir::begin_anew`.
+/// See `DataDir::begin_anew` and `DataDir::follow`. Without a `generation` it is the old file's; of
+/// a file that does not tell, it is the one in which the chat was founded, and members of another
+/// refuse this peer until it follows them.
 pub(super) fn begin_anew(
     dir: &Path,
     chat: ChatId,
     incarnation: Incarnation,
+    generation: Option<Generation>,
 ) -> Result<Anew, StorageError> {
     let path = chat_path(dir, chat);
     let remains = read_remains(&path, chat)?;
@@ -51,6 +57,7 @@ pub(super) fn begin_anew(
         incarnation,
         entries: &[],
         hard_state: remains.hard_state,
+        generation: generation.unwrap_or(remains.generation),
         read: remains.read,
         pasts: remains.pasts,
         carried: &remains.submissions,
@@ -116,6 +123,8 @@ fn read_remains(path: &Path, chat: ChatId) -> Result<Remains, StorageError> {
     let read = |name| database.read(|transaction| state_of(transaction, name, owned)).ok();
     let vows = read(state::VOWS).as_deref().and_then(Vows::decode);
     remains.hard_state = vows.map(|vows| vows.hard_state).unwrap_or_default();
+    let generation = read(state::GENERATION).as_deref().and_then(schema::number);
+    remains.generation = generation.unwrap_or_default();
     let position = read(state::READ).as_deref().and_then(schema::number);
     remains.read = position.unwrap_or_default();
     let pasts = read(state::PASTS).as_deref().and_then(schema::decode_pasts);

@@ -18,7 +18,7 @@ use super::schema::{
 };
 use crate::protocol::event::{Persist, Recovered};
 use crate::protocol::types::{
-    ChatId, Entry, HardState, Incarnation, Index, Number, Pasts, Submission,
+    ChatId, Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Submission,
 };
 
 /// The memory that redb may hold for one chat.
@@ -58,6 +58,7 @@ pub(super) struct Beginning<'a> {
     /// A founder's first entry, which is committed by that.
     pub entries: &'a [Arc<Entry>],
     pub hard_state: HardState,
+    pub generation: Generation,
     pub read: Index,
     pub pasts: Pasts,
     pub carried: &'a [Submission],
@@ -85,14 +86,17 @@ impl ChatStore {
         incarnation: Incarnation,
         entries: &[Arc<Entry>],
     ) -> Result<(Self, Recovered), StorageError> {
-        let path = chat_path(dir, chat);
-        if path.exists() {
-            return Err(StorageError::AlreadyThere { path });
-        }
-        let beginning = Beginning { incarnation, entries, ..Beginning::default() };
-        let new = write_new(dir, chat, &beginning)?;
-        put_in_place(&new, &path)?;
-        recover::open(&path)
+        Self::begin(dir, chat, &Beginning { incarnation, entries, ..Beginning::default() })
+    }
+
+    /// The same, for one who joins a chat in a generation of it (R30).
+    pub fn join(
+        dir: &Path,
+        chat: ChatId,
+        incarnation: Incarnation,
+        generation: Generation,
+    ) -> Result<(Self, Recovered), StorageError> {
+        Self::begin(dir, chat, &Beginning { incarnation, generation, ..Beginning::default() })
     }
 
     /// Opens a chat's file, checks it (R37) and raises its boot number durably (R9).
@@ -114,6 +118,20 @@ impl ChatStore {
         self.write(persist, true)
     }
 
+    fn begin(
+        dir: &Path,
+        chat: ChatId,
+        beginning: &Beginning,
+    ) -> Result<(Self, Recovered), StorageError> {
+        let path = chat_path(dir, chat);
+        if path.exists() {
+            return Err(StorageError::AlreadyThere { path });
+        }
+        let new = write_new(dir, chat, beginning)?;
+        put_in_place(&new, &path)?;
+        recover::open(&path)
+    }
+
     fn write(&mut self, persist: &Persist, carried: bool) -> Result<Duration, StorageError> {
         let started = Instant::now();
         let vows = persist.hard_state.map(|hard_state| Vows { hard_state, ..self.vows });
@@ -128,7 +146,8 @@ impl ChatStore {
         // leaves a file that opens at once.
         let awaited = persist.hard_state.is_some()
             || !persist.entries.is_empty()
-            || !persist.outbox_put.is_empty();
+            || !persist.outbox_put.is_empty()
+            || persist.removed_by.is_some();
         counts.requests = self.database.write(!awaited, |transaction| {
             write_log(transaction, persist)?;
             write_outbox(transaction, persist)?;
@@ -151,6 +170,7 @@ impl ChatStore {
             let changed = |now: u64, before: u64| (now != before).then_some(now);
             let numbers = [
                 (state::COMMIT, persist.commit),
+                (state::GENERATION, persist.generation),
                 (state::READ, persist.read),
                 (state::DOUBT, doubt_ends.then_some(0)),
                 (state::LAST_NUMBER, changed(counts.last_number, before.last_number)),
@@ -159,6 +179,9 @@ impl ChatStore {
                 (state::CARRIED_COUNT, changed(counts.carried, before.carried)),
                 (state::WRITES, Some(counts.writes)),
             ];
+            if let Some(removed_by) = &persist.removed_by {
+                put_state(&mut table, state::REMOVED_BY, &removed_by.0)?;
+            }
             for (name, number) in numbers {
                 if let Some(number) = number {
                     put_state(&mut table, name, &number.to_be_bytes())?;
@@ -262,6 +285,7 @@ pub(super) fn write_new(
         put_state(&mut table, state::PASTS, &schema::encode_pasts(&beginning.pasts))?;
         let numbers = [
             (state::COMMIT, end),
+            (state::GENERATION, beginning.generation),
             (state::READ, beginning.read),
             (state::CARRIED_COUNT, beginning.carried.len() as u64),
             (state::LAST_NUMBER, 0),

@@ -23,7 +23,7 @@ use super::error::StorageError;
 use super::mark::mark_of;
 use super::peer::PeerStore;
 use crate::protocol::event::Recovered;
-use crate::protocol::types::{ChatId, Entry, Incarnation};
+use crate::protocol::types::{ChatId, Entry, Generation, Incarnation};
 
 /// The name of the peer's own store.
 pub(super) const PEER_FILE: &str = "peer.redb";
@@ -102,6 +102,16 @@ impl DataDir {
         ChatStore::create(&self.chats_dir(), chat, incarnation, entries)
     }
 
+    /// See `ChatStore::join`.
+    pub fn join_chat(
+        &self,
+        chat: ChatId,
+        incarnation: Incarnation,
+        generation: Generation,
+    ) -> Result<(ChatStore, Recovered), StorageError> {
+        ChatStore::join(&self.chats_dir(), chat, incarnation, generation)
+    }
+
     /// See `ChatStore::open`.
     pub fn open_chat(&self, chat: ChatId) -> Result<(ChatStore, Recovered), StorageError> {
         let path = chat_path(&self.chats_dir(), chat);
@@ -133,7 +143,17 @@ impl DataDir {
     /// The old file must have been closed: `StorageError::InUse`. A crash at any point leaves the
     /// old file in its place, or the new one.
     pub fn begin_anew(&self, chat: ChatId, incarnation: Incarnation) -> Result<Anew, StorageError> {
-        anew::begin_anew(&self.chats_dir(), chat, incarnation)
+        anew::begin_anew(&self.chats_dir(), chat, incarnation, None)
+    }
+
+    /// The same, to take part in another generation of the chat than the old file did (R30).
+    pub fn follow(
+        &self,
+        chat: ChatId,
+        incarnation: Incarnation,
+        generation: Generation,
+    ) -> Result<Anew, StorageError> {
+        anew::begin_anew(&self.chats_dir(), chat, incarnation, Some(generation))
     }
 
     /// Keeps a chat's file aside, where there is one, so that the chat is no longer here.

@@ -18,7 +18,7 @@ use super::mark::{Mark, Seen};
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
-use crate::protocol::types::{ChatId, Entry, Hash, Index, Pasts, Submission};
+use crate::protocol::types::{ChatId, Entry, Generation, Hash, Index, Pasts, PeerId, Submission};
 
 /// See `ChatStore::open`.
 pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
@@ -66,6 +66,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
     let recovered = Recovered {
         incarnation: found.vows.incarnation,
         boot: found.vows.boot,
+        generation: found.generation,
         hard_state: found.vows.hard_state,
         checkpoint: found.checkpoint,
         entries: found.entries,
@@ -73,6 +74,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         outbox: found.outbox,
         last_number: found.counts.last_number,
         read: found.read,
+        removed_by: found.removed_by,
         pasts: found.pasts,
         tail_in_doubt: doubt_through.is_some(),
     };
@@ -83,6 +85,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
 struct Found {
     chat: ChatId,
     vows: Vows,
+    generation: Generation,
     batch: Batch,
     checkpoint: Checkpoint,
     entries: Vec<Arc<Entry>>,
@@ -90,6 +93,7 @@ struct Found {
     outbox: Vec<Submission>,
     counts: Counts,
     read: Index,
+    removed_by: Option<PeerId>,
     pasts: Pasts,
     doubt: Index,
 }
@@ -105,6 +109,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     let vows = get_state(&table, state::VOWS, Vows::decode)?;
     let batch = get_state(&table, state::BATCH, Batch::decode)?;
     let number = |name| get_state(&table, name, schema::number);
+    let generation = number(state::GENERATION)?;
     let (commit, read, doubt) =
         (number(state::COMMIT)?, number(state::READ)?, number(state::DOUBT)?);
     let counts = Counts {
@@ -114,8 +119,18 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         carried: number(state::CARRIED_COUNT)?,
         writes: number(state::WRITES)?,
     };
+    let removed_by = match table.get(state::REMOVED_BY)? {
+        Some(_) => Some(get_state(&table, state::REMOVED_BY, |payload| {
+            payload.try_into().ok().map(PeerId)
+        })?),
+        None => None,
+    };
 
-    let pasts = get_state(&table, state::PASTS, schema::decode_pasts)?;
+    // Written for the first time when something is known of others.
+    let pasts = match table.get(state::PASTS)? {
+        Some(_) => get_state(&table, state::PASTS, schema::decode_pasts)?,
+        None => Pasts::new(),
+    };
 
     let log = transaction.open_table(ENTRIES)?;
     let last = log.last()?.map_or(0, |(key, _)| key.value());
@@ -134,7 +149,21 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         Tag::Outbox,
         counts.outbox_removed + 1..=counts.last_number,
     )?;
-    Ok(Found { chat, vows, batch, checkpoint, entries, commit, outbox, counts, read, pasts, doubt })
+    Ok(Found {
+        chat,
+        vows,
+        generation,
+        batch,
+        checkpoint,
+        entries,
+        commit,
+        outbox,
+        counts,
+        read,
+        removed_by,
+        pasts,
+        doubt,
+    })
 }
 
 pub(super) fn get_state<T>(

@@ -34,6 +34,8 @@ pub mod state {
     pub const CHAT: &str = "chat";
     /// `Vows`.
     pub const VOWS: &str = "vows";
+    /// The generation of the chat that this file takes part in (R30).
+    pub const GENERATION: &str = "generation";
     /// The commit index.
     pub const COMMIT: &str = "commit";
     /// The highest number that this session gave away.
@@ -54,6 +56,8 @@ pub mod state {
     pub const BATCH: &str = "batch";
     /// The end of a batch that was cut; 0 when there is no doubt (R37).
     pub const DOUBT: &str = "doubt";
+    /// Who removed this peer from the chat; absent where nobody has.
+    pub const REMOVED_BY: &str = "removed_by";
 }
 
 /// A record's table, as its checksum sees it.

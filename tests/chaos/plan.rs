@@ -30,6 +30,14 @@ pub enum Harm {
     FullDisk(usize),
 }
 
+impl Harm {
+    /// Whether it counts from when it is done. The others are courses of events that peers take
+    /// part in, and count from when they begin.
+    pub fn is_done_at_once(&self) -> bool {
+        !matches!(self, Self::Stop(_) | Self::HandOver(_) | Self::Move(_))
+    }
+}
+
 /// The faults of the menu.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fault {
@@ -186,8 +194,8 @@ pub fn plan(fault: Fault, scene: &Scene, prng: &mut Prng) -> Option<Plan> {
         HostUnplugged => plan.add(Harm::Unplug(host)),
         MemberUnplugged => plan.add(Harm::Unplug(draw.member()?)),
         HostSwitchedOff => plan.add(Harm::SwitchOff(host)),
-        HostMute => plan.add(Harm::Cut(draw.from_host())),
-        HostDeaf => plan.add(Harm::Cut(draw.from_host().into_iter().map(turned).collect())),
+        HostMute => plan.add(Harm::Cut(draw.ways_of_host())),
+        HostDeaf => plan.add(Harm::Cut(draw.ways_of_host().into_iter().map(turned).collect())),
         HostToMemberCut => plan.add(Harm::Cut(vec![(host, draw.member()?)])),
         HostAndMemberApart => {
             let pair = (host, draw.member()?);
@@ -306,7 +314,7 @@ impl Draw<'_> {
         self.one_of(&voters.filter(|peer| *peer != host).collect::<Vec<_>>())
     }
 
-    fn from_host(&self) -> Vec<(usize, usize)> {
+    fn ways_of_host(&self) -> Vec<(usize, usize)> {
         let host = self.scene.host;
         (0..self.scene.peers).filter(|peer| *peer != host).map(|peer| (host, peer)).collect()
     }

@@ -1,5 +1,5 @@
-//! A world of its own for the whole run, where the machine allows it: processes, mounts and networks
-//! that nothing outside sees, and that end with it, whatever ends it.
+//! A world of its own for the whole run, where the machine allows it: processes, mounts and
+//! networks that nothing outside sees, and that end with it, whatever ends it.
 //!
 //! The run executes itself once more under `unshare` (util-linux). It is then the first process of
 //! its own process namespace: when it dies, by SIGKILL too, the kernel kills every peer.

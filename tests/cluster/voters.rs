@@ -5,6 +5,31 @@ use nix::sys::signal::Signal;
 
 use crate::harness::{Chat, STEP, story};
 
+/// A chat of peers with these settings.
+async fn chat_with(delays_ms: &[u64], peers: usize, settings: &[(&str, &str)]) -> Chat {
+    let mut chat = Chat::prepared(peers, delays_ms);
+    for peer in &mut chat.peers {
+        for (variable, value) in settings {
+            peer.set(variable, value);
+        }
+    }
+    chat.start_all().await.unwrap();
+    chat.found("Friday").await.unwrap();
+    chat
+}
+
+/// Stops two members gracefully that do not host. The host, and the others.
+async fn two_stop(chat: &mut Chat) -> (usize, Vec<usize>) {
+    let host = chat.host().await.unwrap();
+    let others = chat.others(&[host]);
+    chat.sees(host, "five voters", |chat| voters(chat) == 5).await;
+    for peer in &others[..2] {
+        chat.signal(*peer, Signal::SIGTERM);
+        chat.peers[*peer].ended(STEP).await.unwrap();
+    }
+    (host, others)
+}
+
 fn voters(chat: &pb::Chat) -> usize {
     chat.members.iter().filter(|member| member.voter).count()
 }
@@ -13,19 +38,8 @@ fn voters(chat: &pb::Chat) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_go_home_a_third_is_lost_and_the_other_two_go_on() {
     story(async {
-        let mut chat = Chat::prepared(5, &[]);
-        for peer in &mut chat.peers {
-            peer.set("DEMES__TIMERS__BACK_MS", "1000");
-        }
-        chat.start_all().await.unwrap();
-        chat.found("Friday").await.unwrap();
-        let host = chat.host().await.unwrap();
-        let others = chat.others(&[host]);
-        chat.sees(host, "five voters", |chat| voters(chat) == 5).await;
-        for peer in &others[..2] {
-            chat.signal(*peer, Signal::SIGTERM);
-            chat.peers[*peer].ended(STEP).await.unwrap();
-        }
+        let mut chat = chat_with(&[], 5, &[("DEMES__TIMERS__BACK_MS", "1000")]).await;
+        let (host, others) = two_stop(&mut chat).await;
         chat.sees(host, "three voters", |chat| voters(chat) == 3).await;
         let gone = chat.peers[others[0]].id.clone();
         chat.sees(host, "why one is away", |chat| {
@@ -48,20 +62,9 @@ async fn two_go_home_a_third_is_lost_and_the_other_two_go_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_keeps_its_seat_while_it_restarts() {
     story(async {
-        let mut chat = Chat::prepared(5, &[]);
-        for peer in &mut chat.peers {
-            peer.set("DEMES__PEER__ON_STOP", "keep-seat");
-        }
-        chat.start_all().await.unwrap();
-        chat.found("Friday").await.unwrap();
-        let host = chat.host().await.unwrap();
-        let others = chat.others(&[host]);
-        chat.sees(host, "five voters", |chat| voters(chat) == 5).await;
-        for peer in &others[..2] {
-            chat.signal(*peer, Signal::SIGTERM);
-            chat.peers[*peer].ended(STEP).await.unwrap();
-        }
-        // Ten heartbeats and a confirmed message later, they vote still.
+        let mut chat = chat_with(&[], 5, &[("DEMES__PEER__ON_STOP", "keep-seat")]).await;
+        let (host, others) = two_stop(&mut chat).await;
+        // Some heartbeats and confirmed messages later, they vote still.
         chat.says(host).await;
         for _ in 0..10 {
             let confirmed = chat.says(others[3]).await;
@@ -77,14 +80,12 @@ async fn a_pod_keeps_its_seat_while_it_restarts() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_chat_moves_to_a_member_that_is_better_placed() {
     story(async {
-        let mut chat = Chat::prepared(3, &[60, 5, 5]);
-        for peer in &mut chat.peers {
-            peer.set("DEMES__TIMERS__TENURE_MS", "2000");
-            peer.set("DEMES__TIMERS__MOVE_AFTER_MS", "2000");
-            peer.set("DEMES__TIMERS__PUBLISH_MS", "500");
-        }
-        chat.start_all().await.unwrap();
-        chat.found("Friday").await.unwrap();
+        let settings = [
+            ("DEMES__TIMERS__TENURE_MS", "2000"),
+            ("DEMES__TIMERS__MOVE_AFTER_MS", "2000"),
+            ("DEMES__TIMERS__PUBLISH_MS", "500"),
+        ];
+        let mut chat = chat_with(&[60, 5, 5], 3, &settings).await;
         let far = chat.peers[0].id.clone();
         chat.all_see("another host than the founder", |chat| {
             chat.serving && !chat.host_peer_id.is_empty() && chat.host_peer_id != far

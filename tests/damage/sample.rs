@@ -138,6 +138,7 @@ impl Truth {
         recovered.hard_state = persist.hard_state.unwrap_or(recovered.hard_state);
         recovered.commit = persist.commit.unwrap_or(recovered.commit);
         recovered.read = persist.read.unwrap_or(recovered.read);
+        recovered.generation = persist.generation.unwrap_or(recovered.generation);
         if let Some(pasts) = &persist.pasts {
             recovered.pasts = Pasts::clone(pasts);
         }
@@ -172,6 +173,8 @@ fn write_of(write: u64, batch: &[Arc<Entry>], log: &mut Log) -> Persist {
         checkpoint: write.is_multiple_of(3).then(|| Arc::new(log.checkpoint())),
         read: Some(last.index / 2),
         pasts: Some(Arc::new([((PeerId([8; 32]), write), Past::default())].into())),
+        generation: Some(write),
+        removed_by: None,
     }
 }
 

@@ -13,7 +13,9 @@ fn busy_chat(data: &DataDir) {
     store.persist(&Persist { hard_state, outbox_put, ..append(&entries) }).unwrap();
     let outbox_remove_through = Some(2);
     let pasts = Some(Arc::new([((PeerId([8; 32]), 5), Past::default())].into()));
-    store.persist(&Persist { read: Some(7), outbox_remove_through, pasts, ..commit(9) }).unwrap();
+    let generation = Some(3);
+    let persist = Persist { read: Some(7), outbox_remove_through, pasts, generation, ..commit(9) };
+    store.persist(&persist).unwrap();
 }
 
 fn begin(data: &DataDir, incarnation: u64) -> (ChatStore, Recovered, Option<PathBuf>) {
@@ -35,6 +37,7 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
     let expected = Recovered {
         incarnation: 78,
         boot: 1,
+        generation: 3,
         hard_state: HardState { term: 4, vote: Some(PeerId([9; 32])) },
         checkpoint: Checkpoint::default(),
         entries: vec![],
@@ -42,6 +45,7 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
         outbox: vec![],
         last_number: 0,
         read: 7,
+        removed_by: None,
         pasts: known,
         tail_in_doubt: false,
     };
@@ -88,9 +92,25 @@ fn a_file_of_which_nothing_can_be_read_or_that_is_gone_begins_anew_without_it() 
         let (store, recovered, kept_at) = begin(&data, 78);
         assert_eq!(kept_at.is_some(), content.is_some());
         assert_eq!((store.carried().unwrap(), recovered.hard_state.term), (vec![], 0));
+        assert_eq!(recovered.generation, 0, "it takes part in no recovery that it does not know");
         drop(store);
         data.remove_chat(CHAT).unwrap();
     }
+}
+
+#[test]
+fn r30_who_follows_a_recovery_begins_anew_in_its_generation() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = DataDir::open(dir.path()).unwrap();
+    busy_chat(&data);
+    let anew = data.follow(CHAT, 80, 9).unwrap();
+    assert_eq!((anew.recovered.generation, anew.recovered.incarnation), (9, 80));
+    assert_eq!(anew.store.carried().unwrap(), [3, 4, 5].map(submission));
+    assert!(anew.kept_at.is_some());
+    drop(anew.store);
+    assert_eq!(data.open_chat(CHAT).unwrap().1.generation, 9);
+    let (_store, joined) = data.join_chat(ChatId([5; 16]), 6, 7).unwrap();
+    assert_eq!((joined.generation, joined.commit), (7, 0));
 }
 
 #[test]

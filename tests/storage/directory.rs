@@ -91,11 +91,12 @@ fn a_peer_store_that_is_gone_empty_older_or_damaged_waits_for_a_word() {
     let mut bad = newest.clone();
     let at = bad.windows(6).position(|window| window == b"second").unwrap();
     bad[at] = b'S';
-    let cases = [
-        ("gone", None, vec![]),
-        ("empty", Some(&b""[..]), vec![]),
-        ("older", Some(&older[..]), vec!["first"]),
-        ("damaged", Some(&bad[..]), vec![]),
+    type Case<'a> = (&'a str, Option<&'a [u8]>, &'a [&'a str]);
+    let cases: [Case<'_>; 4] = [
+        ("gone", None, &[]),
+        ("empty", Some(b""), &[]),
+        ("older", Some(&older), &["first"]),
+        ("damaged", Some(&bad), &[]),
     ];
     for (what, content, left) in cases {
         match content {

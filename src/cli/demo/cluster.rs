@@ -88,7 +88,7 @@ impl Cluster {
     pub async fn accept(&self, guest: usize) -> Result<()> {
         let client = self.peers[guest].client();
         until(STEP_LIMIT, "an invitation", || invited(client.clone(), &self.chat)).await?;
-        let request = pb::AcceptInviteRequest { chat: self.chat.clone() };
+        let request = pb::AcceptInviteRequest { chat: self.chat.clone(), link: String::new() };
         client.clone().accept_invite(request).await?;
         Ok(())
     }
