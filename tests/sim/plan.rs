@@ -185,7 +185,12 @@ impl Plan {
             if draw.chance(20) {
                 at += draw.below(self.faults_until - SECOND);
             }
-            self.add(at, workload::join(peer));
+            if draw.chance(10) {
+                self.add(at, workload::make_link(0, peer as u8, 1));
+                self.add(at + SECOND, workload::join_by_link(peer, peer as u8));
+            } else {
+                self.add(at, workload::join(peer));
+            }
         }
     }
 
@@ -253,14 +258,13 @@ fn geography(draw: &mut Draw) -> Vec<Vec<u64>> {
     let far = [100, 100, 2 * MS, 20 * MS, 80 * MS][draw.below(5) as usize];
     let count = draw.members;
     let mut distances = vec![vec![near; count]; count];
-    for from in 0..count {
-        for to in 0..from {
-            let distance = near + draw.below(far);
-            distances[from][to] = distance;
-            // Routes differ by direction, sometimes.
-            let is_symmetric = draw.chance(70);
-            distances[to][from] = if is_symmetric { distance } else { near + draw.below(far) };
-        }
+    let pairs = (0..count).flat_map(|from| (0..from).map(move |to| (from, to)));
+    for (from, to) in pairs {
+        let distance = near + draw.below(far);
+        distances[from][to] = distance;
+        // Routes differ by direction, sometimes.
+        let is_symmetric = draw.chance(70);
+        distances[to][from] = if is_symmetric { distance } else { near + draw.below(far) };
     }
     distances
 }

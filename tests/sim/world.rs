@@ -20,6 +20,7 @@ use crate::links::Links;
 use crate::network::{Fate, Network};
 use crate::oracle::Oracle;
 use crate::plan::{Plan, Who};
+use crate::process::Wish;
 use crate::queue::{Queue, What};
 use crate::text;
 use crate::traps::Trap;
@@ -47,8 +48,7 @@ pub struct Peer {
     pub disk: Disk,
     /// The person wants to be in the chat.
     pub wants_in: bool,
-    /// And then does not, once it is invited.
-    pub is_declining: bool,
+    pub wish: Wish,
     /// The answer to the invitation is on its way.
     pub has_answered: bool,
     /// There is a store, and the chat's log names its incarnation.
@@ -187,10 +187,10 @@ impl World {
                 self.measure(peer);
                 self.at(MEASURE_US, What::Measure { peer, epoch });
             }
-            What::Written { peer, epoch, write } if self.runs(peer, epoch) => {
-                if self.peers[peer].disk.write_number == write {
-                    self.written(peer);
-                }
+            What::Written { peer, epoch, write }
+                if self.runs(peer, epoch) && self.peers[peer].disk.write_number == write =>
+            {
+                self.written(peer);
             }
             What::DiskLook { peer, epoch, since } if self.runs(peer, epoch) => {
                 self.look_at_disk(peer, since);
@@ -220,12 +220,12 @@ impl World {
                 self.tell_disk_state(peer);
             }
             What::Repair { peer } => self.move_store_away(peer),
-            What::StopWatching { peer } if self.peers[peer].disk.is_old() => {
-                if !self.peers[peer].is_stopped {
-                    self.counts.add("restored stores that nobody noticed");
-                    self.peers[peer].is_stopped = true;
-                    self.move_store_away(peer);
-                }
+            What::StopWatching { peer }
+                if self.peers[peer].disk.is_old() && !self.peers[peer].is_stopped =>
+            {
+                self.counts.add("restored stores that nobody noticed");
+                self.peers[peer].is_stopped = true;
+                self.move_store_away(peer);
             }
             What::EndCondition(condition) => {
                 self.network.end(condition);
