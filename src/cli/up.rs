@@ -128,13 +128,16 @@ fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> 
 }
 
 async fn until_stopped(peer: RunningPeer, stops: &mut Stops) -> Result<ExitCode> {
-    let failure = tokio::select! {
-        () = stops.next() => None,
-        reason = peer.failed() => Some(reason),
-    };
-    if failure.is_none() {
-        tracing::info!("stopping; a second signal stops at once");
+    tokio::select! {
+        () = stops.next() => {}
+        // Nothing more can be made durable, so there is nothing to wait for: the sooner its
+        // connections break, the sooner the members go on without it.
+        reason = peer.failed() => {
+            drop(peer);
+            return Err(Failure::disk(format!("the peer had to stop: {reason}")).into());
+        }
     }
+    tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
         stopped = timeout(STOP_TIMEOUT, peer.stop()) => {
             if stopped.is_err() {
@@ -143,10 +146,7 @@ async fn until_stopped(peer: RunningPeer, stops: &mut Stops) -> Result<ExitCode>
         }
         () = stops.signals.next() => process::exit(i32::from(EXIT_REFUSED)),
     }
-    match failure {
-        Some(reason) => Err(Failure::disk(format!("the peer had to stop: {reason}")).into()),
-        None => Ok(ExitCode::SUCCESS),
-    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What ends a peer.

@@ -170,13 +170,13 @@ impl Replica {
         self.try_stand();
     }
 
-    pub(super) fn on_solicit(&mut self, message: &Message, solicit: Nominate) {
+    pub(super) fn on_solicit(&mut self, message: &Message, _solicit: Nominate) {
         let last = self.log.last();
         let host_alive = self.host_alive();
         let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
-        // Who may not vote does not nominate either (R37).
-        let may = self.is_voter() && !self.tail_in_doubt;
-        let nominated = may && dialled && host_alive.is_none() && solicit.last >= last;
+        // R7: whether its own set has it or not: the asker counts by the set that the asker has. Who
+        // may not vote does not nominate either (R37).
+        let nominated = !self.tail_in_doubt && dialled && host_alive.is_none();
         let term = self.hard_state.term;
         let in_doubt = self.tail_in_doubt;
         let answer = SolicitAnswer { term, nominated, last, in_doubt, host_alive };
@@ -327,6 +327,7 @@ impl Replica {
         });
         self.host = None;
         self.attached = None;
+        self.relays.clear();
         self.adoption = None;
         self.nominations.clear();
         for peer in self.other_voters() {

@@ -46,12 +46,7 @@ impl Replica {
             None => at(self.seek_host_at),
             Some(attached) => {
                 at(self.report_at);
-                if Some(attached.source) != self.host {
-                    at(attached.since + RELAY_US);
-                }
-                if attached.matched.is_none() {
-                    at(attached.since + self.config.lease_max_us);
-                }
+                at(self.attach_ends_at(attached));
             }
         }
         if let Some(resend_at) = self.outbox.resend_at() {
@@ -62,16 +57,7 @@ impl Replica {
     pub(super) fn follower_on_time(&mut self) {
         match &self.attached {
             None if self.now >= self.seek_host_at => self.seek_host(),
-            Some(attached)
-                if attached.matched.is_none()
-                    && self.now >= attached.since + self.config.lease_max_us =>
-            {
-                self.attached = None;
-                self.seek_host();
-            }
-            Some(attached)
-                if Some(attached.source) != self.host && self.now >= attached.since + RELAY_US =>
-            {
+            Some(attached) if self.now >= self.attach_ends_at(attached) => {
                 self.attached = None;
                 self.seek_host();
             }
@@ -81,6 +67,22 @@ impl Replica {
         if self.outbox.resend_at().is_some_and(|at| self.now >= at) {
             self.outbox.resend_all();
         }
+    }
+
+    /// When the source of the log is to be looked for anew: one that does not answer, one that
+    /// passes the log on and is not the host, and a host that says nothing any more, because it has
+    /// forgotten this member.
+    fn attach_ends_at(&self, attached: &Attached) -> Instant {
+        if Some(attached.source) != self.host {
+            let limit =
+                if attached.matched.is_some() { RELAY_US } else { self.config.lease_max_us };
+            return attached.since + limit;
+        }
+        let heard = match attached.matched {
+            Some(_) => attached.since.max(self.lease_until),
+            None => attached.since,
+        };
+        heard + self.config.lease_max_us
     }
 
     /// M10: attaches to the host if it is known and linked, and else asks others for it.

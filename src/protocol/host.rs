@@ -292,7 +292,15 @@ impl Replica {
             return;
         }
         if !self.log.state().is_present(from, message.from_incarnation) {
-            self.refuse(message, RefusedReason::NotMember);
+            // Before its `TermStart` is committed, a host does not know of the latest joins.
+            let Part::Host(hosting) = &self.part else { return };
+            self.refuse(
+                message,
+                match hosting.serving {
+                    true => RefusedReason::NotMember,
+                    false => RefusedReason::NotHost { host: None },
+                },
+            );
             return;
         }
         let incarnation = message.from_incarnation;
@@ -441,10 +449,12 @@ impl Replica {
         }
     }
 
-    /// Sends a member what it lacks, as far as it keeps up (R35).
+    /// Sends a member what it lacks, as far as it keeps up (R35). One whose membership has just
+    /// ended is told of the commit that says so, and of nothing that comes after it.
     pub(super) fn replicate(&mut self, peer: PeerId) {
         let (term, commit) = (self.hard_state.term, self.log.commit());
-        let last = self.passed_on_through();
+        let is_member = self.log.state().members.contains_key(&peer);
+        let last = if is_member { self.passed_on_through() } else { 0 };
         let unacknowledged_bytes_max = self.config.unacknowledged_bytes_max;
         loop {
             let Some(progress) = self.progress_mut(peer) else { return };

@@ -42,6 +42,7 @@ mod removal;
 pub mod replica;
 mod sending;
 pub mod sign;
+mod strangers;
 pub mod submissions;
 mod succession;
 pub mod time;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::time::{Instant, Micros};
-use super::types::{Number, Submission};
+use super::types::{Membership, Number, Payload, Submission};
 
 /// This peer's submissions that its own log has not confirmed yet, in the order of their numbers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -44,6 +44,12 @@ impl Outbox {
     }
     pub fn resend_at(&self) -> Option<Instant> {
         self.resend_at
+    }
+
+    /// Whether this peer wants to leave and has not seen that in the log.
+    pub fn has_leaving(&self) -> bool {
+        let leaving = Payload::Membership(Membership::Leaving);
+        self.queue.iter().any(|submission| submission.payload == leaving)
     }
 
     /// Takes the next submission.
@@ -136,7 +142,6 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::Payload;
     use super::*;
 
     fn outbox(numbers: std::ops::RangeInclusive<u64>) -> Outbox {

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::LinkState;
+use super::host::Hosting;
 use super::message::Absence;
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros};
-use super::types::{Incarnation, Payload, PeerId, VoterSet};
+use super::types::{Incarnation, Payload, PeerId};
 use super::voters::{Seats, next_voters};
 
 /// What the host remembers of one member's comings and goings.
@@ -118,9 +119,18 @@ impl Replica {
         let others = active.iter().filter(|(peer, _)| **peer != self.me);
         let away: BTreeSet<_> =
             others.clone().map(|(peer, _)| *peer).filter(|peer| is_away(peer)).collect();
+        // R22: a paused host may take a silent voter out, where that gives it a majority again, and
+        // adds nobody. Both majorities have a voter in common, so that no other host can have been
+        // chosen meanwhile without this entry's failing.
         let ready: BTreeSet<_> = others
             .filter(|(peer, incarnation)| !is_away(peer) && self.is_ready(peer, incarnation))
             .map(|(peer, _)| *peer)
+            .filter(|_| !hosting.paused)
+            .collect();
+        let known = self.log.voters().0.iter().chain(&active);
+        let heard: BTreeSet<_> = known
+            .map(|(peer, incarnation)| (*peer, *incarnation))
+            .filter(|(peer, incarnation)| self.is_heard(hosting, peer, incarnation))
             .collect();
         let next = next_voters(&Seats {
             active: &active,
@@ -130,23 +140,20 @@ impl Replica {
             voters_max: self.config.voters_max,
             away: &away,
             ready: &ready,
+            heard: &heard,
         });
-        let Some(voters) = next.filter(|voters| !hosting.paused || self.would_resume(voters))
-        else {
-            return false;
-        };
+        let Some(voters) = next else { return false };
         self.append_own(Payload::VoterChange(voters));
         self.publish_soon();
         true
     }
 
-    // R22: a paused host may take one silent voter out, where that gives it a majority again. Both
-    // majorities have a voter in common, so that no other host can have been chosen meanwhile
-    // without this entry's failing.
-    fn would_resume(&self, voters: &VoterSet) -> bool {
-        let Part::Host(hosting) = &self.part else { return false };
-        voters.len() < self.log.voters().len()
-            && is_majority(voters, |peer, incarnation| self.in_contact(hosting, peer, incarnation))
+    /// Whether the member has really been heard of lately, in that incarnation.
+    fn is_heard(&self, hosting: &Hosting, peer: &PeerId, incarnation: &Incarnation) -> bool {
+        let progress = hosting.progress.get(peer);
+        let progress = progress.filter(|progress| progress.incarnation == *incarnation);
+        let is_known = progress.is_some_and(|progress| progress.contact.is_some());
+        *peer == self.me || (is_known && self.in_contact(hosting, peer, incarnation))
     }
 
     /// A learner that may be given a vote: caught up and steady, and this host's own connection to
@@ -161,8 +168,8 @@ impl Replica {
     fn steady_us(&self, peer: &PeerId, incarnation: &Incarnation) -> Option<Micros> {
         let Part::Host(hosting) = &self.part else { return None };
         let progress = hosting.progress.get(peer)?;
-        let in_contact = progress.contact.is_some() && self.in_contact(hosting, peer, incarnation);
-        let since = progress.steady_since.filter(|_| in_contact)?;
+        let is_heard = self.is_heard(hosting, peer, incarnation);
+        let since = progress.steady_since.filter(|_| is_heard)?;
         (progress.incarnation == *incarnation).then(|| self.now.since(since))
     }
 

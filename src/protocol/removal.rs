@@ -23,10 +23,14 @@ impl Replica {
     pub(super) fn on_not_member(&mut self, message: &Message, refused: Refused) {
         match refused.reason {
             RefusedReason::Removed { by } => self.end_own_membership(by),
-            RefusedReason::NotMember if self.host == Some(message.from) => {
+            RefusedReason::NotMember
+                if self.host == Some(message.from) && refused.term == self.hard_state.term =>
+            {
                 let me = self.log.state().members.get(&self.me);
-                if let Some(me) = me.filter(|me| me.state == MemberState::Leaving) {
-                    self.end_own_membership(me.removed_by);
+                let leaving = me.filter(|me| me.state == MemberState::Leaving);
+                // Its own log may not have come as far as its own wish to leave.
+                if leaving.is_some() || self.outbox.has_leaving() {
+                    self.end_own_membership(leaving.and_then(|me| me.removed_by));
                 }
             }
             _ => {}

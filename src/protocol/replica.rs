@@ -91,6 +91,9 @@ pub struct Replica {
     /// From then on, what changed in them is written down with the next sync.
     pub(super) pasts_due_at: Option<Instant>,
     far_terms: BTreeMap<PeerId, Term>,
+    /// Peers that have said themselves that they have outlived the incarnation which this log
+    /// names, the first one, and which one they are now (R9).
+    pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
     /// Members that were last heard of in another generation (R30).
     pub(super) other_generations: BTreeMap<PeerId, Generation>,
     pub(super) disk: DiskState,
@@ -179,6 +182,7 @@ impl Replica {
             pasts: recovered.pasts,
             pasts_due_at: None,
             far_terms: BTreeMap::new(),
+            newer_incarnations: BTreeMap::new(),
             other_generations: BTreeMap::new(),
             disk: DiskState::Fit,
             stopping: None,
@@ -275,7 +279,12 @@ impl Replica {
         if self.stopping.is_some() {
             return Err(ProposeError::Stopping);
         }
-        if self.is_over() || !self.log.state().is_present(self.me, self.incarnation) {
+        // Who has asked to leave says nothing more.
+        let me = self.log.state().members.get(&self.me);
+        let is_active = me.is_some_and(|me| {
+            me.state == MemberState::Active && me.incarnation == self.incarnation
+        });
+        if self.is_over() || !is_active || self.outbox.has_leaving() {
             return Err(ProposeError::NotMember);
         }
         if self.disk == DiskState::Full {
@@ -379,7 +388,7 @@ impl Replica {
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
             return;
         }
-        if self.refuse_former_member(&message) {
+        if self.refuse_former_member(&message) || self.refuse_stranger(&message) {
             return;
         }
         let term = message.body.term();
@@ -441,12 +450,26 @@ impl Replica {
             RefusedReason::NotMember | RefusedReason::Removed { .. } => {
                 self.on_not_member(message, refused);
             }
+            RefusedReason::WrongIncarnation { incarnation } => {
+                self.learn_incarnation(message.from, incarnation);
+            }
             // One of another generation has been noted before this (R30).
-            RefusedReason::WrongIncarnation { .. }
-            | RefusedReason::StaleTerm
+            RefusedReason::StaleTerm
             | RefusedReason::OtherGeneration
             | RefusedReason::InviteLink(_)
             | RefusedReason::ChatFull => {}
+        }
+    }
+
+    // R9: a member whose log is behind may not know that its host has begun anew. It attaches to
+    // it all the same, and its log then says so.
+    fn learn_incarnation(&mut self, peer: PeerId, incarnation: Incarnation) {
+        let known = self.log.state().members.get(&peer).map(|member| member.incarnation);
+        let Some(outlived) = known.filter(|known| *known != incarnation) else { return };
+        let learned = (outlived, incarnation);
+        if self.newer_incarnations.insert(peer, learned) != Some(learned) && self.host == Some(peer)
+        {
+            self.attach();
         }
     }
 
@@ -554,6 +577,7 @@ impl Replica {
         self.become_follower();
         self.host = None;
         self.attached = None;
+        self.relays.clear();
         self.ready.notices.push(Notice::Host { host: None, term });
     }
 

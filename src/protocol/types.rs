@@ -42,6 +42,12 @@ pub const FORMER_MEMBERS_MAX: usize = 256;
 pub const INVITE_LINKS_MAX: usize = 64;
 /// The most peers that one invite link lets in.
 pub const INVITE_LINK_USES_MAX: u32 = 256;
+/// The highest term that another peer is believed. No chat gets there by honest elections, and
+/// from there on terms can still be counted up for ever without coming to the end of the numbers.
+pub const TERM_MAX: Term = 1 << 62;
+/// The longest delay that a member may report, in microseconds: an hour. Sums of such delays over
+/// all members, in percent too, stay within the numbers.
+pub const DELAY_US_MAX: u64 = 3_600_000_000;
 
 /// A peer's Ed25519 public key. It is the peer's name everywhere, as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use super::accepting::JOIN_MAX;
 use super::feed::{Frames, Reader};
 use super::node::{Node, now_ms, parse_address};
+use super::own_address::refuse_own;
 use super::pages;
 use super::resolve::{resolve_chat, resolve_peer};
 use super::status::{self, unable, until_stopped};
@@ -27,6 +28,8 @@ use crate::wire::{check_name, hex, pb, view};
 
 const INVITE_S: u32 = 900;
 const HAND_OVER_MAX: Duration = Duration::from_secs(10);
+/// Longer than one attempt takes.
+const HAND_OVER_AGAIN: Duration = Duration::from_millis(500);
 /// Left of a caller's deadline to tell what happened.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
@@ -63,6 +66,7 @@ impl ClientService for Person {
         for address in &request.addresses {
             parse_address(address)?;
         }
+        refuse_own(&self.node, &request.addresses).await?;
         let chat = self.node.found(&request.name).await?;
         for address in &request.addresses {
             self.node.invite(chat, address, invite_timeout(request.invite_timeout_s))?;
@@ -114,6 +118,7 @@ impl ClientService for Person {
     ) -> Result<Response<pb::InviteMemberResponse>, Status> {
         let request = request.into_inner();
         let chat = resolve_chat(&self.node, &request.chat)?;
+        refuse_own(&self.node, std::slice::from_ref(&request.address)).await?;
         let timeout = invite_timeout(request.timeout_s);
         let invite = self.node.invite(chat.id, &request.address, timeout)?;
         let invite = Some(self.show_outgoing(&invite));
@@ -262,7 +267,8 @@ impl ClientService for Person {
         let cursors = cursors
             .map(|cursor| Ok((resolve_chat(&self.node, &cursor.chat)?, cursor.after)))
             .collect::<Result<Vec<_>, Status>>()?;
-        let reader = Reader::new(self.node.handle.clone(), cursors)?;
+        let stall = self.node.limits.feed_stall;
+        let reader = Reader::new(self.node.handle.clone(), cursors, stall)?;
         Ok(Response::new(until_stopped(reader.into_stream(), self.node.stop.clone())))
     }
 
@@ -332,8 +338,19 @@ impl ClientService for Person {
             let (host_peer_id, term) = (hex(&me.0), status.term);
             return Ok(Response::new(pb::ClientServiceHandOverResponse { host_peer_id, term }));
         }
-        self.node.handle.hand_over(chat.id, target).await.map_err(unable)?;
-        let (host, term) = await_host(&chat, me, target, until).await?;
+        // A member that has just come back may not be fit yet; the host tries again.
+        let (host, term) = loop {
+            self.node.handle.hand_over(chat.id, target).await.map_err(unable)?;
+            let again = until.min(Instant::now() + HAND_OVER_AGAIN);
+            match await_other_host(&chat, me, again).await? {
+                Some((host, _)) if target.is_some_and(|target| target != host) => {
+                    return Err(status::not_handed_over());
+                }
+                Some(found) => break found,
+                None if again < until => {}
+                None => return Err(status::not_handed_over()),
+            }
+        };
         let host_peer_id = hex(&host.0);
         Ok(Response::new(pb::ClientServiceHandOverResponse { host_peer_id, term }))
     }
@@ -378,23 +395,18 @@ fn refused(chat: &ChatShared, error: Unable) -> Status {
     }
 }
 
-/// Waits until `target`, or anyone else than this peer, hosts.
-async fn await_host(
+/// Waits until another peer than this one hosts; nothing when it takes too long.
+async fn await_other_host(
     chat: &ChatShared,
     me: PeerId,
-    target: Option<PeerId>,
     until: Instant,
-) -> Result<(PeerId, u64), Status> {
+) -> Result<Option<(PeerId, u64)>, Status> {
     let mut shown = chat.view.clone();
-    let hosts = shown.wait_for(|view| match (view.status.host, target) {
-        (Some(host), Some(target)) => host == target,
-        (Some(host), None) => host != me,
-        (None, _) => false,
-    });
-    match timeout_at(until, hosts).await {
-        Ok(Ok(view)) => Ok((view.status.host.unwrap_or(me), view.status.term)),
+    let other = shown.wait_for(|view| view.status.host.is_some_and(|host| host != me));
+    match timeout_at(until, other).await {
+        Ok(Ok(view)) => Ok(view.status.host.map(|host| (host, view.status.term))),
         Ok(Err(_)) => Err(status::chat_not_found()),
-        Err(_) => Err(status::no_host()),
+        Err(_) => Ok(None),
     }
 }
 

@@ -143,6 +143,19 @@ impl Invites {
         store.remove(OUTGOING, key)
     }
 
+    /// Forgets the secrets of links that have expired.
+    pub fn remove_expired_links(
+        &mut self,
+        store: &PeerStore,
+        now_ms: u64,
+    ) -> Result<(), StorageError> {
+        let expired = self.links.iter().filter(|(_, link)| link.expires_at_ms <= now_ms);
+        for id in expired.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.remove_link(store, &id)?;
+        }
+        Ok(())
+    }
+
     pub fn put_link(
         &mut self,
         store: &PeerStore,

@@ -97,6 +97,7 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
     let mut attempt: Option<Attempt> = None;
     for turn in 0.. {
         // Looked up each time: the person may have thought better of it, or got a newer link.
+        let changed = node.invite_changed.notified();
         let invite = node.lock_invites().incoming().get(&chat).cloned();
         let current = invite.and_then(|invite| Attempt::new(chat, invite));
         let Some(current) = current else { return Joining::Failed(status::invite_not_found()) };
@@ -118,8 +119,10 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
         if now_ms() >= attempt.invite.expires_at_ms.saturating_add(GRACE_MS) {
             break;
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY_MAX);
+        wait = match timeout(wait, changed).await {
+            Ok(()) => RETRY_MIN,
+            Err(_) => (wait * 2).min(RETRY_MAX),
+        };
     }
     let is_link = attempt.is_some_and(|attempt| attempt.seed.is_some());
     forget(node, chat);

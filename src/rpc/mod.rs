@@ -22,6 +22,7 @@ mod links;
 mod lookup;
 mod node;
 mod options;
+mod own_address;
 mod pages;
 mod peer;
 mod peers;
@@ -153,9 +154,10 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         None => None,
     };
     let client_address = local_address(&programs, "--client-listen", options.client_listen)?;
+    let listening = local_address(&peers, "--listen", options.peer_listen)?;
     let peer_address = match &options.advertise {
         Some(address) => address.clone(),
-        None => advertised(local_address(&peers, "--listen", options.peer_listen)?),
+        None => advertised(listening),
     };
 
     let keep_seat = options.on_stop == OnStop::KeepSeat;
@@ -168,6 +170,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         identity: Arc::clone(&identity),
         name: options.name.clone(),
         address: peer_address.clone(),
+        listen_port: listening.port(),
         auto_accept: options.auto_accept,
         limits: options.limits.clone(),
         bootstrap: options.bootstrap.clone(),

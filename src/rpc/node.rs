@@ -34,6 +34,8 @@ pub struct Node {
     pub name: String,
     /// Where other peers reach this one.
     pub address: String,
+    /// The port of the listener for other peers.
+    pub listen_port: u16,
     pub auto_accept: bool,
     pub limits: Limits,
     pub bootstrap: Vec<BootstrapChat>,
@@ -45,7 +47,7 @@ pub struct Node {
     pub invites: Mutex<Invites>,
     /// Invitations that a task is bringing at the moment, by their keys.
     pub inviting: Mutex<BTreeSet<String>>,
-    /// Wakes them when one was sent anew, or taken back.
+    /// Wakes tasks that bring invitations and answers when the person has changed one.
     pub invite_changed: Notify,
     /// Answers that a task is bringing at the moment, and how far each is.
     pub joining: Mutex<BTreeMap<ChatId, watch::Receiver<Joining>>>,
@@ -186,6 +188,7 @@ impl Node {
                 link: text.to_owned(),
             };
             invites.put_incoming(&self.store, link.chat, invite).map_err(storage)?;
+            self.invite_changed.notify_waiters();
         }
         drop(invites);
         Ok(joining::start(self, link.chat))
@@ -197,6 +200,7 @@ impl Node {
         let is_link = invites.incoming().get(&chat).is_some_and(|invite| !invite.link.is_empty());
         if is_link {
             invites.remove_incoming(&self.store, chat).map_err(storage)?;
+            self.invite_changed.notify_waiters();
         }
         Ok(is_link)
     }
@@ -233,7 +237,10 @@ impl Node {
     /// Goes on with what a former run has left: answers, invitations, bootstrap chats.
     pub async fn go_on(self: &Arc<Self>) {
         let (answers, outgoing) = {
-            let invites = self.lock_invites();
+            let mut invites = self.lock_invites();
+            if let Err(error) = invites.remove_expired_links(&self.store, now_ms()) {
+                tracing::error!(%error, "cannot remove links that have expired");
+            }
             let answered = invites.incoming().iter().filter(|(_, i)| i.answer.is_some());
             let answers: Vec<_> = answered.map(|(chat, _)| *chat).collect();
             let outgoing: Vec<_> = invites.outgoing().cloned().collect();
@@ -327,5 +334,5 @@ impl Node {
 /// A failure of the peer's own store.
 pub fn storage(error: StorageError) -> Status {
     tracing::error!(%error, "the store failed");
-    status::storage_damaged(error.to_string())
+    status::store(&error)
 }

@@ -23,7 +23,7 @@ impl PeerService for Inbound {
         &self,
         request: Request<pb::InviteRequest>,
     ) -> Result<Response<pb::InviteResponse>, Status> {
-        let from = self.caller(&request)?;
+        let from = self.caller(&request)?.peer;
         if !self.node.gate.admits(from) {
             return Err(too_often());
         }
@@ -49,7 +49,9 @@ impl PeerService for Inbound {
         &self,
         request: Request<pb::FindHostRequest>,
     ) -> Result<Response<pb::FindHostResponse>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
+        self.count(&caller)?;
+        let from = caller.peer;
         let request = request.into_inner();
         let chat = parse_chat(&request.chat_id)?;
         if !matches!(self.is_member(chat, from), Ok(true)) {

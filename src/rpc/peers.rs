@@ -219,7 +219,11 @@ struct Inward {
 impl Inward {
     /// Hands a parsed answer to the core; says whether the stream it came from may go on.
     async fn take(&self, parsed: Result<(Header, Body), WireError>) -> bool {
-        let (header, body) = match parsed {
+        let checked = parsed.and_then(|(header, body)| {
+            header.check(&body)?;
+            Ok((header, body))
+        });
+        let (header, body) = match checked {
             Ok(parsed) => parsed,
             Err(error) => {
                 tracing::warn!(peer = ?self.peer, %error, "dropped an answer that is not valid");

@@ -13,6 +13,7 @@ use crate::protocol::types::{
     INVITE_LINK_USES_MAX, INVITE_LINKS_MAX, Index, MEMBERS_MAX, PeerId, TEXT_CHARS_MAX,
 };
 use crate::runtime::handle::Unable;
+use crate::storage::StorageError;
 use crate::wire::WireError;
 use crate::wire::link::LinkTextError;
 
@@ -43,12 +44,7 @@ pub fn unable(error: Unable) -> Status {
             "too many messages wait for a majority: try again when the chat goes on",
             [],
         ),
-        Unable::Propose(ProposeError::StorageFull) => status(
-            Code::ResourceExhausted,
-            "STORAGE_FULL",
-            "the disk has no room below its reserve: free some space",
-            [],
-        ),
+        Unable::Propose(ProposeError::StorageFull) => storage_full(),
     }
 }
 
@@ -212,6 +208,12 @@ pub fn no_host() -> Status {
     status(Code::Unavailable, "NO_HOST", message, [])
 }
 
+/// A hand-over came to nothing in time, or another member than the wanted one took over.
+pub fn not_handed_over() -> Status {
+    let message = "that member did not take over";
+    status(Code::Aborted, "HAND_OVER_FAILED", message, [])
+}
+
 pub fn not_host(host: String) -> Status {
     let message = "this peer does not host the chat: ask the host's own peer";
     status(Code::FailedPrecondition, "NOT_HOST", message, [("host_peer_id", host)])
@@ -238,6 +240,11 @@ pub fn name_invalid() -> Status {
 pub fn address_invalid(address: &str) -> Status {
     let message = "an address is [PEERID@]host:port";
     status(Code::InvalidArgument, "ADDRESS_INVALID", message, [("address", address.to_owned())])
+}
+
+pub fn address_is_own(address: &str) -> Status {
+    let message = "that is this peer's own address: invite somebody else";
+    status(Code::InvalidArgument, "ADDRESS_IS_OWN", message, [("address", address.to_owned())])
 }
 
 pub fn address_unreachable(message: impl Into<String>) -> Status {
@@ -277,6 +284,21 @@ pub fn slow_consumer(chat: String, after: Index) -> Status {
     )
 }
 
+/// Why a store did not answer.
+pub fn store(error: &StorageError) -> Status {
+    match error {
+        StorageError::Full { .. } => storage_full(),
+        // The error that ends this peer is in its log.
+        StorageError::Failed { .. } => stopping(),
+        other => storage_damaged(other.to_string()),
+    }
+}
+
+fn storage_full() -> Status {
+    let message = "the disk has no room below its reserve: free some space";
+    status(Code::ResourceExhausted, "STORAGE_FULL", message, [])
+}
+
 pub fn storage_damaged(message: impl Into<String>) -> Status {
     status(Code::DataLoss, "STORAGE_DAMAGED", message, [])
 }
@@ -288,7 +310,18 @@ pub fn too_many_chats(most: usize) -> Status {
 
 /// First contact happens only so often.
 pub fn too_often() -> Status {
-    Status::resource_exhausted("too many calls from keys that are not known: try again in a minute")
+    let message = "too many calls from keys that are not known: try again in a minute";
+    status(Code::ResourceExhausted, "RATE_LIMITED", message, [])
+}
+
+/// A peer calls more often than one may.
+pub fn rate_limited(per_second: u32) -> Status {
+    status(
+        Code::ResourceExhausted,
+        "RATE_LIMITED",
+        "too many calls of this peer: go on more slowly",
+        [("calls_per_second", per_second.to_string())],
+    )
 }
 
 /// The stream, ended with `STOPPING` when the peer stops: an open stream would hold up its end.

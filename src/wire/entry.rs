@@ -7,7 +7,7 @@ use super::{
 use crate::protocol::types::{
     ADDRESS_BYTES_MAX, Entry, Hash, INVITE_LINK_USES_MAX, InviteLinkId, InviteLinkProof,
     MEMBERS_MAX, Membership, NAME_CHARS_MAX, Payload, Policy, REQUEST_ID_BYTES_MAX,
-    SEALED_BYTES_MAX, Submission, VoterSet,
+    SEALED_BYTES_MAX, Submission, TERM_MAX, VoterSet,
 };
 
 /// An entry as other members get it.
@@ -49,6 +49,9 @@ pub fn from_entry(entry: pb::Entry) -> Result<Entry, WireError> {
         In::VoterChange(voters) => Payload::VoterChange(from_voters(voters)?),
         In::Policy(policy) => Payload::Policy(from_policy(policy)?),
     };
+    if entry.term > TERM_MAX {
+        return Err(WireError::Invalid("term"));
+    }
     Ok(Entry {
         index: entry.index,
         term: entry.term,
@@ -95,6 +98,10 @@ pub fn from_submission(submission: pb::Submission) -> Result<Submission, WireErr
         In::Membership(change) => Payload::Membership(from_membership(change)?),
         In::Policy(policy) => Payload::Policy(from_policy(policy)?),
     };
+    if submission.number == 0 {
+        // 0 stands outside the authors' count, and nobody submits it.
+        return Err(WireError::Invalid("number"));
+    }
     Ok(Submission {
         number: submission.number,
         created_at_ms: milliseconds(submission.created_at, "created_at")?,
@@ -313,6 +320,7 @@ mod tests {
             pb::Entry { hash: vec![1].into(), ..good.clone() },
             pb::Entry { signature: vec![1].into(), ..good.clone() },
             pb::Entry { created_at: None, ..good.clone() },
+            pb::Entry { term: TERM_MAX + 1, ..good.clone() },
             pb::Entry { traceparent: "?".into(), ..good },
             to_entry(&entry(link_created(0))),
             to_entry(&entry(link_created(INVITE_LINK_USES_MAX + 1))),

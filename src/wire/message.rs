@@ -13,7 +13,8 @@ use crate::protocol::message::{
     LookBack, Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
 use crate::protocol::types::{
-    Boot, ChatId, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
+    Boot, ChatId, DELAY_US_MAX, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
+    TERM_MAX,
 };
 
 /// The chat, its generation and the incarnations that a message names.
@@ -27,6 +28,11 @@ pub struct Header {
 }
 
 impl Header {
+    /// Checks what holds for messages of every kind.
+    pub fn check(&self, body: &Body) -> Result<(), WireError> {
+        if body.term() > TERM_MAX { Err(WireError::Invalid("term")) } else { Ok(()) }
+    }
+
     /// The message that `from` sent to `to` under this header. Nobody waits for an answer yet.
     pub fn message(&self, from: PeerId, to: PeerId, body: Body) -> Message {
         Message {
@@ -374,7 +380,11 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
         term: request.term,
         host_weight: request.host_weight,
         row: row
-            .map(|delay| Ok((peer_id(&delay.peer_id, "peer_id")?, delay.delay_us)))
+            .map(|delay| {
+                let fits = delay.delay_us <= DELAY_US_MAX;
+                let delay_us = fits.then_some(delay.delay_us).ok_or(WireError::Invalid("delay"))?;
+                Ok((peer_id(&delay.peer_id, "peer_id")?, delay_us))
+            })
             .collect::<Result<_, _>>()?,
         preferences: preferences
             .map(|peer| peer_id(peer, "preferences"))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use demes::cli::demo::check::{Confirmed, Line};
 
-/// Beyond these, problems are only counted.
+/// More are not told: by then it is clear enough.
 const PROBLEMS_MAX: usize = 50;
 
 /// Everything that was seen from outside during one chat's life.
@@ -237,7 +237,7 @@ impl History {
 
 impl State {
     fn problem(&mut self, text: String) {
-        if self.problems.len() < PROBLEMS_MAX {
+        if self.problems.len() < PROBLEMS_MAX && !self.problems.contains(&text) {
             self.problems.push(text);
         }
     }

@@ -64,6 +64,9 @@ struct Options {
     /// Run on loopback, as on a machine that does not allow more
     #[arg(long)]
     loopback: bool,
+    /// Leave the data directories where they are
+    #[arg(long)]
+    keep: bool,
     /// End with one line of JSON
     #[arg(long)]
     json: bool,
@@ -103,7 +106,11 @@ fn main() -> Result<ExitCode> {
         async {
             tokio::select! {
                 held = run(&options, no_own_world) => held,
-                signal = stop_signal() => Ok(ExitCode::from(128 + signal?)),
+                signal = stop_signal() => {
+                    let number = signal?;
+                    println!("ended by signal {number}");
+                    Ok(ExitCode::from(128 + number))
+                }
             }
         },
     )
@@ -130,6 +137,7 @@ async fn run(options: &Options, no_own_world: Option<String>) -> Result<ExitCode
             delay: delayed.then_some(DELAY),
             rate: options.rate,
             only: options.only.clone(),
+            keep: options.keep,
             no_own_world: no_own_world.clone(),
             lasts: (total / 3).max(Duration::from_secs(60)).min(CHAT_LIMIT).min(left),
         };

@@ -30,6 +30,14 @@ pub enum Harm {
     FullDisk(usize),
 }
 
+impl Harm {
+    /// Whether it counts from when it is done. The others are courses of events that peers take
+    /// part in, and count from when they begin.
+    pub fn is_done_at_once(&self) -> bool {
+        !matches!(self, Self::Stop(_) | Self::HandOver(_) | Self::Move(_))
+    }
+}
+
 /// The faults of the menu.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fault {

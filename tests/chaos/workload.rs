@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::common::{number_of, text};
@@ -99,9 +99,10 @@ impl World {
                 None
             }
             Ok(Err(status)) => {
-                let (why, expected) = why(&status);
-                if !expected {
-                    self.history.problem(format!("a send was answered with {status:?}"));
+                let why = reason(&status);
+                if !is_lost(&status) && !EXPECTED.contains(&why.as_str()) {
+                    let text = format!("a send was answered {why}: {}", status.message());
+                    self.history.problem(text);
                 }
                 Some((why, repeat))
             }
@@ -114,15 +115,18 @@ impl World {
     }
 }
 
-/// Why a call failed, and whether that may happen.
-fn why(status: &Status) -> (String, bool) {
-    if std::error::Error::source(status).is_some() {
-        return ("connection lost".to_owned(), true);
-    }
+/// Why a call failed: the peer's reason, or what became of the connection.
+pub fn reason(status: &Status) -> String {
     match status.get_details_error_info() {
-        Some(info) => (info.reason.clone(), EXPECTED.contains(&info.reason.as_str())),
-        None => (format!("{:?}", status.code()), status.code() == tonic::Code::Unavailable),
+        Some(info) => info.reason,
+        None if is_lost(status) => "connection lost".to_owned(),
+        None => format!("{:?}", status.code()),
     }
+}
+
+/// Whether the connection to the peer broke.
+fn is_lost(status: &Status) -> bool {
+    std::error::Error::source(status).is_some() || status.code() == Code::Unavailable
 }
 
 /// The tasks of all people.

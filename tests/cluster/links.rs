@@ -3,15 +3,14 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use demes::cli::demo::peer::until;
 use demes::wire::link::LinkText;
 use demes::wire::pb;
 use tokio::process::Command;
-use tonic::{Code, Request, Status};
+use tokio::task::JoinHandle;
+use tonic::{Code, Request, Response, Status};
 
 use crate::harness::{Chat, STEP, assert_refused, binary, story};
-
-/// What is refused for no lasting reason is tried again; a test does not wait for it as long.
-const SOON: Duration = Duration::from_secs(2);
 
 /// A link of one peer.
 async fn link(chat: &Chat, peer: usize, uses_max: u32, valid_s: u32) -> pb::InviteLink {
@@ -28,6 +27,33 @@ async fn join(chat: &Chat, peer: usize, text: &str, limit: Duration) -> Result<S
     Ok(answer.into_inner().chat_id)
 }
 
+/// Begins to join, and waits until what hinders that is shown.
+async fn hindered(chat: &Chat, peer: usize, text: String, problem: &str) -> Joining {
+    let accept = pb::AcceptInviteRequest { chat: String::new(), link: text };
+    let mut client = chat.peers[peer].client();
+    let joining = tokio::spawn(async move { client.accept_invite(accept).await });
+    let shown = until(STEP, problem, || async {
+        let list = chat.peers[peer].client().list_invites(pb::ListInvitesRequest {}).await;
+        let mut invites = list.unwrap().into_inner().invites.into_iter();
+        invites.find(|invite| invite.by_link && invite.problem == problem)
+    });
+    let shown = shown.await.unwrap();
+    assert_eq!((shown.state(), shown.incoming), (pb::InviteState::Joining, true));
+    joining
+}
+
+type Joining = JoinHandle<Result<Response<pb::AcceptInviteResponse>, Status>>;
+
+/// The same, until the person gives up.
+async fn assert_hindered(chat: &Chat, peer: usize, text: String, problem: &str) {
+    let joins = LinkText::parse(&text).unwrap().chat.to_string();
+    let joining = hindered(chat, peer, text, problem).await;
+    let given_up = pb::DeclineInviteRequest { chat: joins };
+    chat.peers[peer].client().decline_invite(given_up).await.unwrap();
+    let answer = tokio::time::timeout(STEP, joining).await.expect("it ends").unwrap();
+    assert_refused(answer, Code::NotFound, "INVITE_NOT_FOUND");
+}
+
 /// The link as that peer sees it now.
 async fn seen(chat: &Chat, peer: usize, link_id: &str) -> Option<pb::InviteLink> {
     let list = chat.peers[peer].client().list_invites(pb::ListInvitesRequest {}).await.unwrap();
@@ -36,7 +62,7 @@ async fn seen(chat: &Chat, peer: usize, link_id: &str) -> Option<pb::InviteLink>
 
 /// Waits until that peer sees the link in that state.
 async fn until_state(chat: &Chat, peer: usize, link_id: &str, state: pb::InviteLinkState) {
-    let looked = demes::cli::demo::peer::until(STEP, "the link's state", || async {
+    let looked = until(STEP, "the link's state", || async {
         seen(chat, peer, link_id).await.filter(|link| link.state() == state)
     });
     looked.await.unwrap();
@@ -150,13 +176,16 @@ async fn a_link_that_lets_nobody_in_says_why() {
         let request = pb::CreateChatRequest { name: "Other".into(), ..Default::default() };
         let answer = chat.peers[0].client().create_chat(request).await.unwrap().into_inner();
         other.chat = answer.chat.unwrap().chat_id.parse().unwrap();
-        let answer = join(&chat, 1, &other.encode().unwrap(), SOON).await;
-        assert_refused(answer, Code::NotFound, "INVITE_NOT_FOUND");
+        assert_hindered(&chat, 1, other.encode().unwrap(), "INVITE_NOT_FOUND").await;
         // Nobody listens there.
         let mut away = LinkText::parse(&good.text).unwrap();
+        let good_address = away.address.clone();
         away.address = "127.0.0.1:1".into();
-        let answer = join(&chat, 1, &away.encode().unwrap(), SOON).await;
-        assert_refused(answer, Code::Unavailable, "ADDRESS_UNREACHABLE");
+        assert_hindered(&chat, 1, away.encode().unwrap(), "ADDRESS_UNREACHABLE").await;
+        // A link of another key than the one that answers there.
+        away.address = good_address.clone();
+        away.inviter = "ab".repeat(32).parse().unwrap();
+        assert_hindered(&chat, 1, away.encode().unwrap(), "ADDRESS_UNREACHABLE").await;
 
         // What is wrong about a link to be made.
         for (uses_max, valid_s, reason) in
@@ -168,7 +197,10 @@ async fn a_link_that_lets_nobody_in_says_why() {
             assert_refused(answer, invalid, reason);
         }
         // A newer link takes the place of the one that is being tried.
+        let waiting = hindered(&chat, 1, away.encode().unwrap(), "ADDRESS_UNREACHABLE").await;
         join(&chat, 1, &good.text, STEP).await.unwrap();
+        let answer = tokio::time::timeout(STEP, waiting).await.expect("it ends").unwrap();
+        assert_eq!(answer.unwrap().into_inner().chat_id, chat.chat);
         chat.settled().await.unwrap();
         assert_not_logged(&chat, &good);
         chat.says(1).await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use demes::cli::demo::peer::until;
+use demes::wire::link::LinkText;
 use demes::wire::pb;
 use nix::sys::signal::Signal;
 use tonic::{Code, Request};
@@ -56,6 +57,14 @@ async fn is_out(chat: &Chat, peer: usize, last: u64) {
     assert_eq!(messages.last().map(|message| message.sequence), Some(last), "history stays");
 }
 
+/// The link as another member would have made it: its maker answers for the chat no more.
+fn with_address_of(chat: &Chat, text: &str, peer: usize) -> String {
+    let mut link = LinkText::parse(text).unwrap();
+    link.inviter = chat.peers[peer].id.parse().unwrap();
+    link.address = chat.peers[peer].address().to_string();
+    link.encode().unwrap()
+}
+
 async fn invite_again(chat: &Chat, by: usize, peer: usize) {
     let request = pb::InviteMemberRequest {
         chat: chat.chat.clone(),
@@ -72,6 +81,8 @@ async fn who_is_removed_is_told_keeps_the_history_and_can_be_invited_again() {
         let mut chat = Chat::of(3, &[]).await;
         let host = chat.host().await.unwrap();
         let [by, out] = chat.others(&[host])[..] else { unreachable!("three peers") };
+        let link = pb::CreateInviteLinkRequest { chat: chat.chat.clone(), ..Default::default() };
+        let link = chat.peers[out].client().create_invite_link(link).await.unwrap().into_inner();
         let last = chat.says(out).await;
         chat.sees(out, "its own message", |seen| seen.committed >= last).await;
         remove(&chat, by, out).await;
@@ -80,6 +91,12 @@ async fn who_is_removed_is_told_keeps_the_history_and_can_be_invited_again() {
         let unseen = chat.says(host).await;
         is_out(&chat, out, last).await;
         assert!(chat.chat_at(out).await.unwrap().committed < unseen);
+
+        // Nor does a link that was made before bring it back.
+        let link = with_address_of(&chat, &link.link.unwrap().text, host);
+        let request = pb::AcceptInviteRequest { chat: String::new(), link };
+        let answer = chat.peers[out].client().accept_invite(request).await;
+        assert_refused(answer, Code::PermissionDenied, "NOT_MEMBER");
 
         // Not even a restart changes that.
         chat.peers[out].kill().unwrap();
@@ -158,6 +175,25 @@ async fn the_host_can_be_removed_like_anybody() {
     .await;
 }
 
+/// Waits until the log of peer 0 says that an invitation was taken back.
+async fn an_invitation_ends(chat: &Chat) {
+    let cursors = vec![pb::FeedCursor { chat: chat.chat.clone(), after: 0 }];
+    let request = pb::FeedRequest { cursors };
+    let mut feed = chat.peers[0].client().feed(request).await.unwrap().into_inner();
+    let ends = async {
+        while let Some(frame) = feed.message().await.unwrap() {
+            for event in frame.events {
+                if let Some(pb::event::Kind::Member(member)) = event.kind
+                    && member.change() == pb::MemberChange::InviteRevoked
+                {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(STEP, ends).await.expect("the invitation ends");
+}
+
 /// Waits until the log of peer 0 has no invited member any more.
 async fn nobody_is_invited(chat: &Chat) {
     chat.sees(0, "no open invitation", |seen| {
@@ -170,9 +206,12 @@ async fn invite(chat: &Chat, timeout_s: u32) -> pb::Invite {
     let address = chat.peers[1].address().to_string();
     let request = pb::InviteMemberRequest { chat: chat.chat.clone(), address, timeout_s };
     let answer = chat.peers[0].client().invite_member(request).await.unwrap();
-    let answer = answer.into_inner().invite.expect("InviteMember answers with the invitation");
+    answer.into_inner().invite.expect("InviteMember answers with the invitation")
+}
+
+/// Waits until the invitation has arrived, and stands in the log.
+async fn is_open(chat: &Chat) {
     chat.sees(0, "the invitation", |seen| seen.members.len() == 2).await;
-    answer
 }
 
 async fn accepting(chat: &Chat, limit: Duration) -> Result<(), tonic::Status> {
@@ -186,7 +225,8 @@ async fn accepting(chat: &Chat, limit: Duration) -> Result<(), tonic::Status> {
 async fn an_invitation_that_ran_out_or_was_taken_back_lets_nobody_in() {
     story(async {
         let chat = Chat::founded_by_the_first_of(2).await;
-        invite(&chat, 2).await;
+        invite(&chat, 4).await;
+        an_invitation_ends(&chat).await;
         nobody_is_invited(&chat).await;
         let answer = until(STEP, "the invitation to end there too", || async {
             accepting(&chat, STEP).await.err()
@@ -198,17 +238,26 @@ async fn an_invitation_that_ran_out_or_was_taken_back_lets_nobody_in() {
         assert_eq!(list.invites[0].state(), pb::InviteState::Expired);
 
         let invited = invite(&chat, 600).await;
+        is_open(&chat).await;
         let request =
             pb::RevokeInviteRequest { chat: chat.chat.clone(), invite: invited.address.clone() };
         chat.peers[0].client().revoke_invite(request.clone()).await.unwrap();
         nobody_is_invited(&chat).await;
         let answer = chat.peers[0].client().revoke_invite(request).await;
         assert_refused(answer, Code::NotFound, "INVITE_NOT_FOUND");
-        let answer = accepting(&chat, Duration::from_secs(2)).await;
-        assert_refused(answer, Code::NotFound, "INVITE_NOT_FOUND");
-
-        invite(&chat, 600).await;
-        accepting(&chat, STEP).await.unwrap();
+        // The guest's peer does not know that yet, and tries in vain until it is invited anew.
+        let (accepting, shown) = tokio::join!(accepting(&chat, 2 * STEP), async {
+            let shown = until(STEP, "the reason", || async {
+                let list = chat.peers[1].client().list_invites(pb::ListInvitesRequest {}).await;
+                let invites = list.unwrap().into_inner().invites;
+                invites.into_iter().find(|invite| invite.problem == "INVITE_NOT_FOUND")
+            });
+            let shown = shown.await.unwrap();
+            invite(&chat, 600).await;
+            shown
+        });
+        assert_eq!(shown.state(), pb::InviteState::Joining);
+        accepting.unwrap();
         chat.settled().await.unwrap();
         chat.finish().await;
     })

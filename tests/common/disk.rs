@@ -21,7 +21,7 @@ pub struct Image {
     pub last_number: Number,
     pub commit: Index,
     pub read: Index,
-    pub removed_by: Option<PeerId>,
+    removed_by: Option<PeerId>,
     pasts: Pasts,
     checkpoint: Option<Arc<Checkpoint>>,
 }
@@ -34,7 +34,28 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(incarnation: Incarnation, entries: Vec<Arc<Entry>>) -> Self {
-        let image = Image {
+        Self { image: Image::new(incarnation, entries), pending: VecDeque::new() }
+    }
+
+    /// Makes the oldest pending `Ready` durable and gives it back.
+    pub fn sync_one(&mut self) -> Option<Ready> {
+        let ready = self.pending.pop_front()?;
+        self.image.apply(&ready.persist);
+        Some(ready)
+    }
+
+    pub fn recover(&mut self) -> Recovered {
+        let checkpoint = self.image.checkpoint.as_deref().cloned().unwrap_or_default();
+        // Every recovery also exercises the canonical form.
+        let checkpoint = Checkpoint::decode(&checkpoint.encode()).expect("it reads back");
+        self.image.recover(checkpoint, false)
+    }
+}
+
+impl Image {
+    /// A store that is new; a founder's has the founding entry, committed.
+    pub fn new(incarnation: Incarnation, entries: Vec<Arc<Entry>>) -> Self {
+        Self {
             incarnation,
             boot: 0,
             generation: 0,
@@ -47,36 +68,29 @@ impl Disk {
             removed_by: None,
             pasts: Pasts::new(),
             checkpoint: None,
-        };
-        Self { image, pending: VecDeque::new() }
+        }
     }
 
-    /// Makes the oldest pending `Ready` durable and gives it back.
-    pub fn sync_one(&mut self) -> Option<Ready> {
-        let ready = self.pending.pop_front()?;
-        self.image.apply(&ready.persist);
-        Some(ready)
+    /// What a start finds; it raises the boot number.
+    pub fn recover(&mut self, checkpoint: Checkpoint, tail_in_doubt: bool) -> Recovered {
+        self.boot += 1;
+        // A checkpoint is made of committed entries, and may know more than the written index.
+        self.commit = self.commit.max(checkpoint.index());
+        self.found(checkpoint, tail_in_doubt)
     }
 
-    pub fn recover(&mut self) -> Recovered {
-        self.image.boot += 1;
-        self.image.recovered()
-    }
-}
-
-impl Image {
-    /// What a store would give back.
+    /// What one who looks offline finds.
     pub fn recovered(&self) -> Recovered {
-        let checkpoint = self.checkpoint.as_deref().cloned().unwrap_or_default();
-        // Every recovery also exercises the canonical form.
-        let checkpoint = Checkpoint::decode(&checkpoint.encode()).expect("it reads back");
-        let after = checkpoint.index() as usize;
+        self.found(self.checkpoint.as_deref().cloned().unwrap_or_default(), false)
+    }
+
+    fn found(&self, checkpoint: Checkpoint, tail_in_doubt: bool) -> Recovered {
         Recovered {
             incarnation: self.incarnation,
             boot: self.boot,
             generation: self.generation,
             hard_state: self.hard_state,
-            entries: self.entries[after..].to_vec(),
+            entries: self.entries[checkpoint.index() as usize..].to_vec(),
             checkpoint,
             commit: self.commit,
             outbox: self.outbox.values().cloned().collect(),
@@ -84,10 +98,17 @@ impl Image {
             read: self.read,
             removed_by: self.removed_by,
             pasts: self.pasts.clone(),
-            tail_in_doubt: false,
+            tail_in_doubt,
         }
     }
 
+    /// A torn batch is cut from this index on.
+    pub fn cut(&mut self, from: Index) {
+        self.entries.truncate(from as usize - 1);
+        self.commit = self.commit.min(from - 1);
+    }
+
+    /// Makes a change of the store durable.
     pub fn apply(&mut self, persist: &Persist) {
         if let Some(from) = persist.truncate_from {
             self.entries.truncate(from as usize - 1);
@@ -117,13 +138,11 @@ impl Image {
         if let Some(pasts) = &persist.pasts {
             self.pasts = (**pasts).clone();
         }
-        if let Some(generation) = persist.generation {
-            self.generation = generation;
-        }
+        self.removed_by = persist.removed_by.or(self.removed_by);
+        self.generation = persist.generation.unwrap_or(self.generation);
         if let Some(read) = persist.read {
             self.read = read;
         }
-        self.removed_by = persist.removed_by.or(self.removed_by);
     }
 
     pub fn has(&self, entry: &Entry) -> bool {
