@@ -5,7 +5,7 @@
 //! not opened again. Some files let redb panic once more while the first panic unwinds, which Rust
 //! answers by aborting: the process's panic hook must know of that (`take_panic`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,6 +32,8 @@ pub struct Database {
 thread_local! {
     /// The calls of redb that this thread is in, the innermost last.
     static GUARDED: RefCell<Vec<Guarded>> = const { RefCell::new(Vec::new()) };
+    /// Whether it reads what is left of a damaged file.
+    static SALVAGING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A call of redb.
@@ -57,7 +59,10 @@ pub enum Panic {
 pub fn take_panic() -> Panic {
     GUARDED.with_borrow_mut(|calls| match calls.last_mut() {
         None => Panic::Other,
-        Some(call) if call.has_panicked => Panic::Ends(damaged(&call.path, PANICKED.to_owned())),
+        Some(call) if call.has_panicked => {
+            let what = if SALVAGING.get() { SALVAGE_ENDED } else { PANICKED };
+            Panic::Ends(damaged(&call.path, what.to_owned()))
+        }
         Some(call) => {
             call.has_panicked = true;
             Panic::Caught
@@ -66,6 +71,20 @@ pub fn take_panic() -> Panic {
 }
 
 const PANICKED: &str = "the storage library panicked";
+const SALVAGE_ENDED: &str = "reading what is left of it ended the process";
+
+/// Runs `read`, which takes what is left of the damaged file at `path`. `None` without running it
+/// where that has ended the process before: otherwise every start would end there.
+pub fn salvage<T>(path: &Path, read: impl FnOnce() -> T) -> Option<T> {
+    let marked = fs::read_to_string(marker_of(path));
+    if marked.is_ok_and(|what| what.trim_end() == SALVAGE_ENDED) {
+        return None;
+    }
+    SALVAGING.set(true);
+    let left = read();
+    SALVAGING.set(false);
+    Some(left)
+}
 
 /// Why a transaction did not succeed.
 pub enum Problem {

@@ -10,7 +10,7 @@ use super::sample::{Image, Sample, Truth, chat_file};
 use super::verdict::{self, Verdict};
 
 /// Flips of each file of a chat in an ordinary run; the peer's own gets half as many.
-const FLIPS: usize = 1_000;
+const FLIPS: usize = 2_000;
 /// Cuts of each file.
 const CUTS: usize = 200;
 /// The names of the records of a chat's `state` table, and those of its tables.

@@ -1,6 +1,6 @@
 //! Damaged stores (R37, R38): bytes flipped, files cut, emptied, deleted, replaced by older copies.
 //!
-//!     cargo test --release --test damage                        # 2,500 seeded flips, and the rest
+//!     cargo test --release --test damage                        # 5,000 seeded flips, and the rest
 //!     cargo test --release --test damage -- flips               # what has this in its name
 //!     DEMES_FLIPS=20000 cargo test --release --test damage      # more flips of each file
 //!     DEMES_FLIPS=all cargo test --release --test damage        # every byte that is not zero, once

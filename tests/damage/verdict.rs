@@ -55,9 +55,18 @@ impl Verdict {
         if self == Self::Intact && marker.exists() { Self::DamagedWithin } else { self }
     }
 
-    /// What a second start must say after a first that said this.
-    fn again(self) -> Self {
-        if matches!(self, Self::DamagedWithin | Self::Ends) { Self::Damaged } else { self }
+    /// What a first and a second start say together. The second says the same as the first, but for
+    /// damage in a place that nothing needs until redb writes there: that may be found late, with
+    /// everything that was read until then as it must be.
+    fn and_then(self, second: Self) -> Self {
+        match (self, second) {
+            (Self::DamagedWithin | Self::Ends, Self::Damaged) => self,
+            (Self::Intact, Self::Damaged | Self::DamagedWithin) => Self::DamagedWithin,
+            _ => {
+                assert_eq!(second, self, "a second start says something else");
+                self
+            }
+        }
     }
 }
 
@@ -66,8 +75,7 @@ pub fn examine(dir: &Path, truth: &Truth) -> Verdict {
     let data = DataDir::open(dir).expect("the directory is sound");
     let mut truth = truth.clone();
     let first = look(&data, &mut truth, true).or_found_in_closing(&chat_file(dir));
-    start_again(&data, &mut truth, first);
-    first
+    start_again(&data, &mut truth, first)
 }
 
 /// A start after one that has ended the process.
@@ -76,12 +84,13 @@ pub fn examine_after_end(dir: &Path, truth: &Truth) {
     start_again(&data, &mut truth.clone(), Verdict::Ends);
 }
 
-fn start_again(data: &DataDir, truth: &mut Truth, first: Verdict) {
-    let second = look(data, truth, false);
-    assert_eq!(second, first.again(), "a second start says something else");
-    if !matches!(first, Verdict::Intact | Verdict::Cut) {
+/// Gives what the two starts say together.
+fn start_again(data: &DataDir, truth: &mut Truth, first: Verdict) -> Verdict {
+    let both = first.and_then(look(data, truth, false));
+    if !matches!(both, Verdict::Intact | Verdict::Cut) {
         begins_anew(data, truth);
     }
+    both
 }
 
 fn look(data: &DataDir, truth: &mut Truth, goes_on: bool) -> Verdict {
@@ -176,8 +185,7 @@ fn begins_anew(data: &DataDir, truth: &Truth) {
 pub fn examine_peer(dir: &Path) -> Verdict {
     let data = DataDir::open(dir).expect("the directory is sound");
     let first = look_at_peer(&data).or_found_in_closing(&dir.join("peer.redb"));
-    start_peer_again(&data, first);
-    first
+    start_peer_again(&data, first)
 }
 
 /// A start after one that has ended the process.
@@ -200,10 +208,11 @@ fn look_at_peer(data: &DataDir) -> Verdict {
     }
 }
 
-fn start_peer_again(data: &DataDir, first: Verdict) {
-    assert_eq!(look_at_peer(data), first.again(), "a second start says something else");
-    if first != Verdict::Intact {
+fn start_peer_again(data: &DataDir, first: Verdict) -> Verdict {
+    let both = first.and_then(look_at_peer(data));
+    if both != Verdict::Intact {
         data.repair_peer_store().expect("it is repaired");
         data.peer_store().expect("it opens again");
     }
+    both
 }
