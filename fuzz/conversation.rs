@@ -156,8 +156,7 @@ impl Talk {
         };
         let now = Instant(0);
         let replica = Replica::new(Config::default(), peer(3), recovered, now, 7);
-        let mut talk =
-            Self { chat, replica, now, unsynced: Vec::new(), stored: entries, taken: 0 };
+        let mut talk = Self { chat, replica, now, unsynced: Vec::new(), stored: entries, taken: 0 };
         for number in [1, 2] {
             talk.handle(Event::Link { peer: peer(number), state: LinkState::Up });
         }
@@ -258,7 +257,8 @@ impl Talk {
 
     fn link(&mut self, argument: u8) {
         let peer = peer(1 + argument % 2);
-        let state = [LinkState::Up, LinkState::Down, LinkState::Refused][usize::from(argument / 2 % 3)];
+        let state =
+            [LinkState::Up, LinkState::Down, LinkState::Refused][usize::from(argument / 2 % 3)];
         match argument & 64 {
             0 => self.handle(Event::Link { peer, state }),
             _ => self.handle(Event::RoundTrip { peer, rtt_us: u64::from(argument) * 1_000 }),
@@ -272,13 +272,14 @@ impl Talk {
         };
         match argument % 6 {
             0..3 if self.replica.can_propose(&payload).is_ok() => {
-                let proposal =
-                    Proposal { payload, created_at_ms: 0, trace: None, signature: None };
+                let proposal = Proposal { payload, created_at_ms: 0, trace: None, signature: None };
                 self.handle(Event::Propose(proposal));
             }
             3 => self.handle(Event::MarkRead { index: u64::from(argument) }),
             4 => self.handle(Event::HandOver { target: None }),
-            5 => self.handle(Event::Disk([DiskState::Fit, DiskState::Full][usize::from(argument / 6 % 2)])),
+            5 => self.handle(Event::Disk(
+                [DiskState::Fit, DiskState::Full][usize::from(argument / 6 % 2)],
+            )),
             _ => {}
         }
     }

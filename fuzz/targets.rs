@@ -3,7 +3,7 @@
 //! Each target takes any bytes and must come back: no panic, no endless loop, no allocation without
 //! bound (R45). Where the bytes mean something, it says so, and has checked that writing that down
 //! and reading it again gives the same. The fuzzer calls these functions through `fuzz_targets/`,
-//! and `tests/fuzz_corpus/` calls the very same ones on stable Rust.
+//! and `tests/fuzz/` calls the very same ones on stable Rust.
 
 use demes::config;
 use demes::crypto::tls;
@@ -13,7 +13,7 @@ use demes::protocol::recovery::LogEnd;
 use demes::protocol::types::{ChatId, Entry, PeerId, Submission};
 use demes::storage::schema;
 use demes::telemetry::context_from_traceparent;
-use demes::wire::link::LinkText;
+use demes::wire::link::{LinkText, PREFIX};
 use demes::wire::message as convert;
 use demes::wire::message::Header;
 use demes::wire::{WireError, check_address, check_name, pb, trace_context};
@@ -21,7 +21,8 @@ use prost::Message as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 #[path = "conversation.rs"]
-mod conversation;
+pub mod talk;
+pub use talk::conversation;
 
 /// A decoder: whether the bytes mean something to it.
 pub type Target = fn(&[u8]) -> bool;
@@ -34,7 +35,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("record", record),
     ("request", request),
     ("response", response),
-    ("conversation", conversation::conversation),
+    ("conversation", conversation),
     ("certificate", certificate),
     ("pem", pem),
     ("invite_link", invite_link),
@@ -113,19 +114,25 @@ pub fn parse_request(bytes: &[u8]) -> Option<(Header, Body)> {
         11 => convert_with(bytes, convert::from_announce_request),
         12 => convert_with(bytes, convert::from_hand_over_request),
         13 => convert_with(bytes, convert::from_fetch_log_request),
-        14 => {
-            let request = pb::InviteRequest::decode(bytes).ok()?;
-            check_name(&request.chat_name, "chat_name").ok()?;
-            check_address(&request.inviter_address, "inviter_address").ok()?;
-            demes::wire::milliseconds(request.expires_at, "expires_at").ok()?;
-            None
-        }
-        _ => {
-            let request = pb::FindHostRequest::decode(bytes).ok()?;
-            request.chat_id.parse::<ChatId>().ok()?;
-            demes::wire::entry::from_proof(&request.proof?).ok()?;
-            None
-        }
+        _ => None,
+    }
+}
+
+/// The requests that are no messages to a replica.
+fn is_other_request(kind: u8, bytes: &[u8]) -> bool {
+    if kind % REQUESTS == 14 {
+        pb::InviteRequest::decode(bytes).is_ok_and(|request| {
+            request.chat_id.parse::<ChatId>().is_ok()
+                && check_name(&request.chat_name, "chat_name").is_ok()
+                && check_address(&request.inviter_address, "inviter_address").is_ok()
+                && demes::wire::milliseconds(request.expires_at, "expires_at").is_ok()
+        })
+    } else {
+        kind % REQUESTS == 15
+            && pb::FindHostRequest::decode(bytes).is_ok_and(|request| {
+                let proof = request.proof.as_ref().map(demes::wire::entry::from_proof);
+                request.chat_id.parse::<ChatId>().is_ok() && proof.is_none_or(|p| p.is_ok())
+            })
     }
 }
 
@@ -149,7 +156,7 @@ pub fn parse_response(bytes: &[u8]) -> Option<(Header, Body)> {
                 to_incarnation: 0,
                 generation: response.generation,
             };
-            Ok((header, Body::FindHostAnswer(convert::from_find_host_response(&response)?)))
+            Ok((header, convert::from_find_host_response(&response)?))
         }),
         _ => convert_with(bytes, |response: pb::GoodbyeResponse| {
             let refused = response.refused.ok_or(WireError::Missing("refused"))?;
@@ -163,6 +170,7 @@ pub fn parse_response(bytes: &[u8]) -> Option<(Header, Body)> {
 pub fn request(bytes: &[u8]) -> bool {
     let parsed = parse_request(bytes);
     parsed.is_some_and(|(header, body)| header.check(&body).is_ok())
+        || bytes.split_first().is_some_and(|(kind, bytes)| is_other_request(*kind, bytes))
 }
 
 /// Whether an answer can be read.
@@ -186,13 +194,26 @@ pub fn pem(bytes: &[u8]) -> bool {
     !tls::read_pem(bytes).is_empty()
 }
 
-/// The text of an invite link.
+/// The text of an invite link; or what stands in one, of which this makes a text with the length and
+/// checksum that random bytes would never have.
 pub fn invite_link(bytes: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(bytes) else { return false };
-    let Ok(link) = LinkText::parse(text) else { return false };
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) if text.starts_with(PREFIX) => text.to_owned(),
+        _ => link_of(bytes),
+    };
+    let Ok(link) = LinkText::parse(&text) else { return false };
     let again = link.encode().map(|text| LinkText::parse(&text).ok());
     assert_eq!(again, Ok(Some(link)), "it reads back");
     true
+}
+
+fn link_of(content: &[u8]) -> String {
+    let content = &content[..content.len().min(200)];
+    let length = u8::try_from(content.len() + 6).expect("it is short");
+    let mut bytes = vec![1, length];
+    bytes.extend_from_slice(content);
+    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_be_bytes());
+    format!("{PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&bytes))
 }
 
 /// The text of a configuration file.

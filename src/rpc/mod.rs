@@ -9,7 +9,7 @@
 mod accepting;
 mod client;
 mod dial;
-mod edge;
+pub mod edge;
 mod election;
 mod feed;
 mod gate;

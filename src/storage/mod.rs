@@ -17,7 +17,7 @@ mod mark;
 pub mod peer;
 mod reader;
 mod recover;
-mod schema;
+pub mod schema;
 
 pub use anew::Anew;
 pub use chat::{ChatStore, new_incarnation};
