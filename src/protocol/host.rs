@@ -2,7 +2,7 @@
 //! submissions in order stands in `ordering.rs`, and who belongs, votes and follows in
 //! `succession.rs`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::event::{DiskState, Load, Notice};
@@ -38,9 +38,11 @@ pub(super) struct Hosting {
     /// `TermStart` is committed (R4).
     pub serving: bool,
     pub paused: bool,
-    pub progress: std::collections::BTreeMap<PeerId, Progress>,
+    pub progress: BTreeMap<PeerId, Progress>,
     /// What the whole log has of each author, committed or not.
     pub submissions: Submissions,
+    /// Members that joined in this term, committed or not, with their incarnation since.
+    pub joined: BTreeMap<PeerId, Incarnation>,
     pub reports: Reports,
     pub publish_at: Instant,
     pub published_at: Instant,
@@ -53,7 +55,7 @@ pub(super) struct Hosting {
     announce_at: Instant,
     receipts_version: u64,
     pub hand_over: Option<HandingOver>,
-    pub presences: std::collections::BTreeMap<PeerId, Presence>,
+    pub presences: BTreeMap<PeerId, Presence>,
     /// Who is better placed than this host, and since when (R23).
     pub better: Option<(PeerId, Instant)>,
     /// Before that the chat does not move to a better host by itself.
@@ -91,6 +93,7 @@ impl Replica {
             paused: false,
             progress: Default::default(),
             submissions,
+            joined: BTreeMap::new(),
             reports: Reports::new(),
             publish_at: now + self.config.report_us + self.config.report_us / 4,
             published_at: now,

@@ -7,8 +7,8 @@ use super::message::{Accepted, Body, Message, Submit, SubmitAnswer, SubmitProble
 use super::replica::{Part, Replica};
 use super::submissions::{Verdict, is_submittable};
 use super::types::{
-    Entry, Hash, Incarnation, Index, MemberState, Number, Payload, PeerId, Signature, Submission,
-    TraceContext,
+    Entry, Hash, Incarnation, Index, MemberState, Membership, Number, Payload, PeerId, Signature,
+    Submission, TraceContext,
 };
 
 /// What an entry says, before it has a place.
@@ -69,6 +69,10 @@ impl Replica {
         }
         if !active || !is_submittable(&submission.payload) {
             return Err(SubmitProblem::NotMember);
+        }
+        // R9: one whose successor's Join is on its way has come to its end.
+        if hosting.joined.get(&author).is_some_and(|joined| *joined != session) {
+            return Err(SubmitProblem::NotServing);
         }
         let number = submission.number;
         match hosting.submissions.verdict(author, session, number) {
@@ -147,6 +151,9 @@ impl Replica {
         let interval = self.config.heartbeat_us;
         if let Part::Host(hosting) = &mut self.part {
             hosting.submissions.apply(&entry);
+            if let Payload::Membership(Membership::Joined { .. }) = &entry.payload {
+                hosting.joined.insert(entry.author, entry.session);
+            }
             if is_message {
                 hosting.active_at = self.now;
                 hosting.heartbeat_at = hosting.heartbeat_at.min(self.now + interval);

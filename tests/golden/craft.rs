@@ -202,7 +202,7 @@ fn entries(
         hash = Hash([7; 32]);
     }
     let mut entries = Vec::new();
-    for (index, term) in (previous.index.saturating_add(1)..).zip(terms.split(',')) {
+    for (index, term) in (previous.index.saturating_add(1)..=u64::MAX).zip(terms.split(',')) {
         let term = term.parse().map_err(|why| format!("entries: {why}"))?;
         let mut entry = Entry {
             index,
