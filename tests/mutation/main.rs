@@ -19,45 +19,9 @@ mod catchers;
 #[allow(dead_code, unused_imports, reason = "its tests are not run in here")]
 mod golden;
 
-// The simulation, as in tests/sim/main.rs, without what explains a failing seed.
-#[path = "../sim/counts.rs"]
-#[allow(dead_code, reason = "what happened is not counted in here")]
-mod counts;
-#[path = "../sim/disk.rs"]
-mod disk;
-#[path = "../sim/faults/mod.rs"]
-mod faults;
-#[path = "../sim/healing.rs"]
-mod healing;
-#[path = "../common/disk.rs"]
-#[allow(dead_code, reason = "the golden scripts use a simpler disk around it")]
-mod image;
-#[path = "../sim/invariants/mod.rs"]
-mod invariants;
-#[path = "../sim/links.rs"]
-mod links;
-#[path = "../sim/network.rs"]
-mod network;
-#[path = "../sim/oracle.rs"]
-mod oracle;
-#[path = "../sim/plan.rs"]
-mod plan;
-#[path = "../sim/process.rs"]
-mod process;
-#[path = "../sim/queue.rs"]
-mod queue;
-#[path = "../sim/run.rs"]
-#[allow(dead_code, reason = "one seed after the other is enough in here")]
-mod run;
-#[path = "../golden/text.rs"]
-#[allow(dead_code, reason = "the golden scripts show more")]
-mod text;
-#[path = "../sim/traps.rs"]
-mod traps;
-#[path = "../sim/workload.rs"]
-mod workload;
-#[path = "../sim/world.rs"]
-mod world;
+#[path = "../sim/main.rs"]
+#[allow(dead_code, unused_imports, reason = "its tests are not run in here")]
+mod sim;
 
 use std::env;
 use std::io::Read as _;
@@ -70,8 +34,8 @@ use std::time::{Duration, Instant};
 
 use demes_protocol::planted::{Bug, plant};
 
-use plan::Plan;
-use run::run;
+use sim::plan::Plan;
+use sim::run::run;
 
 /// Seeds for each mistake, and for the rules without any.
 const SEEDS: u64 = 60;

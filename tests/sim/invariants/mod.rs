@@ -27,8 +27,8 @@ use demes_protocol::event::{Persist, Ready, Status};
 use demes_protocol::message::Message;
 use demes_protocol::types::{Index, Number};
 
-use crate::oracle::Oracle;
-use crate::world::Peer;
+use super::oracle::Oracle;
+use super::world::Peer;
 
 /// What does not hold, and how that was seen.
 #[derive(Clone, Debug)]
