@@ -40,6 +40,7 @@ impl Replica {
         let learners =
             self.log.state().active().filter(|(peer, _)| !self.log.voters().contains(peer));
         let returning = Some(Absence::Returning);
+        let returning = returning.filter(|_| !planted(Bug::NewHostTrustsLearners));
         learners.map(|(peer, _)| (peer, self.presence(returning))).collect()
     }
 
@@ -132,7 +133,7 @@ impl Replica {
         let ready: BTreeSet<_> = others
             .filter(|(peer, incarnation)| !is_away(peer) && self.is_ready(peer, incarnation))
             .map(|(peer, _)| *peer)
-            .filter(|_| !hosting.paused)
+            .filter(|_| !hosting.paused || planted(Bug::PausedGivesVotes))
             .collect();
         let known = self.log.voters().0.iter().chain(&active);
         let heard: BTreeSet<_> = known

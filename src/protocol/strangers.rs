@@ -1,6 +1,7 @@
 //! Who may ask the peers of a chat for anything: its members, and nobody else (R39).
 
 use super::message::{Body, Message, RefusedReason};
+use super::planted::{Bug, planted};
 use super::replica::Replica;
 use super::types::MemberState;
 
@@ -23,6 +24,7 @@ impl Replica {
             // What answers this peer's own calls was asked for.
             body => body.is_answer(),
         };
+        let may = may || planted(Bug::StrangerAnswered);
         if !may {
             self.refuse(message, RefusedReason::NotMember);
         }

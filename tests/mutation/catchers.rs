@@ -35,7 +35,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::CutsAtLookBack => "attach",
         Bug::CutsOwnTerm => "attach_faults",
         Bug::ContentNotCompared => "two_hosts_in_one_term",
-        Bug::UncommittedRelayed | Bug::OutsiderRelayed => "relay",
+        Bug::UncommittedRelayed => "relay",
         Bug::ServesAtOnce => "older_term",
         Bug::NeverPauses | Bug::PausedStillHeartbeats | Bug::ContactDatedByArrival => {
             "pause_and_resume"
@@ -59,5 +59,6 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::InviteReusable => "invite_links",
         Bug::LinkBringsBackRemoved => "member_removed",
         Bug::DoubtVotes | Bug::DoubtIgnored | Bug::DoubtEndsEarly => "torn_tail",
+        _ => "new",
     }
 }

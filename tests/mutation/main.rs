@@ -4,7 +4,7 @@
 //! cargo test --release -p demes-protocol --features planted --test mutation
 //!     SEEDS=2000          so many seeds of the simulation for each mistake
 //!     THREADS=1           so many mistakes at a time (one for each core)
-//!     -- HostCountsEarly  these mistakes only, with what the script shows of them
+//!     -- HostCountsEarly  these mistakes only, with what every script shows of them
 //! ```
 //!
 //! A mistake counts as found by the script that shows its rule, whose difference was read and is
@@ -72,14 +72,14 @@ fn look(bug: Option<Bug>, is_verbose: bool) {
     panic::set_hook(Box::new(|_| {}));
     for path in golden::scripts() {
         let name = path.file_stem().expect("it is a file").to_string_lossy().into_owned();
-        if bug.is_some_and(|bug| catchers::script(bug) != name) {
+        if !is_verbose && bug.is_some_and(|bug| catchers::script(bug) != name) {
             continue;
         }
         let compared = panic::catch_unwind(|| golden::compare(&path, false));
         if let Err(why) = compared.unwrap_or(Err("an assertion fails".into())) {
             println!("script {name}");
             if is_verbose {
-                println!("shown {}", why.replace('\n', "\nshown "));
+                println!("shown {name}{}", why.replace('\n', "\nshown "));
             }
         }
     }
