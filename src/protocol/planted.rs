@@ -187,8 +187,6 @@ bugs! {
     R6 VoterChangeBeforeTermStart,
     /// A step is taken to a set that has no majority in contact.
     R22 StepStopsChat,
-    /// A paused host gives votes.
-    R22 PausedGivesVotes,
     /// Messages for another incarnation are taken.
     R9 WrongIncarnationTaken,
     /// An outlived incarnation is served.

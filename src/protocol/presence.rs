@@ -133,7 +133,7 @@ impl Replica {
         let ready: BTreeSet<_> = others
             .filter(|(peer, incarnation)| !is_away(peer) && self.is_ready(peer, incarnation))
             .map(|(peer, _)| *peer)
-            .filter(|_| !hosting.paused || planted(Bug::PausedGivesVotes))
+            .filter(|_| !hosting.paused)
             .collect();
         let known = self.log.voters().0.iter().chain(&active);
         let heard: BTreeSet<_> = known
