@@ -251,6 +251,8 @@ bugs! {
     R7 GoesBeforeVote,
     /// A host that is to go does not hand over before.
     R7 HostLeavesAtOnce,
+    /// A voter of whose joining this one has not read yet is refused like a stranger.
+    R7 UnknownVoterRefused,
     /// A stranger is answered like a member.
     R39 StrangerAnswered,
     /// A former member is answered like a member.

@@ -21,7 +21,9 @@ impl Replica {
             Body::Join(_) | Body::FindHost => true,
             // R7: a voter that lags may not have read yet who the candidate is.
             Body::RequestVote(request) => request.last > self.log.last(),
-            Body::Solicit(solicit) => solicit.last > self.log.last(),
+            Body::Solicit(solicit) => {
+                solicit.last > self.log.last() && !planted(Bug::UnknownVoterRefused)
+            }
             // Nor whom it has just voted for.
             Body::Announce(announce) => {
                 let HardState { term, vote } = self.hard_state;
