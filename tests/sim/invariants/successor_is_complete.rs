@@ -1,7 +1,7 @@
 //! A host hands over when its successor has the whole log durably, and it has that itself (R23).
 //!
-//! Otherwise the successor stands in vain, and nobody serves meanwhile. What a disk loses afterwards
-//! counts as durable.
+//! Otherwise the successor stands in vain, and nobody serves meanwhile. What a disk loses
+//! afterwards counts as durable.
 
 use std::collections::BTreeSet;
 
