@@ -10,8 +10,8 @@ use super::types::{Entry, Index, Membership, Number, Payload, PeerId};
 /// Changes of the store that nothing relies on, so that no sync is made for them alone.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Later {
-    outbox_remove_through: Option<Number>,
-    request_ids: Vec<(String, Index)>,
+    pub(super) outbox_remove_through: Option<Number>,
+    pub(super) request_ids: Vec<(String, Index)>,
 }
 
 impl Replica {

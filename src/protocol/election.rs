@@ -15,26 +15,26 @@ use super::types::{HardState, Incarnation, Past, PeerId, Position, Term};
 /// A voter's search for a new host.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Suspicion {
-    suspected: Option<PeerId>,
+    pub(super) suspected: Option<PeerId>,
     /// The next place on the ranked list.
-    place: usize,
+    pub(super) place: usize,
     /// Whom this voter nominates in this round.
-    nominee: Option<PeerId>,
-    round_until: Instant,
-    withdrawn: BTreeSet<PeerId>,
+    pub(super) nominee: Option<PeerId>,
+    pub(super) round_until: Instant,
+    pub(super) withdrawn: BTreeSet<PeerId>,
     /// The span of the fallback's next back-off; 0 while the list is not used up.
-    back_off: Micros,
+    pub(super) back_off: Micros,
     /// This peer has told the others that it cannot stand.
-    has_withdrawn: bool,
+    pub(super) has_withdrawn: bool,
 }
 
 /// Somebody wants this peer to host (R15).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Nomination {
-    until: Instant,
-    incarnation: Incarnation,
-    term: Term,
-    last: Position,
+    pub(super) until: Instant,
+    pub(super) incarnation: Incarnation,
+    pub(super) term: Term,
+    pub(super) last: Position,
 }
 
 impl Replica {

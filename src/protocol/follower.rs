@@ -24,15 +24,15 @@ const REATTACH_US: Micros = 10 * MS;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Attached {
     pub host: PeerId,
-    attach: u64,
-    since: Instant,
+    pub(super) attach: u64,
+    pub(super) since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
     pub matched: Option<Index>,
     /// The newest heartbeat heard.
-    heartbeat: u64,
+    pub(super) heartbeat: u64,
     /// Heartbeats in a row that told of entries which have not come.
-    holes: u32,
-    acknowledge: bool,
+    pub(super) holes: u32,
+    pub(super) acknowledge: bool,
 }
 
 impl Replica {

@@ -31,8 +31,8 @@ const HEARTBEATS_MAX: usize = 256;
 /// A host's own state. It ends with the term.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Hosting {
-    since: Instant,
-    term_start: Index,
+    pub(super) since: Instant,
+    pub(super) term_start: Index,
     /// `TermStart` is committed (R4).
     pub serving: bool,
     pub paused: bool,
@@ -42,12 +42,12 @@ pub(super) struct Hosting {
     pub reports: Reports,
     pub publish_at: Instant,
     pub published_at: Instant,
-    heartbeat: u64,
-    heartbeat_at: Instant,
-    heartbeats_sent: VecDeque<(u64, Instant)>,
-    active_at: Instant,
-    announce_at: Instant,
-    receipts_version: u64,
+    pub(super) heartbeat: u64,
+    pub(super) heartbeat_at: Instant,
+    pub(super) heartbeats_sent: VecDeque<(u64, Instant)>,
+    pub(super) active_at: Instant,
+    pub(super) announce_at: Instant,
+    pub(super) receipts_version: u64,
     pub hand_over: Option<HandingOver>,
 }
 

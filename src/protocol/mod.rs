@@ -33,6 +33,7 @@ pub mod quorum;
 pub mod ranking;
 pub mod replica;
 pub mod sign;
+pub mod situation;
 pub mod submissions;
 mod succession;
 pub mod time;

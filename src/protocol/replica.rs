@@ -74,13 +74,13 @@ pub struct Replica {
     pub(super) round_trips: BTreeMap<PeerId, Estimate>,
     pub(super) syncs: Estimate,
     pub(super) pasts: BTreeMap<(PeerId, Incarnation), Past>,
-    far_terms: BTreeMap<PeerId, Term>,
+    pub(super) far_terms: BTreeMap<PeerId, Term>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
-    fault: Option<&'static str>,
+    pub(super) fault: Option<&'static str>,
 
     pub(super) ready: Ready,
-    ready_count: u64,
+    pub(super) ready_count: u64,
     pub(super) later: Later,
 }
 

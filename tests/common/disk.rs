@@ -22,6 +22,7 @@ pub struct Image {
 }
 
 /// The image, and the `Ready`s whose sync has not returned.
+#[derive(Clone)]
 pub struct Disk {
     pub image: Image,
     pub pending: VecDeque<Ready>,
