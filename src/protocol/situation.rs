@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::replica::{Candidacy, Part, Replica, Stopping};
 use super::succession::HandingOver;
 use super::time::{Instant, Micros};
-use super::types::{Boot, PeerId, Term};
+use super::types::{PeerId, Term};
 
 /// What is left of a replica: a hash, and the numbers that other peers repeat.
 pub struct Situation<H> {
@@ -43,8 +43,8 @@ pub struct Scale {
 /// matters, and of a heartbeat only when it was sent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Count {
-    /// The attaches of a member since it was started for the `boot`th time.
-    Attach { member: PeerId, boot: Boot, number: u64 },
+    /// An attach of a member.
+    Attach { member: PeerId, number: u64 },
     /// A heartbeat of the host of `term`; 0 is none.
     Heartbeat { term: Term, number: u64 },
     /// The host of `term`, this replica, sent that heartbeat so long ago. Listed while it is less
@@ -147,12 +147,11 @@ impl Replica {
         }
         into.due_if(*flush_at);
         into.hash(host);
-        let (member, boot, number) = (*me, *boot, *attach_count);
-        into.counts.push(Count::Attach { member, boot, number });
+        into.counts.push(Count::Attach { member: *me, number: *attach_count });
         part.situation(*ready_count, hard_state.term, into);
         into.hash(attached.is_some());
         if let Some(attached) = attached {
-            attached.situation(*me, boot, hard_state.term, into);
+            attached.situation(*me, hard_state.term, into);
         }
         into.due(*lease_until);
         into.due(*suspect_at);
@@ -261,7 +260,7 @@ impl Progress {
             past,
             steady_since,
         } = self;
-        into.counts.push(Count::Attach { member, boot: *boot, number: *attach });
+        into.counts.push(Count::Attach { member, number: *attach });
         into.hash((incarnation, boot, matched, next, in_flight, commit_sent, loading));
         into.was_if(*contact);
         into.hash((ranking_version, past));
@@ -270,9 +269,9 @@ impl Progress {
 }
 
 impl Attached {
-    fn situation<H: Hasher>(&self, me: PeerId, boot: Boot, term: Term, into: &mut Situation<H>) {
+    fn situation<H: Hasher>(&self, me: PeerId, term: Term, into: &mut Situation<H>) {
         let Self { host, attach, since, matched, heartbeat, holes, acknowledge } = self;
-        into.counts.push(Count::Attach { member: me, boot, number: *attach });
+        into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
         into.hash((host, matched, holes, acknowledge));
         into.was(*since);

@@ -1,0 +1,319 @@
+//! The chat as a model: what may happen next, how far it goes, and what must hold.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use demes_protocol::config::Config;
+use demes_protocol::event::Event;
+use demes_protocol::message::Body;
+use demes_protocol::time::Instant;
+use demes_protocol::types::{Index, Membership, Payload, Term};
+use stateright::{Model, Property};
+
+use crate::history::{Broken, Sight};
+use crate::state::{Left, PEERS, SCALE, State};
+use crate::step::{Step, id, index};
+
+/// What a configuration of the model leaves out.
+#[derive(Clone)]
+pub struct Bounds {
+    pub config: Config,
+    /// How often what goes wrong, and what people do, may happen.
+    pub left: Left,
+    pub terms_max: Term,
+    /// Entries beyond those that the chat begins with.
+    pub entries_max: Index,
+    /// Messages on their way at once.
+    pub in_flight_max: usize,
+    /// These arrive as soon as they are sent; the others at any time, in any order, or never.
+    pub at_once: fn(&Body) -> bool,
+    /// What is written is durable at once.
+    pub syncs_at_once: bool,
+    /// What must be met somewhere.
+    pub sights: &'static [Sight],
+}
+
+/// A configuration of the model, with the states that it begins with.
+pub struct Chat {
+    pub bounds: Bounds,
+    pub begin: Vec<State>,
+    /// The last index in those.
+    pub founded: Index,
+}
+
+/// One step. Peers and messages are named by their places.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    Deliver(usize),
+    /// It arrives, and arrives again later, perhaps.
+    Double(usize),
+    /// The stream that it belongs to ends, with all that is on its way in it.
+    Break(usize),
+    Sync(usize),
+    Tick(usize),
+    Sleep(usize),
+    Crash(usize),
+    Restart(usize),
+    Refused(usize, usize),
+    Say(usize),
+    HandOver(usize, usize),
+    Stop(usize),
+    Leave(usize),
+    Wipe(usize),
+    Join(usize, usize),
+}
+
+impl Chat {
+    /// Does it, and tells what happened if that is wanted.
+    pub fn step(&self, state: &State, action: Action, tell: bool) -> (State, Vec<String>) {
+        let mut begin = state.clone();
+        begin.sights = Default::default();
+        let mut step = Step::new(begin, &self.bounds);
+        step.lines = tell.then(Vec::new);
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            act(&mut step, action);
+            step.end()
+        }));
+        done.unwrap_or_else(|_| {
+            let mut state = state.clone();
+            state.broken = Some(Broken::Panic);
+            (state, vec!["PANIC".into()])
+        })
+    }
+}
+
+fn act(step: &mut Step<'_>, action: Action) {
+    let left = &mut step.state.left;
+    match action {
+        Action::Deliver(place) => {
+            let parcel = step.state.network.remove(place);
+            step.arrive(parcel.message.clone());
+        }
+        Action::Double(place) => {
+            left.doubles -= 1;
+            let message = step.state.network[place].message.clone();
+            step.arrive(message);
+        }
+        Action::Break(place) => {
+            left.breaks -= 1;
+            let parcel = Arc::clone(&step.state.network[place]);
+            let (from, to) = (parcel.message.from, parcel.message.to);
+            step.state.network.retain(|other| {
+                (other.message.from, other.message.to) != (from, to) || !is_stream(other)
+            });
+            step.event(index(to), Event::Detached { peer: from });
+        }
+        Action::Sync(p) => step.sync(p),
+        Action::Tick(p) => step.tick(p, 0),
+        Action::Sleep(p) => {
+            left.sleeps -= 1;
+            let awake = step.state.peers[p].now + SCALE.past_us;
+            step.tick(p, awake);
+        }
+        Action::Crash(p) => {
+            left.crashes -= 1;
+            step.crash(p);
+        }
+        Action::Restart(p) => step.start(p),
+        Action::Refused(p, q) => step.refused(p, q),
+        Action::Say(p) => {
+            left.says -= 1;
+            step.propose(p, |number| Payload::Message {
+                request_id: String::new(),
+                sealed: Bytes::from(format!("{}.{number}", p + 1)),
+            });
+        }
+        Action::HandOver(p, q) => {
+            left.hand_overs -= 1;
+            step.event(p, Event::HandOver { target: Some(id(q)) });
+        }
+        Action::Stop(p) => {
+            left.stops -= 1;
+            step.event(p, Event::Stop);
+        }
+        Action::Leave(p) => {
+            left.leaves -= 1;
+            step.propose(p, |_| Payload::Membership(Membership::Leaving));
+        }
+        Action::Wipe(p) => {
+            left.wipes -= 1;
+            step.wipe(p);
+        }
+        Action::Join(p, host) => step.join(p, host),
+    }
+}
+
+/// What travels in the stream that a member opens by attaching.
+fn is_stream(parcel: &crate::state::Parcel) -> bool {
+    matches!(parcel.message.body, Body::Append(_) | Body::LookBack(_))
+}
+
+impl Model for Chat {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        self.begin.clone()
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.broken.is_some() {
+            return;
+        }
+        let left = state.left;
+        for (place, parcel) in state.network.iter().enumerate() {
+            if place > 0 && state.network[place - 1].key == parcel.key {
+                continue;
+            }
+            actions.push(Action::Deliver(place));
+            if left.doubles > 0 {
+                actions.push(Action::Double(place));
+            }
+            if left.breaks > 0 && is_stream(parcel) {
+                actions.push(Action::Break(place));
+            }
+        }
+        for p in 0..PEERS {
+            let peer = &state.peers[p];
+            match &peer.replica {
+                None if peer.joining => self.joining_actions(state, p, actions),
+                None => {
+                    actions.push(Action::Restart(p));
+                    if left.wipes > 0 {
+                        actions.push(Action::Wipe(p));
+                    }
+                }
+                Some(replica) => self.running_actions(state, p, replica, actions),
+            }
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        Some(self.step(state, action, false).0)
+    }
+
+    fn within_boundary(&self, state: &State) -> bool {
+        let bounds = &self.bounds;
+        let peers_within = state.peers.iter().all(|peer| {
+            peer.replica.as_ref().is_none_or(|replica| {
+                let last = replica.log().last().index;
+                last <= self.founded + bounds.entries_max && peer.term <= bounds.terms_max
+            })
+        });
+        peers_within && state.network.len() <= bounds.in_flight_max
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let mut properties = promises();
+        let wanted = |(sight, ..): &&(Sight, _, _)| self.bounds.sights.contains(sight);
+        let sights = SIGHTS.iter().filter(wanted);
+        properties.extend(sights.map(|(_, name, seen)| Property::sometimes(name, *seen)));
+        properties
+    }
+}
+
+impl Chat {
+    fn running_actions(
+        &self,
+        state: &State,
+        p: usize,
+        replica: &demes_protocol::Replica,
+        actions: &mut Vec<Action>,
+    ) {
+        let (left, peer) = (state.left, &state.peers[p]);
+        if !peer.disk.pending.is_empty() {
+            actions.push(Action::Sync(p));
+        }
+        let soon = Instant(peer.now + SCALE.future_us);
+        if replica.poll_timeout().is_some_and(|at| at < soon) {
+            actions.push(Action::Tick(p));
+            if left.sleeps > 0 {
+                actions.push(Action::Sleep(p));
+            }
+        }
+        if left.crashes > 0 {
+            actions.push(Action::Crash(p));
+        }
+        for q in 0..PEERS {
+            if q != p && state.peers[q].replica.is_none() && !peer.gone[q] {
+                actions.push(Action::Refused(p, q));
+            }
+        }
+        if left.says > 0 {
+            actions.push(Action::Say(p));
+        }
+        if left.leaves > 0 {
+            actions.push(Action::Leave(p));
+        }
+        if left.stops > 0 {
+            actions.push(Action::Stop(p));
+        }
+        if left.hand_overs > 0 && peer.hosts {
+            actions.extend((0..PEERS).filter(|q| *q != p).map(|q| Action::HandOver(p, q)));
+        }
+    }
+
+    fn joining_actions(&self, state: &State, p: usize, actions: &mut Vec<Action>) {
+        let asked = state.network.iter().any(|parcel| parcel.message.from == id(p));
+        for q in 0..PEERS {
+            if q != p && !asked && state.peers[q].replica.is_some() {
+                actions.push(Action::Join(p, q));
+            }
+        }
+    }
+}
+
+type Condition = fn(&Chat, &State) -> bool;
+
+macro_rules! promise {
+    ($name:literal, $broken:ident) => {
+        Property::<Chat>::always($name, |_, state| state.broken != Some(Broken::$broken))
+    };
+}
+
+fn promises() -> Vec<Property<Chat>> {
+    vec![
+        promise!("one host per term", TwoHosts),
+        promise!("logs with an entry in common are equal up to it", LogsDiffer),
+        promise!("every host has what hosts before it committed", HostLacksCommitted),
+        promise!("commit never goes back", CommitWentBack),
+        promise!("what is committed never changes", CommittedChanged),
+        promise!("what is committed is durable at a majority of the voters", CommitNotDurable),
+        promise!("no disk loses what is committed", CommittedCut),
+        promise!("a durable vote is kept", VoteChanged),
+        promise!("nothing is said before it is durable", SaidBeforeDurable),
+        promise!("what is confirmed is committed", ConfirmedWrongly),
+        promise!("nobody finds proof of a fault", Fault),
+        promise!("nobody panics", Panic),
+        promise!("messages come to rest", NoRest),
+    ]
+}
+
+macro_rules! sight {
+    ($name:literal, $sight:ident) => {
+        (Sight::$sight, $name, |_, state| state.sights.has(Sight::$sight as u32))
+    };
+}
+
+const SIGHTS: [(Sight, &str, Condition); 19] = [
+    sight!("a host of term 2", HostInTerm2),
+    sight!("a host of term 3", HostInTerm3),
+    sight!("a message is committed after term 1", CommitInTerm2),
+    sight!("an author is told that its message is confirmed", Confirmed),
+    sight!("a log is cut", Cut),
+    sight!("a host pauses", Paused),
+    sight!("a paused host resumes", Resumed),
+    sight!("a hand-over succeeds", HandedOver),
+    sight!("a nominee withdraws because its log is behind", WithdrewBehind),
+    sight!("a candidate withdraws without a majority", WithdrewWithoutMajority),
+    sight!("a nominee holds a nomination", Held),
+    sight!("a voter falls back to asking all", FellBack),
+    sight!("a crash loses entries that were not synced", UnsyncedLost),
+    sight!("two voters", TwoVoters),
+    sight!("one voter", OneVoter),
+    sight!("three voters again", ThreeVotersAgain),
+    sight!("a new incarnation votes", NewIncarnationVotes),
+    sight!("a member is removed", Removed),
+    sight!("a peer is shown to be below its own past", BelowOwnPast),
+];
