@@ -3,24 +3,22 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use demes_protocol::config::Config;
-use demes_protocol::event::Event;
 use demes_protocol::message::Body;
-use demes_protocol::time::Instant;
 use demes_protocol::types::{Index, Membership, Payload, Term};
 use stateright::{Model, Property};
 
-use crate::history::{Broken, Sight};
-use crate::state::{Left, PEERS, SCALE, State};
-use crate::step::{Step, id, index};
+use crate::history::{Broken, Sight, Sights};
+use crate::key::SCALE;
+use crate::memory::Memory;
+use crate::peer::{Input, PEERS, Peer, id, join};
+use crate::state::State;
+use crate::step::{Step, is_stream};
 
 /// What a configuration of the model leaves out.
 #[derive(Clone)]
 pub struct Bounds {
     pub config: Config,
-    /// How often what goes wrong, and what people do, may happen.
-    pub left: Left,
     pub terms_max: Term,
     /// Entries beyond those that the chat begins with.
     pub entries_max: Index,
@@ -40,6 +38,7 @@ pub struct Chat {
     pub begin: Vec<State>,
     /// The last index in those.
     pub founded: Index,
+    pub memory: Memory,
 }
 
 /// One step. Peers and messages are named by their places.
@@ -67,12 +66,11 @@ pub enum Action {
 impl Chat {
     /// Does it, and tells what happened if that is wanted.
     pub fn step(&self, state: &State, action: Action, tell: bool) -> (State, Vec<String>) {
-        let mut begin = state.clone();
-        begin.sights = Default::default();
-        let mut step = Step::new(begin, &self.bounds);
-        step.lines = tell.then(Vec::new);
         let done = catch_unwind(AssertUnwindSafe(|| {
-            act(&mut step, action);
+            let mut begin = state.clone();
+            begin.sights = Sights::default();
+            let mut step = Step::new(begin, &self.bounds, &self.memory, tell);
+            self.act(&mut step, action);
             step.end()
         }));
         done.unwrap_or_else(|_| {
@@ -81,72 +79,68 @@ impl Chat {
             (state, vec!["PANIC".into()])
         })
     }
-}
 
-fn act(step: &mut Step<'_>, action: Action) {
-    let left = &mut step.state.left;
-    match action {
-        Action::Deliver(place) => {
-            let parcel = step.state.network.remove(place);
-            step.arrive(parcel.message.clone());
+    fn act(&self, step: &mut Step<'_>, action: Action) {
+        let state = &mut step.state;
+        let left = &mut state.left;
+        match action {
+            Action::Deliver(place) => {
+                let parcel = state.network.remove(place);
+                step.arrive(parcel);
+            }
+            Action::Double(place) => {
+                left.doubles -= 1;
+                let parcel = Arc::clone(&state.network[place]);
+                step.arrive(parcel);
+            }
+            Action::Break(place) => {
+                left.breaks -= 1;
+                let parcel = Arc::clone(&state.network[place]);
+                step.break_stream(&parcel);
+            }
+            Action::Sync(p) => step.happen(p, &Input::Sync),
+            Action::Tick(p) => {
+                let at = state.peers[p].timeout().unwrap_or(0);
+                step.happen(p, &Input::Tick { at });
+            }
+            Action::Sleep(p) => {
+                left.sleeps -= 1;
+                let at = state.peers[p].now + SCALE.past_us;
+                step.happen(p, &Input::Tick { at });
+            }
+            Action::Crash(p) => {
+                left.crashes -= 1;
+                step.crash(p);
+            }
+            Action::Restart(p) => step.start(p),
+            Action::Refused(p, q) => step.happen(p, &Input::Refused(q)),
+            Action::Say(p) => {
+                left.says -= 1;
+                let payload = state.peers[p].message("message");
+                step.happen(p, &Input::Propose(payload));
+            }
+            Action::HandOver(p, q) => {
+                left.hand_overs -= 1;
+                step.happen(p, &Input::HandOver(q));
+            }
+            Action::Stop(p) => {
+                left.stops -= 1;
+                step.happen(p, &Input::Stop);
+            }
+            Action::Leave(p) => {
+                left.leaves -= 1;
+                step.happen(p, &Input::Propose(Payload::Membership(Membership::Leaving)));
+            }
+            Action::Wipe(p) => {
+                left.wipes -= 1;
+                step.happen(p, &Input::Wipe);
+            }
+            Action::Join(p, host) => {
+                let join = self.memory.parcel(join(&state.peers[p], host));
+                step.send(&join);
+            }
         }
-        Action::Double(place) => {
-            left.doubles -= 1;
-            let message = step.state.network[place].message.clone();
-            step.arrive(message);
-        }
-        Action::Break(place) => {
-            left.breaks -= 1;
-            let parcel = Arc::clone(&step.state.network[place]);
-            let (from, to) = (parcel.message.from, parcel.message.to);
-            step.state.network.retain(|other| {
-                (other.message.from, other.message.to) != (from, to) || !is_stream(other)
-            });
-            step.event(index(to), Event::Detached { peer: from });
-        }
-        Action::Sync(p) => step.sync(p),
-        Action::Tick(p) => step.tick(p, 0),
-        Action::Sleep(p) => {
-            left.sleeps -= 1;
-            let awake = step.state.peers[p].now + SCALE.past_us;
-            step.tick(p, awake);
-        }
-        Action::Crash(p) => {
-            left.crashes -= 1;
-            step.crash(p);
-        }
-        Action::Restart(p) => step.start(p),
-        Action::Refused(p, q) => step.refused(p, q),
-        Action::Say(p) => {
-            left.says -= 1;
-            step.propose(p, |number| Payload::Message {
-                request_id: String::new(),
-                sealed: Bytes::from(format!("{}.{number}", p + 1)),
-            });
-        }
-        Action::HandOver(p, q) => {
-            left.hand_overs -= 1;
-            step.event(p, Event::HandOver { target: Some(id(q)) });
-        }
-        Action::Stop(p) => {
-            left.stops -= 1;
-            step.event(p, Event::Stop);
-        }
-        Action::Leave(p) => {
-            left.leaves -= 1;
-            step.propose(p, |_| Payload::Membership(Membership::Leaving));
-        }
-        Action::Wipe(p) => {
-            left.wipes -= 1;
-            step.wipe(p);
-        }
-        Action::Join(p, host) => step.join(p, host),
     }
-}
-
-/// What travels in the stream that a member opens by attaching.
-fn is_stream(parcel: &crate::state::Parcel) -> bool {
-    matches!(parcel.message.body, Body::Append(_) | Body::LookBack(_))
 }
 
 impl Model for Chat {
@@ -170,21 +164,21 @@ impl Model for Chat {
             if left.doubles > 0 {
                 actions.push(Action::Double(place));
             }
-            if left.breaks > 0 && is_stream(parcel) {
+            if left.breaks > 0 && is_stream(&parcel.message.body) {
                 actions.push(Action::Break(place));
             }
         }
         for p in 0..PEERS {
             let peer = &state.peers[p];
-            match &peer.replica {
-                None if peer.joining => self.joining_actions(state, p, actions),
-                None => {
-                    actions.push(Action::Restart(p));
-                    if left.wipes > 0 {
-                        actions.push(Action::Wipe(p));
-                    }
+            if peer.replica.is_some() {
+                running_actions(state, p, peer, actions);
+            } else if peer.joining {
+                joining_actions(state, p, actions);
+            } else {
+                actions.push(Action::Restart(p));
+                if left.wipes > 0 {
+                    actions.push(Action::Wipe(p));
                 }
-                Some(replica) => self.running_actions(state, p, replica, actions),
             }
         }
     }
@@ -213,53 +207,44 @@ impl Model for Chat {
     }
 }
 
-impl Chat {
-    fn running_actions(
-        &self,
-        state: &State,
-        p: usize,
-        replica: &demes_protocol::Replica,
-        actions: &mut Vec<Action>,
-    ) {
-        let (left, peer) = (state.left, &state.peers[p]);
-        if !peer.disk.pending.is_empty() {
-            actions.push(Action::Sync(p));
-        }
-        let soon = Instant(peer.now + SCALE.future_us);
-        if replica.poll_timeout().is_some_and(|at| at < soon) {
-            actions.push(Action::Tick(p));
-            if left.sleeps > 0 {
-                actions.push(Action::Sleep(p));
-            }
-        }
-        if left.crashes > 0 {
-            actions.push(Action::Crash(p));
-        }
-        for q in 0..PEERS {
-            if q != p && state.peers[q].replica.is_none() && !peer.gone[q] {
-                actions.push(Action::Refused(p, q));
-            }
-        }
-        if left.says > 0 {
-            actions.push(Action::Say(p));
-        }
-        if left.leaves > 0 {
-            actions.push(Action::Leave(p));
-        }
-        if left.stops > 0 {
-            actions.push(Action::Stop(p));
-        }
-        if left.hand_overs > 0 && peer.hosts {
-            actions.extend((0..PEERS).filter(|q| *q != p).map(|q| Action::HandOver(p, q)));
+fn running_actions(state: &State, p: usize, peer: &Peer, actions: &mut Vec<Action>) {
+    let left = state.left;
+    if !peer.disk.pending.is_empty() {
+        actions.push(Action::Sync(p));
+    }
+    if peer.timeout().is_some() {
+        actions.push(Action::Tick(p));
+        if left.sleeps > 0 {
+            actions.push(Action::Sleep(p));
         }
     }
+    if left.crashes > 0 {
+        actions.push(Action::Crash(p));
+    }
+    for q in 0..PEERS {
+        if q != p && state.peers[q].replica.is_none() && !peer.gone[q] {
+            actions.push(Action::Refused(p, q));
+        }
+    }
+    if left.says > 0 {
+        actions.push(Action::Say(p));
+    }
+    if left.leaves > 0 {
+        actions.push(Action::Leave(p));
+    }
+    if left.stops > 0 {
+        actions.push(Action::Stop(p));
+    }
+    if left.hand_overs > 0 && peer.hosts {
+        actions.extend((0..PEERS).filter(|q| *q != p).map(|q| Action::HandOver(p, q)));
+    }
+}
 
-    fn joining_actions(&self, state: &State, p: usize, actions: &mut Vec<Action>) {
-        let asked = state.network.iter().any(|parcel| parcel.message.from == id(p));
-        for q in 0..PEERS {
-            if q != p && !asked && state.peers[q].replica.is_some() {
-                actions.push(Action::Join(p, q));
-            }
+fn joining_actions(state: &State, p: usize, actions: &mut Vec<Action>) {
+    let asked = state.network.iter().any(|parcel| parcel.message.from == id(p));
+    for q in 0..PEERS {
+        if q != p && !asked && state.peers[q].replica.is_some() {
+            actions.push(Action::Join(p, q));
         }
     }
 }

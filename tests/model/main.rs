@@ -4,6 +4,9 @@ mod chat;
 #[path = "../common/disk.rs"]
 mod disk;
 mod history;
+mod key;
+mod memory;
+mod peer;
 mod start;
 mod state;
 mod step;
@@ -38,6 +41,7 @@ fn run(name: &str, chat: Chat) {
         checker.max_depth(),
         begun.elapsed()
     );
+    println!("peers, parcels, outcomes {:?}", checker.model().memory.sizes());
     let found = checker.discoveries();
     for property in checker.model().properties() {
         let expected = matches!(property.expectation, stateright::Expectation::Sometimes);
@@ -55,38 +59,69 @@ fn run(name: &str, chat: Chat) {
             }
         }
     }
-    println!("{}", std::fs::read_to_string("/proc/self/status").unwrap().lines().find(|l| l.starts_with("VmHWM")).unwrap());
+    println!(
+        "{}",
+        std::fs::read_to_string("/proc/self/status")
+            .unwrap()
+            .lines()
+            .find(|l| l.starts_with("VmHWM"))
+            .unwrap()
+    );
 }
 
 #[test]
 fn elections() {
     let left = Left { crashes: 1, ..Left::default() };
-    let begin = start::grown(left);
+    let memory = memory::Memory::new();
+    let begin = start::grown(left, &memory);
     let bounds = Bounds {
         config: start::config(),
-        left,
         terms_max: 3,
         entries_max: 4,
         in_flight_max: 4,
-        at_once: |body| !matches!(body, Body::Nominate(_) | Body::RequestVote(_) | Body::Vote(_) | Body::Solicit(_) | Body::SolicitAnswer(_) | Body::Withdraw(_) | Body::Announce(_)),
+        at_once: |body| {
+            !matches!(
+                body,
+                Body::Nominate(_)
+                    | Body::RequestVote(_)
+                    | Body::Vote(_)
+                    | Body::Solicit(_)
+                    | Body::SolicitAnswer(_)
+                    | Body::Withdraw(_)
+                    | Body::Announce(_)
+            )
+        },
         syncs_at_once: false,
-        sights: &[Sight::HostInTerm2, Sight::HostInTerm3, Sight::Paused, Sight::WithdrewWithoutMajority],
+        sights: &[
+            Sight::HostInTerm2,
+            Sight::HostInTerm3,
+            Sight::Paused,
+            Sight::WithdrewWithoutMajority,
+        ],
     };
     let founded = begin.history.last();
-    let chat = Chat { bounds, begin: vec![begin], founded };
-    if std::env::var_os("SURVEY").is_some() { return survey(&chat, 30); }
+    let chat = Chat { bounds, begin: vec![begin], founded, memory };
+    if std::env::var_os("SURVEY").is_some() {
+        return survey(&chat, 30);
+    }
     run("elections", chat);
 }
 
 fn survey(chat: &Chat, depth: usize) {
     use std::collections::{BTreeMap, HashSet};
     use std::hash::{DefaultHasher, Hash, Hasher};
-    let fp = |s: &state::State| { let mut h = DefaultHasher::new(); s.hash(&mut h); h.finish() };
+    let fp = |s: &state::State| {
+        let mut h = DefaultHasher::new();
+        s.hash(&mut h);
+        h.finish()
+    };
     let mut seen = HashSet::new();
     let mut peers: [HashSet<u64>; 3] = Default::default();
     let mut nets: HashSet<Vec<u64>> = HashSet::new();
     let mut frontier: Vec<_> = chat.begin.clone();
-    for s in &frontier { seen.insert(fp(s)); }
+    for s in &frontier {
+        seen.insert(fp(s));
+    }
     for d in 1..=depth {
         let mut next = Vec::new();
         let mut by: BTreeMap<String, (usize, usize)> = BTreeMap::new();
@@ -95,22 +130,45 @@ fn survey(chat: &Chat, depth: usize) {
             acts.clear();
             chat.actions(s, &mut acts);
             for a in &acts {
-                let name = match a { chat::Action::Deliver(i) => format!("Deliver {}", text::kind(&s.network[*i].message.body)), chat::Action::Tick(p) => format!("Tick {} {}", p, if s.peers[*p].hosts {"host"} else {""}), other => format!("{other:?}") };
+                let name = match a {
+                    chat::Action::Deliver(i) => {
+                        format!("Deliver {}", text::kind(&s.network[*i].message.body))
+                    }
+                    chat::Action::Tick(p) => {
+                        format!("Tick {} {}", p, if s.peers[*p].hosts { "host" } else { "" })
+                    }
+                    other => format!("{other:?}"),
+                };
                 let n = chat.next_state(s, *a).unwrap();
                 let e = by.entry(name).or_default();
                 e.0 += 1;
-                if !chat.within_boundary(&n) { continue; }
+                if !chat.within_boundary(&n) {
+                    continue;
+                }
                 if seen.insert(fp(&n)) {
                     e.1 += 1;
-                    for p in 0..3 { peers[p].insert(n.peers[p].key.hash); }
+                    for p in 0..3 {
+                        peers[p].insert(n.peers[p].key.hash);
+                    }
                     nets.insert(n.network.iter().map(|p| p.key.hash).collect());
                     next.push(n);
                 }
             }
         }
-        println!("depth {d}: new {} total {} peers {:?} nets {}", next.len(), seen.len(), peers.each_ref().map(HashSet::len), nets.len());
-        for (k, v) in by { println!("   {k}: {} new {}", v.0, v.1); }
+        println!(
+            "depth {d}: new {} total {} peers {:?} nets {} memory {:?}",
+            next.len(),
+            seen.len(),
+            peers.each_ref().map(HashSet::len),
+            nets.len(),
+            chat.memory.sizes()
+        );
+        for (k, v) in by {
+            println!("   {k}: {} new {}", v.0, v.1);
+        }
         frontier = next;
-        if seen.len() > 400_000 { break; }
+        if seen.len() > 400_000 {
+            break;
+        }
     }
 }

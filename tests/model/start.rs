@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
+use demes_protocol::Replica;
 use demes_protocol::config::Config;
-use demes_protocol::event::Event;
 use demes_protocol::founding::founding_entry;
 use demes_protocol::message::Body;
-use demes_protocol::time::Instant;
-use demes_protocol::types::{Membership, Payload};
 
 use crate::chat::Bounds;
-use crate::disk::Disk;
-use crate::history::History;
-use crate::state::{Key, Left, PEERS, Peer, State};
-use crate::step::{Step, first_incarnation, id};
+use crate::history::{History, Sights};
+use crate::key::SCALE;
+use crate::memory::Memory;
+use crate::peer::{Input, PEERS, Peer, first_incarnation, id, invitation, join};
+use crate::state::{Left, State};
+use crate::step::Step;
 
 const SECOND: u64 = 1_000_000;
 /// Delays are reported and ranks published once while the chat grows, and never afterwards.
@@ -45,10 +45,9 @@ pub fn config() -> Config {
 
 /// Three members that all vote, the first hosting in term 1, with a published ranking 1 2 3;
 /// everything is synced, committed and known to all.
-pub fn grown(left: Left) -> State {
+pub fn grown(left: Left, memory: &Memory) -> State {
     let bounds = Bounds {
         config: config(),
-        left: Left::default(),
         terms_max: 1,
         entries_max: 0,
         in_flight_max: 0,
@@ -56,94 +55,76 @@ pub fn grown(left: Left) -> State {
         syncs_at_once: true,
         sights: &[],
     };
-    let mut state = founded();
-    state = change(state, &bounds, |step| step.start(0));
-    state = pass(state, &bounds, |state| {
-        state.history.last() > 1
-    });
+    let none = Memory::none();
+    let change = |state: State, what: &dyn Fn(&mut Step<'_>)| {
+        let mut step = Step::new(state, &bounds, &none, false);
+        what(&mut step);
+        step.end().0
+    };
+    let mut state = change(founded(), &|step| step.start(0));
+    state = pass(state, change, |state| state.history.last() > 1);
     for p in 1..PEERS {
-        state = change(state, &bounds, |step| {
-            let invited = Membership::Invited { peer: id(p), address: format!("h:{p}") };
-            step.propose(0, |_| Payload::Membership(invited));
-        });
+        state = change(state, &|step| step.happen(0, &Input::Propose(invitation(p))));
         while state.peers[p].replica.is_none() {
-            state = change(state, &bounds, |step| step.join(p, 0));
+            let join = none.parcel(join(&state.peers[p], 0));
+            state = change(state, &|step| step.send(&join));
         }
     }
-    state = pass(state, &bounds, |state| {
-        state.peers.iter().all(|peer| {
-            let status = peer.replica.as_ref().map(|replica| replica.status());
-            status.is_some_and(|status| {
-                status.voters.len() == PEERS
-                    && status.commit == status.last
-                    && status.ranking.candidates.len() == PEERS
-                    && status.ranking.candidates.iter().all(|c| c.farness_us.is_some())
-            })
-        })
-    });
+    state = pass(state, change, |state| state.peers.iter().all(|peer| is_grown(peer)));
     assert!(state.broken.is_none(), "growing up breaks nothing");
     state.left = left;
+    state.peers = state.peers.map(|peer| memory.peer(Peer::clone(&peer)));
     state
 }
 
 fn founded() -> State {
     let session = first_incarnation(id(0));
-    let text = String::from;
-    let (_, first) =
-        founding_entry(id(0), session, text("chat"), text("one"), text("h:1"), 0, |_| [0; 64]);
+    let (chat, name, address) = ("chat".into(), "one".into(), "h:1".into());
+    let (_, first) = founding_entry(id(0), session, chat, name, address, 0, |_| [0; 64]);
     let first = Arc::new(first);
+    let mut history = History::default();
+    history.commit(Arc::clone(&first), 0).expect("it is the first entry");
     let peer = |p: usize| {
         let entries = if p == 0 { vec![Arc::clone(&first)] } else { Vec::new() };
-        let mut peer = Peer {
-            id: id(p),
-            now: 0,
-            replica: None,
-            disk: Disk::new(first_incarnation(id(p)), entries),
-            gone: [false; PEERS],
-            joining: p > 0,
-            handed: 0,
-            term: 0,
-            hosts: false,
-            key: Key::default(),
-        };
+        let mut peer = Peer::new(p, entries);
         peer.mark();
         Arc::new(peer)
     };
-    let mut history = History::default();
-    history.commit(Arc::clone(&first), 0).expect("it is the first entry");
     State {
         peers: [0, 1, 2].map(peer),
         network: Vec::new(),
         left: Left::default(),
         history: Arc::new(history),
-        sights: Default::default(),
+        sights: Sights::default(),
         broken: None,
     }
 }
 
-fn change(state: State, bounds: &Bounds, what: impl FnOnce(&mut Step<'_>)) -> State {
-    let mut step = Step::new(state, bounds);
-    what(&mut step);
-    step.end().0
+fn is_grown(peer: &Peer) -> bool {
+    let Some(status) = peer.replica.as_ref().map(Replica::status) else { return false };
+    let candidates = &status.ranking.candidates;
+    status.voters.len() == PEERS
+        && status.commit == status.last
+        && candidates.len() == PEERS
+        && candidates.iter().all(|candidate| candidate.farness_us.is_some())
 }
 
-/// Lets timers fire in the order of one common clock until it is so.
-fn pass(mut state: State, bounds: &Bounds, until: impl Fn(&State) -> bool) -> State {
+/// Lets timers fire, each when it is due by a common clock, until it is so.
+fn pass(
+    mut state: State,
+    change: impl Fn(State, &dyn Fn(&mut Step<'_>)) -> State,
+    until: impl Fn(&State) -> bool,
+) -> State {
     for _ in 0..ROUNDS_MAX {
         if until(&state) {
             return state;
         }
-        let timeouts = state.peers.iter().enumerate().filter_map(|(p, peer)| {
-            Some((peer.replica.as_ref()?.poll_timeout()?, p))
-        });
-        let (Instant(at), p) = timeouts.min().expect("somebody waits for something");
-        state = change(state, bounds, |step| {
-            for q in 0..PEERS {
-                let peer = step.change(q);
-                peer.now = peer.now.max(at);
+        for p in 0..PEERS {
+            if state.peers[p].replica.is_some() {
+                let at = state.peers[p].now + SCALE.quantum_us;
+                state = change(state, &|step| step.happen(p, &Input::Tick { at }));
             }
-            step.event(p, Event::Tick);
-        });
+        }
     }
     panic!("the chat does not grow up")
 }

@@ -1,0 +1,122 @@
+//! By what peers and messages are told apart: their situations, never clocks or counts as such.
+//!
+//! See `demes_protocol::situation`. A key is a hash of what matters and a list of the numbers that
+//! several peers know. Numbers are compared as they are within a part, so that equal parts can be
+//! shared, and by their order only between whole states (see `state.rs`).
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use demes_protocol::event::Persist;
+use demes_protocol::message::{Append, Body, Heartbeat, HostAlive, Message};
+use demes_protocol::situation::{Count, Scale, Situation};
+
+use crate::peer::Peer;
+
+const SECOND: u64 = 1_000_000;
+
+/// Clocks show multiples of a second. Nothing looks back further than a lease of three, and what
+/// is a hundred ahead never comes due.
+pub const SCALE: Scale = Scale { quantum_us: SECOND, past_us: 4 * SECOND, future_us: 100 * SECOND };
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Key {
+    pub hash: u64,
+    pub counts: Vec<Count>,
+}
+
+type Part = Situation<DefaultHasher>;
+
+fn key(add: impl FnOnce(&mut Part)) -> Key {
+    let mut part = Situation::new(DefaultHasher::new(), SCALE);
+    add(&mut part);
+    Key { hash: part.hasher.finish(), counts: part.counts }
+}
+
+impl Key {
+    pub fn of_message(message: &Message) -> Self {
+        key(|part| add_message(part, message))
+    }
+
+    /// Everything of a peer but its clock.
+    pub fn of_peer(peer: &Peer) -> Self {
+        key(|part| add_peer(part, peer))
+    }
+}
+
+fn add_peer(part: &mut Part, peer: &Peer) {
+    let Peer { id, now: _, replica, disk, gone, joining, handed, term: _, hosts: _, .. } = peer;
+    (id.0[0], gone, joining, handed, replica.is_some()).hash(&mut part.hasher);
+    if let Some(replica) = replica {
+        replica.situation(part);
+    }
+    let image = &disk.image;
+    let last = image.entries.last().map(|entry| (entry.index, entry.hash));
+    let (state, read) = (image.hard_state, image.read);
+    (image.incarnation, image.boot, state, last, image.commit, read).hash(&mut part.hasher);
+    (&image.outbox, image.last_number, disk.pending.len()).hash(&mut part.hasher);
+    for ready in &disk.pending {
+        // Their numbers follow one another.
+        add_persist(part, &ready.persist);
+        ready.messages.len().hash(&mut part.hasher);
+        for message in &ready.messages {
+            add_message(part, message);
+        }
+        ready.persisted_notices.hash(&mut part.hasher);
+    }
+}
+
+fn add_persist(part: &mut Part, persist: &Persist) {
+    let into = &mut part.hasher;
+    (persist.hard_state, persist.truncate_from, persist.entries.len()).hash(into);
+    for entry in &persist.entries {
+        entry.hash.hash(into);
+    }
+    (&persist.outbox_put, persist.outbox_remove_through, persist.commit).hash(into);
+    (persist.checkpoint.is_some(), persist.read).hash(into);
+}
+
+/// For how long a host is alive, and what is for showing, changes nothing that a receiver does.
+fn add_message(part: &mut Part, message: &Message) {
+    let Message { from, from_incarnation, from_boot, to, to_incarnation, call, body } = message;
+    let into = &mut part.hasher;
+    (from.0[0], from_incarnation, from_boot, to.0[0], to_incarnation, call).hash(into);
+    std::mem::discriminant(body).hash(into);
+    body.term().hash(into);
+    let alive = |alive: Option<HostAlive>| alive.map(|alive| (alive.host, alive.term));
+    match body {
+        Body::Attach(body) => {
+            body.look.hash(into);
+            part.counts.push(Count::Attach { member: *from, number: body.attach });
+        }
+        Body::Append(body) => {
+            let Append { term: _, attach, previous, entries, commit, past } = body;
+            (previous, entries.len(), commit, past).hash(into);
+            for entry in entries {
+                entry.hash.hash(into);
+            }
+            part.counts.push(Count::Attach { member: *to, number: *attach });
+        }
+        Body::LookBack(body) => {
+            body.index.hash(into);
+            part.counts.push(Count::Attach { member: *to, number: body.attach });
+        }
+        Body::Heartbeat(body) => {
+            let Heartbeat { term, number, interval_us, probe, commit, positions: _, ranking } =
+                body;
+            (interval_us, probe, commit).hash(into);
+            ranking.as_ref().map(|ranking| (ranking.term, ranking.version)).hash(into);
+            part.counts.push(Count::Heartbeat { term: *term, number: *number });
+        }
+        Body::Acknowledge(body) => {
+            (body.synced, body.ranking_version).hash(into);
+            part.counts.push(Count::Attach { member: *from, number: body.attach });
+            part.counts.push(Count::Heartbeat { term: body.term, number: body.heartbeat });
+        }
+        Body::NominateAnswer(body) => alive(body.host_alive).hash(into),
+        Body::SolicitAnswer(body) => {
+            (body.nominated, body.last, alive(body.host_alive)).hash(into);
+        }
+        Body::Vote(body) => (body.granted, alive(body.host_alive)).hash(into),
+        other => other.hash(into),
+    }
+}
