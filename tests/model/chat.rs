@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use demes_protocol::config::Config;
 use demes_protocol::message::Body;
@@ -9,27 +10,43 @@ use demes_protocol::types::{Index, Membership, Payload, Term};
 use stateright::{Model, Property};
 
 use crate::history::{Broken, Sight, Sights};
-use crate::key::SCALE;
 use crate::memory::Memory;
-use crate::peer::{Input, PEERS, Peer, id, join};
-use crate::state::State;
+use crate::peer::{Input, PEERS, id, join};
+use crate::start::{self, Time};
+use crate::state::{Left, State};
 use crate::step::{Step, is_stream};
+use crate::text;
 
 /// What a configuration of the model leaves out.
 #[derive(Clone)]
 pub struct Bounds {
     pub config: Config,
+    /// More than the longest span that a rule looks back.
+    pub past_us: u64,
     pub terms_max: Term,
     /// Entries beyond those that the chat begins with.
     pub entries_max: Index,
-    /// Messages on their way at once.
+    /// Messages on their way, or waiting for a sync, at once.
     pub in_flight_max: usize,
-    /// These arrive as soon as they are sent; the others at any time, in any order, or never.
-    pub at_once: fn(&Body) -> bool,
+    /// How each kind of message travels.
+    pub travel: fn(&Body) -> Travel,
     /// What is written is durable at once.
     pub syncs_at_once: bool,
+    /// Peers may be told that another one's process is gone.
+    pub refusals: bool,
     /// What must be met somewhere.
     pub sights: &'static [Sight],
+}
+
+/// How a message travels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Travel {
+    /// It arrives at any time, in any order, or never.
+    Free,
+    /// It arrives as soon as it is sent.
+    AtOnce,
+    /// It never arrives.
+    Lost,
 }
 
 /// A configuration of the model, with the states that it begins with.
@@ -39,6 +56,9 @@ pub struct Chat {
     /// The last index in those.
     pub founded: Index,
     pub memory: Memory,
+    /// States whose successors are looked at; those of the rest are not.
+    states_max: u64,
+    states: AtomicU64,
 }
 
 /// One step. Peers and messages are named by their places.
@@ -64,6 +84,35 @@ pub enum Action {
 }
 
 impl Chat {
+    pub fn new(bounds: Bounds, time: Time, left: Left, states_max: u64) -> Self {
+        let memory = Memory::new();
+        let begin = start::grown(time, left, &memory);
+        let (founded, states) = (begin.history.last(), AtomicU64::new(0));
+        Self { bounds, begin: vec![begin], founded, memory, states_max, states }
+    }
+
+    /// Whether there are no more states than those that were looked at.
+    pub fn is_exhausted(&self) -> bool {
+        self.states.load(Ordering::Relaxed) <= self.states_max
+    }
+
+    /// Looks at any state again, to tell a path once all is explored.
+    pub fn reopen(&self) {
+        self.states.store(0, Ordering::Relaxed);
+    }
+
+    /// What is done, in words.
+    pub fn format(&self, state: &State, action: Action) -> String {
+        match action {
+            Action::Deliver(place) | Action::Double(place) | Action::Break(place) => {
+                let what = format!("{action:?}");
+                let what = what.split('(').next().unwrap_or_default();
+                format!("{what} {}", text::message(&state.network[place].message))
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
     /// Does it, and tells what happened if that is wanted.
     pub fn step(&self, state: &State, action: Action, tell: bool) -> (State, Vec<String>) {
         let done = catch_unwind(AssertUnwindSafe(|| {
@@ -105,7 +154,7 @@ impl Chat {
             }
             Action::Sleep(p) => {
                 left.sleeps -= 1;
-                let at = state.peers[p].now + SCALE.past_us;
+                let at = state.peers[p].now + self.bounds.past_us;
                 step.happen(p, &Input::Tick { at });
             }
             Action::Crash(p) => {
@@ -143,6 +192,41 @@ impl Chat {
     }
 }
 
+impl Chat {
+    fn running_actions(&self, state: &State, p: usize, actions: &mut Vec<Action>) {
+        let (left, peer) = (state.left, &state.peers[p]);
+        if !peer.disk.pending.is_empty() {
+            actions.push(Action::Sync(p));
+        }
+        if peer.timeout().is_some() {
+            actions.push(Action::Tick(p));
+            if left.sleeps > 0 {
+                actions.push(Action::Sleep(p));
+            }
+        }
+        if left.crashes > 0 {
+            actions.push(Action::Crash(p));
+        }
+        for q in 0..PEERS {
+            if self.bounds.refusals && q != p && state.peers[q].replica.is_none() && !peer.gone[q] {
+                actions.push(Action::Refused(p, q));
+            }
+        }
+        if left.says > 0 {
+            actions.push(Action::Say(p));
+        }
+        if left.leaves > 0 {
+            actions.push(Action::Leave(p));
+        }
+        if left.stops > 0 {
+            actions.push(Action::Stop(p));
+        }
+        if left.hand_overs > 0 && peer.hosts {
+            actions.extend((0..PEERS).filter(|q| *q != p).map(|q| Action::HandOver(p, q)));
+        }
+    }
+}
+
 impl Model for Chat {
     type State = State;
     type Action = Action;
@@ -152,7 +236,8 @@ impl Model for Chat {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if state.broken.is_some() {
+        let enough = self.states.fetch_add(1, Ordering::Relaxed) >= self.states_max;
+        if enough || state.broken.is_some() {
             return;
         }
         let left = state.left;
@@ -171,7 +256,7 @@ impl Model for Chat {
         for p in 0..PEERS {
             let peer = &state.peers[p];
             if peer.replica.is_some() {
-                running_actions(state, p, peer, actions);
+                self.running_actions(state, p, actions);
             } else if peer.joining {
                 joining_actions(state, p, actions);
             } else {
@@ -195,7 +280,8 @@ impl Model for Chat {
                 last <= self.founded + bounds.entries_max && peer.term <= bounds.terms_max
             })
         });
-        peers_within && state.network.len() <= bounds.in_flight_max
+        let waiting: usize = state.peers.iter().map(|peer| peer.waiting).sum();
+        peers_within && state.network.len() + waiting <= bounds.in_flight_max
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -204,39 +290,6 @@ impl Model for Chat {
         let sights = SIGHTS.iter().filter(wanted);
         properties.extend(sights.map(|(_, name, seen)| Property::sometimes(name, *seen)));
         properties
-    }
-}
-
-fn running_actions(state: &State, p: usize, peer: &Peer, actions: &mut Vec<Action>) {
-    let left = state.left;
-    if !peer.disk.pending.is_empty() {
-        actions.push(Action::Sync(p));
-    }
-    if peer.timeout().is_some() {
-        actions.push(Action::Tick(p));
-        if left.sleeps > 0 {
-            actions.push(Action::Sleep(p));
-        }
-    }
-    if left.crashes > 0 {
-        actions.push(Action::Crash(p));
-    }
-    for q in 0..PEERS {
-        if q != p && state.peers[q].replica.is_none() && !peer.gone[q] {
-            actions.push(Action::Refused(p, q));
-        }
-    }
-    if left.says > 0 {
-        actions.push(Action::Say(p));
-    }
-    if left.leaves > 0 {
-        actions.push(Action::Leave(p));
-    }
-    if left.stops > 0 {
-        actions.push(Action::Stop(p));
-    }
-    if left.hand_overs > 0 && peer.hosts {
-        actions.extend((0..PEERS).filter(|q| *q != p).map(|q| Action::HandOver(p, q)));
     }
 }
 

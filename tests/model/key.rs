@@ -12,11 +12,10 @@ use demes_protocol::situation::{Count, Scale, Situation};
 
 use crate::peer::Peer;
 
-const SECOND: u64 = 1_000_000;
-
-/// Clocks show multiples of a second. Nothing looks back further than a lease of three, and what
-/// is a hundred ahead never comes due.
-pub const SCALE: Scale = Scale { quantum_us: SECOND, past_us: 4 * SECOND, future_us: 100 * SECOND };
+/// Clocks show multiples of this.
+pub const QUANTUM_US: u64 = 1_000_000;
+/// What is this far ahead never comes due.
+pub const FAR_US: u64 = 100 * QUANTUM_US;
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Key {
@@ -26,20 +25,23 @@ pub struct Key {
 
 type Part = Situation<DefaultHasher>;
 
-fn key(add: impl FnOnce(&mut Part)) -> Key {
-    let mut part = Situation::new(DefaultHasher::new(), SCALE);
+fn key(scale: Scale, add: impl FnOnce(&mut Part)) -> Key {
+    let mut part = Situation::new(DefaultHasher::new(), scale);
     add(&mut part);
     Key { hash: part.hasher.finish(), counts: part.counts }
 }
 
 impl Key {
     pub fn of_message(message: &Message) -> Self {
-        key(|part| add_message(part, message))
+        // There are no moments in it.
+        let scale = Scale { quantum_us: QUANTUM_US, past_us: 0, future_us: FAR_US };
+        key(scale, |part| add_message(part, message))
     }
 
-    /// Everything of a peer but its clock.
-    pub fn of_peer(peer: &Peer) -> Self {
-        key(|part| add_peer(part, peer))
+    /// Everything of a peer but its clock. What is `past_us` ago is long ago.
+    pub fn of_peer(peer: &Peer, past_us: u64) -> Self {
+        let scale = Scale { quantum_us: QUANTUM_US, past_us, future_us: FAR_US };
+        key(scale, |part| add_peer(part, peer))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Model check.
 
 mod chat;
+mod configurations;
 #[path = "../common/disk.rs"]
 mod disk;
 mod history;
@@ -14,161 +15,103 @@ mod step;
 #[allow(dead_code, reason = "the scripts show more")]
 mod text;
 
+use std::fs;
 use std::time::Instant;
 
-use demes_protocol::message::Body;
-use stateright::{Checker, HasDiscoveries, Model};
+use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
-use chat::{Bounds, Chat};
-use history::Sight;
-use state::Left;
+use chat::{Action, Chat};
+use configurations::Configuration;
+use state::State;
 
-fn run(name: &str, chat: Chat) {
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Explores, prints what was explored, and fails with a path where a property does not hold.
+fn check(configuration: Configuration) {
+    let name = configuration.name;
+    let states = number("STATES").unwrap_or(configuration.states);
     let begun = Instant::now();
-    let depth = std::env::var("DEPTH").ok().and_then(|d| d.parse().ok()).unwrap_or(1000);
-    let states = std::env::var("STATES").ok().and_then(|d| d.parse().ok()).unwrap_or(3_000_000);
-    let checker = chat
-        .checker()
-        .finish_when(HasDiscoveries::AnyFailures)
-        .target_max_depth(depth)
-        .target_state_count(states)
-        .spawn_bfs()
-        .join();
+    let chat = Chat::new(configuration.bounds, configuration.time, configuration.left, states);
+    let checker = chat.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let chat = checker.model();
+    let complete = if chat.is_exhausted() { "all" } else { "to that depth" };
     println!(
-        "{name}: states {} unique {} depth {} in {:?}",
+        "{name}: {} states, {} unique, {} steps deep ({complete}), {:.1} s, at most {} MiB; {:?}",
         checker.state_count(),
         checker.unique_state_count(),
-        checker.max_depth(),
-        begun.elapsed()
+        checker.max_depth() - if chat.is_exhausted() { 1 } else { 2 },
+        begun.elapsed().as_secs_f64(),
+        memory_mib(),
+        chat.memory.sizes(),
     );
-    println!("peers, parcels, outcomes {:?}", checker.model().memory.sizes());
+    chat.reopen();
     let found = checker.discoveries();
-    for property in checker.model().properties() {
-        let expected = matches!(property.expectation, stateright::Expectation::Sometimes);
+    let mut failures = Vec::new();
+    for property in chat.properties() {
         let path = found.get(property.name);
-        if path.is_some() != expected {
-            println!("{}: {}", property.name, path.is_some());
-        }
-        if let Some(path) = path.filter(|_| !expected) {
-            for (state, action) in path.clone().into_vec() {
-                let Some(action) = action else { break };
-                println!("{action:?}");
-                for line in checker.model().step(&state, action, true).1 {
-                    println!("    {line}");
-                }
+        match property.expectation {
+            Expectation::Sometimes if path.is_none() => {
+                failures.push(format!("{name}: never seen: {}", property.name));
             }
+            Expectation::Always if path.is_some() => {
+                let path = path.map(|path| told(chat, path)).unwrap_or_default();
+                failures.push(format!("{name}: broken: {}\n{path}", property.name));
+            }
+            _ => {}
         }
     }
-    println!(
-        "{}",
-        std::fs::read_to_string("/proc/self/status")
-            .unwrap()
-            .lines()
-            .find(|l| l.starts_with("VmHWM"))
-            .unwrap()
-    );
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// A path in words: what is done, and below it what comes of it.
+fn told(chat: &Chat, path: &Path<State, Action>) -> String {
+    let mut text = String::new();
+    for (state, action) in path.clone().into_vec() {
+        let Some(action) = action else { break };
+        text += &format!("> {}\n", chat.format(&state, action));
+        for line in chat.step(&state, action, true).1 {
+            text += &format!("  {line}\n");
+        }
+    }
+    text
+}
+
+/// The most memory that this process ever had, where the system tells.
+fn memory_mib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1_024
 }
 
 #[test]
 fn elections() {
-    let left = Left { crashes: 1, ..Left::default() };
-    let memory = memory::Memory::new();
-    let begin = start::grown(left, &memory);
-    let bounds = Bounds {
-        config: start::config(),
-        terms_max: 3,
-        entries_max: 4,
-        in_flight_max: 4,
-        at_once: |body| {
-            !matches!(
-                body,
-                Body::Nominate(_)
-                    | Body::RequestVote(_)
-                    | Body::Vote(_)
-                    | Body::Solicit(_)
-                    | Body::SolicitAnswer(_)
-                    | Body::Withdraw(_)
-                    | Body::Announce(_)
-            )
-        },
-        syncs_at_once: false,
-        sights: &[
-            Sight::HostInTerm2,
-            Sight::HostInTerm3,
-            Sight::Paused,
-            Sight::WithdrewWithoutMajority,
-        ],
-    };
-    let founded = begin.history.last();
-    let chat = Chat { bounds, begin: vec![begin], founded, memory };
-    if std::env::var_os("SURVEY").is_some() {
-        return survey(&chat, 30);
-    }
-    run("elections", chat);
+    check(configurations::elections());
 }
 
-fn survey(chat: &Chat, depth: usize) {
-    use std::collections::{BTreeMap, HashSet};
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let fp = |s: &state::State| {
-        let mut h = DefaultHasher::new();
-        s.hash(&mut h);
-        h.finish()
-    };
-    let mut seen = HashSet::new();
-    let mut peers: [HashSet<u64>; 3] = Default::default();
-    let mut nets: HashSet<Vec<u64>> = HashSet::new();
-    let mut frontier: Vec<_> = chat.begin.clone();
-    for s in &frontier {
-        seen.insert(fp(s));
-    }
-    for d in 1..=depth {
-        let mut next = Vec::new();
-        let mut by: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        let mut acts = Vec::new();
-        for s in &frontier {
-            acts.clear();
-            chat.actions(s, &mut acts);
-            for a in &acts {
-                let name = match a {
-                    chat::Action::Deliver(i) => {
-                        format!("Deliver {}", text::kind(&s.network[*i].message.body))
-                    }
-                    chat::Action::Tick(p) => {
-                        format!("Tick {} {}", p, if s.peers[*p].hosts { "host" } else { "" })
-                    }
-                    other => format!("{other:?}"),
-                };
-                let n = chat.next_state(s, *a).unwrap();
-                let e = by.entry(name).or_default();
-                e.0 += 1;
-                if !chat.within_boundary(&n) {
-                    continue;
-                }
-                if seen.insert(fp(&n)) {
-                    e.1 += 1;
-                    for p in 0..3 {
-                        peers[p].insert(n.peers[p].key.hash);
-                    }
-                    nets.insert(n.network.iter().map(|p| p.key.hash).collect());
-                    next.push(n);
-                }
-            }
-        }
-        println!(
-            "depth {d}: new {} total {} peers {:?} nets {} memory {:?}",
-            next.len(),
-            seen.len(),
-            peers.each_ref().map(HashSet::len),
-            nets.len(),
-            chat.memory.sizes()
-        );
-        for (k, v) in by {
-            println!("   {k}: {} new {}", v.0, v.1);
-        }
-        frontier = next;
-        if seen.len() > 400_000 {
-            break;
-        }
-    }
+#[test]
+fn replication() {
+    check(configurations::replication());
+}
+
+#[test]
+fn leases() {
+    check(configurations::leases());
+}
+
+#[test]
+fn hand_overs() {
+    check(configurations::hand_overs());
+}
+
+#[test]
+fn voters() {
+    check(configurations::voters());
+}
+
+#[test]
+fn incarnations() {
+    check(configurations::incarnations());
 }

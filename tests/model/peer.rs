@@ -15,7 +15,7 @@ use demes_protocol::types::{Entry, HardState, Index, Membership, Payload, PeerId
 
 use crate::disk::Disk;
 use crate::history::{Broken, Sight};
-use crate::key::{Key, SCALE};
+use crate::key::{FAR_US, Key, QUANTUM_US};
 use crate::memory::Memory;
 use crate::text;
 
@@ -42,6 +42,8 @@ pub struct Peer {
     /// What follows is made by `mark`.
     pub term: Term,
     pub hosts: bool,
+    /// Messages that wait for a sync.
+    pub waiting: usize,
     pub key: Key,
     /// Names it among all peers that were ever met.
     pub number: u32,
@@ -127,25 +129,27 @@ impl Peer {
             handed: 0,
             term: 0,
             hosts: false,
+            waiting: 0,
             key: Key::default(),
             number: 0,
         }
     }
 
-    /// Takes note of the peer as it is now.
-    pub fn mark(&mut self) {
+    /// Takes note of the peer as it is now. What is `past_us` ago is long ago.
+    pub fn mark(&mut self, past_us: u64) {
         let status = self.replica.as_ref().map(Replica::status).unwrap_or_default();
         self.term = status.term;
         self.hosts = status.role == Role::Host;
-        self.key = Key::of_peer(self);
+        self.waiting = self.disk.pending.iter().map(|ready| ready.messages.len()).sum();
+        self.key = Key::of_peer(self, past_us);
     }
 
     /// When its clock should show what, for its next timer to fire.
     pub fn timeout(&self) -> Option<u64> {
         let Instant(at) = self.replica.as_ref()?.poll_timeout()?;
-        let at = at.next_multiple_of(SCALE.quantum_us).max(self.now);
+        let at = at.next_multiple_of(QUANTUM_US).max(self.now);
         // Timers that are far away never fire.
-        (at < self.now + SCALE.future_us).then_some(at)
+        (at < self.now + FAR_US).then_some(at)
     }
 
     pub fn message(&self, text: &str) -> Payload {
@@ -158,7 +162,7 @@ impl Peer {
     pub fn happen(self, input: &Input, around: &Around<'_>) -> (Self, Vec<Effect>) {
         let mut doing = Doing { peer: self, around, effects: Vec::new() };
         doing.happen(input);
-        doing.peer.mark();
+        doing.peer.mark(around.past_us);
         (doing.peer, doing.effects)
     }
 }
@@ -168,6 +172,7 @@ pub struct Around<'a> {
     pub config: &'a Config,
     /// What is written is durable at once.
     pub syncs_at_once: bool,
+    pub past_us: u64,
     pub memory: &'a Memory,
 }
 

@@ -5,54 +5,79 @@ use std::sync::Arc;
 use demes_protocol::Replica;
 use demes_protocol::config::Config;
 use demes_protocol::founding::founding_entry;
-use demes_protocol::message::Body;
 
-use crate::chat::Bounds;
+use crate::chat::{Bounds, Travel};
 use crate::history::{History, Sights};
-use crate::key::SCALE;
+use crate::key::QUANTUM_US;
 use crate::memory::Memory;
 use crate::peer::{Input, PEERS, Peer, first_incarnation, id, invitation, join};
 use crate::state::{Left, State};
 use crate::step::Step;
 
-const SECOND: u64 = 1_000_000;
 /// Delays are reported and ranks published once while the chat grows, and never afterwards.
-const REPORT_US: u64 = 10_000 * SECOND;
+const REPORT_US: u64 = 10_000 * QUANTUM_US;
 /// Rounds of time after which a chat that has not grown up never will.
 const ROUNDS_MAX: usize = 100_000;
 
-/// All spans are multiples of a second, so that timers of different kinds come due together and
-/// clocks have few positions; what is only told in passing is put far away.
-pub fn config() -> Config {
-    Config {
-        heartbeat_us: SECOND,
-        heartbeat_far_us: SECOND,
-        heartbeat_idle_us: SECOND,
-        lease_min_us: 3 * SECOND,
-        lease_max_us: 3 * SECOND,
-        round_min_us: SECOND,
-        // The drawn part of a back-off is always one microsecond.
-        fallback_min_us: 1,
-        fallback_max_us: 1,
-        report_us: REPORT_US,
-        publish_us: 100 * REPORT_US,
-        resend_min_us: 3 * SECOND,
-        resend_max_us: 3 * SECOND,
-        flush_us: REPORT_US,
-        ..Config::default()
+/// How finely time is told.
+#[derive(Clone, Copy)]
+pub enum Time {
+    /// Whatever a peer waits for comes with the next step of its clock. A host pauses after two.
+    Coarse,
+    /// A lease is three steps, a round of nominations is one.
+    Fine,
+}
+
+impl Time {
+    /// Spans are such that clocks need few positions. What is only told in passing is put far
+    /// away. `Config::check` does not hold: peers have clocks of their own here, so that no
+    /// relation between the spans of different peers means anything.
+    pub fn config(self) -> Config {
+        let (heartbeat_us, lease_us, pause_percent) = match self {
+            Time::Coarse => (QUANTUM_US / 3, QUANTUM_US, 100),
+            Time::Fine => (QUANTUM_US, 3 * QUANTUM_US, 80),
+        };
+        Config {
+            heartbeat_us,
+            heartbeat_far_us: heartbeat_us,
+            heartbeat_idle_us: heartbeat_us,
+            lease_min_us: lease_us,
+            lease_max_us: lease_us,
+            pause_percent,
+            round_min_us: heartbeat_us,
+            // The drawn part of a back-off is always one microsecond.
+            fallback_min_us: 1,
+            fallback_max_us: 1,
+            report_us: REPORT_US,
+            publish_us: 100 * REPORT_US,
+            resend_min_us: lease_us,
+            resend_max_us: lease_us,
+            flush_us: REPORT_US,
+            ..Config::default()
+        }
+    }
+
+    /// More than the longest span that a rule looks back: until a host pauses.
+    pub fn past_us(self) -> u64 {
+        match self {
+            Time::Coarse => 2 * QUANTUM_US,
+            Time::Fine => 3 * QUANTUM_US,
+        }
     }
 }
 
 /// Three members that all vote, the first hosting in term 1, with a published ranking 1 2 3;
 /// everything is synced, committed and known to all.
-pub fn grown(left: Left, memory: &Memory) -> State {
+pub fn grown(time: Time, left: Left, memory: &Memory) -> State {
     let bounds = Bounds {
-        config: config(),
+        config: time.config(),
+        past_us: time.past_us(),
         terms_max: 1,
         entries_max: 0,
         in_flight_max: 0,
-        at_once: |_: &Body| true,
+        travel: |_| Travel::AtOnce,
         syncs_at_once: true,
+        refusals: false,
         sights: &[],
     };
     let none = Memory::none();
@@ -70,8 +95,13 @@ pub fn grown(left: Left, memory: &Memory) -> State {
             state = change(state, &|step| step.send(&join));
         }
     }
-    state = pass(state, change, |state| state.peers.iter().all(|peer| is_grown(peer)));
-    assert!(state.broken.is_none(), "growing up breaks nothing");
+    state = pass(state, change, |state| state.peers.iter().all(|peer| has_grown(peer)));
+    for p in 1..PEERS {
+        let at = state.peers[p].now + REPORT_US;
+        state = change(state, &|step| step.happen(p, &Input::Tick { at }));
+    }
+    state = pass(state, change, |state| state.peers.iter().all(|peer| is_ranked(peer)));
+    assert!(state.broken.is_none() && state.peers[0].hosts && state.peers[0].term == 1);
     state.left = left;
     state.peers = state.peers.map(|peer| memory.peer(Peer::clone(&peer)));
     state
@@ -87,7 +117,7 @@ fn founded() -> State {
     let peer = |p: usize| {
         let entries = if p == 0 { vec![Arc::clone(&first)] } else { Vec::new() };
         let mut peer = Peer::new(p, entries);
-        peer.mark();
+        peer.mark(0);
         Arc::new(peer)
     };
     State {
@@ -100,16 +130,19 @@ fn founded() -> State {
     }
 }
 
-fn is_grown(peer: &Peer) -> bool {
-    let Some(status) = peer.replica.as_ref().map(Replica::status) else { return false };
-    let candidates = &status.ranking.candidates;
-    status.voters.len() == PEERS
-        && status.commit == status.last
-        && candidates.len() == PEERS
-        && candidates.iter().all(|candidate| candidate.farness_us.is_some())
+fn has_grown(peer: &Peer) -> bool {
+    let status = peer.replica.as_ref().map(Replica::status).unwrap_or_default();
+    status.voters.len() == PEERS && status.commit == status.last
 }
 
-/// Lets timers fire, each when it is due by a common clock, until it is so.
+fn is_ranked(peer: &Peer) -> bool {
+    let status = peer.replica.as_ref().map(Replica::status).unwrap_or_default();
+    let candidates = &status.ranking.candidates;
+    candidates.len() == PEERS && candidates.iter().all(|one| one.farness_us.is_some())
+}
+
+/// Lets the host's time pass until it is so. The others' clocks stand still meanwhile, so that
+/// nobody misses it.
 fn pass(
     mut state: State,
     change: impl Fn(State, &dyn Fn(&mut Step<'_>)) -> State,
@@ -119,12 +152,8 @@ fn pass(
         if until(&state) {
             return state;
         }
-        for p in 0..PEERS {
-            if state.peers[p].replica.is_some() {
-                let at = state.peers[p].now + SCALE.quantum_us;
-                state = change(state, &|step| step.happen(p, &Input::Tick { at }));
-            }
-        }
+        let at = state.peers[0].now + QUANTUM_US;
+        state = change(state, &|step| step.happen(0, &Input::Tick { at }));
     }
     panic!("the chat does not grow up")
 }

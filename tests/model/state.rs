@@ -6,7 +6,7 @@ use std::sync::Arc;
 use demes_protocol::situation::Count;
 
 use crate::history::{Broken, History, Sights};
-use crate::key::{Key, SCALE};
+use crate::key::Key;
 use crate::peer::{PEERS, Parcel, Peer};
 
 #[derive(Clone)]
@@ -73,7 +73,7 @@ impl Hash for State {
                     }
                     Count::Heartbeat { term, number } => {
                         let known = sent.iter().find(|(t, n, _)| (*t, *n) == (term, number));
-                        let ago_us = known.map_or(SCALE.past_us, |(_, _, ago_us)| *ago_us);
+                        let ago_us = known.map_or(u64::MAX - 1, |(_, _, ago_us)| *ago_us);
                         into.write_u64(if number == 0 { u64::MAX } else { ago_us });
                     }
                     Count::Sent { .. } => {}

@@ -11,7 +11,7 @@ use demes_protocol::message::{Body, Message, WithdrawReason};
 use demes_protocol::quorum::is_majority;
 use demes_protocol::types::{Entry, Index, Payload, PeerId, Term};
 
-use crate::chat::Bounds;
+use crate::chat::{Bounds, Travel};
 use crate::history::{Broken, Sight, has, logs_match};
 use crate::memory::Memory;
 use crate::peer::{Around, Effect, Input, PEERS, Parcel, Peer, first_incarnation, id, index};
@@ -34,8 +34,8 @@ pub struct Step<'a> {
 
 impl<'a> Step<'a> {
     pub fn new(state: State, bounds: &'a Bounds, memory: &'a Memory, tell: bool) -> Self {
-        let syncs_at_once = bounds.syncs_at_once;
-        let around = Around { config: &bounds.config, syncs_at_once, memory };
+        let (config, past_us) = (&bounds.config, bounds.past_us);
+        let around = Around { config, syncs_at_once: bounds.syncs_at_once, past_us, memory };
         Self { state, bounds, around, urgent: VecDeque::new(), lines: tell.then(Vec::new) }
     }
 
@@ -118,14 +118,17 @@ impl<'a> Step<'a> {
         let message = &parcel.message;
         self.sights_of(&message.body);
         let to = &self.state.peers[index(message.to)];
-        if to.replica.is_none() && !to.joining {
-            self.tell(|| format!("{} (lost)", text::message(message)));
-        } else if (self.bounds.at_once)(&message.body) {
-            self.tell(|| text::message(message));
-            self.urgent.push_back(Arc::clone(parcel));
-        } else {
-            self.tell(|| format!("{} (on its way)", text::message(message)));
-            self.post(parcel);
+        let hears = to.replica.is_some() || to.joining;
+        match (self.bounds.travel)(&message.body) {
+            Travel::AtOnce if hears => {
+                self.tell(|| text::message(message));
+                self.urgent.push_back(Arc::clone(parcel));
+            }
+            Travel::Free if hears => {
+                self.tell(|| format!("{} (on its way)", text::message(message)));
+                self.post(parcel);
+            }
+            _ => self.tell(|| format!("{} (lost)", text::message(message))),
         }
     }
 
