@@ -51,6 +51,22 @@ pub struct Config {
     pub checkpoint_every: u64,
     /// A newly caught-up learner must be steady for this long before it votes.
     pub steady_us: Micros,
+    /// A voter that is silent for this long is away (R26): where one more loss would stop the chat,
+    /// and else.
+    pub silent_critical_us: Micros,
+    pub silent_us: Micros,
+    /// One who was away must be steady for this long to be given a vote again, and at most for the
+    /// second time if it keeps coming and going (R28).
+    pub back_us: Micros,
+    pub back_max_us: Micros,
+    /// The chat moves to a better host (R23) that is better by this share, in percent, and by this
+    /// much farness, for this long without a break.
+    pub move_gain_percent: u64,
+    pub move_gain_us: Micros,
+    pub move_after_us: Micros,
+    /// It does so no earlier than this after its host was elected, or handed over to.
+    pub tenure_us: Micros,
+    pub move_every_us: Micros,
     /// This peer's farness is multiplied by 100 / weight; 0 stands last (R12).
     pub host_weight: u32,
 }
@@ -84,6 +100,15 @@ impl Default for Config {
             window_bytes: 8 << 20,
             checkpoint_every: 4_096,
             steady_us: 0,
+            silent_critical_us: 10 * SECOND,
+            silent_us: 60 * SECOND,
+            back_us: 10 * SECOND,
+            back_max_us: 600 * SECOND,
+            move_gain_percent: 25,
+            move_gain_us: 10 * MS,
+            move_after_us: 60 * SECOND,
+            tenure_us: 300 * SECOND,
+            move_every_us: 600 * SECOND,
             host_weight: 100,
         }
     }
@@ -120,6 +145,18 @@ impl Config {
             "be at least fallback_ms_min, which must not be 0".into(),
         )?;
         rule(self.rank_quantum_us > 0, "rank_quantum_us", "not be 0".into())?;
+        rule(
+            self.silent_critical_us > self.lease_max_us
+                && self.silent_us >= self.silent_critical_us,
+            "silent_critical_ms",
+            "be more than lease_ms_max and at most silent_ms".into(),
+        )?;
+        rule(
+            self.back_us > 0 && self.back_max_us >= self.back_us,
+            "back_ms_max",
+            "be at least back_ms, which must not be 0".into(),
+        )?;
+        rule(self.move_gain_percent < 100, "move_gain_percent", "be less than 100".into())?;
         rule(
             self.voters_max % 2 == 1 && self.voters_max <= 15,
             "voters_max",

@@ -10,8 +10,8 @@ use super::types::{Entry, Index, Membership, Number, Payload, PeerId};
 /// Changes of the store that nothing relies on, so that no sync is made for them alone.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Later {
-    pub(super) outbox_remove_through: Option<Number>,
-    pub(super) request_ids: Vec<(String, Index)>,
+    pub outbox_remove_through: Option<Number>,
+    pub request_ids: Vec<(String, Index)>,
 }
 
 impl Replica {
@@ -94,6 +94,7 @@ impl Replica {
         self.receipts.remove(&peer);
         self.round_trips.remove(&peer);
         self.links.remove(&peer);
+        self.goodbyes.remove(&peer);
         self.pasts.retain(|(other, _), _| *other != peer);
     }
 
@@ -113,6 +114,9 @@ impl Replica {
         if commit > self.commit_persisted {
             self.commit_persisted = commit;
             persist.commit = Some(commit);
+        }
+        if self.pasts_due_at.take_if(|at| self.now >= *at).is_some() {
+            persist.pasts = Some(Arc::new(self.pasts.clone()));
         }
         if commit >= self.checkpoint_index + self.config.checkpoint_every {
             self.checkpoint_index = commit;

@@ -1,7 +1,9 @@
 //! How a host is chosen: suspicion, nominations down the ranked list, candidacy, votes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use super::adoption::TailReport;
 use super::event::{DiskState, LinkState, Notice};
 use super::message::{
     Body, HandOver, HostAlive, Message, Nominate, NominateAnswer, RefusedReason, RequestVote,
@@ -15,32 +17,35 @@ use super::types::{HardState, Incarnation, Past, PeerId, Position, Term};
 /// A voter's search for a new host.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Suspicion {
-    pub(super) suspected: Option<PeerId>,
+    pub suspected: Option<PeerId>,
     /// The next place on the ranked list.
-    pub(super) place: usize,
+    pub place: usize,
     /// Whom this voter nominates in this round.
-    pub(super) nominee: Option<PeerId>,
-    pub(super) round_until: Instant,
-    pub(super) withdrawn: BTreeSet<PeerId>,
+    pub nominee: Option<PeerId>,
+    pub round_until: Instant,
+    pub withdrawn: BTreeSet<PeerId>,
     /// The span of the fallback's next back-off; 0 while the list is not used up.
-    pub(super) back_off: Micros,
+    pub back_off: Micros,
     /// This peer has told the others that it cannot stand.
-    pub(super) has_withdrawn: bool,
+    pub has_withdrawn: bool,
 }
 
 /// Somebody wants this peer to host (R15).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Nomination {
-    pub(super) until: Instant,
-    pub(super) incarnation: Incarnation,
-    pub(super) term: Term,
-    pub(super) last: Position,
+    pub until: Instant,
+    pub incarnation: Incarnation,
+    pub term: Term,
+    pub last: Position,
 }
 
 impl Replica {
     // ---- suspecting (R14) and nominating (R15, R19, R20) ----
 
     pub(super) fn election_timeouts(&self, at: &mut impl FnMut(Instant)) {
+        if let Some(adoption) = &self.adoption {
+            at(adoption.deadline);
+        }
         if !self.is_voter() || self.stopping.is_some() {
             return;
         }
@@ -51,6 +56,7 @@ impl Replica {
     }
 
     pub(super) fn election_on_time(&mut self) {
+        self.adoption_on_time();
         if !self.is_voter() || self.stopping.is_some() || self.now < self.suspect_at {
             return;
         }
@@ -86,7 +92,7 @@ impl Replica {
     }
 
     /// R17, R19: how long a nominee, or a candidate, has.
-    fn round(&self) -> Micros {
+    pub(super) fn round(&self) -> Micros {
         let voters = self.log.voters().peers();
         let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
         let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
@@ -98,7 +104,10 @@ impl Replica {
         let round = self.round();
         let Some(mut suspicion) = self.suspicion.take() else { return };
         suspicion.nominee = None;
-        while let Some(candidate) = self.ranking.candidates.get(suspicion.place) {
+        let ranking = Arc::clone(&self.ranking);
+        // One in doubt about its log may not vote, and so asks all of them at once (R37).
+        let listed = ranking.candidates.get(suspicion.place..).filter(|_| !self.tail_in_doubt);
+        for candidate in listed.unwrap_or_default() {
             suspicion.place += 1;
             if self.may_be_nominated(candidate.peer, &suspicion) {
                 suspicion.nominee = Some(candidate.peer);
@@ -164,9 +173,13 @@ impl Replica {
     pub(super) fn on_solicit(&mut self, message: &Message, solicit: Nominate) {
         let last = self.log.last();
         let host_alive = self.host_alive();
-        let nominated = self.is_voter() && host_alive.is_none() && solicit.last >= last;
+        let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
+        // Who may not vote does not nominate either (R37).
+        let may = self.is_voter() && !self.tail_in_doubt;
+        let nominated = may && dialled && host_alive.is_none() && solicit.last >= last;
         let term = self.hard_state.term;
-        let answer = SolicitAnswer { term, nominated, last, host_alive };
+        let in_doubt = self.tail_in_doubt;
+        let answer = SolicitAnswer { term, nominated, last, in_doubt, host_alive };
         self.answer(message, Body::SolicitAnswer(answer));
     }
 
@@ -174,6 +187,8 @@ impl Replica {
         if answer.term > self.hard_state.term {
             self.enter_term(answer.term);
         }
+        let report = TailReport { last: answer.last, in_doubt: answer.in_doubt };
+        self.on_tail_report(message, report);
         if answer.nominated {
             self.take_nomination(message, answer.term, answer.last);
             self.try_stand();
@@ -189,7 +204,9 @@ impl Replica {
     }
 
     fn take_nomination(&mut self, message: &Message, term: Term, last: Position) {
-        if !self.is_voting(message.from, message.from_incarnation) {
+        // R25: who cannot be dialled back could not be led either.
+        let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
+        if !dialled || !self.is_voting(message.from, message.from_incarnation) {
             return;
         }
         // R16: what is held until the end of the own lease must still count then.
@@ -216,7 +233,7 @@ impl Replica {
 
     // R17: stands with nominations from a majority of voters, itself included, whose logs are no
     // further than its own.
-    fn try_stand(&mut self) {
+    pub(super) fn try_stand(&mut self) {
         let may = matches!(self.part, Part::Follower)
             && self.is_voter()
             && self.now >= self.suspect_at
@@ -224,6 +241,7 @@ impl Replica {
         if !may {
             return;
         }
+        self.resolve_doubt();
         let now = self.now;
         self.nominations.retain(|_, nomination| nomination.until > now);
         let last = self.log.last();
@@ -246,13 +264,24 @@ impl Replica {
             self.withdraw(WithdrawReason::Unfit);
         } else if qualified {
             self.stand(None);
-        } else {
-            self.withdraw(WithdrawReason::LogBehind);
+        } else if let Some(furthest) = self.furthest_nominator() {
+            // R10: adoption is part of standing.
+            if !self.adopt_from(furthest) {
+                self.withdraw(WithdrawReason::LogBehind);
+            }
         }
     }
 
+    fn furthest_nominator(&self) -> Option<PeerId> {
+        let voting = |(peer, nomination): &(&PeerId, &Nomination)| {
+            self.is_voting(**peer, nomination.incarnation)
+        };
+        let nominators = self.nominations.iter().filter(voting);
+        nominators.max_by_key(|(_, nomination)| nomination.last).map(|(peer, _)| *peer)
+    }
+
     // R18: says so to everybody; it only speeds things up.
-    fn withdraw(&mut self, reason: WithdrawReason) {
+    pub(super) fn withdraw(&mut self, reason: WithdrawReason) {
         if let Some(suspicion) = &mut self.suspicion {
             if suspicion.has_withdrawn {
                 return;
@@ -293,9 +322,11 @@ impl Replica {
             votes: BTreeSet::new(),
             own_vote_ready: Some(self.ready_number()),
             deadline: self.now + 2 * self.round(),
+            was_handed_over: hand_over.is_some(),
         });
         self.host = None;
         self.attached = None;
+        self.adoption = None;
         self.nominations.clear();
         for peer in self.other_voters() {
             let incarnation = self.log.voters().0[&peer];

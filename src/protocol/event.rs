@@ -7,7 +7,7 @@ use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
 use super::time::Micros;
 use super::types::{
-    Boot, Entry, HardState, Incarnation, Index, Member, Number, Payload, PeerId, Signature,
+    Boot, Entry, HardState, Incarnation, Index, Member, Number, Pasts, Payload, PeerId, Signature,
     Submission, Term, TraceContext, VoterSet,
 };
 
@@ -28,6 +28,8 @@ pub struct Recovered {
     /// The highest number this session ever gave away.
     pub last_number: Number,
     pub read: Index,
+    /// What was remembered of other peers when that was last written down (R9).
+    pub pasts: Pasts,
     /// The last batch was torn and cut: vote and stand only once caught up (R37).
     pub tail_in_doubt: bool,
 }
@@ -155,6 +157,8 @@ pub struct Persist {
     pub request_ids: Vec<(String, Index)>,
     pub checkpoint: Option<Arc<Checkpoint>>,
     pub read: Option<Index>,
+    /// All that is remembered of other peers (R9), in place of what was.
+    pub pasts: Option<Arc<Pasts>>,
 }
 
 impl Persist {

@@ -24,15 +24,15 @@ const REATTACH_US: Micros = 10 * MS;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Attached {
     pub host: PeerId,
-    pub(super) attach: u64,
-    pub(super) since: Instant,
+    pub attach: u64,
+    pub since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
     pub matched: Option<Index>,
     /// The newest heartbeat heard.
-    pub(super) heartbeat: u64,
+    pub heartbeat: u64,
     /// Heartbeats in a row that told of entries which have not come.
-    pub(super) holes: u32,
-    pub(super) acknowledge: bool,
+    pub holes: u32,
+    pub acknowledge: bool,
 }
 
 impl Replica {
@@ -218,7 +218,7 @@ impl Replica {
         self.commit_to(append.commit.min(matched));
         if self.tail_in_doubt && matched >= append.commit {
             // R37: caught up to a host, so that nothing durable can be missing.
-            self.tail_in_doubt = false;
+            self.end_doubt();
         }
     }
 
@@ -343,6 +343,8 @@ impl Replica {
     }
 
     pub(super) fn on_goodbye(&mut self, message: &Message) {
+        // R26: it is away at once, and whoever hosts from here on knows.
+        self.goodbyes.insert(message.from, message.from_boot);
         self.links.insert(message.from, LinkState::Down);
         self.detach_from(message.from);
     }

@@ -1,38 +1,39 @@
-//! What a host does: puts submissions in order, passes the log on, counts who has it, keeps the
-//! lease alive, changes voters, and hands over.
+//! What a host does: keeps the lease alive, passes the log on, and counts who has it. How it puts
+//! submissions in order stands in `ordering.rs`, and who belongs, votes and follows in
+//! `succession.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::event::{DiskState, Load, Notice};
 use super::message::{
-    Accepted, Acknowledge, Announce, Append, Attach, Body, Heartbeat, LookBack, Message, Ranking,
-    RefusedReason, Submit, SubmitAnswer, SubmitProblem,
+    Acknowledge, Announce, Append, Attach, Body, Heartbeat, LookBack, Message, Ranking,
+    RefusedReason,
 };
+use super::presence::Presence;
 use super::progress::Progress;
 use super::quorum::{is_majority, majority_index};
 use super::ranking::Reports;
 use super::replica::{Part, Replica};
-use super::submissions::{Submissions, Verdict, is_submittable};
+use super::submissions::Submissions;
 use super::succession::HandingOver;
 use super::time::{Instant, MS, Micros, SECOND};
-use super::types::{
-    Entry, Hash, Incarnation, Index, MemberState, Number, Past, Payload, PeerId, Position,
-    Signature, Submission, TraceContext,
-};
+use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position};
 
 /// Above this round trip to a majority, heartbeats are further apart.
 const FAR_US: Micros = 30 * MS;
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
+/// How long something new about another peer's past may wait to be written down.
+const PASTS_US: Micros = SECOND;
 /// Heartbeats whose moment of sending is remembered.
 const HEARTBEATS_MAX: usize = 256;
 
 /// A host's own state. It ends with the term.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Hosting {
-    pub(super) since: Instant,
-    pub(super) term_start: Index,
+    pub since: Instant,
+    pub term_start: Index,
     /// `TermStart` is committed (R4).
     pub serving: bool,
     pub paused: bool,
@@ -42,29 +43,35 @@ pub(super) struct Hosting {
     pub reports: Reports,
     pub publish_at: Instant,
     pub published_at: Instant,
-    pub(super) heartbeat: u64,
-    pub(super) heartbeat_at: Instant,
-    pub(super) heartbeats_sent: VecDeque<(u64, Instant)>,
-    pub(super) active_at: Instant,
-    pub(super) announce_at: Instant,
-    pub(super) receipts_version: u64,
+    pub heartbeat: u64,
+    pub heartbeat_at: Instant,
+    pub heartbeats_sent: VecDeque<HeartbeatSent>,
+    pub active_at: Instant,
+    pub announce_at: Instant,
+    pub receipts_version: u64,
     pub hand_over: Option<HandingOver>,
+    pub presences: std::collections::BTreeMap<PeerId, Presence>,
+    /// Who is better placed than this host, and since when (R23).
+    pub better: Option<(PeerId, Instant)>,
+    /// Before that the chat does not move to a better host by itself.
+    pub settled_at: Instant,
 }
 
-/// What an entry says, before it has a place.
-pub(super) struct Draft {
-    pub author: PeerId,
-    pub session: Incarnation,
-    pub number: Number,
-    pub created_at_ms: u64,
-    pub trace: TraceContext,
-    pub payload: Payload,
-    pub signature: Option<Signature>,
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct HeartbeatSent {
+    pub number: u64,
+    pub at: Instant,
+    /// What was committed then.
+    pub commit: Index,
 }
 
 impl Replica {
     // R4, R21: the winner's first entry is its `TermStart`, and it announces itself.
     pub(super) fn become_host(&mut self) {
+        let tenure_us = match &self.part {
+            Part::Candidate(candidacy) if candidacy.was_handed_over => self.config.move_every_us,
+            _ => self.config.tenure_us,
+        };
         let term_start = self.log.last().index + 1;
         let mut submissions = self.log.state().submissions.clone();
         for entry in self.log.entries_from(self.log.commit() + 1, usize::MAX) {
@@ -88,6 +95,9 @@ impl Replica {
             announce_at: now + ANNOUNCE_US,
             receipts_version: 1,
             hand_over: None,
+            presences: self.first_presences(),
+            better: None,
+            settled_at: now + tenure_us,
         }));
         self.host = Some(self.me);
         self.attached = None;
@@ -225,7 +235,9 @@ impl Replica {
         let Part::Host(hosting) = &mut self.part else { return };
         hosting.heartbeat_at = now + interval_us;
         hosting.heartbeat += 1;
-        hosting.heartbeats_sent.push_back((hosting.heartbeat, now));
+        let commit = self.log.commit();
+        let sent = HeartbeatSent { number: hosting.heartbeat, at: now, commit };
+        hosting.heartbeats_sent.push_back(sent);
         if hosting.heartbeats_sent.len() > HEARTBEATS_MAX {
             hosting.heartbeats_sent.pop_front();
         }
@@ -284,6 +296,9 @@ impl Replica {
         let Part::Host(hosting) = &mut self.part else { return };
         let mut progress = Progress::new(incarnation, attach.attach, past);
         progress.boot = message.from_boot;
+        if self.goodbyes.get(&from).is_some_and(|boot| message.from_boot > *boot) {
+            self.goodbyes.remove(&from);
+        }
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation
         {
@@ -333,13 +348,13 @@ impl Replica {
         }
         // R22: contact is dated by when the echoed heartbeat was sent.
         let sent = hosting.heartbeats_sent.iter();
-        let echoed = sent.rev().find(|(number, _)| *number == acknowledge.heartbeat);
-        if let Some((_, sent_at)) = echoed {
-            progress.contact = progress.contact.max(Some(*sent_at));
+        if let Some(echoed) = sent.rev().find(|sent| sent.number == acknowledge.heartbeat) {
+            progress.contact = progress.contact.max(Some(echoed.at));
+            // R28: it keeps up if it has what was committed when that heartbeat left.
+            let keeps_up = progress.matched >= echoed.commit;
+            progress.steady_since =
+                if keeps_up { progress.steady_since.or(Some(self.now)) } else { None };
         }
-        let caught_up = progress.matched >= self.log.commit();
-        progress.steady_since =
-            if caught_up { progress.steady_since.or(Some(self.now)) } else { None };
         let acknowledged = Position {
             term: self.log.term_at(acknowledge.synced).unwrap_or(0),
             index: acknowledge.synced,
@@ -351,141 +366,15 @@ impl Replica {
     /// R9: remembers the most that a peer was.
     pub(super) fn remember(&mut self, message: &Message, acknowledged: Position) {
         let past = self.pasts.entry((message.from, message.from_incarnation)).or_default();
+        let before = *past;
         *past = Past {
             boot: past.boot.max(message.from_boot),
             term: past.term.max(message.body.term()),
             acknowledged: past.acknowledged.max(acknowledged),
         };
-    }
-
-    // ---- ordering (R32) ----
-
-    pub(super) fn on_submit(&mut self, message: &Message, submit: &Submit) {
-        if submit.term > self.hard_state.term {
-            self.enter_term(submit.term);
+        if *past != before {
+            self.pasts_due_at.get_or_insert(self.now + PASTS_US);
         }
-        if !matches!(self.part, Part::Host(_)) {
-            self.refuse(message, RefusedReason::NotHost { host: self.host });
-            return;
-        }
-        let mut accepted = Vec::with_capacity(submit.submissions.len());
-        let mut problem = None;
-        for submission in &submit.submissions {
-            match self.accept(message.from, message.from_incarnation, submission) {
-                Ok(place) => accepted.extend(place),
-                Err(why) => {
-                    problem = Some(why);
-                    break;
-                }
-            }
-        }
-        let term = self.hard_state.term;
-        self.answer(message, Body::SubmitAnswer(SubmitAnswer { term, accepted, problem }));
-    }
-
-    /// Puts one submission into the log, or finds it there.
-    fn accept(
-        &mut self,
-        author: PeerId,
-        session: Incarnation,
-        submission: &Submission,
-    ) -> Result<Option<Accepted>, SubmitProblem> {
-        let member = self.log.state().members.get(&author);
-        let active = member.is_some_and(|member| {
-            member.state == MemberState::Active && member.incarnation == session
-        });
-        let backlog = self.log.last().index - self.log.commit();
-        let Part::Host(hosting) = &self.part else { return Err(SubmitProblem::NotServing) };
-        if !hosting.serving || hosting.hand_over.is_some() || self.stopping.is_some() {
-            return Err(SubmitProblem::NotServing);
-        }
-        if !active || !is_submittable(&submission.payload) {
-            return Err(SubmitProblem::NotMember);
-        }
-        let number = submission.number;
-        match hosting.submissions.verdict(author, session, number) {
-            Verdict::Gap { last } => Err(SubmitProblem::Gap { last }),
-            Verdict::Duplicate(index) => Ok(index.map(|index| Accepted {
-                number,
-                index,
-                term: self.log.term_at(index).unwrap_or(0),
-                committed: index <= self.log.commit(),
-            })),
-            Verdict::Next if self.disk == DiskState::Full => Err(SubmitProblem::StorageFull),
-            Verdict::Next if backlog >= self.config.uncommitted_max => {
-                Err(SubmitProblem::NotServing)
-            }
-            Verdict::Next => {
-                let index = self.append_draft(Draft {
-                    author,
-                    session,
-                    number,
-                    created_at_ms: submission.created_at_ms,
-                    trace: submission.trace,
-                    payload: submission.payload.clone(),
-                    signature: submission.signature,
-                });
-                let term = self.hard_state.term;
-                Ok(Some(Accepted { number, index, term, committed: false }))
-            }
-        }
-    }
-
-    /// The host's own submissions go the same way as everybody's.
-    fn accept_own(&mut self) {
-        let (me, session) = (self.me, self.incarnation);
-        let Part::Host(hosting) = &self.part else { return };
-        if self.outbox.len() == 0 || !hosting.serving {
-            return;
-        }
-        let last = hosting.submissions.last(me, session);
-        let waiting: Vec<_> = self.outbox.iter_after(last).cloned().collect();
-        for submission in waiting {
-            if self.accept(me, session, &submission).is_err() {
-                break;
-            }
-        }
-    }
-
-    pub(super) fn append_own(&mut self, payload: Payload) {
-        self.append_draft(Draft {
-            author: self.me,
-            session: self.incarnation,
-            number: 0,
-            created_at_ms: 0,
-            trace: None,
-            payload,
-            signature: None,
-        });
-    }
-
-    pub(super) fn append_draft(&mut self, draft: Draft) -> Index {
-        let mut entry = Entry {
-            index: self.log.last().index + 1,
-            term: self.hard_state.term,
-            author: draft.author,
-            session: draft.session,
-            number: draft.number,
-            created_at_ms: draft.created_at_ms,
-            trace: draft.trace,
-            payload: draft.payload,
-            signature: draft.signature,
-            previous: self.log.last_hash(),
-            hash: Hash::default(),
-        };
-        entry.hash = entry.computed_hash();
-        let index = entry.index;
-        let is_message = matches!(entry.payload, Payload::Message { .. });
-        let interval = self.config.heartbeat_us;
-        if let Part::Host(hosting) = &mut self.part {
-            hosting.submissions.apply(&entry);
-            if is_message {
-                hosting.active_at = self.now;
-                hosting.heartbeat_at = hosting.heartbeat_at.min(self.now + interval);
-            }
-        }
-        self.append(Arc::new(entry));
-        index
     }
 
     // ---- passing the log on ----

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::message::Candidate;
 use super::submissions::Submissions;
 use super::types::{
     Entry, Hash, Incarnation, Index, MEMBERS_MAX, Member, MemberState, Membership, Payload, PeerId,
@@ -36,6 +35,7 @@ impl ChatState {
         self.submissions.apply(entry);
         match &entry.payload {
             Payload::Membership(change) => self.apply_membership(entry, change),
+            // R29: who votes changes nobody's membership, keys or rights.
             Payload::VoterChange(voters) => {
                 self.voters = voters.clone();
                 self.voters_index = entry.index;
@@ -108,57 +108,6 @@ impl ChatState {
             }
         }
     }
-}
-
-/// The next step from `voters` towards the voters that `active` members should have, or `None`
-/// when there is none to take. R6: one voter is added or removed at a time.
-///
-/// The goal is the largest odd number of active members up to `voters_max`; of exactly two, both.
-/// Outlived incarnations and members that are not active go first; then the best ranked learners
-/// that have caught up come in, or the worst ranked voters go. `host` stays.
-pub fn next_voters(
-    active: &BTreeMap<PeerId, Incarnation>,
-    voters: &VoterSet,
-    host: PeerId,
-    ranked: &[Candidate],
-    voters_max: usize,
-    caught_up: impl Fn(&PeerId, &Incarnation) -> bool,
-) -> Option<VoterSet> {
-    let mut next = voters.clone();
-    let outlived = voters
-        .0
-        .iter()
-        .find(|(peer, incarnation)| **peer != host && active.get(*peer) != Some(*incarnation));
-    if let Some((peer, _)) = outlived {
-        next.0.remove(peer);
-        return Some(next);
-    }
-    let goal = match active.len().min(voters_max) {
-        2 => 2,
-        n if n.is_multiple_of(2) => n.saturating_sub(1),
-        n => n,
-    };
-    let place = |peer: &PeerId| ranked.iter().position(|c| c.peer == *peer).unwrap_or(usize::MAX);
-    let mut learners: Vec<_> = active
-        .iter()
-        .filter(|(peer, incarnation)| !voters.contains(peer) && caught_up(peer, incarnation))
-        .collect();
-    learners.sort_by_key(|(peer, _)| (place(peer), **peer));
-    if voters.len() < goal {
-        // An even number of voters tolerates no more losses than the odd one below it, so that a
-        // step to it waits for a second learner, unless there is a single copy so far.
-        let worthwhile = voters.len().is_multiple_of(2) || learners.len() >= 2 || voters.len() == 1;
-        let (peer, incarnation) = learners.first().filter(|_| worthwhile)?;
-        next.0.insert(**peer, **incarnation);
-        return Some(next);
-    }
-    if voters.len() > goal {
-        let others = voters.peers().filter(|peer| **peer != host);
-        let worst = *others.max_by_key(|peer| (place(peer), **peer))?;
-        next.0.remove(&worst);
-        return Some(next);
-    }
-    None
 }
 
 fn joined(entry: &Entry, name: &str, address: &str) -> Member {

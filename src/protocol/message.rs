@@ -59,6 +59,9 @@ pub enum Body {
     Vote(Vote),
     /// Candidate → everyone: do not wait for me (R18).
     Withdraw(Withdraw),
+    /// Nominee → a nominator that is ahead: give me what I lack (R10).
+    FetchLog(FetchLog),
+    FetchLogAnswer(FetchLogAnswer),
     /// New host → everyone (R21).
     Announce(Announce),
     /// Host → successor (R23).
@@ -89,6 +92,8 @@ impl Body {
             Body::RequestVote(body) => body.term,
             Body::Vote(body) => body.term,
             Body::Withdraw(body) => body.term,
+            Body::FetchLog(body) => body.term,
+            Body::FetchLogAnswer(body) => body.term,
             Body::Announce(body) => body.term,
             Body::HandOver(body) => body.term,
             Body::FindHostAnswer(body) => body.term,
@@ -109,6 +114,7 @@ impl Body {
                 | Body::NominateAnswer(_)
                 | Body::SolicitAnswer(_)
                 | Body::Vote(_)
+                | Body::FetchLogAnswer(_)
                 | Body::FindHostAnswer(_)
                 | Body::Refused(_)
         )
@@ -265,6 +271,8 @@ pub struct SolicitAnswer {
     /// The answering voter nominates the asker, with its own last position.
     pub nominated: bool,
     pub last: Position,
+    /// The end of its log may have been lost (R37).
+    pub in_doubt: bool,
     pub host_alive: Option<HostAlive>,
 }
 
@@ -307,6 +315,28 @@ pub enum WithdrawReason {
     LogBehind,
     /// The disk stalls or is full.
     Unfit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FetchLog {
+    pub term: Term,
+    /// Counts this peer's fetches; the answer names it.
+    pub fetch: u64,
+    /// A position of this peer's log: its end at first, further back when told to look there.
+    pub look: Position,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct FetchLogAnswer {
+    pub term: Term,
+    pub fetch: u64,
+    /// Where the entry before `entries[0]` stands: the position that was looked at.
+    pub previous: Position,
+    pub entries: Vec<Arc<Entry>>,
+    /// The end of the answering peer's log.
+    pub last: Position,
+    /// It does not have that position: look again at or below this index.
+    pub look_back: Option<Index>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -15,6 +15,7 @@
 // What has no place in here; clippy.toml says why.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::float_arithmetic)]
 
+mod adoption;
 mod codec;
 pub mod config;
 mod durable;
@@ -26,12 +27,15 @@ mod host;
 pub mod log;
 pub mod membership;
 pub mod message;
+mod ordering;
 mod outbox;
+mod presence;
 pub mod prng;
 mod progress;
 pub mod quorum;
 pub mod ranking;
 pub mod replica;
+mod sending;
 pub mod sign;
 pub mod situation;
 pub mod submissions;
@@ -39,5 +43,6 @@ mod succession;
 pub mod time;
 pub mod timers;
 pub mod types;
+pub mod voters;
 
 pub use replica::Replica;

@@ -8,13 +8,13 @@ use super::types::{Number, Submission};
 /// This peer's submissions that its own log has not confirmed yet, in the order of their numbers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Outbox {
-    pub(super) queue: VecDeque<Submission>,
-    pub(super) last_number: Number,
+    pub queue: VecDeque<Submission>,
+    pub last_number: Number,
     /// The last number that is on its way to the present host.
-    pub(super) sent_through: Number,
+    pub sent_through: Number,
     /// When to send again what got no answer, and the span that the next wait takes.
-    pub(super) resend_at: Option<Instant>,
-    pub(super) resend_span: Micros,
+    pub resend_at: Option<Instant>,
+    pub resend_span: Micros,
 }
 
 impl Outbox {

@@ -1,11 +1,12 @@
 //! The state machine of one chat at one peer: what goes in, what comes out, and who deals with it.
 //!
 //! Control flow only. What a host does stands in `host.rs`, what a member does in `follower.rs`,
-//! and how a host is chosen in `election.rs`.
+//! how a host is chosen in `election.rs`, and what leaves how in `sending.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use super::adoption::{Adoption, TailReports};
 use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
@@ -22,8 +23,8 @@ use super::prng::Prng;
 use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
-    Boot, CallId, HardState, Incarnation, Index, MemberState, Number, Past, Payload, PeerId,
-    Submission, Term,
+    Boot, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId, Submission,
+    Term,
 };
 
 /// R11: a term further ahead than this needs proof.
@@ -45,6 +46,7 @@ pub struct Replica {
     pub(super) outbox: Outbox,
     pub(super) read: Index,
     pub(super) tail_in_doubt: bool,
+    pub(super) tail_reports: TailReports,
 
     // How durable it is.
     pub(super) synced: Index,
@@ -64,16 +66,22 @@ pub struct Replica {
     pub(super) suspect_at: Instant,
     pub(super) suspicion: Option<Suspicion>,
     pub(super) nominations: BTreeMap<PeerId, Nomination>,
+    pub(super) adoption: Option<Adoption>,
+    pub(super) fetch_count: u64,
     pub(super) seek_host_at: Instant,
     pub(super) report_at: Instant,
     pub(super) ranking: Arc<Ranking>,
     pub(super) receipts: BTreeMap<PeerId, Receipt>,
+    /// Who has stopped gracefully, and in which boot; it is back with a later one (R26).
+    pub(super) goodbyes: BTreeMap<PeerId, Boot>,
 
     // The world, as far as it matters here.
     pub(super) links: BTreeMap<PeerId, LinkState>,
     pub(super) round_trips: BTreeMap<PeerId, Estimate>,
     pub(super) syncs: Estimate,
-    pub(super) pasts: BTreeMap<(PeerId, Incarnation), Past>,
+    pub(super) pasts: Pasts,
+    /// From then on, what changed in them is written down with the next sync.
+    pub(super) pasts_due_at: Option<Instant>,
     pub(super) far_terms: BTreeMap<PeerId, Term>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
@@ -98,6 +106,7 @@ pub(super) struct Candidacy {
     /// The `Ready` that makes the candidate's own vote durable; it counts afterwards (R1).
     pub own_vote_ready: Option<u64>,
     pub deadline: Instant,
+    pub was_handed_over: bool,
 }
 
 /// How far a graceful stop has come.
@@ -130,6 +139,7 @@ impl Replica {
             outbox,
             read: recovered.read,
             tail_in_doubt: recovered.tail_in_doubt,
+            tail_reports: TailReports::new(),
             part: Part::Follower,
             host: None,
             attached: None,
@@ -138,14 +148,18 @@ impl Replica {
             suspect_at: now + config.lease_min_us,
             suspicion: None,
             nominations: BTreeMap::new(),
+            adoption: None,
+            fetch_count: 0,
             seek_host_at: now,
             report_at: now + config.report_us,
             ranking: Arc::default(),
             receipts: BTreeMap::new(),
+            goodbyes: BTreeMap::new(),
             links: BTreeMap::new(),
             round_trips: BTreeMap::new(),
             syncs: Estimate::default(),
-            pasts: BTreeMap::new(),
+            pasts: recovered.pasts,
+            pasts_due_at: None,
             far_terms: BTreeMap::new(),
             disk: DiskState::Fit,
             stopping: None,
@@ -346,6 +360,8 @@ impl Replica {
             Body::RequestVote(request) => self.on_request_vote(from, *request),
             Body::Vote(vote) => self.on_vote(from, *vote),
             Body::Withdraw(withdraw) => self.on_withdraw(from, *withdraw),
+            Body::FetchLog(fetch) => self.on_fetch_log(from, *fetch),
+            Body::FetchLogAnswer(answer) => self.on_fetch_log_answer(from, answer),
             Body::Announce(announce) => self.on_announce(from, *announce),
             Body::HandOver(hand_over) => self.on_hand_over(from, *hand_over),
             Body::FindHost => self.on_find_host(from),
@@ -509,49 +525,6 @@ impl Replica {
     pub(super) fn fault(&mut self, what: &'static str) {
         self.fault = Some(what);
         self.ready.notices.push(Notice::Fault { what });
-    }
-
-    // ---- sending ----
-
-    /// Sends after this `Ready` is durable.
-    pub(super) fn send(&mut self, to: PeerId, body: Body) {
-        let message = self.message(to, body, 0);
-        self.ready.messages.push(message);
-    }
-
-    /// Sends at once. For what relies on nothing unsynced.
-    pub(super) fn send_early(&mut self, to: PeerId, body: Body) {
-        let message = self.message(to, body, 0);
-        self.ready.early.push(message);
-    }
-
-    /// Answers a request, after this `Ready` is durable. Where nobody waits, the answer still goes.
-    pub(super) fn answer(&mut self, request: &Message, body: Body) {
-        let mut message = self.message(request.from, body, request.call);
-        message.to_incarnation = request.from_incarnation;
-        self.ready.messages.push(message);
-    }
-
-    // R8: a request is refused with this peer's own term, never dropped in silence; answers are
-    // never answered.
-    pub(super) fn refuse(&mut self, request: &Message, reason: RefusedReason) {
-        if !request.body.is_answer() {
-            let term = self.hard_state.term;
-            self.answer(request, Body::Refused(Refused { term, reason }));
-        }
-    }
-
-    fn message(&self, to: PeerId, body: Body, call: CallId) -> Message {
-        let member = self.log.state().members.get(&to);
-        Message {
-            from: self.me,
-            from_incarnation: self.incarnation,
-            from_boot: self.boot,
-            to,
-            to_incarnation: member.map_or(0, |member| member.incarnation),
-            call,
-            body,
-        }
     }
 
     // R11: a term far ahead is believed once a majority of voters reports one that high, each over

@@ -7,16 +7,18 @@
 
 use std::hash::{Hash, Hasher};
 
+use super::adoption::Adoption;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
 use super::follower::Attached;
-use super::host::Hosting;
+use super::host::{HeartbeatSent, Hosting};
 use super::outbox::Outbox;
+use super::presence::Presence;
 use super::progress::Progress;
 use super::replica::{Candidacy, Part, Replica, Stopping};
 use super::succession::HandingOver;
 use super::time::{Instant, Micros};
-use super::types::{PeerId, Term};
+use super::types::{Index, PeerId, Term};
 
 /// What is left of a replica: a hash, and the numbers that other peers repeat.
 pub struct Situation<H> {
@@ -45,11 +47,13 @@ pub struct Scale {
 pub enum Count {
     /// An attach of a member.
     Attach { member: PeerId, number: u64 },
+    /// A member's request for a part of another's log.
+    Fetch { member: PeerId, number: u64 },
     /// A heartbeat of the host of `term`; 0 is none.
     Heartbeat { term: Term, number: u64 },
-    /// The host of `term`, this replica, sent that heartbeat so long ago. Listed while it is less
-    /// than `past_us`.
-    Sent { term: Term, number: u64, ago_us: Micros },
+    /// The host of `term`, this replica, sent that heartbeat, and perhaps some before it that are
+    /// not listed, so long ago (`past_us`: long ago), with that commit index.
+    Sent { term: Term, number: u64, ago_us: Micros, commit: Index },
 }
 
 impl<H: Hasher> Situation<H> {
@@ -107,6 +111,7 @@ impl Replica {
             outbox,
             read,
             tail_in_doubt,
+            tail_reports,
             synced,
             unsynced,
             commit_persisted,
@@ -120,13 +125,17 @@ impl Replica {
             suspect_at,
             suspicion,
             nominations,
+            adoption,
+            fetch_count,
             seek_host_at,
             report_at,
             ranking,
+            goodbyes,
             links,
             round_trips,
             syncs,
             pasts,
+            pasts_due_at,
             far_terms,
             disk,
             stopping,
@@ -140,7 +149,7 @@ impl Replica {
         // The hash of the last entry stands for all of the log's content.
         into.hash((incarnation, boot, hard_state, log.last_hash(), log.commit(), log.base()));
         outbox.situation(into);
-        into.hash((read, tail_in_doubt, synced, commit_persisted, checkpoint_index));
+        into.hash((read, tail_in_doubt, tail_reports, synced, commit_persisted, checkpoint_index));
         into.hash(unsynced.len());
         for (number, index) in unsynced {
             into.hash((ready_count - number, index));
@@ -164,10 +173,16 @@ impl Replica {
             into.hash(peer);
             nomination.situation(into);
         }
+        into.counts.push(Count::Fetch { member: *me, number: *fetch_count });
+        into.hash(adoption.is_some());
+        if let Some(adoption) = adoption {
+            adoption.situation(*me, into);
+        }
         into.due(*seek_host_at);
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
-        into.hash((links, round_trips, syncs, pasts, far_terms, disk, fault));
+        into.hash((goodbyes, links, round_trips, syncs, pasts, far_terms, disk, fault));
+        into.due_if(*pasts_due_at);
         match stopping {
             Some(Stopping::HandingOver { deadline }) => into.due_if(Some(*deadline)),
             Some(Stopping::SaidGoodbye) => into.hash(2_u8),
@@ -183,8 +198,13 @@ impl Part {
     fn situation<H: Hasher>(&self, ready_count: u64, term: Term, into: &mut Situation<H>) {
         match self {
             Part::Follower => into.hash(0_u8),
-            Part::Candidate(Candidacy { votes, own_vote_ready, deadline }) => {
-                into.hash((1_u8, votes, own_vote_ready.map(|number| ready_count - number)));
+            Part::Candidate(Candidacy { votes, own_vote_ready, deadline, was_handed_over }) => {
+                into.hash((
+                    1_u8,
+                    votes,
+                    was_handed_over,
+                    own_vote_ready.map(|number| ready_count - number),
+                ));
                 into.due(*deadline);
             }
             Part::Host(hosting) => {
@@ -215,6 +235,9 @@ impl Hosting {
             announce_at,
             receipts_version: _,
             hand_over,
+            presences,
+            better,
+            settled_at,
         } = self;
         into.was(*since);
         into.hash((term_start, serving, paused, submissions, reports, progress.len()));
@@ -225,10 +248,14 @@ impl Hosting {
         into.due(*publish_at);
         into.was(*published_at);
         into.due(*heartbeat_at);
-        for (number, at) in heartbeats_sent {
-            let (number, ago_us) = (*number, into.now.since(*at));
-            if ago_us < into.scale.past_us {
-                into.counts.push(Count::Sent { term, number, ago_us });
+        for (place, sent) in heartbeats_sent.iter().enumerate() {
+            let HeartbeatSent { number, at, commit } = *sent;
+            let ago_us = into.now.since(at).min(into.scale.past_us);
+            // Of those that are long ago, the last of each commit index stands for all of them.
+            let next = heartbeats_sent.get(place + 1);
+            let stands_for_all = next.is_none_or(|next| next.commit != commit);
+            if ago_us < into.scale.past_us || stands_for_all {
+                into.counts.push(Count::Sent { term, number, ago_us, commit });
             }
         }
         into.was(*active_at);
@@ -238,6 +265,15 @@ impl Hosting {
             into.hash((target, tried, sent));
             into.due(*deadline);
         }
+        into.hash(presences.len());
+        for (peer, Presence { away, undialled_since, back_at, wait_us }) in presences {
+            into.hash((peer, away, wait_us));
+            into.was_if(*undialled_since);
+            into.was_if(*back_at);
+        }
+        into.hash(better.map(|(peer, _)| peer));
+        into.was_if(better.map(|(_, since)| since));
+        into.due(*settled_at);
     }
 }
 
@@ -275,6 +311,15 @@ impl Attached {
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
         into.hash((host, matched, holes, acknowledge));
         into.was(*since);
+    }
+}
+
+impl Adoption {
+    fn situation<H: Hasher>(&self, me: PeerId, into: &mut Situation<H>) {
+        let Self { from, fetch, look, deadline } = self;
+        into.counts.push(Count::Fetch { member: me, number: *fetch });
+        into.hash((from, look));
+        into.due(*deadline);
     }
 }
 

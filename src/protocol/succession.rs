@@ -5,15 +5,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::event::{DiskState, LinkState, Notice};
-use super::host::Draft;
-use super::membership::next_voters;
 use super::message::{
     Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, RefusedReason, ReportDelays,
 };
+use super::ordering::Draft;
 use super::ranking::{edges, rank};
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros, SECOND};
-use super::types::{Incarnation, MemberState, Membership, Payload, PeerId};
+use super::types::{MemberState, Membership, Payload, PeerId};
 
 /// A changed farness alone is published no more often than this.
 const REPUBLISH_US: Micros = 30 * SECOND;
@@ -21,10 +20,10 @@ const REPUBLISH_US: Micros = 30 * SECOND;
 /// A hand-over on its way (R23).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct HandingOver {
-    pub(super) target: PeerId,
-    pub(super) tried: BTreeSet<PeerId>,
+    pub target: PeerId,
+    pub tried: BTreeSet<PeerId>,
     pub deadline: Instant,
-    pub(super) sent: bool,
+    pub sent: bool,
 }
 
 impl Replica {
@@ -110,6 +109,8 @@ impl Replica {
         hosting.reports.retain(|peer, _| members.contains(peer));
         let quantum = self.config.rank_quantum_us;
         let candidates = rank(&members, self.log.voters(), &hosting.reports, quantum);
+        self.consider_moving(&candidates);
+        let Part::Host(hosting) = &mut self.part else { return };
         let order = |list: &[Candidate]| -> Vec<_> {
             list.iter().map(|candidate| (candidate.peer, candidate.farness_us.is_some())).collect()
         };
@@ -127,6 +128,31 @@ impl Replica {
         }
     }
 
+    // R23: moves to a member that has been clearly better placed for long enough. A host that was
+    // handed over to waits longer before it moves on, so that the chat does not flap.
+    fn consider_moving(&mut self, candidates: &[Candidate]) {
+        let voters = self.log.voters();
+        let own = candidates.iter().find(|candidate| candidate.peer == self.me);
+        let best = candidates.first().filter(|best| voters.contains(&best.peer));
+        let better = best.zip(own).and_then(|(best, own)| {
+            let gain = own.farness_us?.checked_sub(best.farness_us?)?;
+            let worthwhile = gain >= self.config.move_gain_us
+                && gain * 100 >= own.farness_us? * self.config.move_gain_percent;
+            worthwhile.then_some(best.peer)
+        });
+        let (now, config) = (self.now, &self.config);
+        let Part::Host(hosting) = &mut self.part else { return };
+        let since = hosting.better.filter(|(peer, _)| Some(*peer) == better);
+        hosting.better = better.map(|peer| (peer, since.map_or(now, |(_, since)| since)));
+        if let Some((peer, since)) = hosting.better
+            && now.since(since) >= config.move_after_us
+            && now >= hosting.settled_at
+        {
+            hosting.better = None;
+            self.start_hand_over(Some(peer));
+        }
+    }
+
     // ---- voters (R5, R6) and leaving ----
 
     /// One step towards the voters that the members ask for.
@@ -134,7 +160,11 @@ impl Replica {
         let Part::Host(hosting) = &self.part else { return };
         // R6: the next change only when the last one and an entry of this term are committed.
         let settled = self.log.commit() >= self.log.voters_index();
-        if !hosting.serving || hosting.paused || hosting.hand_over.is_some() || !settled {
+        if !hosting.serving || hosting.hand_over.is_some() || !settled {
+            return;
+        }
+        if hosting.paused {
+            self.step_voters();
             return;
         }
         let state = self.log.state();
@@ -148,30 +178,10 @@ impl Replica {
             self.ready.notices.push(Notice::Removed);
             return;
         }
-        let caught_up = |peer: &PeerId, incarnation: &Incarnation| {
-            let progress = hosting.progress.get(peer);
-            *peer == self.me
-                || progress.is_some_and(|progress| {
-                    let steady = progress.steady_since.map(|since| self.now.since(since));
-                    progress.contact.is_some()
-                        && self.in_contact(hosting, peer, incarnation)
-                        && progress.incarnation == *incarnation
-                        && steady.is_some_and(|steady| steady >= self.config.steady_us)
-                })
-        };
-        let next = next_voters(
-            &state.active().collect(),
-            self.log.voters(),
-            self.me,
-            &self.ranking.candidates,
-            self.config.voters_max,
-            caught_up,
-        );
-        if let Some(voters) = next {
-            self.append_own(Payload::VoterChange(voters));
-            self.publish_soon();
+        if self.step_voters() {
             return;
         }
+        let state = self.log.state();
         let gone = state.members.iter().find(|(peer, member)| {
             member.state == MemberState::Leaving
                 && !self.log.voters().contains(peer)

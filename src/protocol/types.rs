@@ -256,6 +256,9 @@ pub struct Position {
     pub index: Index,
 }
 
+/// What one peer remembers of others, each in one incarnation (R9).
+pub type Pasts = BTreeMap<(PeerId, Incarnation), Past>;
+
 /// The most that a peer is known to have been (R9).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Past {

@@ -4,17 +4,16 @@ use crate::crypto::verify;
 use crate::protocol::founding::chat_id;
 use crate::protocol::message::{Body, Message};
 use crate::protocol::sign::signed_submission;
-use crate::protocol::types::{ChatId, Membership, Payload};
+use crate::protocol::types::{ChatId, Entry, Membership, Payload};
 
 /// Whether all that the message carries is signed and hashed as it must be (R41). What is not is
 /// dropped and counted; the sender is at fault.
 pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
     let genuine = match &message.body {
-        Body::Append(append) => append.entries.iter().all(|entry| {
-            entry.verify_hash()
-                && verify::verify_entry(chat, entry)
-                && (entry.index != 1 || chat_id(entry) == chat)
-        }),
+        Body::Append(append) => append.entries.iter().all(|entry| is_genuine_entry(chat, entry)),
+        Body::FetchLogAnswer(answer) => {
+            answer.entries.iter().all(|entry| is_genuine_entry(chat, entry))
+        }
         Body::Submit(submit) => submit.submissions.iter().all(|submission| {
             let session = message.from_incarnation;
             verify::verify_submission(chat, &message.from, session, submission)
@@ -40,4 +39,10 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
         tracing::warn!(?chat, from = ?message.from, "dropped a message that is not genuine");
     }
     genuine
+}
+
+fn is_genuine_entry(chat: ChatId, entry: &Entry) -> bool {
+    entry.verify_hash()
+        && verify::verify_entry(chat, entry)
+        && (entry.index != 1 || chat_id(entry) == chat)
 }

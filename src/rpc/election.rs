@@ -37,6 +37,13 @@ impl ElectionService for Inbound {
         self.unary(request, convert::from_vote_request, convert::to_vote_response).await
     }
 
+    async fn fetch_log(
+        &self,
+        request: Request<pb::FetchLogRequest>,
+    ) -> Result<Response<pb::FetchLogResponse>, Status> {
+        self.unary(request, convert::from_fetch_log_request, convert::to_fetch_log_response).await
+    }
+
     async fn withdraw(
         &self,
         request: Request<pb::WithdrawRequest>,

@@ -418,6 +418,11 @@ impl Single {
                 let response = election.request_vote(request).await?.into_inner();
                 Some(convert::from_vote_response(response))
             }
+            Body::FetchLog(fetch) => {
+                let request = convert::to_fetch_log_request(header, fetch);
+                let response = election.fetch_log(request).await?.into_inner();
+                Some(convert::from_fetch_log_response(response))
+            }
             Body::Withdraw(withdraw) => {
                 let request = convert::to_withdraw_request(header, withdraw);
                 let response = election.withdraw(request).await?.into_inner();

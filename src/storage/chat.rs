@@ -128,6 +128,9 @@ impl ChatStore {
             if let Some(vows) = &vows {
                 put_state(&mut table, state::VOWS, &vows.encode())?;
             }
+            if let Some(pasts) = &persist.pasts {
+                put_state(&mut table, state::PASTS, &schema::encode_pasts(pasts))?;
+            }
             if batch != self.batch {
                 put_state(&mut table, state::BATCH, &batch.encode())?;
             }

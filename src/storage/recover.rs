@@ -15,7 +15,7 @@ use super::error::StorageError;
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
-use crate::protocol::types::{ChatId, Entry, Hash, Index, Number, Submission};
+use crate::protocol::types::{ChatId, Entry, Hash, Index, Number, Pasts, Submission};
 
 /// See `ChatStore::open`.
 pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
@@ -59,6 +59,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         outbox: found.outbox,
         last_number: found.last_number,
         read: found.read,
+        pasts: found.pasts,
         tail_in_doubt: doubt_through.is_some(),
     };
     Ok((store, recovered))
@@ -75,6 +76,7 @@ struct Found {
     outbox: Vec<Submission>,
     last_number: Number,
     read: Index,
+    pasts: Pasts,
     doubt: Index,
 }
 
@@ -93,6 +95,12 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
             .map(|name| get_state(&table, name, schema::number));
     let (commit, last_number, read, doubt) = (commit?, last_number?, read?, doubt?);
 
+    // Written for the first time when something is known of others.
+    let pasts = match table.get(state::PASTS)? {
+        Some(_) => get_state(&table, state::PASTS, schema::decode_pasts)?,
+        None => Pasts::new(),
+    };
+
     let log = transaction.open_table(ENTRIES)?;
     let last = log.last()?.map_or(0, |(key, _)| key.value());
     if last > batch.end {
@@ -106,7 +114,19 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     // A checkpoint is made of committed entries, so it may know more than the last written index.
     let commit = commit.max(checkpoint.index());
     let outbox = read_outbox(transaction)?;
-    Ok(Found { chat, vows, batch, checkpoint, entries, commit, outbox, last_number, read, doubt })
+    Ok(Found {
+        chat,
+        vows,
+        batch,
+        checkpoint,
+        entries,
+        commit,
+        outbox,
+        last_number,
+        read,
+        pasts,
+        doubt,
+    })
 }
 
 fn get_state<T>(

@@ -6,7 +6,7 @@
 
 use redb::TableDefinition;
 
-use crate::protocol::types::{Boot, HardState, Incarnation, Index, PeerId};
+use crate::protocol::types::{Boot, HardState, Incarnation, Index, Past, Pasts, PeerId, Position};
 
 /// Written by every version that this one can read. Another number: another format.
 pub const FORMAT: u32 = 1;
@@ -36,6 +36,8 @@ pub mod state {
     pub const LAST_NUMBER: &str = "last_number";
     /// The person's reading position.
     pub const READ: &str = "read";
+    /// What is remembered of other peers, as `encode_pasts` writes it.
+    pub const PASTS: &str = "pasts";
     /// `Batch`.
     pub const BATCH: &str = "batch";
     /// The end of a batch that was cut; 0 when there is no doubt (R37).
@@ -54,6 +56,7 @@ pub enum Table {
 }
 
 const CHECKSUM_LEN: usize = 4;
+const PAST_LEN: usize = 72;
 
 /// The checksum of a record.
 pub fn checksum(table: Table, key: &[u8], payload: &[u8]) -> [u8; CHECKSUM_LEN] {
@@ -113,6 +116,36 @@ impl Vows {
             hard_state: HardState { term: number(&numbers[16..])?, vote },
         })
     }
+}
+
+/// What is remembered of other peers (R9): 72 bytes each.
+pub fn encode_pasts(pasts: &Pasts) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(pasts.len() * PAST_LEN);
+    for ((peer, incarnation), past) in pasts {
+        bytes.extend_from_slice(&peer.0);
+        let acknowledged = past.acknowledged;
+        for number in [*incarnation, past.boot, past.term, acknowledged.term, acknowledged.index] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+    }
+    bytes
+}
+
+pub fn decode_pasts(bytes: &[u8]) -> Option<Pasts> {
+    let records = bytes.chunks_exact(PAST_LEN);
+    if !records.remainder().is_empty() {
+        return None;
+    }
+    let past = |record: &[u8]| {
+        let (key, numbers) = record.split_first_chunk::<32>()?;
+        let mut numbers = numbers.chunks_exact(8).map(number);
+        let mut next = || numbers.next().flatten();
+        let incarnation = next()?;
+        let (boot, term) = (next()?, next()?);
+        let acknowledged = Position { term: next()?, index: next()? };
+        Some(((PeerId(*key), incarnation), Past { boot, term, acknowledged }))
+    };
+    records.map(past).collect()
 }
 
 /// The last batch that was written: the entries after `previous_end`, through `end`. Everything up

@@ -1,13 +1,16 @@
 //! What members say to each other to choose a host, on the wire.
 
+use std::sync::Arc;
+
+use super::entry::{from_entry, to_entry};
 use super::message::{
     Header, from_header, from_past, from_position, from_refused, to_header, to_past, to_position,
     to_refused,
 };
 use super::{WireError, hex, pb, peer_id, signature};
 use crate::protocol::message::{
-    Announce, Body, HandOver, HostAlive, Message, Nominate, NominateAnswer, RequestVote,
-    SolicitAnswer, Vote, Withdraw, WithdrawReason,
+    Announce, Body, FetchLog, FetchLogAnswer, HandOver, HostAlive, Message, Nominate,
+    NominateAnswer, RequestVote, SolicitAnswer, Vote, Withdraw, WithdrawReason,
 };
 use crate::protocol::types::ChatId;
 
@@ -69,6 +72,7 @@ pub fn to_solicit_response(chat: ChatId, message: &Message) -> Option<pb::Solici
             last: Some(to_position(answer.last)),
             host_alive: answer.host_alive.map(to_host_alive),
             refused: None,
+            in_doubt: answer.in_doubt,
         }),
         Body::Refused(refused) => Some(pb::SolicitResponse {
             header,
@@ -89,6 +93,7 @@ pub fn from_solicit_response(response: pb::SolicitResponse) -> Result<(Header, B
         term: response.term,
         nominated: response.nominated,
         last: from_position(response.last),
+        in_doubt: response.in_doubt,
         host_alive: response.host_alive.map(from_host_alive).transpose()?,
     };
     Ok((header, Body::SolicitAnswer(answer)))
@@ -199,6 +204,58 @@ fn from_hand_over(hand_over: pb::SignedHandOver) -> Result<HandOver, WireError> 
         target: peer_id(&hand_over.target_peer_id, "target_peer_id")?,
         signature: signature(&hand_over.signature)?,
     })
+}
+
+pub fn to_fetch_log_request(header: Option<pb::Header>, f: &FetchLog) -> pb::FetchLogRequest {
+    pb::FetchLogRequest { header, term: f.term, fetch: f.fetch, look: Some(to_position(f.look)) }
+}
+
+pub fn from_fetch_log_request(request: pb::FetchLogRequest) -> Result<(Header, Body), WireError> {
+    let header = from_header(request.header)?;
+    let (term, fetch, look) = (request.term, request.fetch, from_position(request.look));
+    Ok((header, Body::FetchLog(FetchLog { term, fetch, look })))
+}
+
+pub fn to_fetch_log_response(chat: ChatId, message: &Message) -> Option<pb::FetchLogResponse> {
+    let header = to_header(chat, message);
+    match &message.body {
+        Body::FetchLogAnswer(answer) => Some(pb::FetchLogResponse {
+            header,
+            term: answer.term,
+            fetch: answer.fetch,
+            previous: Some(to_position(answer.previous)),
+            entries: answer.entries.iter().map(|entry| to_entry(entry)).collect(),
+            last: Some(to_position(answer.last)),
+            look_back: answer.look_back,
+            refused: None,
+        }),
+        Body::Refused(refused) => Some(pb::FetchLogResponse {
+            header,
+            term: refused.term,
+            refused: Some(to_refused(refused)),
+            ..Default::default()
+        }),
+        _ => None,
+    }
+}
+
+pub fn from_fetch_log_response(
+    response: pb::FetchLogResponse,
+) -> Result<(Header, Body), WireError> {
+    let header = from_header(response.header)?;
+    if let Some(refused) = response.refused {
+        return Ok((header, Body::Refused(from_refused(&refused)?)));
+    }
+    let entries = response.entries.into_iter().map(|entry| from_entry(entry).map(Arc::new));
+    let answer = FetchLogAnswer {
+        term: response.term,
+        fetch: response.fetch,
+        previous: from_position(response.previous),
+        entries: entries.collect::<Result<_, _>>()?,
+        last: from_position(response.last),
+        look_back: response.look_back,
+    };
+    Ok((header, Body::FetchLogAnswer(answer)))
 }
 
 fn to_host_alive(alive: HostAlive) -> pb::HostAlive {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
-use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, Submission};
+use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, Pasts, Submission};
 
 /// What a restart finds.
 #[derive(Clone)]
@@ -18,6 +18,7 @@ pub struct Image {
     pub last_number: Number,
     pub commit: Index,
     pub read: Index,
+    pub pasts: Pasts,
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
@@ -39,6 +40,7 @@ impl Disk {
             outbox: BTreeMap::new(),
             last_number: 0,
             read: 0,
+            pasts: Pasts::new(),
             checkpoint: None,
         };
         Self { image, pending: VecDeque::new() }
@@ -68,6 +70,7 @@ impl Disk {
             outbox: image.outbox.values().cloned().collect(),
             last_number: image.last_number,
             read: image.read,
+            pasts: image.pasts.clone(),
             tail_in_doubt: false,
         }
     }
@@ -99,6 +102,9 @@ impl Image {
         }
         if let Some(checkpoint) = &persist.checkpoint {
             self.checkpoint = Some(Arc::clone(checkpoint));
+        }
+        if let Some(pasts) = &persist.pasts {
+            self.pasts = (**pasts).clone();
         }
         if let Some(read) = persist.read {
             self.read = read;

@@ -161,6 +161,8 @@ pub fn kind(body: &Body) -> &'static str {
         Body::NominateAnswer(_) => "NominateAnswer",
         Body::Solicit(_) => "Solicit",
         Body::SolicitAnswer(_) => "SolicitAnswer",
+        Body::FetchLog(_) => "FetchLog",
+        Body::FetchLogAnswer(_) => "FetchLogAnswer",
         Body::RequestVote(_) => "RequestVote",
         Body::Vote(_) => "Vote",
         Body::Withdraw(_) => "Withdraw",
@@ -210,7 +212,16 @@ fn details(body: &Body) -> String {
         Body::NominateAnswer(b) => host_alive(b.host_alive),
         Body::SolicitAnswer(b) => {
             let nominated = if b.nominated { "nominated" } else { "not nominated" };
-            format!("{nominated}, last {}{}", position(b.last), host_alive(b.host_alive))
+            let doubt = if b.in_doubt { " in doubt" } else { "" };
+            format!("{nominated}, last {}{doubt}{}", position(b.last), host_alive(b.host_alive))
+        }
+        Body::FetchLog(b) => format!("#{} after {}", b.fetch, position(b.look)),
+        Body::FetchLogAnswer(b) => {
+            let (fetch, previous, last) = (b.fetch, position(b.previous), position(b.last));
+            match b.look_back {
+                Some(index) => format!("#{fetch} look back to {index}"),
+                None => format!("#{fetch} after {previous} [{}] of {last}", entries(&b.entries)),
+            }
         }
         Body::RequestVote(b) => {
             let permission =

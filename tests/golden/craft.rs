@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use demes_protocol::message::{
-    Acknowledge, Announce, Append, Attach, Body, HandOver, Heartbeat, Message, Nominate, Receipt,
-    RequestVote, Submit, Vote, Withdraw, WithdrawReason,
+    Acknowledge, Announce, Append, Attach, Body, FetchLog, FetchLogAnswer, HandOver, Heartbeat,
+    Message, Nominate, Receipt, RequestVote, Submit, Vote, Withdraw, WithdrawReason,
 };
 use demes_protocol::types::{Entry, Hash, Past, Payload, PeerId, Position, Submission};
 
@@ -122,6 +122,15 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             Body::RequestVote(RequestVote { term, last, hand_over, past: past(words)? })
         }
         "Vote" => Body::Vote(Vote { term, granted: words.or("granted", true)?, host_alive: None }),
+        "FetchLog" => Body::FetchLog(FetchLog { term, fetch: 1, look: last }),
+        "FetchLogAnswer" => Body::FetchLogAnswer(FetchLogAnswer {
+            term,
+            fetch: words.or("fetch", 1)?,
+            previous: last,
+            entries: Vec::new(),
+            last,
+            look_back: None,
+        }),
         "Withdraw" => Body::Withdraw(Withdraw { term, reason: WithdrawReason::Unfit }),
         "Announce" => Body::Announce(Announce { term }),
         "HandOver" => Body::HandOver(permission(

@@ -122,6 +122,9 @@ impl Runner {
             "window_entries" => config.window_entries = value as usize,
             "checkpoint_every" => config.checkpoint_every = value,
             "steady_ms" => config.steady_us = value * 1_000,
+            "back_ms" => config.back_us = value * 1_000,
+            "tenure_ms" => config.tenure_us = value * 1_000,
+            "move_after_ms" => config.move_after_us = value * 1_000,
             _ => return Err("no such key".into()),
         }
         Ok(())

@@ -7,7 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use demes_protocol::event::Persist;
-use demes_protocol::message::{Append, Body, Heartbeat, HostAlive, Message};
+use demes_protocol::message::{Append, Body, FetchLogAnswer, Heartbeat, HostAlive, Message};
 use demes_protocol::situation::{Count, Scale, Situation};
 
 use crate::peer::Peer;
@@ -55,6 +55,7 @@ fn add_peer(part: &mut Part, peer: &Peer) {
     let last = image.entries.last().map(|entry| (entry.index, entry.hash));
     let (state, read) = (image.hard_state, image.read);
     (image.incarnation, image.boot, state, last, image.commit, read).hash(&mut part.hasher);
+    image.pasts.hash(&mut part.hasher);
     (&image.outbox, image.last_number, disk.pending.len()).hash(&mut part.hasher);
     for ready in &disk.pending {
         // Their numbers follow one another.
@@ -74,7 +75,7 @@ fn add_persist(part: &mut Part, persist: &Persist) {
         entry.hash.hash(into);
     }
     (&persist.outbox_put, persist.outbox_remove_through, persist.commit).hash(into);
-    (persist.checkpoint.is_some(), persist.read).hash(into);
+    (persist.checkpoint.is_some(), persist.read, &persist.pasts).hash(into);
 }
 
 /// For how long a host is alive, and what is for showing, changes nothing that a receiver does.
@@ -113,6 +114,18 @@ fn add_message(part: &mut Part, message: &Message) {
             (body.synced, body.ranking_version).hash(into);
             part.counts.push(Count::Attach { member: *from, number: body.attach });
             part.counts.push(Count::Heartbeat { term: body.term, number: body.heartbeat });
+        }
+        Body::FetchLog(body) => {
+            body.look.hash(into);
+            part.counts.push(Count::Fetch { member: *from, number: body.fetch });
+        }
+        Body::FetchLogAnswer(body) => {
+            let FetchLogAnswer { term: _, fetch, previous, entries, last, look_back } = body;
+            (previous, entries.len(), last, look_back).hash(into);
+            for entry in entries {
+                entry.hash.hash(into);
+            }
+            part.counts.push(Count::Fetch { member: *to, number: *fetch });
         }
         Body::NominateAnswer(body) => alive(body.host_alive).hash(into),
         Body::SolicitAnswer(body) => {

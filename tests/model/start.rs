@@ -53,6 +53,13 @@ impl Time {
             resend_min_us: lease_us,
             resend_max_us: lease_us,
             flush_us: REPORT_US,
+            // Silence takes no vote out in a chat of three.
+            silent_critical_us: REPORT_US,
+            silent_us: REPORT_US,
+            back_us: 1,
+            back_max_us: 1,
+            tenure_us: REPORT_US,
+            move_every_us: REPORT_US,
             ..Config::default()
         }
     }

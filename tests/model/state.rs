@@ -48,33 +48,42 @@ impl State {
     }
 }
 
-/// Of attaches only the order matters, of heartbeats only how long ago they were sent.
+/// Of attaches and fetches only the order matters, of heartbeats only when they were sent.
 impl Hash for State {
     fn hash<H: Hasher>(&self, into: &mut H) {
-        let mut attaches: Vec<_> = Vec::with_capacity(16);
+        let mut named: Vec<_> = Vec::with_capacity(16);
         let mut sent: Vec<_> = Vec::with_capacity(8);
         for count in self.keys().flat_map(|key| &key.counts) {
             match *count {
-                Count::Attach { member, number } => attaches.push((member.0[0], number)),
-                Count::Sent { term, number, ago_us } => sent.push((term, number, ago_us)),
+                Count::Attach { member, number } => named.push((true, member.0[0], number)),
+                Count::Fetch { member, number } => named.push((false, member.0[0], number)),
+                Count::Sent { term, number, .. } => sent.push((term, number, *count)),
                 Count::Heartbeat { .. } => {}
             }
         }
-        attaches.sort_unstable();
-        attaches.dedup();
+        named.sort_unstable();
+        named.dedup();
+        let place = |kind: bool, member: u8, number: u64| {
+            let before = |number| named.partition_point(|one| *one < (kind, member, number));
+            (before(number) - before(0)) as u8
+        };
         for key in self.keys() {
             key.hash.hash(into);
             for count in &key.counts {
                 match *count {
                     Count::Attach { member, number } => {
-                        let place = attaches.partition_point(|a| *a < (member.0[0], number));
-                        let first = attaches.partition_point(|a| *a < (member.0[0], 0));
-                        into.write_u8((place - first) as u8);
+                        into.write_u8(place(true, member.0[0], number));
                     }
+                    Count::Fetch { member, number } => {
+                        into.write_u8(place(false, member.0[0], number));
+                    }
+                    Count::Heartbeat { number: 0, .. } => into.write_u8(0),
                     Count::Heartbeat { term, number } => {
-                        let known = sent.iter().find(|(t, n, _)| (*t, *n) == (term, number));
-                        let ago_us = known.map_or(u64::MAX - 1, |(_, _, ago_us)| *ago_us);
-                        into.write_u64(if number == 0 { u64::MAX } else { ago_us });
+                        // One that is listed stands for those before it that are not.
+                        let known = sent.iter().find(|(t, n, _)| *t == term && *n >= number);
+                        if let Some((.., Count::Sent { ago_us, commit, .. })) = known {
+                            (1_u8, ago_us, commit).hash(into);
+                        }
                     }
                     Count::Sent { .. } => {}
                 }

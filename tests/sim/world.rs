@@ -22,7 +22,7 @@ pub(super) const SECOND: u64 = 1_000_000;
 /// Faults come and go for this long, and then everything heals.
 pub(super) const FAULTS_UNTIL: u64 = 30 * SECOND;
 /// After healing, everything must agree within this time.
-const HEALED_WITHIN: u64 = 30 * SECOND;
+const HEALED_WITHIN: u64 = 120 * SECOND;
 
 pub(super) struct Peer {
     pub id: PeerId,

@@ -1,5 +1,7 @@
 //! What is written comes back (R9, R37).
 
+use demes::protocol::types::{Past, Pasts, Position};
+
 use super::*;
 
 #[test]
@@ -8,6 +10,9 @@ fn every_field_of_persist_comes_back() {
     let mut store = new_store(dir.path());
     let entries = messages(None, 10, 1);
     let hard_state = HardState { term: 4, vote: Some(PeerId([9; 32])) };
+    let past = |boot| Past { boot, term: 4, acknowledged: Position { term: 3, index: 7 } };
+    let pasts: Pasts = [((PeerId([8; 32]), 5), past(1)), ((PeerId([9; 32]), 6), past(2))].into();
+    let pasts = Arc::new(pasts);
     store
         .persist(&Persist {
             hard_state: Some(hard_state),
@@ -19,6 +24,7 @@ fn every_field_of_persist_comes_back() {
             request_ids: vec![("mine".into(), 6)],
             checkpoint: Some(checkpoint_of(&entries[..4])),
             read: Some(3),
+            pasts: Some(Arc::clone(&pasts)),
         })
         .unwrap();
     let (store, recovered) = reopen(store, dir.path());
@@ -34,6 +40,7 @@ fn every_field_of_persist_comes_back() {
             outbox: (3..=5).map(submission).collect(),
             last_number: 5,
             read: 3,
+            pasts: Pasts::clone(&pasts),
             tail_in_doubt: false,
         }
     );

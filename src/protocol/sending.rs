@@ -1,0 +1,48 @@
+//! How messages leave a replica: at once, or after what they rely on is durable.
+
+use super::message::{Body, Message, Refused, RefusedReason};
+use super::replica::Replica;
+use super::types::{CallId, PeerId};
+
+impl Replica {
+    /// Sends after this `Ready` is durable.
+    pub(super) fn send(&mut self, to: PeerId, body: Body) {
+        let message = self.message(to, body, 0);
+        self.ready.messages.push(message);
+    }
+
+    /// Sends at once. For what relies on nothing unsynced.
+    pub(super) fn send_early(&mut self, to: PeerId, body: Body) {
+        let message = self.message(to, body, 0);
+        self.ready.early.push(message);
+    }
+
+    /// Answers a request, after this `Ready` is durable. Where nobody waits, the answer still goes.
+    pub(super) fn answer(&mut self, request: &Message, body: Body) {
+        let mut message = self.message(request.from, body, request.call);
+        message.to_incarnation = request.from_incarnation;
+        self.ready.messages.push(message);
+    }
+
+    // R8: a request is refused with this peer's own term, never dropped in silence; answers are
+    // never answered.
+    pub(super) fn refuse(&mut self, request: &Message, reason: RefusedReason) {
+        if !request.body.is_answer() {
+            let term = self.hard_state.term;
+            self.answer(request, Body::Refused(Refused { term, reason }));
+        }
+    }
+
+    fn message(&self, to: PeerId, body: Body, call: CallId) -> Message {
+        let member = self.log.state().members.get(&to);
+        Message {
+            from: self.me,
+            from_incarnation: self.incarnation,
+            from_boot: self.boot,
+            to,
+            to_incarnation: member.map_or(0, |member| member.incarnation),
+            call,
+            body,
+        }
+    }
+}

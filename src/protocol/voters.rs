@@ -1,0 +1,182 @@
+//! Which members should vote, and the next step towards them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::message::Candidate;
+use super::types::{Incarnation, PeerId, VoterSet};
+
+/// In a chat of three or more, voters are never fewer than this, however many are away (R27).
+const VOTERS_FLOOR: usize = 3;
+
+/// What the choice of voters depends on.
+pub struct Seats<'a> {
+    /// The members that may vote, each with its incarnation.
+    pub active: &'a BTreeMap<PeerId, Incarnation>,
+    /// The voters in force.
+    pub voters: &'a VoterSet,
+    /// It always keeps its vote.
+    pub host: PeerId,
+    pub ranked: &'a [Candidate],
+    /// An odd number.
+    pub voters_max: usize,
+    /// Voters that are silent or have said goodbye (R26).
+    pub away: &'a BTreeSet<PeerId>,
+    /// Learners that are caught up and steady, and may be given a vote (R28).
+    pub ready: &'a BTreeSet<PeerId>,
+}
+
+/// The next step from the voters in force towards those there should be, or `None` where there is
+/// none to take. R6: one voter is added or removed at a time.
+///
+/// R27: the goal is the largest odd number of members that are here, up to `voters_max`; of exactly
+/// two members, both. A voter that is away keeps its vote where taking it out would only reach an
+/// even number, which tolerates no more losses, and where fewer than three would be left. A step
+/// that adds comes before one that removes, so that on the way to the goal nothing is tolerated
+/// less. Outlived incarnations and members that are not active any more go first.
+pub fn next_voters(seats: &Seats<'_>) -> Option<VoterSet> {
+    let voters = seats.voters;
+    let outlived = voters.0.iter().find(|(peer, incarnation)| {
+        **peer != seats.host && seats.active.get(*peer) != Some(*incarnation)
+    });
+    if let Some((peer, _)) = outlived {
+        return Some(without(voters, *peer));
+    }
+    let goal = goal(seats);
+    if let Some(peer) = goal.iter().find(|peer| !voters.contains(peer)) {
+        let mut next = voters.clone();
+        next.0.insert(*peer, *seats.active.get(peer)?);
+        return Some(next);
+    }
+    let surplus = voters.peers().filter(|peer| !goal.contains(peer));
+    let place = |peer: &&PeerId| (seats.away.contains(peer), seats.place(peer));
+    let worst = surplus.max_by_key(place)?;
+    Some(without(voters, *worst))
+}
+
+/// Those who should vote, best first.
+fn goal(seats: &Seats<'_>) -> Vec<PeerId> {
+    let voters = seats.sorted(seats.voters.peers());
+    let (away, mut goal): (Vec<_>, Vec<_>) =
+        voters.into_iter().partition(|peer| seats.away.contains(peer) && *peer != seats.host);
+    goal.extend(seats.sorted(seats.ready.iter().filter(|peer| !seats.voters.contains(peer))));
+    goal.truncate(seats.voters_max);
+    let floor = VOTERS_FLOOR.min(seats.active.len()).min(seats.voters_max);
+    let kept = match goal.len() {
+        here if here < floor => floor - here,
+        here if here.is_multiple_of(2) && here > floor => 1,
+        _ => 0,
+    };
+    goal.extend(away.into_iter().take(kept));
+    if goal.len().is_multiple_of(2) && goal.len() > 2 {
+        goal.pop();
+    }
+    goal
+}
+
+fn without(voters: &VoterSet, peer: PeerId) -> VoterSet {
+    let mut next = voters.clone();
+    next.0.remove(&peer);
+    next
+}
+
+impl Seats<'_> {
+    /// The host first, then by rank.
+    fn place(&self, peer: &PeerId) -> (bool, usize, PeerId) {
+        let ranked = self.ranked.iter().position(|candidate| candidate.peer == *peer);
+        (*peer != self.host, ranked.unwrap_or(usize::MAX), *peer)
+    }
+
+    fn sorted<'p>(&self, peers: impl Iterator<Item = &'p PeerId>) -> Vec<PeerId> {
+        let mut peers: Vec<_> = peers.copied().collect();
+        peers.sort_by_key(|peer| self.place(peer));
+        peers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: u8) -> PeerId {
+        PeerId([number; 32])
+    }
+
+    fn peers(numbers: &[u8]) -> BTreeSet<PeerId> {
+        numbers.iter().map(|number| peer(*number)).collect()
+    }
+
+    /// Every set on the way from `voters` to where there is no further step.
+    fn way(
+        members: u8,
+        voters: &[u8],
+        away: &[u8],
+        ready: &[u8],
+        voters_max: usize,
+    ) -> Vec<Vec<u8>> {
+        let active = (1..=members).map(|number| (peer(number), 1)).collect();
+        let mut set = VoterSet(voters.iter().map(|number| (peer(*number), 1)).collect());
+        let mut way = Vec::new();
+        loop {
+            let seats = Seats {
+                active: &active,
+                voters: &set,
+                host: peer(1),
+                ranked: &[],
+                voters_max,
+                away: &peers(away),
+                ready: &peers(ready),
+            };
+            let Some(next) = next_voters(&seats) else { return way };
+            assert_eq!(next.len().abs_diff(set.len()), 1, "R6: one at a time");
+            assert!(next.contains(&peer(1)), "the host keeps its vote");
+            way.push(next.peers().map(|peer| peer.0[0]).collect());
+            assert!(way.len() < 20, "a way that does not end: {way:?}");
+            set = next;
+        }
+    }
+
+    #[test]
+    fn a_growing_chat_has_an_odd_number_of_voters_or_two() {
+        assert!(way(1, &[1], &[], &[], 7).is_empty());
+        assert_eq!(way(2, &[1], &[], &[2], 7), [[1, 2]]);
+        assert_eq!(way(3, &[1, 2], &[], &[3], 7), [[1, 2, 3]]);
+        assert!(way(4, &[1, 2, 3], &[], &[4], 7).is_empty(), "a fourth waits for a fifth");
+        assert_eq!(way(5, &[1, 2, 3], &[], &[4, 5], 7), [vec![1, 2, 3, 4], vec![1, 2, 3, 4, 5]]);
+        assert!(way(9, &[1, 2, 3, 4, 5, 6, 7], &[], &[8, 9], 7).is_empty());
+        assert_eq!(way(9, &[1, 2, 3], &[], &[4, 5, 6, 7, 8, 9], 5).last().unwrap().len(), 5);
+        assert_eq!(way(3, &[1], &[], &[2], 7), [[1, 2]], "two copies are better than one");
+    }
+
+    // The numbers of R27.
+    #[test]
+    fn r27_voters_that_are_away_go_only_where_that_reaches_an_odd_number() {
+        assert!(way(5, &[1, 2, 3, 4, 5], &[5], &[], 7).is_empty());
+        assert_eq!(way(5, &[1, 2, 3, 4, 5], &[4, 5], &[], 7).last().unwrap(), &[1, 2, 3]);
+        assert_eq!(way(4, &[1, 2, 3, 4], &[4], &[], 7), [[1, 2, 3]]);
+        assert_eq!(way(4, &[1, 2, 3, 4], &[3, 4], &[], 7), [[1, 2, 3]]);
+        assert!(way(3, &[1, 2, 3], &[3], &[], 7).is_empty());
+        assert!(way(3, &[1, 2, 3], &[2, 3], &[], 7).is_empty());
+        assert!(way(2, &[1, 2], &[2], &[], 7).is_empty());
+        assert_eq!(way(7, &[1, 2, 3, 4, 5, 6, 7], &[5, 6, 7], &[], 7).last().unwrap().len(), 5);
+    }
+
+    #[test]
+    fn r27_a_learner_takes_the_place_of_one_that_is_away() {
+        assert_eq!(way(4, &[1, 2, 3], &[3], &[4], 7), [vec![1, 2, 3, 4], vec![1, 2, 4]]);
+        let way = way(9, &[1, 2, 3, 4, 5], &[4, 5], &[8, 9], 5);
+        assert_eq!(way.last().unwrap(), &[1, 2, 3, 8, 9]);
+        assert!(way.iter().all(|set| set.len() >= 5));
+    }
+
+    #[test]
+    fn r28_who_is_back_gets_its_vote_again() {
+        assert!(way(5, &[1, 2, 3], &[], &[4], 7).is_empty());
+        assert_eq!(way(5, &[1, 2, 3], &[], &[4, 5], 7).last().unwrap(), &[1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn who_is_not_active_any_more_goes_first() {
+        assert_eq!(way(2, &[1, 2, 3], &[], &[], 7), [[1, 2]]);
+        assert_eq!(way(1, &[1, 2], &[], &[], 7), [[1]]);
+    }
+}
