@@ -13,8 +13,8 @@ use crate::history::{Broken, Sight, Sights};
 use crate::memory::Memory;
 use crate::peer::{Input, PEERS, id, join};
 use crate::start::{self, Time};
-use crate::state::{Left, State};
-use crate::step::{Step, is_stream};
+use crate::state::{Item, Left, State, Sync};
+use crate::step::Step;
 use crate::text;
 
 /// What a configuration of the model leaves out.
@@ -26,12 +26,12 @@ pub struct Bounds {
     pub terms_max: Term,
     /// Entries beyond those that the chat begins with.
     pub entries_max: Index,
-    /// Messages on their way, or waiting for a sync, at once.
-    pub in_flight_max: usize,
+    /// Messages and syncs that are late at once.
+    pub held_max: usize,
     /// How each kind of message travels.
     pub travel: fn(&Body) -> Travel,
-    /// What is written is durable at once.
-    pub syncs_at_once: bool,
+    /// Syncs may be late.
+    pub late_syncs: bool,
     /// Peers may be told that another one's process is gone.
     pub refusals: bool,
     /// What must be met somewhere.
@@ -41,10 +41,10 @@ pub struct Bounds {
 /// How a message travels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Travel {
-    /// It arrives at any time, in any order, or never.
+    /// It arrives after all that was sent before it.
+    InTurn,
+    /// It may be late: it arrives in turn, or at any later time, or never.
     Free,
-    /// It arrives as soon as it is sent.
-    AtOnce,
     /// It never arrives.
     Lost,
 }
@@ -64,12 +64,18 @@ pub struct Chat {
 /// One step. Peers and messages are named by their places.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
+    /// What is due first happens,
+    Next,
+    /// or will be late,
+    Hold,
+    /// or happens, and happens again later.
+    Double,
+    /// Nothing is due. What was late arrives,
     Deliver(usize),
-    /// It arrives, and arrives again later, perhaps.
-    Double(usize),
-    /// The stream that it belongs to ends, with all that is on its way in it.
-    Break(usize),
-    Sync(usize),
+    /// or is lost,
+    Lose(usize),
+    /// or becomes durable.
+    Resume(usize),
     Tick(usize),
     Sleep(usize),
     Crash(usize),
@@ -81,6 +87,18 @@ pub enum Action {
     Leave(usize),
     Wipe(usize),
     Join(usize, usize),
+}
+
+impl Bounds {
+    /// Whether something else than what is due first may happen.
+    pub fn chooses(&self, state: &State) -> bool {
+        let may_be_late = match state.due.front() {
+            None => return true,
+            Some(Item::Arrive(parcel)) => (self.travel)(&parcel.message.body) == Travel::Free,
+            Some(Item::Sync(_)) => self.late_syncs,
+        };
+        may_be_late && (state.held() < self.held_max || state.left.crashes > 0)
+    }
 }
 
 impl Chat {
@@ -104,11 +122,17 @@ impl Chat {
     /// What is done, in words.
     pub fn format(&self, state: &State, action: Action) -> String {
         match action {
-            Action::Deliver(place) | Action::Double(place) | Action::Break(place) => {
-                let what = format!("{action:?}");
-                let what = what.split('(').next().unwrap_or_default();
-                format!("{what} {}", text::message(&state.network[place].message))
+            Action::Next | Action::Hold | Action::Double => match state.due.front() {
+                Some(Item::Arrive(parcel)) => {
+                    format!("{action:?} {}", text::message(&parcel.message))
+                }
+                Some(Item::Sync(p)) => format!("{action:?} sync of {}", p + 1),
+                None => format!("{action:?}"),
+            },
+            Action::Deliver(place) => {
+                format!("Deliver {}", text::message(&state.held[place].message))
             }
+            Action::Lose(place) => format!("Lose {}", text::message(&state.held[place].message)),
             other => format!("{other:?}"),
         }
     }
@@ -133,21 +157,23 @@ impl Chat {
         let state = &mut step.state;
         let left = &mut state.left;
         match action {
-            Action::Deliver(place) => {
-                let parcel = state.network.remove(place);
-                step.arrive(parcel);
+            Action::Next => {
+                step.next();
             }
-            Action::Double(place) => {
+            Action::Hold => step.hold(),
+            Action::Double => {
                 left.doubles -= 1;
-                let parcel = Arc::clone(&state.network[place]);
+                if let Some(Item::Arrive(parcel)) = state.due.front().cloned() {
+                    step.next();
+                    step.put_aside(parcel);
+                }
+            }
+            Action::Deliver(place) => {
+                let parcel = state.held.remove(place);
                 step.arrive(parcel);
             }
-            Action::Break(place) => {
-                left.breaks -= 1;
-                let parcel = Arc::clone(&state.network[place]);
-                step.break_stream(&parcel);
-            }
-            Action::Sync(p) => step.happen(p, &Input::Sync),
+            Action::Lose(place) => step.lose(place),
+            Action::Resume(p) => step.sync(p),
             Action::Tick(p) => {
                 let at = state.peers[p].timeout().unwrap_or(0);
                 step.happen(p, &Input::Tick { at });
@@ -195,8 +221,8 @@ impl Chat {
 impl Chat {
     fn running_actions(&self, state: &State, p: usize, actions: &mut Vec<Action>) {
         let (left, peer) = (state.left, &state.peers[p]);
-        if !peer.disk.pending.is_empty() {
-            actions.push(Action::Sync(p));
+        if state.disks[p] == Sync::Held {
+            actions.push(Action::Resume(p));
         }
         if peer.timeout().is_some() {
             actions.push(Action::Tick(p));
@@ -241,16 +267,24 @@ impl Model for Chat {
             return;
         }
         let left = state.left;
-        for (place, parcel) in state.network.iter().enumerate() {
-            if place > 0 && state.network[place - 1].key == parcel.key {
-                continue;
+        let room = state.held() < self.bounds.held_max;
+        if let Some(first) = state.due.front() {
+            actions.push(Action::Next);
+            if room {
+                actions.push(Action::Hold);
             }
-            actions.push(Action::Deliver(place));
-            if left.doubles > 0 {
-                actions.push(Action::Double(place));
+            if room && left.doubles > 0 && matches!(first, Item::Arrive(_)) {
+                actions.push(Action::Double);
             }
-            if left.breaks > 0 && is_stream(&parcel.message.body) {
-                actions.push(Action::Break(place));
+            if left.crashes > 0 {
+                let running = (0..PEERS).filter(|p| state.peers[*p].replica.is_some());
+                actions.extend(running.map(Action::Crash));
+            }
+            return;
+        }
+        for (place, parcel) in state.held.iter().enumerate() {
+            if place == 0 || state.held[place - 1].key != parcel.key {
+                actions.extend([Action::Deliver(place), Action::Lose(place)]);
             }
         }
         for p in 0..PEERS {
@@ -280,8 +314,8 @@ impl Model for Chat {
                 last <= self.founded + bounds.entries_max && peer.term <= bounds.terms_max
             })
         });
-        let waiting: usize = state.peers.iter().map(|peer| peer.waiting).sum();
-        peers_within && state.network.len() + waiting <= bounds.in_flight_max
+        // What is broken is looked at, wherever that is.
+        peers_within || state.broken.is_some()
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -294,7 +328,7 @@ impl Model for Chat {
 }
 
 fn joining_actions(state: &State, p: usize, actions: &mut Vec<Action>) {
-    let asked = state.network.iter().any(|parcel| parcel.message.from == id(p));
+    let asked = state.held.iter().any(|parcel| parcel.message.from == id(p));
     for q in 0..PEERS {
         if q != p && !asked && state.peers[q].replica.is_some() {
             actions.push(Action::Join(p, q));

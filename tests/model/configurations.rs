@@ -23,9 +23,9 @@ fn bounds(time: Time) -> Bounds {
         past_us: time.past_us(),
         terms_max: 3,
         entries_max: 4,
-        in_flight_max: 3,
-        travel: |_| Travel::AtOnce,
-        syncs_at_once: false,
+        held_max: 2,
+        travel: |_| Travel::InTurn,
+        late_syncs: true,
         refusals: false,
         sights: &[],
     }
@@ -50,7 +50,7 @@ pub fn elections() -> Configuration {
                 | Body::Withdraw(_)
                 | Body::Announce(_) => Travel::Free,
                 Body::FindHost => Travel::Lost,
-                _ => Travel::AtOnce,
+                _ => Travel::InTurn,
             },
             sights: &[
                 Sight::HostInTerm2,
@@ -71,14 +71,14 @@ pub fn replication() -> Configuration {
     Configuration {
         name: "replication",
         time,
-        left: Left { crashes: 2, says: 2, breaks: 1, ..Left::default() },
+        left: Left { crashes: 2, says: 2, ..Left::default() },
         bounds: Bounds {
             travel: |body| match body {
                 Body::Attach(_) | Body::Append(_) | Body::LookBack(_) | Body::Acknowledge(_) => {
                     Travel::Free
                 }
                 Body::FindHost => Travel::Lost,
-                _ => Travel::AtOnce,
+                _ => Travel::InTurn,
             },
             sights: &[
                 Sight::HostInTerm2,
@@ -103,10 +103,10 @@ pub fn leases() -> Configuration {
         time,
         left: Left { says: 1, sleeps: 1, ..Left::default() },
         bounds: Bounds {
-            syncs_at_once: true,
+            late_syncs: false,
             travel: |body| match body {
                 Body::Heartbeat(_) | Body::Acknowledge(_) | Body::NominateAnswer(_) => Travel::Free,
-                _ => Travel::AtOnce,
+                _ => Travel::InTurn,
             },
             sights: &[Sight::HostInTerm2, Sight::Paused, Sight::Resumed, Sight::Held],
             ..bounds(time)
@@ -128,7 +128,7 @@ pub fn hand_overs() -> Configuration {
                     Travel::Free
                 }
                 Body::FindHost => Travel::Lost,
-                _ => Travel::AtOnce,
+                _ => Travel::InTurn,
             },
             sights: &[Sight::HandedOver, Sight::HostInTerm2, Sight::HostInTerm3],
             ..bounds(time)
@@ -146,11 +146,11 @@ pub fn voters() -> Configuration {
         left: Left { leaves: 2, crashes: 1, ..Left::default() },
         bounds: Bounds {
             entries_max: 8,
-            syncs_at_once: true,
+            late_syncs: false,
             travel: |body| match body {
                 Body::Append(_) | Body::Acknowledge(_) => Travel::Free,
                 Body::FindHost => Travel::Lost,
-                _ => Travel::AtOnce,
+                _ => Travel::InTurn,
             },
             sights: &[Sight::TwoVoters, Sight::OneVoter, Sight::Removed],
             ..bounds(time)
@@ -168,13 +168,13 @@ pub fn incarnations() -> Configuration {
         left: Left { crashes: 2, wipes: 1, says: 1, ..Left::default() },
         bounds: Bounds {
             entries_max: 6,
-            syncs_at_once: true,
+            late_syncs: false,
             travel: |body| match body {
                 Body::RequestVote(_) | Body::Vote(_) | Body::Append(_) | Body::Acknowledge(_) => {
                     Travel::Free
                 }
                 Body::FindHost => Travel::Lost,
-                _ => Travel::AtOnce,
+                _ => Travel::InTurn,
             },
             sights: &[Sight::TwoVoters, Sight::ThreeVotersAgain, Sight::NewIncarnationVotes],
             ..bounds(time)

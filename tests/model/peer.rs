@@ -11,9 +11,11 @@ use demes_protocol::config::Config;
 use demes_protocol::event::{Event, LinkState, Notice, Proposal, Ready, Role};
 use demes_protocol::message::{Body, Message};
 use demes_protocol::time::Instant;
-use demes_protocol::types::{Entry, HardState, Index, Membership, Payload, PeerId, Term};
+use demes_protocol::types::{
+    Entry, HardState, Incarnation, Index, Membership, Payload, PeerId, Term,
+};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Image};
 use crate::history::{Broken, Sight};
 use crate::key::{FAR_US, Key, QUANTUM_US};
 use crate::memory::Memory;
@@ -37,13 +39,13 @@ pub struct Peer {
     pub gone: [bool; PEERS],
     /// Its disk is empty, and it asks to be taken on.
     pub joining: bool,
+    /// What was on a disk that was lost.
+    pub lost: Option<Arc<Image>>,
     /// The term in which it stands because it was handed over to.
     pub handed: Term,
     /// What follows is made by `mark`.
     pub term: Term,
     pub hosts: bool,
-    /// Messages that wait for a sync.
-    pub waiting: usize,
     pub key: Key,
     /// Names it among all peers that were ever met.
     pub number: u32,
@@ -126,10 +128,10 @@ impl Peer {
             disk: Disk::new(first_incarnation(id(p)), entries),
             gone: [false; PEERS],
             joining,
+            lost: None,
             handed: 0,
             term: 0,
             hosts: false,
-            waiting: 0,
             key: Key::default(),
             number: 0,
         }
@@ -140,7 +142,6 @@ impl Peer {
         let status = self.replica.as_ref().map(Replica::status).unwrap_or_default();
         self.term = status.term;
         self.hosts = status.role == Role::Host;
-        self.waiting = self.disk.pending.iter().map(|ready| ready.messages.len()).sum();
         self.key = Key::of_peer(self, past_us);
     }
 
@@ -158,6 +159,13 @@ impl Peer {
         Payload::Message { request_id: String::new(), sealed }
     }
 
+    /// Whether this incarnation of it has, or had, that entry on its disk.
+    pub fn has_durably(&self, incarnation: Incarnation, entry: &Entry) -> bool {
+        let images = [Some(&self.disk.image), self.lost.as_deref()];
+        let mut images = images.into_iter().flatten();
+        images.any(|image| image.incarnation == incarnation && image.has(entry))
+    }
+
     /// Lets it happen.
     pub fn happen(self, input: &Input, around: &Around<'_>) -> (Self, Vec<Effect>) {
         let mut doing = Doing { peer: self, around, effects: Vec::new() };
@@ -170,8 +178,7 @@ impl Peer {
 /// What a peer is given from outside.
 pub struct Around<'a> {
     pub config: &'a Config,
-    /// What is written is durable at once.
-    pub syncs_at_once: bool,
+    /// What is this long ago is long ago.
     pub past_us: u64,
     pub memory: &'a Memory,
 }
@@ -211,7 +218,9 @@ impl Doing<'_> {
             Input::Crash => self.crash(),
             Input::Wipe => {
                 let incarnation = self.peer.disk.image.incarnation + INCARNATIONS;
-                self.peer.disk = Disk::new(incarnation, Vec::new());
+                let disk = Disk::new(incarnation, Vec::new());
+                let lost = std::mem::replace(&mut self.peer.disk, disk);
+                self.peer.lost = Some(Arc::new(lost.image));
                 self.peer.joining = true;
             }
             Input::Propose(payload) => {
@@ -295,12 +304,7 @@ impl Doing<'_> {
                 last.messages.extend(ready.messages);
                 last.persisted_notices.extend(ready.persisted_notices);
             }
-            _ => {
-                pending.push_back(ready);
-                if self.around.syncs_at_once {
-                    self.sync();
-                }
-            }
+            _ => pending.push_back(ready),
         }
     }
 

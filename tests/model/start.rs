@@ -1,5 +1,6 @@
 //! The states that exploration begins with: a chat of three that has grown up in the usual way.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use demes_protocol::Replica;
@@ -11,7 +12,7 @@ use crate::history::{History, Sights};
 use crate::key::QUANTUM_US;
 use crate::memory::Memory;
 use crate::peer::{Input, PEERS, Peer, first_incarnation, id, invitation, join};
-use crate::state::{Left, State};
+use crate::state::{Left, State, Sync};
 use crate::step::Step;
 
 /// Delays are reported and ranks published once while the chat grows, and never afterwards.
@@ -81,9 +82,9 @@ pub fn grown(time: Time, left: Left, memory: &Memory) -> State {
         past_us: time.past_us(),
         terms_max: 1,
         entries_max: 0,
-        in_flight_max: 0,
-        travel: |_| Travel::AtOnce,
-        syncs_at_once: true,
+        held_max: 0,
+        travel: |_| Travel::InTurn,
+        late_syncs: false,
         refusals: false,
         sights: &[],
     };
@@ -129,7 +130,9 @@ fn founded() -> State {
     };
     State {
         peers: [0, 1, 2].map(peer),
-        network: Vec::new(),
+        due: VecDeque::new(),
+        held: Vec::new(),
+        disks: [Sync::Idle; PEERS],
         left: Left::default(),
         history: Arc::new(history),
         sights: Sights::default(),

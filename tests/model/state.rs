@@ -1,5 +1,6 @@
-//! One state of the chat: the peers with their disks, what is on its way, what may still go wrong.
+//! One state of the chat: the peers with their disks, what is under way, what may still go wrong.
 
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -12,8 +13,12 @@ use crate::peer::{PEERS, Parcel, Peer};
 #[derive(Clone)]
 pub struct State {
     pub peers: [Arc<Peer>; PEERS],
-    /// On its way, by keys: the order says nothing.
-    pub network: Vec<Arc<Parcel>>,
+    /// What comes next, in this order: messages arrive, disks sync.
+    pub due: VecDeque<Item>,
+    /// Messages that are late, by their keys. They arrive at any time, or never.
+    pub held: Vec<Arc<Parcel>>,
+    /// How far each disk is with its oldest `Ready`.
+    pub disks: [Sync; PEERS],
     pub left: Left,
     pub history: Arc<History>,
     /// What the last step showed. No part of the state.
@@ -22,13 +27,28 @@ pub struct State {
     pub broken: Option<Broken>,
 }
 
+/// Something that is about to happen.
+#[derive(Clone)]
+pub enum Item {
+    Arrive(Arc<Parcel>),
+    Sync(usize),
+}
+
+/// What a disk does with its oldest `Ready`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Sync {
+    /// There is none.
+    Idle,
+    Due,
+    /// It takes longer, for as long as it may.
+    Held,
+}
+
 /// How often something may still happen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Left {
     pub crashes: u8,
     pub doubles: u8,
-    /// Streams that break.
-    pub breaks: u8,
     /// Messages that members write.
     pub says: u8,
     pub hand_overs: u8,
@@ -42,9 +62,18 @@ pub struct Left {
 }
 
 impl State {
+    /// How much is held.
+    pub fn held(&self) -> usize {
+        self.held.len() + self.disks.iter().filter(|sync| **sync == Sync::Held).count()
+    }
+
     fn keys(&self) -> impl Iterator<Item = &Key> {
         let peers = self.peers.iter().map(|peer| &peer.key);
-        peers.chain(self.network.iter().map(|parcel| &parcel.key))
+        let due = self.due.iter().filter_map(|item| match item {
+            Item::Arrive(parcel) => Some(&parcel.key),
+            Item::Sync(_) => None,
+        });
+        peers.chain(due).chain(self.held.iter().map(|parcel| &parcel.key))
     }
 }
 
@@ -89,7 +118,12 @@ impl Hash for State {
                 }
             }
         }
-        self.left.hash(into);
+        for (place, item) in self.due.iter().enumerate() {
+            if let Item::Sync(p) = item {
+                (place, p).hash(into);
+            }
+        }
+        (self.due.len(), self.disks, self.left).hash(into);
         self.history.hash(into);
         self.broken.hash(into);
     }

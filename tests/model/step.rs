@@ -1,7 +1,6 @@
 //! How a state changes: something happens to a peer, what it says is on its way or arrives, and
 //! what must hold is looked at.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use demes_protocol::Replica;
@@ -15,40 +14,46 @@ use crate::chat::{Bounds, Travel};
 use crate::history::{Broken, Sight, has, logs_match};
 use crate::memory::Memory;
 use crate::peer::{Around, Effect, Input, PEERS, Parcel, Peer, first_incarnation, id, index};
-use crate::state::State;
+use crate::state::{Item, State, Sync};
 use crate::text;
 
-/// Deliveries within one step after which it is given up.
-const DELIVERIES_MAX: usize = 10_000;
+/// What happens within one step after which it is given up.
+const ITEMS_MAX: usize = 10_000;
 
 /// A state that is being changed.
 pub struct Step<'a> {
     pub state: State,
     bounds: &'a Bounds,
     around: Around<'a>,
-    /// What arrives within this step.
-    urgent: VecDeque<Arc<Parcel>>,
     /// What happens, in words, if anybody reads it.
     lines: Option<Vec<String>>,
 }
 
 impl<'a> Step<'a> {
     pub fn new(state: State, bounds: &'a Bounds, memory: &'a Memory, tell: bool) -> Self {
-        let (config, past_us) = (&bounds.config, bounds.past_us);
-        let around = Around { config, syncs_at_once: bounds.syncs_at_once, past_us, memory };
-        Self { state, bounds, around, urgent: VecDeque::new(), lines: tell.then(Vec::new) }
+        let around = Around { config: &bounds.config, past_us: bounds.past_us, memory };
+        Self { state, bounds, around, lines: tell.then(Vec::new) }
     }
 
-    /// Ends the step: what is urgent arrives.
+    /// Ends the step: what is due happens, up to what could also be late.
     pub fn end(mut self) -> (State, Vec<String>) {
-        for _ in 0..DELIVERIES_MAX {
-            let Some(parcel) = self.urgent.pop_front() else {
+        for _ in 0..ITEMS_MAX {
+            if self.state.broken.is_some() || self.bounds.chooses(&self.state) || !self.next() {
                 return (self.state, self.lines.unwrap_or_default());
-            };
-            self.arrive(parcel);
+            }
         }
         self.breaks(Broken::NoRest);
         (self.state, self.lines.unwrap_or_default())
+    }
+
+    /// What is due first happens. Whether there was anything.
+    pub fn next(&mut self) -> bool {
+        match self.state.due.pop_front() {
+            None => return false,
+            Some(Item::Arrive(parcel)) => self.arrive(parcel),
+            Some(Item::Sync(p)) => self.sync(p),
+        }
+        true
     }
 
     fn replica(&self, p: usize) -> Option<&Replica> {
@@ -86,6 +91,34 @@ impl<'a> Step<'a> {
         for effect in effects.iter() {
             self.effect(p, &before, effect);
         }
+        let writes = !self.state.peers[p].disk.pending.is_empty();
+        if writes && self.state.disks[p] == Sync::Idle {
+            self.state.disks[p] = Sync::Due;
+            self.state.due.push_back(Item::Sync(p));
+        }
+    }
+
+    /// The oldest `Ready` of a peer becomes durable.
+    pub fn sync(&mut self, p: usize) {
+        self.state.disks[p] = Sync::Idle;
+        self.happen(p, &Input::Sync);
+    }
+
+    /// What is due first will be late.
+    pub fn hold(&mut self) {
+        match self.state.due.pop_front() {
+            Some(Item::Arrive(parcel)) => {
+                self.tell(|| format!("{} is late", text::message(&parcel.message)));
+                self.put_aside(parcel);
+            }
+            Some(Item::Sync(p)) => self.state.disks[p] = Sync::Held,
+            None => {}
+        }
+    }
+
+    pub fn put_aside(&mut self, parcel: Arc<Parcel>) {
+        let place = self.state.held.partition_point(|other| other.key < parcel.key);
+        self.state.held.insert(place, parcel);
     }
 
     /// Starts a peer and connects it with all that run.
@@ -102,16 +135,27 @@ impl<'a> Step<'a> {
     /// The process is gone, and with it what was on its way to it.
     pub fn crash(&mut self, p: usize) {
         self.happen(p, &Input::Crash);
-        self.state.network.retain(|parcel| parcel.message.to != id(p));
+        self.state.disks[p] = Sync::Idle;
+        self.forget(|message| message.to == id(p));
+        self.state.due.retain(|item| !matches!(item, Item::Sync(q) if *q == p));
     }
 
-    /// The stream that this entry, or the answer in its place, belongs to ends.
-    pub fn break_stream(&mut self, parcel: &Parcel) {
-        let (from, to) = (parcel.message.from, parcel.message.to);
-        self.state.network.retain(|other| {
-            (other.message.from, other.message.to) != (from, to) || !is_stream(&other.message.body)
+    /// A message that is late is lost. If it was part of a stream, that ends.
+    pub fn lose(&mut self, place: usize) {
+        let parcel = self.state.held.remove(place);
+        let Message { from, to, ref body, .. } = parcel.message;
+        if is_stream(body) {
+            self.forget(|other| (other.from, other.to) == (from, to) && is_stream(&other.body));
+            self.happen(index(to), &Input::Detach(index(from)));
+        }
+    }
+
+    fn forget(&mut self, which: impl Fn(&Message) -> bool) {
+        self.state.held.retain(|parcel| !which(&parcel.message));
+        self.state.due.retain(|item| match item {
+            Item::Arrive(parcel) => !which(&parcel.message),
+            Item::Sync(_) => true,
         });
-        self.happen(index(to), &Input::Detach(index(from)));
     }
 
     pub fn send(&mut self, parcel: &Arc<Parcel>) {
@@ -119,31 +163,19 @@ impl<'a> Step<'a> {
         self.sights_of(&message.body);
         let to = &self.state.peers[index(message.to)];
         let hears = to.replica.is_some() || to.joining;
-        match (self.bounds.travel)(&message.body) {
-            Travel::AtOnce if hears => {
-                self.tell(|| text::message(message));
-                self.urgent.push_back(Arc::clone(parcel));
-            }
-            Travel::Free if hears => {
-                self.tell(|| format!("{} (on its way)", text::message(message)));
-                self.post(parcel);
-            }
-            _ => self.tell(|| format!("{} (lost)", text::message(message))),
+        if !hears || (self.bounds.travel)(&message.body) == Travel::Lost {
+            self.tell(|| format!("{} (lost)", text::message(message)));
+            return;
         }
-    }
-
-    fn post(&mut self, parcel: &Arc<Parcel>) {
-        let network = &mut self.state.network;
-        let Message { from, to, body, .. } = &parcel.message;
-        if matches!(body, Body::Heartbeat(_)) {
+        self.tell(|| text::message(message));
+        if matches!(message.body, Body::Heartbeat(_)) {
             // A heartbeat is never queued: the newest replaces the older.
-            network.retain(|other| {
-                let other = &other.message;
-                (other.from, other.to) != (*from, *to) || !matches!(other.body, Body::Heartbeat(_))
+            self.forget(|other| {
+                (other.from, other.to) == (message.from, message.to)
+                    && matches!(other.body, Body::Heartbeat(_))
             });
         }
-        let place = network.partition_point(|other| other.key < parcel.key);
-        network.insert(place, Arc::clone(parcel));
+        self.state.due.push_back(Item::Arrive(Arc::clone(parcel)));
     }
 
     pub fn arrive(&mut self, parcel: Arc<Parcel>) {
@@ -202,8 +234,7 @@ impl<'a> Step<'a> {
         let Some(replica) = self.replica(p) else { return };
         let status = replica.status();
         let durable = is_majority(&status.voters, |peer, incarnation| {
-            let image = &self.state.peers[index(*peer)].disk.image;
-            image.incarnation == *incarnation && image.has(entry)
+            self.state.peers[index(*peer)].has_durably(*incarnation, entry)
         });
         let lacks = |peer: &Arc<Peer>| {
             let log = peer.replica.as_ref().map(Replica::log);
