@@ -1,11 +1,11 @@
 //! The chat as a model: what may happen next, how far it goes, and what must hold.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use demes_protocol::config::Config;
 use demes_protocol::message::Body;
+use demes_protocol::situation::Scale;
 use demes_protocol::types::{Index, Membership, Payload, Term};
 use stateright::{Model, Property};
 
@@ -21,8 +21,8 @@ use crate::text;
 #[derive(Clone)]
 pub struct Bounds {
     pub config: Config,
-    /// More than the longest span that a rule looks back.
-    pub past_us: u64,
+    /// How moments are told apart.
+    pub scale: Scale,
     pub terms_max: Term,
     /// Entries beyond those that the chat begins with.
     pub entries_max: Index,
@@ -32,6 +32,8 @@ pub struct Bounds {
     pub travel: fn(&Body) -> Travel,
     /// Syncs may be late.
     pub late_syncs: bool,
+    /// Only hosts write messages.
+    pub hosts_say: bool,
     /// Peers may be told that another one's process is gone.
     pub refusals: bool,
     /// What must be met somewhere.
@@ -70,7 +72,10 @@ pub enum Action {
     Hold,
     /// or happens, and happens again later.
     Double,
-    /// Nothing is due. What was late arrives,
+    /// Nothing is due. The network parts one peer from the others, and brings it back.
+    Cut(usize),
+    Mend,
+    /// What was late arrives,
     Deliver(usize),
     /// or is lost,
     Lose(usize),
@@ -174,13 +179,18 @@ impl Chat {
             }
             Action::Lose(place) => step.lose(place),
             Action::Resume(p) => step.sync(p),
+            Action::Cut(p) => {
+                left.cuts -= 1;
+                state.cut = Some(p);
+            }
+            Action::Mend => step.mend(),
             Action::Tick(p) => {
                 let at = state.peers[p].timeout().unwrap_or(0);
                 step.happen(p, &Input::Tick { at });
             }
             Action::Sleep(p) => {
                 left.sleeps -= 1;
-                let at = state.peers[p].now + self.bounds.past_us;
+                let at = state.peers[p].now + self.bounds.scale.past_us;
                 step.happen(p, &Input::Tick { at });
             }
             Action::Crash(p) => {
@@ -211,7 +221,7 @@ impl Chat {
                 step.happen(p, &Input::Wipe);
             }
             Action::Join(p, host) => {
-                let join = self.memory.parcel(join(&state.peers[p], host));
+                let join = self.memory.parcel(join(&state.peers[p], host), self.bounds.scale);
                 step.send(&join);
             }
         }
@@ -234,11 +244,12 @@ impl Chat {
             actions.push(Action::Crash(p));
         }
         for q in 0..PEERS {
-            if self.bounds.refusals && q != p && state.peers[q].replica.is_none() && !peer.gone[q] {
+            let gone = q != p && state.peers[q].replica.is_none() && !state.are_parted(p, q);
+            if self.bounds.refusals && gone && !peer.gone[q] {
                 actions.push(Action::Refused(p, q));
             }
         }
-        if left.says > 0 {
+        if left.says > 0 && (peer.hosts || !self.bounds.hosts_say) {
             actions.push(Action::Say(p));
         }
         if left.leaves > 0 {
@@ -286,6 +297,11 @@ impl Model for Chat {
             if place == 0 || state.held[place - 1].key != parcel.key {
                 actions.extend([Action::Deliver(place), Action::Lose(place)]);
             }
+        }
+        match state.cut {
+            Some(_) => actions.push(Action::Mend),
+            None if left.cuts > 0 => actions.extend((0..PEERS).map(Action::Cut)),
+            None => {}
         }
         for p in 0..PEERS {
             let peer = &state.peers[p];
@@ -348,14 +364,17 @@ fn promises() -> Vec<Property<Chat>> {
     vec![
         promise!("one host per term", TwoHosts),
         promise!("logs with an entry in common are equal up to it", LogsDiffer),
+        promise!("the voters are those of the latest change in the log", VotersDiffer),
         promise!("every host has what hosts before it committed", HostLacksCommitted),
         promise!("commit never goes back", CommitWentBack),
         promise!("what is committed never changes", CommittedChanged),
         promise!("what is committed is durable at a majority of the voters", CommitNotDurable),
+        promise!("a host commits an entry of its own term, older ones with it", CommitOfOlderTerm),
         promise!("no disk loses what is committed", CommittedCut),
         promise!("a durable vote is kept", VoteChanged),
         promise!("nothing is said before it is durable", SaidBeforeDurable),
         promise!("what is confirmed is committed", ConfirmedWrongly),
+        promise!("an author's submissions are committed in order and once", OrderOfAuthor),
         promise!("nobody finds proof of a fault", Fault),
         promise!("nobody panics", Panic),
         promise!("messages come to rest", NoRest),
@@ -368,7 +387,7 @@ macro_rules! sight {
     };
 }
 
-const SIGHTS: [(Sight, &str, Condition); 19] = [
+const SIGHTS: [(Sight, &str, Condition); 20] = [
     sight!("a host of term 2", HostInTerm2),
     sight!("a host of term 3", HostInTerm3),
     sight!("a message is committed after term 1", CommitInTerm2),
@@ -388,4 +407,5 @@ const SIGHTS: [(Sight, &str, Condition); 19] = [
     sight!("a new incarnation votes", NewIncarnationVotes),
     sight!("a member is removed", Removed),
     sight!("a peer is shown to be below its own past", BelowOwnPast),
+    sight!("a nominee fetches what it lacks", Adopted),
 ];

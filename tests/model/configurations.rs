@@ -1,4 +1,6 @@
 //! What is explored: the same chat of three, with other things left free and other bounds.
+//!
+//! Some let much go wrong and do not get far, others keep order and get further.
 
 use demes_protocol::message::Body;
 
@@ -17,17 +19,27 @@ pub struct Configuration {
     pub states: u64,
 }
 
+/// Terms up to 3, four more entries, two things late at once.
 fn bounds(time: Time) -> Bounds {
     Bounds {
         config: time.config(),
-        past_us: time.past_us(),
+        scale: time.scale(),
         terms_max: 3,
         entries_max: 4,
         held_max: 2,
         travel: |_| Travel::InTurn,
         late_syncs: true,
+        hosts_say: false,
         refusals: false,
         sights: &[],
+    }
+}
+
+/// Members learn of a new host from itself, and not by asking others.
+fn without_search(body: &Body) -> Travel {
+    match body {
+        Body::FindHost => Travel::Lost,
+        _ => Travel::InTurn,
     }
 }
 
@@ -49,8 +61,7 @@ pub fn elections() -> Configuration {
                 | Body::Vote(_)
                 | Body::Withdraw(_)
                 | Body::Announce(_) => Travel::Free,
-                Body::FindHost => Travel::Lost,
-                _ => Travel::InTurn,
+                other => without_search(other),
             },
             sights: &[
                 Sight::HostInTerm2,
@@ -61,41 +72,11 @@ pub fn elections() -> Configuration {
             ],
             ..bounds(time)
         },
-        states: 200_000,
+        states: 300_000,
     }
 }
 
-/// The log: entries and acknowledgements travel freely, crashes lose what is not synced.
-pub fn replication() -> Configuration {
-    let time = Time::Coarse;
-    Configuration {
-        name: "replication",
-        time,
-        left: Left { crashes: 2, says: 2, ..Left::default() },
-        bounds: Bounds {
-            travel: |body| match body {
-                Body::Attach(_) | Body::Append(_) | Body::LookBack(_) | Body::Acknowledge(_) => {
-                    Travel::Free
-                }
-                Body::FindHost => Travel::Lost,
-                _ => Travel::InTurn,
-            },
-            sights: &[
-                Sight::HostInTerm2,
-                Sight::HostInTerm3,
-                Sight::CommitInTerm2,
-                Sight::Confirmed,
-                Sight::Cut,
-                Sight::UnsyncedLost,
-                Sight::WithdrewBehind,
-            ],
-            ..bounds(time)
-        },
-        states: 200_000,
-    }
-}
-
-/// Who is alive: heartbeats and what echoes them travel freely, leases have a length.
+/// Who is alive: heartbeats and what echoes them travel freely, and leases have a length.
 pub fn leases() -> Configuration {
     let time = Time::Fine;
     Configuration {
@@ -111,11 +92,62 @@ pub fn leases() -> Configuration {
             sights: &[Sight::HostInTerm2, Sight::Paused, Sight::Resumed, Sight::Held],
             ..bounds(time)
         },
-        states: 200_000,
+        states: 300_000,
     }
 }
 
-/// Handing over: on request and before a graceful stop.
+/// The log: entries and what acknowledges them travel freely, crashes lose what is not synced.
+pub fn replication() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "replication",
+        time,
+        left: Left { crashes: 1, says: 2, cuts: 1, ..Left::default() },
+        bounds: Bounds {
+            travel: |body| match body {
+                Body::Attach(_) | Body::Append(_) | Body::LookBack(_) | Body::Acknowledge(_) => {
+                    Travel::Free
+                }
+                other => without_search(other),
+            },
+            sights: &[
+                Sight::HostInTerm2,
+                Sight::HostInTerm3,
+                Sight::CommitInTerm2,
+                Sight::Confirmed,
+                Sight::Cut,
+                Sight::UnsyncedLost,
+                Sight::Adopted,
+            ],
+            ..bounds(time)
+        },
+        states: 300_000,
+    }
+}
+
+/// One peer after the other is parted from the rest: logs fork and are cut, over more terms. Apart
+/// from that the network and the disks keep order.
+pub fn partitions() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "partitions",
+        time,
+        left: Left { crashes: 1, says: 2, cuts: 2, ..Left::default() },
+        bounds: Bounds {
+            terms_max: 4,
+            entries_max: 6,
+            held_max: 0,
+            late_syncs: false,
+            hosts_say: true,
+            travel: without_search,
+            sights: &[Sight::HostInTerm3, Sight::CommitInTerm2, Sight::Cut, Sight::Adopted],
+            ..bounds(time)
+        },
+        states: 300_000,
+    }
+}
+
+/// Handing over, on request and before a graceful stop.
 pub fn hand_overs() -> Configuration {
     let time = Time::Coarse;
     Configuration {
@@ -127,58 +159,72 @@ pub fn hand_overs() -> Configuration {
                 Body::HandOver(_) | Body::RequestVote(_) | Body::Vote(_) | Body::Append(_) => {
                     Travel::Free
                 }
-                Body::FindHost => Travel::Lost,
-                _ => Travel::InTurn,
+                other => without_search(other),
             },
             sights: &[Sight::HandedOver, Sight::HostInTerm2, Sight::HostInTerm3],
             ..bounds(time)
         },
-        states: 200_000,
+        states: 300_000,
     }
 }
 
-/// Members leave, and voters with them.
+/// Members leave, and their votes before them, while the network parts one peer or another.
 pub fn voters() -> Configuration {
     let time = Time::Coarse;
     Configuration {
         name: "voters",
         time,
-        left: Left { leaves: 2, crashes: 1, ..Left::default() },
+        left: Left { leaves: 2, cuts: 2, ..Left::default() },
         bounds: Bounds {
             entries_max: 8,
+            held_max: 0,
             late_syncs: false,
-            travel: |body| match body {
-                Body::Append(_) | Body::Acknowledge(_) => Travel::Free,
-                Body::FindHost => Travel::Lost,
-                _ => Travel::InTurn,
-            },
-            sights: &[Sight::TwoVoters, Sight::OneVoter, Sight::Removed],
+            travel: without_search,
+            sights: &[Sight::TwoVoters, Sight::OneVoter, Sight::Removed, Sight::Cut],
             ..bounds(time)
         },
-        states: 200_000,
+        states: 300_000,
     }
 }
 
-/// A disk is lost, and its peer comes back as another incarnation.
+/// One member leaves while entries, acknowledgements and syncs are late, and peers crash.
+pub fn late_voters() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "late voters",
+        time,
+        left: Left { leaves: 1, crashes: 1, cuts: 1, ..Left::default() },
+        bounds: Bounds {
+            held_max: 1,
+            travel: |body| match body {
+                Body::Append(_) | Body::Acknowledge(_) => Travel::Free,
+                other => without_search(other),
+            },
+            sights: &[Sight::TwoVoters, Sight::UnsyncedLost, Sight::Cut],
+            ..bounds(time)
+        },
+        states: 300_000,
+    }
+}
+
+/// A disk is lost, and its peer comes back as another incarnation, which gets a vote.
 pub fn incarnations() -> Configuration {
     let time = Time::Coarse;
     Configuration {
         name: "incarnations",
         time,
-        left: Left { crashes: 2, wipes: 1, says: 1, ..Left::default() },
+        left: Left { crashes: 2, wipes: 1, says: 1, cuts: 1, ..Left::default() },
         bounds: Bounds {
             entries_max: 6,
+            held_max: 1,
             late_syncs: false,
             travel: |body| match body {
-                Body::RequestVote(_) | Body::Vote(_) | Body::Append(_) | Body::Acknowledge(_) => {
-                    Travel::Free
-                }
-                Body::FindHost => Travel::Lost,
-                _ => Travel::InTurn,
+                Body::RequestVote(_) | Body::Vote(_) => Travel::Free,
+                other => without_search(other),
             },
             sights: &[Sight::TwoVoters, Sight::ThreeVotersAgain, Sight::NewIncarnationVotes],
             ..bounds(time)
         },
-        states: 200_000,
+        states: 300_000,
     }
 }

@@ -5,21 +5,24 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use demes_protocol::log::Log;
-use demes_protocol::types::{Entry, Index, PeerId, Term};
+use demes_protocol::types::{Entry, Index, Membership, Payload, PeerId, Term, VoterSet};
 
 /// A property, by what it is called when it does not hold.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Broken {
     TwoHosts,
     LogsDiffer,
+    VotersDiffer,
     HostLacksCommitted,
     CommitWentBack,
     CommittedChanged,
     CommitNotDurable,
+    CommitOfOlderTerm,
     CommittedCut,
     VoteChanged,
     SaidBeforeDurable,
     ConfirmedWrongly,
+    OrderOfAuthor,
     Fault,
     Panic,
     NoRest,
@@ -47,6 +50,7 @@ pub enum Sight {
     NewIncarnationVotes,
     Removed,
     BelowOwnPast,
+    Adopted,
 }
 
 /// A set of sights.
@@ -114,19 +118,38 @@ impl History {
         Some(if known.hash == entry.hash { Ok(()) } else { Err(Broken::CommittedChanged) })
     }
 
-    /// The host of `term` is the first to commit this entry.
+    /// The host of `term` is the first to commit this entry. An author's submissions stand in their
+    /// order, each once.
     pub fn commit(&mut self, entry: Arc<Entry>, term: Term) -> Result<(), Broken> {
         if entry.index != self.last() + 1 {
             return Err(Broken::CommittedChanged);
         }
+        let same = |one: &Entry| one.author == entry.author && one.session == entry.session;
+        let before = self.entries().filter(|one| same(one)).map(|one| one.number).max();
+        let in_order = entry.number == 0 || entry.number == before.unwrap_or(0) + 1;
         self.committed.push((entry, term));
-        Ok(())
+        if in_order { Ok(()) } else { Err(Broken::OrderOfAuthor) }
     }
 }
 
 /// Whether the log has this entry.
 pub fn has(log: &Log, entry: &Entry) -> bool {
     log.entry(entry.index).is_some_and(|own| own.hash == entry.hash)
+}
+
+/// Whether the voters are those that the log says last, committed or not.
+pub fn voters_match(log: &Log) -> bool {
+    let said = (1..=log.last().index).rev().find_map(|index| {
+        let entry = log.entry(index)?;
+        match &entry.payload {
+            Payload::VoterChange(voters) => Some(voters.clone()),
+            Payload::Membership(Membership::Founded { .. }) => {
+                Some(VoterSet([(entry.author, entry.session)].into()))
+            }
+            _ => None,
+        }
+    });
+    said.is_none_or(|said| said == *log.voters())
 }
 
 /// Log matching: where two logs have an entry of the same index and term, they are equal up to it.

@@ -7,7 +7,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use demes_protocol::event::Persist;
-use demes_protocol::message::{Append, Body, FetchLogAnswer, Heartbeat, HostAlive, Message};
+use demes_protocol::message::{
+    Append, Body, FetchLogAnswer, Heartbeat, HostAlive, Message, RequestVote,
+};
 use demes_protocol::situation::{Count, Scale, Situation};
 
 use crate::peer::Peer;
@@ -32,15 +34,12 @@ fn key(scale: Scale, add: impl FnOnce(&mut Part)) -> Key {
 }
 
 impl Key {
-    pub fn of_message(message: &Message) -> Self {
-        // There are no moments in it.
-        let scale = Scale { quantum_us: QUANTUM_US, past_us: 0, future_us: FAR_US };
+    pub fn of_message(message: &Message, scale: Scale) -> Self {
         key(scale, |part| add_message(part, message))
     }
 
-    /// Everything of a peer but its clock. What is `past_us` ago is long ago.
-    pub fn of_peer(peer: &Peer, past_us: u64) -> Self {
-        let scale = Scale { quantum_us: QUANTUM_US, past_us, future_us: FAR_US };
+    /// Everything of a peer but its clock.
+    pub fn of_peer(peer: &Peer, scale: Scale) -> Self {
         key(scale, |part| add_peer(part, peer))
     }
 }
@@ -58,7 +57,9 @@ fn add_peer(part: &mut Part, peer: &Peer) {
     let last = image.entries.last().map(|entry| (entry.index, entry.hash));
     let (state, read) = (image.hard_state, image.read);
     (image.incarnation, image.boot, state, last, image.commit, read).hash(&mut part.hasher);
-    image.pasts.hash(&mut part.hasher);
+    if part.scale.pasts {
+        image.pasts.hash(&mut part.hasher);
+    }
     (&image.outbox, image.last_number, disk.pending.len()).hash(&mut part.hasher);
     for ready in &disk.pending {
         // Their numbers follow one another.
@@ -78,7 +79,8 @@ fn add_persist(part: &mut Part, persist: &Persist) {
         entry.hash.hash(into);
     }
     (&persist.outbox_put, persist.outbox_remove_through, persist.commit).hash(into);
-    (persist.checkpoint.is_some(), persist.read, &persist.pasts).hash(into);
+    (persist.checkpoint.is_some(), persist.read).hash(into);
+    persist.pasts.as_ref().filter(|_| part.scale.pasts).hash(into);
 }
 
 /// For how long a host is alive, and what is for showing, changes nothing that a receiver does.

@@ -102,6 +102,11 @@ fn leases() {
 }
 
 #[test]
+fn partitions() {
+    check(configurations::partitions());
+}
+
+#[test]
 fn hand_overs() {
     check(configurations::hand_overs());
 }
@@ -109,6 +114,11 @@ fn hand_overs() {
 #[test]
 fn voters() {
     check(configurations::voters());
+}
+
+#[test]
+fn late_voters() {
+    check(configurations::late_voters());
 }
 
 #[test]

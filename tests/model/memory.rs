@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use demes_protocol::message::Message;
+use demes_protocol::situation::Scale;
 use demes_protocol::types::Payload;
 
 use crate::key::Key;
@@ -36,6 +37,7 @@ enum Name {
     Sync,
     Start,
     Connect(usize),
+    Disconnect(usize),
     Refused(usize),
     Detach(usize),
     Crash,
@@ -53,6 +55,7 @@ impl Name {
             Input::Sync => Name::Sync,
             Input::Start => Name::Start,
             Input::Connect(q) => Name::Connect(*q),
+            Input::Disconnect(q) => Name::Disconnect(*q),
             Input::Refused(q) => Name::Refused(*q),
             Input::Detach(q) => Name::Detach(*q),
             Input::Crash => Name::Crash,
@@ -103,8 +106,8 @@ impl Memory {
     }
 
     /// The message on its way that is equal to this one.
-    pub fn parcel(&self, message: Message) -> Arc<Parcel> {
-        let key = Key::of_message(&message);
+    pub fn parcel(&self, message: Message, scale: Scale) -> Arc<Parcel> {
+        let key = Key::of_message(&message, scale);
         let parcels = &mut self.tables().parcels;
         let number = parcels.len() as u32;
         let parcel = || Arc::new(Parcel { message, key: key.clone(), number });

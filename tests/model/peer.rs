@@ -10,6 +10,7 @@ use demes_protocol::Replica;
 use demes_protocol::config::Config;
 use demes_protocol::event::{Event, LinkState, Notice, Proposal, Ready, Role};
 use demes_protocol::message::{Body, Message};
+use demes_protocol::situation::Scale;
 use demes_protocol::time::Instant;
 use demes_protocol::types::{
     Entry, HardState, Incarnation, Index, Membership, Payload, PeerId, Term,
@@ -73,6 +74,8 @@ pub enum Input {
     Start,
     /// It is connected to that one.
     Connect(usize),
+    /// That connection is closed.
+    Disconnect(usize),
     /// It is told that the process of that one is gone.
     Refused(usize),
     /// The stream from that one ends.
@@ -89,7 +92,7 @@ pub enum Input {
 /// What comes of it outside the peer, in order.
 pub enum Effect {
     Send(Arc<Parcel>),
-    Commit(Arc<Entry>),
+    Commit(Vec<Arc<Entry>>),
     /// It begins to host.
     Host(Term),
     Confirmed {
@@ -137,12 +140,12 @@ impl Peer {
         }
     }
 
-    /// Takes note of the peer as it is now. What is `past_us` ago is long ago.
-    pub fn mark(&mut self, past_us: u64) {
+    /// Takes note of the peer as it is now.
+    pub fn mark(&mut self, scale: Scale) {
         let status = self.replica.as_ref().map(Replica::status).unwrap_or_default();
         self.term = status.term;
         self.hosts = status.role == Role::Host;
-        self.key = Key::of_peer(self, past_us);
+        self.key = Key::of_peer(self, scale);
     }
 
     /// When its clock should show what, for its next timer to fire.
@@ -170,7 +173,7 @@ impl Peer {
     pub fn happen(self, input: &Input, around: &Around<'_>) -> (Self, Vec<Effect>) {
         let mut doing = Doing { peer: self, around, effects: Vec::new() };
         doing.happen(input);
-        doing.peer.mark(around.past_us);
+        doing.peer.mark(around.scale);
         (doing.peer, doing.effects)
     }
 }
@@ -178,8 +181,8 @@ impl Peer {
 /// What a peer is given from outside.
 pub struct Around<'a> {
     pub config: &'a Config,
-    /// What is this long ago is long ago.
-    pub past_us: u64,
+    /// How moments are told apart.
+    pub scale: Scale,
     pub memory: &'a Memory,
 }
 
@@ -209,6 +212,9 @@ impl Doing<'_> {
                 self.peer.gone[*q] = false;
                 self.event(Event::RoundTrip { peer: id(*q), rtt_us: 1 });
                 self.event(Event::Link { peer: id(*q), state: LinkState::Up });
+            }
+            Input::Disconnect(q) => {
+                self.event(Event::Link { peer: id(*q), state: LinkState::Down });
             }
             Input::Refused(q) => {
                 self.peer.gone[*q] = true;
@@ -276,7 +282,9 @@ impl Doing<'_> {
             self.effects.push(Effect::Log);
         }
         let committed = std::mem::take(&mut ready.committed);
-        self.effects.extend(committed.into_iter().map(Effect::Commit));
+        if !committed.is_empty() {
+            self.effects.push(Effect::Commit(committed));
+        }
         for notice in std::mem::take(&mut ready.notices) {
             self.notice(&notice);
         }
@@ -355,7 +363,15 @@ impl Doing<'_> {
         self.effects.push(effect);
     }
 
-    fn send(&mut self, message: Message) {
+    fn send(&mut self, mut message: Message) {
+        if !self.around.scale.pasts {
+            // As if nothing were remembered; it is not told apart either.
+            match &mut message.body {
+                Body::Append(append) => append.past = None,
+                Body::RequestVote(request) => request.past = None,
+                _ => {}
+            }
+        }
         if !is_durable(&self.peer, &message) {
             self.tell(text::message(&message));
             self.effects.push(Effect::Broken(Broken::SaidBeforeDurable));
@@ -364,7 +380,7 @@ impl Doing<'_> {
         let silent =
             matches!(&message.body, Body::NominateAnswer(answer) if answer.host_alive.is_none());
         if !silent {
-            self.effects.push(Effect::Send(self.around.memory.parcel(message)));
+            self.effects.push(Effect::Send(self.around.memory.parcel(message, self.around.scale)));
         }
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use demes_protocol::Replica;
 use demes_protocol::config::Config;
 use demes_protocol::founding::founding_entry;
+use demes_protocol::situation::Scale;
 
 use crate::chat::{Bounds, Travel};
 use crate::history::{History, Sights};
-use crate::key::QUANTUM_US;
+use crate::key::{FAR_US, QUANTUM_US};
 use crate::memory::Memory;
 use crate::peer::{Input, PEERS, Peer, first_incarnation, id, invitation, join};
 use crate::state::{Left, State, Sync};
@@ -65,12 +66,13 @@ impl Time {
         }
     }
 
-    /// More than the longest span that a rule looks back: until a host pauses.
-    pub fn past_us(self) -> u64 {
-        match self {
+    /// Nothing looks back further than a host does before it pauses.
+    pub fn scale(self) -> Scale {
+        let past_us = match self {
             Time::Coarse => 2 * QUANTUM_US,
             Time::Fine => 3 * QUANTUM_US,
-        }
+        };
+        Scale { quantum_us: QUANTUM_US, past_us, future_us: FAR_US, pasts: false }
     }
 }
 
@@ -79,12 +81,13 @@ impl Time {
 pub fn grown(time: Time, left: Left, memory: &Memory) -> State {
     let bounds = Bounds {
         config: time.config(),
-        past_us: time.past_us(),
+        scale: time.scale(),
         terms_max: 1,
         entries_max: 0,
         held_max: 0,
         travel: |_| Travel::InTurn,
         late_syncs: false,
+        hosts_say: false,
         refusals: false,
         sights: &[],
     };
@@ -92,14 +95,16 @@ pub fn grown(time: Time, left: Left, memory: &Memory) -> State {
     let change = |state: State, what: &dyn Fn(&mut Step<'_>)| {
         let mut step = Step::new(state, &bounds, &none, false);
         what(&mut step);
-        step.end().0
+        let (state, _) = step.end();
+        assert!(state.broken.is_none(), "growing up breaks {:?}", state.broken);
+        state
     };
-    let mut state = change(founded(), &|step| step.start(0));
+    let mut state = change(founded(bounds.scale), &|step| step.start(0));
     state = pass(state, change, |state| state.history.last() > 1);
     for p in 1..PEERS {
         state = change(state, &|step| step.happen(0, &Input::Propose(invitation(p))));
         while state.peers[p].replica.is_none() {
-            let join = none.parcel(join(&state.peers[p], 0));
+            let join = none.parcel(join(&state.peers[p], 0), bounds.scale);
             state = change(state, &|step| step.send(&join));
         }
     }
@@ -109,13 +114,13 @@ pub fn grown(time: Time, left: Left, memory: &Memory) -> State {
         state = change(state, &|step| step.happen(p, &Input::Tick { at }));
     }
     state = pass(state, change, |state| state.peers.iter().all(|peer| is_ranked(peer)));
-    assert!(state.broken.is_none() && state.peers[0].hosts && state.peers[0].term == 1);
+    assert!(state.peers[0].hosts && state.peers[0].term == 1, "the founder hosts");
     state.left = left;
     state.peers = state.peers.map(|peer| memory.peer(Peer::clone(&peer)));
     state
 }
 
-fn founded() -> State {
+fn founded(scale: Scale) -> State {
     let session = first_incarnation(id(0));
     let (chat, name, address) = ("chat".into(), "one".into(), "h:1".into());
     let (_, first) = founding_entry(id(0), session, chat, name, address, 0, |_| [0; 64]);
@@ -125,7 +130,7 @@ fn founded() -> State {
     let peer = |p: usize| {
         let entries = if p == 0 { vec![Arc::clone(&first)] } else { Vec::new() };
         let mut peer = Peer::new(p, entries);
-        peer.mark(0);
+        peer.mark(scale);
         Arc::new(peer)
     };
     State {
@@ -133,6 +138,7 @@ fn founded() -> State {
         due: VecDeque::new(),
         held: Vec::new(),
         disks: [Sync::Idle; PEERS],
+        cut: None,
         left: Left::default(),
         history: Arc::new(history),
         sights: Sights::default(),

@@ -19,6 +19,8 @@ pub struct State {
     pub held: Vec<Arc<Parcel>>,
     /// How far each disk is with its oldest `Ready`.
     pub disks: [Sync; PEERS],
+    /// This peer is parted from the others: what they send each other is lost.
+    pub cut: Option<usize>,
     pub left: Left,
     pub history: Arc<History>,
     /// What the last step showed. No part of the state.
@@ -49,6 +51,8 @@ pub enum Sync {
 pub struct Left {
     pub crashes: u8,
     pub doubles: u8,
+    /// Peers that are parted from the others.
+    pub cuts: u8,
     /// Messages that members write.
     pub says: u8,
     pub hand_overs: u8,
@@ -62,6 +66,10 @@ pub struct Left {
 }
 
 impl State {
+    pub fn are_parted(&self, p: usize, q: usize) -> bool {
+        self.cut.is_some_and(|cut| cut == p || cut == q)
+    }
+
     /// How much is held.
     pub fn held(&self) -> usize {
         self.held.len() + self.disks.iter().filter(|sync| **sync == Sync::Held).count()
@@ -123,7 +131,7 @@ impl Hash for State {
                 (place, p).hash(into);
             }
         }
-        (self.due.len(), self.disks, self.left).hash(into);
+        (self.due.len(), self.disks, self.cut, self.left).hash(into);
         self.history.hash(into);
         self.broken.hash(into);
     }

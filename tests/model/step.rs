@@ -11,7 +11,7 @@ use demes_protocol::quorum::is_majority;
 use demes_protocol::types::{Entry, Index, Payload, PeerId, Term};
 
 use crate::chat::{Bounds, Travel};
-use crate::history::{Broken, Sight, has, logs_match};
+use crate::history::{Broken, Sight, has, logs_match, voters_match};
 use crate::memory::Memory;
 use crate::peer::{Around, Effect, Input, PEERS, Parcel, Peer, first_incarnation, id, index};
 use crate::state::{Item, State, Sync};
@@ -31,7 +31,7 @@ pub struct Step<'a> {
 
 impl<'a> Step<'a> {
     pub fn new(state: State, bounds: &'a Bounds, memory: &'a Memory, tell: bool) -> Self {
-        let around = Around { config: &bounds.config, past_us: bounds.past_us, memory };
+        let around = Around { config: &bounds.config, scale: bounds.scale, memory };
         Self { state, bounds, around, lines: tell.then(Vec::new) }
     }
 
@@ -125,7 +125,7 @@ impl<'a> Step<'a> {
     pub fn start(&mut self, p: usize) {
         self.happen(p, &Input::Start);
         for q in 0..PEERS {
-            if q != p && self.runs(q) {
+            if q != p && self.runs(q) && !self.state.are_parted(p, q) {
                 self.happen(p, &Input::Connect(q));
                 self.happen(q, &Input::Connect(p));
             }
@@ -138,6 +138,21 @@ impl<'a> Step<'a> {
         self.state.disks[p] = Sync::Idle;
         self.forget(|message| message.to == id(p));
         self.state.due.retain(|item| !matches!(item, Item::Sync(q) if *q == p));
+    }
+
+    /// The peer that was parted from the others is back, over new connections.
+    pub fn mend(&mut self) {
+        let Some(p) = self.state.cut.take() else { return };
+        let others = (0..PEERS).filter(|q| *q != p);
+        let running: Vec<_> = others.filter(|q| self.runs(*q) && self.runs(p)).collect();
+        for q in &running {
+            self.happen(p, &Input::Disconnect(*q));
+            self.happen(*q, &Input::Disconnect(p));
+        }
+        for q in running {
+            self.happen(p, &Input::Connect(q));
+            self.happen(q, &Input::Connect(p));
+        }
     }
 
     /// A message that is late is lost. If it was part of a stream, that ends.
@@ -163,7 +178,9 @@ impl<'a> Step<'a> {
         self.sights_of(&message.body);
         let to = &self.state.peers[index(message.to)];
         let hears = to.replica.is_some() || to.joining;
-        if !hears || (self.bounds.travel)(&message.body) == Travel::Lost {
+        let parted = self.state.are_parted(index(message.from), index(message.to));
+        let lost = parted || (self.bounds.travel)(&message.body) == Travel::Lost;
+        if !hears || lost {
             self.tell(|| format!("{} (lost)", text::message(message)));
             return;
         }
@@ -192,7 +209,7 @@ impl<'a> Step<'a> {
     fn effect(&mut self, p: usize, before: &Peer, effect: &Effect) {
         match effect {
             Effect::Send(parcel) => self.send(parcel),
-            Effect::Commit(entry) => self.check_commit(p, entry),
+            Effect::Commit(entries) => self.check_commits(p, entries),
             Effect::Host(term) => self.begins_to_host(p, *term),
             Effect::Confirmed { number, index } => self.check_confirmed(p, *number, *index),
             Effect::Log => self.check_logs(p),
@@ -211,6 +228,8 @@ impl<'a> Step<'a> {
         let mut others = (0..PEERS).filter(|q| *q != p).filter_map(log);
         if !others.all(|other| logs_match(own, other)) {
             self.breaks(Broken::LogsDiffer);
+        } else if !voters_match(own) {
+            self.breaks(Broken::VotersDiffer);
         }
     }
 
@@ -221,6 +240,18 @@ impl<'a> Step<'a> {
             self.state.history.entries().any(|e| e.index >= from && before.has(e) && !after.has(e));
         if lost {
             self.breaks(Broken::CommittedCut);
+        }
+    }
+
+    fn check_commits(&mut self, p: usize, entries: &[Arc<Entry>]) {
+        let peer = &self.state.peers[p];
+        let (hosts, term) = (peer.hosts, peer.term);
+        let older = entries.last().is_some_and(|last| last.term != term);
+        if hosts && older {
+            self.breaks(Broken::CommitOfOlderTerm);
+        }
+        for entry in entries {
+            self.check_commit(p, entry);
         }
     }
 
@@ -310,6 +341,7 @@ impl<'a> Step<'a> {
             },
             Body::NominateAnswer(answer) if answer.host_alive.is_some() => Sight::Held,
             Body::Solicit(_) => Sight::FellBack,
+            Body::FetchLogAnswer(answer) if !answer.entries.is_empty() => Sight::Adopted,
             _ => return,
         };
         self.state.sights.add(sight);
