@@ -6,6 +6,7 @@ use std::process::{self, ExitCode};
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use demes::cli::{self, Cli, EXIT_BUG, EXIT_USAGE};
+use demes::storage;
 
 fn main() -> ExitCode {
     exit_on_panic();
@@ -36,10 +37,14 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// A panic is our own fault, on whatever thread: a peer that goes on without one of its tasks would
-/// be worse than one that its members see die.
+/// be worse than one that its members see die. The storage library's own are caught where they
+/// happen, and told as damage (R38): ending here would leave no word of it for the next start.
 fn exit_on_panic() {
     let show = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if storage::is_panic_caught() {
+            return;
+        }
         show(panic);
         complain("this is a bug in demes; please report it with the lines above\n");
         process::exit(i32::from(EXIT_BUG));

@@ -2,11 +2,14 @@
 //!
 //! What arrives is parsed here, whole: every id, limit and enum is checked before a value of the
 //! core's types exists, and nothing that a peer sends can panic. `wire/entry.rs` has the records of
-//! the log, `wire/message.rs` and `wire/vote.rs` what peers say to each other, `wire/view.rs` and
-//! `wire/feed.rs` what people's programs are shown.
+//! the log, `wire/message.rs`, `wire/vote.rs` and `wire/join.rs` what peers say to each other,
+//! `wire/view.rs` and `wire/feed.rs` what people's programs are shown, `wire/link.rs` the text of
+//! an invite link.
 
 pub mod entry;
 pub mod feed;
+mod join;
+pub mod link;
 pub mod message;
 pub mod view;
 mod vote;

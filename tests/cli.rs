@@ -191,9 +191,12 @@ unimplemented_calls! {
     create_chat: CreateChatRequest => CreateChatResponse,
     update_chat: UpdateChatRequest => UpdateChatResponse,
     invite_member: InviteMemberRequest => InviteMemberResponse,
+    create_invite_link: CreateInviteLinkRequest => CreateInviteLinkResponse,
+    revoke_invite: RevokeInviteRequest => RevokeInviteResponse,
     list_invites: ListInvitesRequest => ListInvitesResponse,
     accept_invite: AcceptInviteRequest => AcceptInviteResponse,
     decline_invite: DeclineInviteRequest => DeclineInviteResponse,
+    remove_member: RemoveMemberRequest => RemoveMemberResponse,
     leave_chat: LeaveChatRequest => LeaveChatResponse,
     mark_read: MarkReadRequest => MarkReadResponse,
     hand_over: ClientServiceHandOverRequest => ClientServiceHandOverResponse,
@@ -256,6 +259,20 @@ async fn a_peer_that_is_not_there_is_unreachable() {
     let output = demes(nobody, &["chats"], "").await;
     assert_eq!(output.status.code(), Some(69));
     assert!(text(&output.stderr).contains("start it with `demes up`"));
+}
+
+/// A frozen peer's kernel still accepts connections.
+#[tokio::test]
+async fn a_peer_that_hangs_is_told_within_the_deadline() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let frozen = listener.local_addr().expect("bound");
+    let (chats, health) =
+        tokio::join!(demes(frozen, &["chats"], ""), demes(frozen, &["health"], ""));
+    for output in [chats, health] {
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{error}");
+        assert!(error.contains("did not answer in time"), "{error}");
+    }
 }
 
 #[tokio::test]

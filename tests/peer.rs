@@ -159,7 +159,7 @@ async fn three() -> [Peer; 3] {
     for peer in [&mut ben, &mut eva] {
         let invite = peer.invite_of("lunch").await;
         assert_eq!((invite.peer_id, invite.name), (ann.id(), "Ann".to_owned()));
-        let request = pb::AcceptInviteRequest { chat: "lunch".to_owned() };
+        let request = pb::AcceptInviteRequest { chat: "lunch".to_owned(), link: String::new() };
         peer.client.accept_invite(request).await.expect("accepted");
     }
     for peer in [&mut ann, &mut ben, &mut eva] {

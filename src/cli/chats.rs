@@ -1,4 +1,4 @@
-//! Commands about chats as a whole: `new`, `chats`, `leave`, `hand-over`.
+//! Commands about chats as a whole: `new`, `chats`, `remove`, `leave`, `hand-over`.
 
 use anyhow::Result;
 use clap::Args;
@@ -19,6 +19,15 @@ pub struct NewArgs {
     /// How long the invitations are resent, in seconds [default: `invite.timeout_s`]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     timeout: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub struct RemoveArgs {
+    #[command(flatten)]
+    chat: ChatArg,
+    /// Who is to go: name, id, or beginning of the id
+    #[arg(value_name = "PEER")]
+    peer: String,
 }
 
 #[derive(Args, Debug)]
@@ -71,6 +80,19 @@ pub async fn list(global: &Global) -> Result<()> {
             true => "no chats yet: found one with `demes new NAME ADDRESS…`\n".into(),
             false => chat_lines(&chats),
         },
+    )?;
+    Ok(())
+}
+
+/// Removes a member.
+pub async fn remove(global: &Global, args: RemoveArgs) -> Result<()> {
+    let mut client = connect(global).await?;
+    let chat = get_chat(&mut client, &args.chat.chat).await?;
+    let request = pb::RemoveMemberRequest { chat: chat.chat_id.clone(), peer: args.peer.clone() };
+    let removed = client.remove_member(request).await?.into_inner();
+    global.output().emit(
+        || json!({ "sequence": removed.sequence }),
+        || format!("{} is removed from {}\n", clean(&args.peer), clean(&chat.name)),
     )?;
     Ok(())
 }

@@ -1,24 +1,35 @@
-//! The connection to this person's running peer.
+//! The connection to this person's running peer, and how long a command waits for it.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{GrpcMethod, Request, Status};
 
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
 use crate::config::{self, ConfigError};
 
-/// The calls of a person's programs.
-pub type Client = ClientServiceClient<Channel>;
+/// The calls of a person's programs. Each has a deadline, so that a peer that hangs is told.
+pub type Client = ClientServiceClient<Limited>;
+
+/// A connection on which calls have a deadline.
+pub type Limited = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
 
 /// The file in which a running peer names its client listener.
 const ADDRESS_FILE: &str = "client.addr";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams have no deadline: they end when the peer answers no keepalive, 15 seconds after it hung.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a call may take, which the peer answers from what it has. What must wait for others
+/// (a confirmation, a hand-over) is answered with how far it is.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for accepting an invitation, which the chat's host must agree to.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connects to the peer that `--peer-api` names, or the one that runs on the data directory.
 ///
@@ -29,7 +40,7 @@ pub async fn connect(global: &Global) -> Result<Client> {
 }
 
 /// The same connection, for services other than ours.
-pub async fn channel(global: &Global) -> Result<Channel> {
+pub async fn channel(global: &Global) -> Result<Limited> {
     let address = match &global.peer_api {
         Some(address) => address.clone(),
         None => running_peer(&config::locate(&global.arguments())?.0)?,
@@ -46,7 +57,18 @@ pub async fn channel(global: &Global) -> Result<Channel> {
              is the peer running? start it with `demes up`"
         ))
     })?;
-    Ok(channel)
+    Ok(InterceptedService::new(channel, limit))
+}
+
+/// Gives a call its deadline, unless it is a stream that goes on.
+fn limit(mut request: Request<()>) -> Result<Request<()>, Status> {
+    let deadline = match request.extensions().get::<GrpcMethod<'_>>().map(GrpcMethod::method) {
+        Some("Feed" | "WatchChat") => return Ok(request),
+        Some("AcceptInvite") => ACCEPT_TIMEOUT,
+        _ => ANSWER_TIMEOUT,
+    };
+    request.set_timeout(deadline);
+    Ok(request)
 }
 
 /// Reads `--peer-api`.

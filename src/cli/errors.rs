@@ -122,7 +122,11 @@ pub fn of_status(status: &Status) -> Failure {
         Code::Unavailable => unreachable(said),
         // A connection that breaks shows as unknown, with the transport's error as its source.
         Code::Unknown if std::error::Error::source(status).is_some() => unreachable(said),
-        Code::DeadlineExceeded => Failure::unreachable("the peer did not answer in time"),
+        // The client's own clock shows as cancelled: no peer of ours cancels a call.
+        Code::DeadlineExceeded | Code::Cancelled => Failure::unreachable(
+            "your peer did not answer in time\n\
+             is it stopped or overloaded? `demes health` asks it again",
+        ),
         Code::Internal | Code::Unknown => Failure::bug(said),
         Code::Unimplemented => {
             Failure::refused(format!("the running peer does not know this command: {said}"))
@@ -147,10 +151,18 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "PEER_NOT_FOUND" => "`demes status CHAT` lists the members",
         "PEER_AMBIGUOUS" => "use more of the peer's id: `demes status CHAT --json` shows it",
         "INVITE_NOT_FOUND" => "`demes invites` lists what waits for your answer",
+        "INVITE_AMBIGUOUS" => "use more of the id: `demes invites` shows it",
+        "LINK_UNKNOWN" | "LINK_EXPIRED" | "LINK_USED_UP" | "LINK_REVOKED" => {
+            "ask whoever gave it to you for a new one"
+        }
+        "LINKS_TOO_MANY" => "`demes invites` lists them, `demes revoke CHAT LINK` ends one",
+        "PEER_IS_SELF" => "`demes leave CHAT` does that",
         "NO_MAJORITY" => "it goes on by itself once more members are online",
         "NO_HOST" => "the members are choosing a host; try again in a moment",
         "NOT_HOST" => "only the host can do this: `demes status CHAT` shows who hosts",
+        "HAND_OVER_FAILED" => "`demes status CHAT` shows who hosts, and who votes and is there",
         "ADDRESS_INVALID" => "an address has the form [PEERID@]host:port",
+        "ADDRESS_IS_OWN" => "ask the person whom you want to invite for their `demes identity`",
         "ADDRESS_UNREACHABLE" => "check the address, and that their peer is running",
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
         "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",
@@ -187,6 +199,7 @@ mod tests {
     fn exit_codes_tell_unreachable_bug_and_usage_apart() {
         let code = |error: anyhow::Error| exit_code(explain(&error).as_ref());
         assert_eq!(code(Status::unavailable("gone").into()), EXIT_UNREACHABLE);
+        assert_eq!(code(Status::cancelled("Timeout expired").into()), EXIT_UNREACHABLE);
         assert_eq!(code(Status::internal("oops").into()), EXIT_BUG);
         assert_eq!(code(ConfigError::NoHome.into()), EXIT_USAGE);
         assert_eq!(code(io::Error::from(io::ErrorKind::StorageFull).into()), EXIT_DISK);

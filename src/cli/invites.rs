@@ -1,36 +1,89 @@
-//! Commands about invitations: `invite`, `invites`, `accept`, `decline`.
+//! Commands about invitations: `invite`, `invites`, `revoke`, `accept`, `decline`.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use jiff::{Span, SpanRelativeTo};
 use serde_json::json;
+use tokio::time::interval;
+use tonic::{Response, Status};
 
-use super::client::{connect, invite_timeout_s, required};
-use super::output::{Table, clean, local_time, short};
+use super::client::{Client, connect, invite_timeout_s, required};
+use super::output::{Output, Table, clean, local_time, short};
 use super::{ChatArg, Global, json, pb};
+use crate::protocol::types::INVITE_LINK_USES_MAX;
+use crate::wire::link::PREFIX;
+
+/// How long a link may be good for at most, in seconds; the peer's own limit.
+const VALID_S_MAX: i64 = 90 * 24 * 3_600;
+/// Between looks at how far a join is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Args, Debug)]
 pub struct InviteArgs {
     #[command(flatten)]
     chat: ChatArg,
     /// Where the invited person's peer listens; without the id, the key seen first is pinned
-    #[arg(value_name = "[PEERID@]HOST:PORT")]
-    address: String,
+    #[arg(value_name = "[PEERID@]HOST:PORT", required_unless_present = "link")]
+    address: Option<String>,
     /// How long the invitation is resent, in seconds [default: `invite.timeout_s`]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     timeout: Option<u32>,
+    /// Make a link instead, by which whoever has it can join
+    #[arg(long, conflicts_with_all = ["address", "timeout"])]
+    link: bool,
+    /// How many people the link lets in
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "link",
+          conflicts_with = "address",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(INVITE_LINK_USES_MAX)))]
+    uses: u32,
+    /// How long the link is good for, such as 12h or 30d; 90d at most
+    #[arg(long, value_name = "TIME", default_value = "7d", requires = "link",
+          conflicts_with = "address",
+          value_parser = seconds)]
+    expires: u32,
 }
 
 #[derive(Args, Debug)]
-pub struct AnswerArgs {
+pub struct RevokeArgs {
+    #[command(flatten)]
+    chat: ChatArg,
+    /// The link, its id or the beginning of that; or the invited peer's id or address
+    #[arg(value_name = "LINK|PEER")]
+    invite: String,
+}
+
+#[derive(Args, Debug)]
+pub struct AcceptArgs {
+    /// The chat of the invitation: its name, its id, or the beginning of its id; or an invite link
+    #[arg(value_name = "CHAT|LINK")]
+    invite: String,
+}
+
+#[derive(Args, Debug)]
+pub struct DeclineArgs {
     #[command(flatten)]
     chat: ChatArg,
 }
 
-/// Invites one person.
+/// Reads a length of time.
+fn seconds(text: &str) -> Result<u32, String> {
+    let span: Span = text.parse().map_err(|_| "a time is like 30m, 12h or 7d".to_owned())?;
+    let whole = span.to_duration(SpanRelativeTo::days_are_24_hours());
+    let seconds = whole.map_or(0, |length| length.as_secs());
+    match u32::try_from(seconds) {
+        Ok(seconds @ 1..) if i64::from(seconds) <= VALID_S_MAX => Ok(seconds),
+        _ => Err("a link is good for 1 second to 90 days".to_owned()),
+    }
+}
+
+/// Invites one person, or makes a link.
 pub async fn invite(global: &Global, args: InviteArgs) -> Result<()> {
+    let Some(address) = args.address else { return create_link(global, args).await };
     let request = pb::InviteMemberRequest {
         chat: args.chat.chat,
-        address: args.address,
+        address,
         timeout_s: invite_timeout_s(global, args.timeout)?,
     };
     let response = connect(global).await?.invite_member(request).await?.into_inner();
@@ -46,53 +99,140 @@ pub async fn invite(global: &Global, args: InviteArgs) -> Result<()> {
     Ok(())
 }
 
-/// Lists invitations, sent and received.
+/// The link alone goes to stdout, so that it can be piped; what to know about it to stderr.
+async fn create_link(global: &Global, args: InviteArgs) -> Result<()> {
+    let request = pb::CreateInviteLinkRequest {
+        chat: args.chat.chat,
+        uses_max: args.uses,
+        valid_s: args.expires,
+    };
+    let response = connect(global).await?.create_invite_link(request).await?;
+    let link = required(response.into_inner().link)?;
+    let output = global.output();
+    output.emit(|| json!({ "link": json::link(&link) }), || format!("{}\n", link.text))?;
+    if !output.is_json() {
+        let until = local_time(link.expires_at.as_ref());
+        let (uses, chat) = (link.uses_max, short(&link.chat_id));
+        let people = if uses == 1 { "1 person".into() } else { format!("{uses} people") };
+        output.note(&format!(
+            "it lets in {people} until {until}; whoever has it can come in\n\
+             end it with `demes revoke {chat} {}`",
+            short(&link.link_id)
+        ));
+    }
+    Ok(())
+}
+
+/// Lists invitations, sent and received, and links.
 pub async fn list(global: &Global) -> Result<()> {
     let response = connect(global).await?.list_invites(pb::ListInvitesRequest {}).await?;
-    let invites = response.into_inner().invites;
+    let pb::ListInvitesResponse { invites, links } = response.into_inner();
     global.output().emit(
-        || json!({ "invites": invites.iter().map(json::invite).collect::<Vec<_>>() }),
-        || invite_lines(&invites),
+        || {
+            json!({
+                "invites": invites.iter().map(json::invite).collect::<Vec<_>>(),
+                "links": links.iter().map(json::link).collect::<Vec<_>>(),
+            })
+        },
+        || invite_lines(&invites, &links),
     )?;
     Ok(())
 }
 
+/// Ends a link, or takes an invitation back.
+pub async fn revoke(global: &Global, args: RevokeArgs) -> Result<()> {
+    let request = pb::RevokeInviteRequest { chat: args.chat.chat, invite: args.invite };
+    connect(global).await?.revoke_invite(request).await?;
+    global.output().emit(|| json!({}), || "it lets nobody in any more\n".into())?;
+    Ok(())
+}
+
 /// Takes part.
-pub async fn accept(global: &Global, args: AnswerArgs) -> Result<()> {
-    let request = pb::AcceptInviteRequest { chat: args.chat.chat };
-    let chat_id = connect(global).await?.accept_invite(request).await?.into_inner().chat_id;
-    global.output().emit(
+pub async fn accept(global: &Global, args: AcceptArgs) -> Result<()> {
+    let output = global.output();
+    let client = connect(global).await?;
+    let is_link = args.invite.trim_start().starts_with(PREFIX);
+    let request = match is_link {
+        true => pb::AcceptInviteRequest { chat: String::new(), link: args.invite },
+        false => pb::AcceptInviteRequest { chat: args.invite, link: String::new() },
+    };
+    let mut calling = client.clone();
+    let accepting = calling.accept_invite(request);
+    let chat_id = watch(accepting, client, output).await?.into_inner().chat_id;
+    output.emit(
         || json!({ "chat_id": chat_id }),
         || format!("you take part; talk with `demes chat {}`\n", short(&chat_id)),
     )?;
     Ok(())
 }
 
+/// Waits for the call, and says meanwhile what hinders it.
+async fn watch(
+    accepting: impl Future<Output = Result<Response<pb::AcceptInviteResponse>, Status>>,
+    mut client: Client,
+    output: Output,
+) -> Result<Response<pb::AcceptInviteResponse>> {
+    let mut accepting = std::pin::pin!(accepting);
+    let mut looks = interval(LOOK_EVERY);
+    looks.tick().await;
+    let mut said = String::new();
+    loop {
+        tokio::select! {
+            accepted = &mut accepting => return Ok(accepted?),
+            _ = looks.tick() => {
+                let invites = client.list_invites(pb::ListInvitesRequest {}).await?.into_inner();
+                let mut joining = invites.invites.iter();
+                let joining = joining.find(|invite| invite.state() == pb::InviteState::Joining);
+                let Some(says) = joining.map(joining_text) else { continue };
+                if says != said {
+                    output.note(&says);
+                    said = says;
+                }
+            }
+        }
+    }
+}
+
+/// How far a join is.
+fn joining_text(invite: &pb::Invite) -> String {
+    let hindrance = match invite.problem.as_str() {
+        "" => return format!("asking {} to be taken on …", clean(&invite.address)),
+        "ADDRESS_UNREACHABLE" => format!("{} cannot be reached", clean(&invite.address)),
+        "NO_HOST" => "nobody hosts the chat at the moment, or the host is busy".into(),
+        "INVITE_NOT_FOUND" => "whoever was asked does not know the invitation".into(),
+        other => other.to_owned(),
+    };
+    format!("{hindrance}; trying again …")
+}
+
 /// Declines.
-pub async fn decline(global: &Global, args: AnswerArgs) -> Result<()> {
+pub async fn decline(global: &Global, args: DeclineArgs) -> Result<()> {
     let request = pb::DeclineInviteRequest { chat: args.chat.chat };
     connect(global).await?.decline_invite(request).await?;
     global.output().emit(|| json!({}), || "declined\n".into())?;
     Ok(())
 }
 
-fn invite_lines(invites: &[pb::Invite]) -> String {
-    let mut text = String::new();
+fn invite_lines(invites: &[pb::Invite], links: &[pb::InviteLink]) -> String {
+    let mut parts = Vec::new();
+    let mut received = String::new();
     for invite in invites.iter().filter(|invite| invite.incoming) {
+        let heading = match invite.by_link {
+            true => format!("you join {} by a link of", short(&invite.chat_id)),
+            false => {
+                let (chat, id) = (clean(&invite.chat_name), short(&invite.chat_id));
+                format!("{} invites you to {chat} ({id})", who(invite))
+            }
+        };
         // The whole id: it is the inviter's fingerprint, which people compare.
-        text += &format!(
-            "{} invites you to {} ({})\n  fingerprint {}\n  {}\n",
-            who(invite),
-            clean(&invite.chat_name),
-            short(&invite.chat_id),
+        received += &format!(
+            "{heading}\n  fingerprint {}\n  {}\n",
             invite.peer_id,
             incoming_state(invite),
         );
     }
     let mut sent = Table::new(["CHAT", "INVITED", "ADDRESS", "STATE", "UNTIL"]);
-    let mut any = false;
     for invite in invites.iter().filter(|invite| !invite.incoming) {
-        any = true;
         sent.row(vec![
             clean(&invite.chat_name),
             who(invite),
@@ -101,11 +241,43 @@ fn invite_lines(invites: &[pb::Invite]) -> String {
             local_time(invite.expires_at.as_ref()),
         ]);
     }
-    match (text.is_empty(), any) {
-        (true, false) => "no invitations\n".into(),
-        (_, false) => text,
-        (true, true) => sent.render(""),
-        (false, true) => format!("{text}\n{}", sent.render("")),
+    let mut made = Table::new(["CHAT", "LINK", "STATE", "LEFT", "UNTIL"]);
+    for link in links {
+        made.row(vec![
+            clean(&link.chat_name),
+            short(&link.link_id).into(),
+            link_state(link).into(),
+            format!("{} of {}", link.uses_left, link.uses_max),
+            local_time(link.expires_at.as_ref()),
+        ]);
+    }
+    let mut texts = String::new();
+    for link in links.iter().filter(|link| is_usable(link) && !link.text.is_empty()) {
+        texts += &format!("{}  {}\n", short(&link.link_id), link.text);
+    }
+    parts.push(received);
+    parts.extend(invites.iter().any(|invite| !invite.incoming).then(|| sent.render("")));
+    parts.extend((!links.is_empty()).then(|| made.render("")));
+    parts.push(texts);
+    parts.retain(|part| !part.is_empty());
+    match parts.is_empty() {
+        true => "no invitations\n".into(),
+        false => parts.join("\n"),
+    }
+}
+
+fn is_usable(link: &pb::InviteLink) -> bool {
+    link.state() == pb::InviteLinkState::Open
+}
+
+fn link_state(link: &pb::InviteLink) -> &'static str {
+    match link.state() {
+        pb::InviteLinkState::Open => "open",
+        pb::InviteLinkState::Queued => "waits for a majority",
+        pb::InviteLinkState::UsedUp => "used up",
+        pb::InviteLinkState::Expired => "ran out",
+        pb::InviteLinkState::Revoked => "revoked",
+        pb::InviteLinkState::Unspecified => "unknown",
     }
 }
 
@@ -124,6 +296,7 @@ fn incoming_state(invite: &pb::Invite) -> String {
             let until = local_time(invite.expires_at.as_ref());
             format!("`demes accept {id}` or `demes decline {id}`, until {until}")
         }
+        pb::InviteState::Joining => joining_text(invite),
         _ => state(invite).into(),
     }
 }
@@ -135,6 +308,7 @@ fn state(invite: &pb::Invite) -> &'static str {
         pb::InviteState::Accepted => "accepted",
         pb::InviteState::Declined => "declined",
         pb::InviteState::Expired => "ran out",
+        pb::InviteState::Joining => "joining",
         pb::InviteState::Unspecified => "unknown",
     }
 }
@@ -159,7 +333,42 @@ mod tests {
              `demes accept c0ffee00` or `demes decline c0ffee00`, until --:--\n",
             "a".repeat(64)
         );
-        assert_eq!(invite_lines(&[invite]), expected);
-        assert_eq!(invite_lines(&[]), "no invitations\n");
+        assert_eq!(invite_lines(&[invite], &[]), expected);
+        assert_eq!(invite_lines(&[], &[]), "no invitations\n");
+    }
+
+    #[test]
+    fn links_are_listed_with_the_text_of_those_that_can_be_used() {
+        let link = pb::InviteLink {
+            link_id: "1ea7".repeat(16),
+            chat_name: "club".into(),
+            text: "demes:AXgB".into(),
+            uses_max: 3,
+            uses_left: 2,
+            state: pb::InviteLinkState::Open.into(),
+            ..pb::InviteLink::default()
+        };
+        let revoked = pb::InviteLink {
+            link_id: "2ea7".repeat(16),
+            state: pb::InviteLinkState::Revoked.into(),
+            ..link.clone()
+        };
+        let expected = "\
+CHAT  LINK      STATE    LEFT    UNTIL
+club  1ea71ea7  open     2 of 3  --:--
+club  2ea72ea7  revoked  2 of 3  --:--
+
+1ea71ea7  demes:AXgB
+";
+        assert_eq!(invite_lines(&[], &[link, revoked]), expected);
+    }
+
+    #[test]
+    fn times_are_lengths_of_up_to_90_days() {
+        assert_eq!(seconds("12h"), Ok(12 * 3_600));
+        assert_eq!(seconds("7d"), Ok(7 * 24 * 3_600));
+        for bad in ["", "0s", "-1h", "91d", "7", "soon"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -24,6 +24,9 @@ pub fn chat(chat: &pb::Chat) -> Value {
         "queued": chat.queued,
         "ranking": chat.ranking.as_ref().map(ranking),
         "fault": chat.fault,
+        "generation": chat.generation,
+        "majority_lost": chat.majority_lost,
+        "removed_by_peer_id": chat.removed_by_peer_id,
     })
 }
 
@@ -49,11 +52,28 @@ pub fn invite(invite: &pb::Invite) -> Value {
         "address": invite.address,
         "state": invite.state().as_str_name(),
         "expires_at": invite.expires_at.as_ref().and_then(utc_time),
+        "by_link": invite.by_link,
+        "problem": invite.problem,
     })
 }
 
-/// An event: its kind is the one key among `message`, `member`, `host`, `voters`, `policy`,
-/// `caught_up` and `progress` that is there.
+/// An invite link.
+pub fn link(link: &pb::InviteLink) -> Value {
+    json!({
+        "link_id": link.link_id,
+        "chat_id": link.chat_id,
+        "chat_name": link.chat_name,
+        "created_by_peer_id": link.created_by_peer_id,
+        "text": link.text,
+        "uses_max": link.uses_max,
+        "uses_left": link.uses_left,
+        "expires_at": link.expires_at.as_ref().and_then(utc_time),
+        "state": link.state().as_str_name(),
+    })
+}
+
+/// An event: its kind is the one key among `message`, `member`, `invite_link`, `host`, `voters`,
+/// `policy`, `caught_up` and `progress` that is there.
 pub fn event(event: &pb::Event) -> Value {
     let mut value = json!({
         "chat_id": event.chat_id,
@@ -81,6 +101,16 @@ fn event_kind(kind: &Kind) -> (&'static str, Value) {
                 "change": member.change().as_str_name(),
                 "peer_id": member.peer_id,
                 "name": member.name,
+                "link_id": member.link_id,
+            }),
+        ),
+        Kind::InviteLink(link) => (
+            "invite_link",
+            json!({
+                "change": link.change().as_str_name(),
+                "link_id": link.link_id,
+                "uses_max": link.uses_max,
+                "expires_at": link.expires_at.as_ref().and_then(utc_time),
             }),
         ),
         Kind::Host(host) => ("host", json!({ "term": host.term })),
@@ -101,13 +131,21 @@ fn member(member: &pb::Member) -> Value {
         "reachable": member.reachable,
         "delivered": member.delivered,
         "read": member.read,
+        "other_generation": member.other_generation,
     })
 }
 
 fn ranking(ranking: &pb::Ranking) -> Value {
     let candidate = |candidate: &pb::Candidate| {
         let (peer_id, farness_us) = (&candidate.peer_id, candidate.farness_us);
-        json!({ "peer_id": peer_id, "farness_us": farness_us })
+        let absence = match candidate.absence() {
+            pb::Absence::Unspecified => Value::Null,
+            absence => {
+                let name = absence.as_str_name().trim_start_matches("ABSENCE_");
+                Value::from(name.to_lowercase())
+            }
+        };
+        json!({ "peer_id": peer_id, "farness_us": farness_us, "absence": absence })
     };
     let delay = |delay: &pb::Delay| {
         json!({

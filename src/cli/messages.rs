@@ -1,12 +1,10 @@
 //! Commands about messages: `send`, `feed`, `history`.
 
 use std::io::Read;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
-use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::client::{Client, connect, get_chat, request_id};
@@ -15,8 +13,6 @@ use super::output::{Output, People, event_text, short};
 use super::{ChatArg, Failure, Global, json, pb};
 use crate::protocol::types::TEXT_CHARS_MAX;
 
-/// How long `send` waits for the confirmation.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most messages of one page; the peer's own limit.
 const PAGE_SIZE_MAX: u32 = 500;
 
@@ -154,7 +150,7 @@ pub async fn last_messages(
     Ok(pages.into_iter().rev().flatten().collect())
 }
 
-/// Sends a text. With `confirmed` it waits for a majority as long as is sensible; the answer's
+/// Sends a text. With `confirmed` it waits for a majority until the call's deadline; the answer's
 /// state says how far the message has come.
 async fn send_text(
     client: &mut Client,
@@ -169,10 +165,10 @@ async fn send_text(
         wait: pb::Wait::Committed.into(),
     };
     if confirmed {
-        match timeout(CONFIRM_TIMEOUT, client.send_message(request.clone())).await {
-            Ok(Ok(sent)) => return Ok(sent.into_inner()),
-            Ok(Err(status)) if !is_late(&status) => return Err(status.into()),
-            Ok(Err(_)) | Err(_) => {}
+        match client.send_message(request.clone()).await {
+            Ok(sent) => return Ok(sent.into_inner()),
+            Err(status) if !is_late(&status) => return Err(status.into()),
+            Err(_) => {}
         }
     }
     // A repeat with the same id gets the first result: what has become of the message by now.
@@ -183,7 +179,7 @@ async fn send_text(
 /// Whether only the confirmation is missing.
 fn is_late(status: &Status) -> bool {
     let waits = reason(status).is_some_and(|it| it == "NO_MAJORITY" || it == "NO_HOST");
-    waits || status.code() == Code::DeadlineExceeded
+    waits || matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 
 /// Shows events from `after` on, which moves along; returns how the stream ended.

@@ -14,6 +14,7 @@ mod json;
 mod messages;
 mod output;
 mod peer;
+mod recover;
 mod status;
 mod up;
 
@@ -76,14 +77,18 @@ enum Command {
     New(chats::NewArgs),
     /// List the chats
     Chats,
-    /// Invite somebody to a chat
+    /// Invite somebody to a chat, by address or with a link
     Invite(invites::InviteArgs),
-    /// List invitations, sent and received
+    /// List invitations, sent and received, and invite links
     Invites,
-    /// Accept an invitation
-    Accept(invites::AnswerArgs),
+    /// End an invite link, or take an invitation back
+    Revoke(invites::RevokeArgs),
+    /// Accept an invitation, or join by a link
+    Accept(invites::AcceptArgs),
     /// Decline an invitation
-    Decline(invites::AnswerArgs),
+    Decline(invites::DeclineArgs),
+    /// Remove a member from a chat
+    Remove(chats::RemoveArgs),
     /// Leave a chat for good
     Leave(chats::LeaveArgs),
     /// Send a message
@@ -98,6 +103,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Let another member host a chat that this peer hosts
     HandOver(chats::HandOverArgs),
+    /// Go on with a chat whose majority is lost for ever; works while the peer is stopped
+    Recover(recover::RecoverArgs),
     /// Ask the running peer whether it is well
     Health(peer::HealthArgs),
     /// Show the configuration, and where each value comes from
@@ -132,6 +139,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::HandOver(args) => done(chats::hand_over(&global, args).await),
         Command::Invite(args) => done(invites::invite(&global, args).await),
         Command::Invites => done(invites::list(&global).await),
+        Command::Revoke(args) => done(invites::revoke(&global, args).await),
+        Command::Remove(args) => done(chats::remove(&global, args).await),
         Command::Accept(args) => done(invites::accept(&global, args).await),
         Command::Decline(args) => done(invites::decline(&global, args).await),
         Command::Send(args) => done(messages::send(&global, args).await),
@@ -139,6 +148,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::History(args) => done(messages::history(&global, args).await),
         Command::Chat(args) => done(chat::run(&global, args).await),
         Command::Status(args) => done(status::run(&global, args).await),
+        Command::Recover(args) => done(recover::run(&global, args)),
         Command::Health(args) => peer::health(&global, args).await,
     }
 }
@@ -171,8 +181,14 @@ mod tests {
     fn every_command_of_the_interface_reads() {
         for line in [
             "demes up --name Ana --listen 127.0.0.1:0 --auto-accept",
+            "demes up --until-stdin-ends",
             "demes new club 127.0.0.1:7443 --timeout 60",
             "demes invite club ana.example:7443",
+            "demes invite club --link",
+            "demes invite club --link --uses 3 --expires 12h",
+            "demes revoke club 0a1b2c3d",
+            "demes accept demes:AXgB",
+            "demes remove club ana",
             "demes send club hello",
             "demes send club -",
             "demes send club hello --no-wait",
@@ -182,6 +198,8 @@ mod tests {
             "demes --data-dir d status",
             "demes hand-over club",
             "demes hand-over club ana",
+            "demes recover club",
+            "demes recover club --follow 00000000000000ab",
             "demes health",
             "demes config --json",
             "demes chat club",
@@ -189,7 +207,20 @@ mod tests {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
         assert!(Cli::try_parse_from(["demes", "send", "club"]).is_err());
-        assert!(Cli::try_parse_from(["demes", "frobnicate"]).is_err());
+        for line in [
+            "demes invite club",
+            "demes invite club ana.example:7443 --link",
+            "demes invite club ana.example:7443 --uses 2",
+            "demes invite club --link --uses 0",
+            "demes invite club --link --expires 91d",
+            "demes invite club --link --expires soon",
+            "demes recover club --follow 0",
+            "demes recover club --follow ab",
+            "demes recover club --survivor 1/2",
+            "demes frobnicate",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
         assert!(Cli::try_parse_from(["demes", "chats", "--peer-api", "here/there"]).is_err());
     }
 

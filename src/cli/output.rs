@@ -50,6 +50,12 @@ impl Output {
         self.write(&format!("{line}\n"))
     }
 
+    /// Writes one line beside the result: to stderr, whoever reads.
+    pub fn note(self, line: &str) {
+        // Where nobody can read it, the command does its work all the same.
+        let _ = writeln!(io::stderr().lock(), "{line}");
+    }
+
     /// The text made faint.
     pub fn dim(self, text: &str) -> String {
         if self.color { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
@@ -188,6 +194,13 @@ pub fn chat_state(chat: &pb::Chat, people: &People) -> String {
     if !chat.fault.is_empty() {
         return format!("stopped here: {}", clean(&chat.fault));
     }
+    if !chat.removed_by_peer_id.is_empty() {
+        let by = people.name(&chat.removed_by_peer_id);
+        return match chat.queued {
+            0 => format!("{by} removed you"),
+            queued => format!("{by} removed you; {} of yours not sent", count(queued, "message")),
+        };
+    }
     if chat.serving && !chat.host_peer_id.is_empty() {
         return match chat.role() {
             pb::Role::Host => "hosted here".into(),
@@ -215,6 +228,7 @@ pub fn event_text(output: Output, event: &pb::Event, people: &People) -> Option<
         Kind::Policy(policy) => {
             notice(format!("{author} named the chat {}", clean(&policy.chat_name)))
         }
+        Kind::InviteLink(link) => notice(link_text(&author, link)?),
         Kind::Voters(_) | Kind::CaughtUp(_) | Kind::Progress(_) => None,
     }
 }
@@ -224,11 +238,31 @@ fn member_text(author: &str, event: &pb::MemberEvent, people: &People) -> Option
     Some(match event.change() {
         pb::MemberChange::Founded => format!("{who} founded the chat"),
         pb::MemberChange::Invited => format!("{author} invited {who}"),
-        pb::MemberChange::Joined => format!("{who} takes part"),
+        pb::MemberChange::Joined if event.link_id.is_empty() => format!("{who} takes part"),
+        pb::MemberChange::Joined => {
+            format!("{who} takes part, by the link {}", short(&event.link_id))
+        }
         pb::MemberChange::Declined => format!("{who} declined"),
         pb::MemberChange::Leaving => format!("{who} is leaving"),
+        pb::MemberChange::Removing => format!("{author} removes {who}"),
         pb::MemberChange::Removed => format!("{who} has left"),
+        pb::MemberChange::Recovered => {
+            format!("{who} recovered the chat: a majority of its voters was lost")
+        }
+        pb::MemberChange::InviteRevoked => format!("{who} is invited no more"),
         pb::MemberChange::Unspecified => return None,
+    })
+}
+
+fn link_text(author: &str, event: &pb::InviteLinkEvent) -> Option<String> {
+    let id = short(&event.link_id);
+    Some(match event.change() {
+        pb::InviteLinkChange::Created => {
+            let people = if event.uses_max == 1 { "person" } else { "people" };
+            format!("{author} made the invite link {id} for {} {people}", event.uses_max)
+        }
+        pb::InviteLinkChange::Revoked => format!("{author} ended the invite link {id}"),
+        pb::InviteLinkChange::Unspecified => return None,
     })
 }
 
@@ -251,14 +285,18 @@ pub mod tests {
             reachable,
             delivered,
             read: delivered,
+            other_generation: String::new(),
         };
         let delay = |from: &str, to: &str, delay_us: u64| pb::Delay {
             from_peer_id: from.repeat(64),
             to_peer_id: to.repeat(64),
             delay_us,
         };
-        let candidate =
-            |digit: &str, farness_us| pb::Candidate { peer_id: digit.repeat(64), farness_us };
+        let candidate = |digit: &str, farness_us| pb::Candidate {
+            peer_id: digit.repeat(64),
+            farness_us,
+            absence: 0,
+        };
         pb::Chat {
             chat_id: "c0ffee00".repeat(4),
             name: "club".into(),
@@ -291,6 +329,9 @@ pub mod tests {
                 ],
             }),
             fault: String::new(),
+            generation: "0".repeat(16),
+            majority_lost: false,
+            removed_by_peer_id: String::new(),
         }
     }
 
@@ -322,6 +363,10 @@ pub mod tests {
         assert_eq!(chat_state(&chat, &people), "choosing a host");
         chat.voters_in_contact = 1;
         assert_eq!(chat_state(&chat, &people), "waiting for a majority (1 of 3)");
+        chat.removed_by_peer_id = "b".repeat(64);
+        assert_eq!(chat_state(&chat, &people), "Ben removed you");
+        chat.queued = 2;
+        assert_eq!(chat_state(&chat, &people), "Ben removed you; 2 messages of yours not sent");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `status`: this peer and its chats in lines, or one chat in full.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
@@ -73,7 +75,9 @@ fn chat_text(chat: &pb::Chat) -> String {
     if chat.queued > 0 {
         text += &format!(", {} of yours queued", chat.queued);
     }
-    text += "\n\nmembers\n";
+    text += "\n";
+    text += &recovery_text(chat, &people);
+    text += "\nmembers\n";
     text += &member_table(chat, &people);
     let ranking = chat.ranking.clone().unwrap_or_default();
     if !ranking.candidates.is_empty() {
@@ -83,6 +87,41 @@ fn chat_text(chat: &pb::Chat) -> String {
     if !ranking.delays.is_empty() {
         text += "\ndelays (row to column)\n";
         text += &delay_table(&ranking, &people);
+    }
+    text
+}
+
+/// What the person should know of recoveries of the chat (R30); mostly nothing.
+fn recovery_text(chat: &pb::Chat, people: &People) -> String {
+    let (own, id) = (chat.generation.as_str(), short(&chat.chat_id));
+    let is_founded = |generation: &str| generation.chars().all(|digit| digit == '0');
+    let mut text = String::new();
+    if !is_founded(own) {
+        text += &format!("  recovered, as generation {own}\n");
+    }
+    let mut others: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for member in chat.members.iter().filter(|member| !member.other_generation.is_empty()) {
+        let name = people.name(&member.peer_id);
+        others.entry(&member.other_generation).or_default().push(name);
+    }
+    for (generation, names) in others {
+        let names = names.join(", ");
+        text += &match is_founded(generation) {
+            true => format!(
+                "  {names}: without that recovery; `demes recover {id} --follow {own}` there takes \
+                 part\n"
+            ),
+            false => format!(
+                "  this chat was recovered by others ({names}) as generation {generation};\n  \
+                 `demes recover {id} --follow {generation}` takes part in that\n"
+            ),
+        };
+    }
+    if chat.majority_lost {
+        text += &format!(
+            "  a majority has been away for long; if it is lost for ever, `demes recover {id}` is \
+             the last resort\n"
+        );
     }
     text
 }
@@ -100,13 +139,28 @@ fn member_table(chat: &pb::Chat, people: &People) -> String {
             people.name(&member.peer_id),
             short(&member.peer_id).into(),
             state.into(),
-            if member.voter { "yes" } else { "no" }.into(),
+            votes(member, chat),
             member.delivered.to_string(),
             chat.committed.saturating_sub(member.delivered).to_string(),
             member.read.to_string(),
         ]);
     }
     table.render("  ")
+}
+
+/// Whether the member votes, and why it is away.
+fn votes(member: &pb::Member, chat: &pb::Chat) -> String {
+    let ranking = chat.ranking.as_ref();
+    let candidates = ranking.map_or(&[][..], |ranking| &ranking.candidates);
+    let candidate = candidates.iter().find(|candidate| candidate.peer_id == member.peer_id);
+    let why = match candidate.map_or(pb::Absence::Unspecified, pb::Candidate::absence) {
+        pb::Absence::Unspecified => "",
+        pb::Absence::Goodbye => " (said goodbye)",
+        pb::Absence::Silent => " (silent)",
+        pb::Absence::NotDialled => " (cannot be reached)",
+        pb::Absence::Returning => " (not steady yet)",
+    };
+    format!("{}{why}", if member.voter { "yes" } else { "no" })
 }
 
 fn candidate_table(ranking: &pb::Ranking, chat: &pb::Chat, people: &People) -> String {
@@ -192,6 +246,23 @@ delays (row to column)
   Cleo  -       -       ·
 ";
         assert_eq!(chat_text(&sample_chat()), expected);
+    }
+
+    #[test]
+    fn recoveries_and_lost_majorities_are_said() {
+        let generation = "00000000000000ab";
+        let mut chat = pb::Chat { majority_lost: true, ..sample_chat() };
+        chat.members[1].other_generation = generation.into();
+        let text = chat_text(&chat);
+        assert!(text.contains("by others (Ben) as generation 00000000000000ab;\n"), "{text}");
+        assert!(text.contains("`demes recover c0ffee00 --follow 00000000000000ab`"), "{text}");
+        assert!(text.contains("`demes recover c0ffee00` is the last resort\n"), "{text}");
+
+        let mut chat = pb::Chat { generation: generation.into(), ..sample_chat() };
+        chat.members[2].other_generation = "0".repeat(16);
+        let text = chat_text(&chat);
+        assert!(text.contains("  recovered, as generation 00000000000000ab\n"), "{text}");
+        assert!(text.contains("  Cleo: without that recovery; `demes recover"), "{text}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
+use tokio::io::Stdin;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
@@ -43,6 +44,9 @@ pub struct UpArgs {
     /// Accept invitations of people that you already share a chat with
     #[arg(long)]
     auto_accept: bool,
+    /// Stop when standard input ends, as it does when the program that holds its other end dies
+    #[arg(long)]
+    until_stdin_ends: bool,
     /// error, warn, info, debug, trace, or directives [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -71,7 +75,7 @@ impl UpArgs {
 pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
     let settings = config::load(&Arguments { flags: args.flags(), ..global.arguments() })?;
     // From here on a signal is answered by a stop, never by the default of dying at once.
-    let mut signals = Signals::new().context("signals cannot be received")?;
+    let signals = Signals::new().context("signals cannot be received")?;
     make_data_dir(&settings.data_dir)?;
     // Traces carry the peer's id, so the identity comes first. `serve` locks the directory; should
     // two first starts race before that, one identity is written and the other start is refused.
@@ -82,10 +86,11 @@ pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
     write_first_file(&settings);
     let data_dir = settings.data_dir.display().to_string();
     let name = settings.name.clone();
+    let mut stops = Stops { signals, stdin: args.until_stdin_ends.then(tokio::io::stdin) };
     let result = match rpc::serve(options(settings)).await {
         Ok(peer) => {
             announce(global, &peer, &name, &data_dir)?;
-            until_stopped(peer, &mut signals).await
+            until_stopped(peer, &mut stops).await
         }
         Err(error) => Err(refusal(&error).into()),
     };
@@ -122,29 +127,47 @@ fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> 
     }
 }
 
-async fn until_stopped(peer: RunningPeer, signals: &mut Signals) -> Result<ExitCode> {
-    let failure = tokio::select! {
-        () = signals.next() => None,
-        reason = peer.failed() => Some(reason),
-    };
-    if failure.is_none() {
-        tracing::info!("stopping; a second signal stops at once");
+async fn until_stopped(peer: RunningPeer, stops: &mut Stops) -> Result<ExitCode> {
+    tokio::select! {
+        () = stops.next() => {}
+        // Nothing more can be made durable, so there is nothing to wait for: the sooner its
+        // connections break, the sooner the members go on without it.
+        reason = peer.failed() => {
+            drop(peer);
+            return Err(Failure::disk(format!("the peer had to stop: {reason}")).into());
+        }
     }
+    tracing::info!("stopping; a second signal stops at once");
     tokio::select! {
         stopped = timeout(STOP_TIMEOUT, peer.stop()) => {
             if stopped.is_err() {
                 tracing::warn!("the stop took more than five seconds and was cut short");
             }
         }
-        () = signals.next() => process::exit(i32::from(EXIT_REFUSED)),
+        () = stops.signals.next() => process::exit(i32::from(EXIT_REFUSED)),
     }
-    match failure {
-        Some(reason) => Err(Failure::disk(format!("the peer had to stop: {reason}")).into()),
-        None => Ok(ExitCode::SUCCESS),
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What ends a peer.
+struct Stops {
+    signals: Signals,
+    /// Watched for its end, where that counts.
+    stdin: Option<Stdin>,
+}
+
+impl Stops {
+    async fn next(&mut self) {
+        let Some(stdin) = &mut self.stdin else { return self.signals.next().await };
+        let mut nowhere = tokio::io::sink();
+        tokio::select! {
+            () = self.signals.next() => {}
+            _ = tokio::io::copy(stdin, &mut nowhere) => {}
+        }
     }
 }
 
-/// What ends a peer: SIGTERM and SIGINT.
+/// SIGTERM and SIGINT.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -69,6 +69,8 @@ impl Values {
             invites_pending_max: size("invites_pending_max"),
             first_contact_per_minute_peer: number("first_contact_per_minute_peer"),
             first_contact_per_minute: number("first_contact_per_minute"),
+            calls_per_second_peer: number("calls_per_second_peer"),
+            feed_stall: Duration::from_secs(limit("feed_stall_s")),
         }
     }
 

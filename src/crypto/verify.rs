@@ -5,7 +5,9 @@ use ed25519_dalek::VerifyingKey;
 
 use crate::protocol::message::HandOver;
 use crate::protocol::sign;
-use crate::protocol::types::{ChatId, Entry, Incarnation, PeerId, Signature, Submission};
+use crate::protocol::types::{
+    ChatId, Entry, Incarnation, InviteLinkProof, Membership, Payload, PeerId, Signature, Submission,
+};
 
 /// Whether `signature` over `message` was made with the key of `peer`.
 pub fn verify(peer: &PeerId, message: &[u8], signature: &Signature) -> bool {
@@ -32,9 +34,26 @@ pub fn verify_submission(
     }
 }
 
-/// The same for an entry of `chat`'s log. The founding entry is signed for the chat of all zeros,
+/// Whether `peer`, in this incarnation, has the link that the proof names (R43).
+pub fn verify_proof(
+    chat: ChatId,
+    peer: PeerId,
+    incarnation: Incarnation,
+    proof: &InviteLinkProof,
+) -> bool {
+    let signed = sign::signed_invite_link(chat, peer, incarnation);
+    verify(&PeerId(proof.link.0), &signed, &proof.signature)
+}
+
+/// Whether an entry of `chat`'s log carries the signature that its kind needs, and any signature
+/// and proof that it carries are right. The founding entry is signed for the chat of all zeros,
 /// because its own hash makes the chat's id.
 pub fn verify_entry(chat: ChatId, entry: &Entry) -> bool {
+    if let Payload::Membership(Membership::Joined { proof: Some(proof), .. }) = &entry.payload
+        && !verify_proof(chat, entry.author, entry.session, proof)
+    {
+        return false;
+    }
     match &entry.signature {
         None => !sign::needs_signature(&entry.payload),
         Some(signature) => {
@@ -63,7 +82,7 @@ mod tests {
     use super::*;
     use crate::crypto::Identity;
     use crate::protocol::founding::founding_entry;
-    use crate::protocol::types::{Membership, Payload, Policy};
+    use crate::protocol::types::Policy;
 
     #[test]
     fn a_signature_binds_key_and_message() {

@@ -139,6 +139,10 @@ impl Replica {
         }
         for entry in &answer.entries {
             if self.log.term_at(entry.index) == Some(entry.term) {
+                if self.log.entry(entry.index).is_some_and(|own| own.hash != entry.hash) {
+                    self.fault("two hosts have made different entries in one term");
+                    return false;
+                }
                 continue;
             }
             if entry.index <= self.log.last().index {

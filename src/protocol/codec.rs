@@ -1,4 +1,5 @@
-//! The one canonical form of entries, submissions and checkpoints, in bytes.
+//! The one canonical form of entries and submissions, in bytes; that of checkpoints stands in
+//! `checkpoint.rs`.
 //!
 //! Hashes and signatures cover it and stores keep it, so that it must never depend on a library's
 //! version. Integers are little-endian and of fixed width; texts, bytes and lists carry their
@@ -6,15 +7,12 @@
 //! bytes at hand can fill.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::log::{Checkpoint, TermTable};
-use super::membership::ChatState;
-use super::submissions::{Author, Submissions};
 use super::types::{
-    Entry, Hash, Member, MemberState, Membership, Payload, PeerId, Policy, Submission, VoterSet,
+    Entry, Hash, InviteLinkId, InviteLinkProof, Membership, Payload, PeerId, Policy, Submission,
+    VoterSet,
 };
 
 /// Appends values to a buffer.
@@ -35,7 +33,7 @@ impl Writer {
         self.number(value.len() as u64);
         self.fixed(value);
     }
-    fn optional(&mut self, value: Option<&[u8]>) {
+    pub fn optional(&mut self, value: Option<&[u8]>) {
         self.byte(u8::from(value.is_some()));
         self.fixed(value.unwrap_or_default());
     }
@@ -76,10 +74,14 @@ impl Writer {
                 self.fixed(&peer.0);
                 self.bytes(address.as_bytes());
             }
-            Membership::Joined { name, address } => {
-                self.byte(3);
+            Membership::Joined { name, address, proof } => {
+                self.byte(if proof.is_none() { 3 } else { 7 });
                 self.bytes(name.as_bytes());
                 self.bytes(address.as_bytes());
+                if let Some(proof) = proof {
+                    self.fixed(&proof.link.0);
+                    self.fixed(&proof.signature);
+                }
             }
             Membership::Declined => self.byte(4),
             Membership::Leaving => self.byte(5),
@@ -87,10 +89,32 @@ impl Writer {
                 self.byte(6);
                 self.fixed(&peer.0);
             }
+            Membership::Removing { peer } => {
+                self.byte(8);
+                self.fixed(&peer.0);
+            }
+            Membership::InviteRevoked { peer } => {
+                self.byte(9);
+                self.fixed(&peer.0);
+            }
+            Membership::InviteLinkCreated { link, uses_max, expires_at_ms } => {
+                self.byte(10);
+                self.fixed(&link.0);
+                self.number(u64::from(*uses_max));
+                self.number(*expires_at_ms);
+            }
+            Membership::InviteLinkRevoked { link } => {
+                self.byte(11);
+                self.fixed(&link.0);
+            }
+            Membership::Recovered { generation } => {
+                self.byte(12);
+                self.number(*generation);
+            }
         }
     }
 
-    fn voters(&mut self, voters: &VoterSet) {
+    pub fn voters(&mut self, voters: &VoterSet) {
         self.number(voters.len() as u64);
         for (peer, incarnation) in &voters.0 {
             self.fixed(&peer.0);
@@ -122,34 +146,40 @@ impl Reader<'_> {
         self.0 = tail;
         Some(head)
     }
-    fn byte(&mut self) -> Option<u8> {
+    pub fn byte(&mut self) -> Option<u8> {
         self.fixed::<1>().map(|[byte]| byte)
     }
-    fn number(&mut self) -> Option<u64> {
+    pub fn number(&mut self) -> Option<u64> {
         self.fixed().map(u64::from_le_bytes)
     }
-    fn fixed<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub fn fixed<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
     fn bytes(&mut self) -> Option<&[u8]> {
         let length = self.number()?;
         self.take(usize::try_from(length).ok()?)
     }
-    fn text(&mut self) -> Option<String> {
+    pub fn text(&mut self) -> Option<String> {
         self.bytes().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok())
     }
-    fn optional<const N: usize>(&mut self) -> Option<Option<[u8; N]>> {
+    pub fn optional<const N: usize>(&mut self) -> Option<Option<[u8; N]>> {
         match self.byte()? {
             0 => Some(None),
             1 => self.fixed().map(Some),
             _ => None,
         }
     }
-    fn peer(&mut self) -> Option<PeerId> {
+    pub fn peer(&mut self) -> Option<PeerId> {
         self.fixed().map(PeerId)
     }
+    pub fn optional_peer(&mut self) -> Option<Option<PeerId>> {
+        self.optional().map(|peer| peer.map(PeerId))
+    }
+    pub fn link(&mut self) -> Option<InviteLinkId> {
+        self.fixed().map(InviteLinkId)
+    }
     /// The value, if nothing is left over.
-    fn finish<T>(self, value: T) -> Option<T> {
+    pub fn finish<T>(self, value: T) -> Option<T> {
         self.0.is_empty().then_some(value)
     }
 
@@ -175,35 +205,34 @@ impl Reader<'_> {
                 address: self.text()?,
             },
             2 => Membership::Invited { peer: self.peer()?, address: self.text()? },
-            3 => Membership::Joined { name: self.text()?, address: self.text()? },
+            3 => Membership::Joined { name: self.text()?, address: self.text()?, proof: None },
             4 => Membership::Declined,
             5 => Membership::Leaving,
             6 => Membership::Removed { peer: self.peer()? },
+            7 => Membership::Joined {
+                name: self.text()?,
+                address: self.text()?,
+                proof: Some(InviteLinkProof { link: self.link()?, signature: self.fixed()? }),
+            },
+            8 => Membership::Removing { peer: self.peer()? },
+            9 => Membership::InviteRevoked { peer: self.peer()? },
+            10 => Membership::InviteLinkCreated {
+                link: self.link()?,
+                uses_max: self.number().and_then(|uses| u32::try_from(uses).ok())?,
+                expires_at_ms: self.number()?,
+            },
+            11 => Membership::InviteLinkRevoked { link: self.link()? },
+            12 => Membership::Recovered { generation: self.number()? },
             _ => return None,
         })
     }
 
-    fn voters(&mut self) -> Option<VoterSet> {
+    pub fn voters(&mut self) -> Option<VoterSet> {
         let mut voters = BTreeMap::new();
         for _ in 0..self.number()? {
             voters.insert(self.peer()?, self.number()?);
         }
         Some(VoterSet(voters))
-    }
-
-    fn member(&mut self) -> Option<Member> {
-        Some(Member {
-            name: self.text()?,
-            address: self.text()?,
-            incarnation: self.number()?,
-            state: match self.byte()? {
-                1 => MemberState::Invited,
-                2 => MemberState::Active,
-                3 => MemberState::Leaving,
-                _ => return None,
-            },
-            since: self.number()?,
-        })
     }
 
     fn entry(&mut self) -> Option<Entry> {
@@ -299,81 +328,6 @@ impl Submission {
     }
 }
 
-impl Checkpoint {
-    /// The canonical form, for the store.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
-        let state = &self.state;
-        writer.number(state.index);
-        writer.fixed(&state.hash.0);
-        writer.bytes(state.chat_name.as_bytes());
-        writer.number(state.members.len() as u64);
-        for (peer, member) in state.members.iter() {
-            writer.fixed(&peer.0);
-            writer.bytes(member.name.as_bytes());
-            writer.bytes(member.address.as_bytes());
-            writer.number(member.incarnation);
-            writer.byte(match member.state {
-                MemberState::Invited => 1,
-                MemberState::Active => 2,
-                MemberState::Leaving => 3,
-            });
-            writer.number(member.since);
-        }
-        writer.voters(&state.voters);
-        writer.number(state.voters_index);
-        writer.number(state.submissions.0.len() as u64);
-        for ((peer, session), author) in &state.submissions.0 {
-            writer.fixed(&peer.0);
-            writer.number(*session);
-            writer.number(author.last);
-            writer.number(author.recent.len() as u64);
-            for index in &author.recent {
-                writer.number(*index);
-            }
-        }
-        writer.number(self.terms.0.len() as u64);
-        for (term, index) in &self.terms.0 {
-            writer.number(*term);
-            writer.number(*index);
-        }
-        writer.0
-    }
-
-    /// Reads the canonical form.
-    pub fn decode(bytes: &[u8]) -> Option<Checkpoint> {
-        let mut reader = Reader(bytes);
-        let mut state = ChatState {
-            index: reader.number()?,
-            hash: reader.fixed().map(Hash)?,
-            chat_name: reader.text()?,
-            ..ChatState::default()
-        };
-        let mut members = BTreeMap::new();
-        for _ in 0..reader.number()? {
-            members.insert(reader.peer()?, reader.member()?);
-        }
-        state.members = Arc::new(members);
-        state.voters = reader.voters()?;
-        state.voters_index = reader.number()?;
-        let mut submissions = Submissions::default();
-        for _ in 0..reader.number()? {
-            let key = (reader.peer()?, reader.number()?);
-            let mut author = Author { last: reader.number()?, ..Author::default() };
-            for _ in 0..reader.number()? {
-                author.recent.push_back(reader.number()?);
-            }
-            submissions.0.insert(key, author);
-        }
-        state.submissions = submissions;
-        let mut terms = TermTable::default();
-        for _ in 0..reader.number()? {
-            terms.0.push((reader.number()?, reader.number()?));
-        }
-        reader.finish(Checkpoint { state, terms })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,6 +352,11 @@ mod tests {
 
     fn payloads() -> Vec<Payload> {
         let voters = VoterSet([(PeerId([2; 32]), 11)].into());
+        let link = InviteLinkId([5; 32]);
+        let joined = |proof| {
+            let (name, address) = ("n".to_owned(), "c:3".to_owned());
+            Payload::Membership(Membership::Joined { name, address, proof })
+        };
         vec![
             Payload::TermStart,
             Payload::Message { request_id: "r".into(), sealed: Bytes::from_static(b"sealed") },
@@ -410,10 +369,20 @@ mod tests {
                 peer: PeerId([3; 32]),
                 address: "b:2".into(),
             }),
-            Payload::Membership(Membership::Joined { name: "n".into(), address: "c:3".into() }),
+            joined(None),
+            joined(Some(InviteLinkProof { link, signature: [7; 64] })),
             Payload::Membership(Membership::Declined),
             Payload::Membership(Membership::Leaving),
+            Payload::Membership(Membership::Removing { peer: PeerId([4; 32]) }),
             Payload::Membership(Membership::Removed { peer: PeerId([4; 32]) }),
+            Payload::Membership(Membership::InviteRevoked { peer: PeerId([4; 32]) }),
+            Payload::Membership(Membership::InviteLinkCreated {
+                link,
+                uses_max: 3,
+                expires_at_ms: 9,
+            }),
+            Payload::Membership(Membership::InviteLinkRevoked { link }),
+            Payload::Membership(Membership::Recovered { generation: 13 }),
             Payload::VoterChange(voters),
             Payload::Policy(Policy { chat_name: "new".into() }),
         ]
@@ -439,20 +408,11 @@ mod tests {
     }
 
     #[test]
-    fn submissions_and_checkpoints_read_back() {
+    fn submissions_read_back() {
         for payload in payloads() {
             let submission =
                 Submission { number: 1, created_at_ms: 2, trace: None, payload, signature: None };
             assert_eq!(Submission::decode(&submission.encode()), Some(submission));
         }
-        let mut checkpoint = Checkpoint::default();
-        for (index, payload) in (1..).zip(payloads()) {
-            let entry = Entry { index, term: index, number: index, ..entry(payload) };
-            checkpoint.state.apply(&entry);
-            checkpoint.terms.push(entry.term, entry.index);
-        }
-        let bytes = checkpoint.encode();
-        assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
-        assert_eq!(Checkpoint::decode(&bytes[1..]), None);
     }
 }

@@ -1,5 +1,6 @@
 //! What becomes durable, and what follows from it: appending, cutting, committing, confirming.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::Notice;
@@ -17,6 +18,7 @@ pub(super) struct Later {
 impl Replica {
     pub(super) fn on_persisted(&mut self, ready: u64, sync_us: Micros) {
         self.syncs.add(sync_us);
+        self.outbox.synced(ready);
         while let Some((number, index)) = self.unsynced.front().copied() {
             if number > ready {
                 break;
@@ -36,6 +38,10 @@ impl Replica {
     /// Commits up to `index` and does what follows.
     pub(super) fn commit_to(&mut self, index: Index) {
         if index <= self.log.commit() {
+            return;
+        }
+        if !matches!(self.part, Part::Host(_)) && self.host_has_doubled(index) {
+            self.fault("the host has put a message into the log a second time");
             return;
         }
         let mut present = self.log.state().is_present(self.me, self.incarnation);
@@ -60,12 +66,34 @@ impl Replica {
             let own =
                 |entry: &&Arc<Entry>| entry.author == self.me && entry.session == self.incarnation;
             present |= committed.iter().any(|entry| own(&entry));
-            if present && !self.log.state().members.contains_key(&self.me) {
-                self.ready.notices.push(Notice::Removed);
+            let is_host = matches!(self.part, Part::Host(_));
+            if present && !is_host && self.log.state().active().next().is_none() {
+                // Everybody leaves: there will be no host to say that this membership has ended.
+                self.end_own_membership(None);
+            } else if present && !self.log.state().members.contains_key(&self.me) {
+                let former = self.log.state().former_members.get(&self.me);
+                self.end_own_membership(former.and_then(|former| former.removed_by));
             }
         }
         self.ready.committed.extend(committed);
         self.flush_at.get_or_insert(self.now + self.config.flush_us);
+    }
+
+    // R32: one number of an author's session stands in the log once, and after the ones before it.
+    /// Whether that does not hold for what would be committed up to `index`.
+    fn host_has_doubled(&self, index: Index) -> bool {
+        let mut last = BTreeMap::new();
+        let committed = self.log.commit();
+        (committed + 1..=index).filter_map(|next| self.log.entry(next)).any(|entry| {
+            let (author, session, number) = (entry.author, entry.session, entry.number);
+            let known = self.log.state().submissions.last(author, session);
+            let last = last.entry((author, session)).or_insert(known);
+            if number == *last + 1 {
+                *last = number;
+                return false;
+            }
+            number != 0 && number <= *last
+        })
     }
 
     /// R34: this peer's own submission stands committed in its own log.
@@ -95,6 +123,7 @@ impl Replica {
         self.round_trips.remove(&peer);
         self.links.remove(&peer);
         self.goodbyes.remove(&peer);
+        self.other_generations.remove(&peer);
         self.pasts.retain(|(other, _), _| *other != peer);
     }
 
@@ -147,7 +176,11 @@ impl Replica {
 /// Whose membership the entry ends.
 fn removed_by(entry: &Entry) -> Option<PeerId> {
     match &entry.payload {
-        Payload::Membership(Membership::Removed { peer }) => Some(*peer),
+        Payload::Membership(
+            Membership::Removed { peer }
+            | Membership::Removing { peer }
+            | Membership::InviteRevoked { peer },
+        ) => Some(*peer),
         Payload::Membership(Membership::Declined) => Some(entry.author),
         _ => None,
     }

@@ -130,7 +130,7 @@ impl Replica {
 
     // R15: a voter of the latest set, reachable, not the suspected host, not withdrawn.
     fn may_be_nominated(&self, peer: PeerId, suspicion: &Suspicion) -> bool {
-        let reachable = peer == self.me || self.links.get(&peer) == Some(&LinkState::Up);
+        let reachable = peer == self.me || self.is_within_reach(&peer);
         self.log.voters().contains(&peer)
             && reachable
             && suspicion.suspected != Some(peer)
@@ -170,13 +170,13 @@ impl Replica {
         self.try_stand();
     }
 
-    pub(super) fn on_solicit(&mut self, message: &Message, solicit: Nominate) {
+    pub(super) fn on_solicit(&mut self, message: &Message, _solicit: Nominate) {
         let last = self.log.last();
         let host_alive = self.host_alive();
         let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
-        // Who may not vote does not nominate either (R37).
-        let may = self.is_voter() && !self.tail_in_doubt;
-        let nominated = may && dialled && host_alive.is_none() && solicit.last >= last;
+        // R7: whether its own set has it or not: the asker counts by the set that it has. Who
+        // may not vote does not nominate either (R37).
+        let nominated = !self.tail_in_doubt && dialled && host_alive.is_none();
         let term = self.hard_state.term;
         let in_doubt = self.tail_in_doubt;
         let answer = SolicitAnswer { term, nominated, last, in_doubt, host_alive };
@@ -197,9 +197,10 @@ impl Replica {
     }
 
     /// Somebody else hears the host: attach to it, if the term is right.
-    pub(super) fn on_host_alive(&mut self, _message: &Message, alive: Option<HostAlive>) {
+    pub(super) fn on_host_alive(&mut self, message: &Message, alive: Option<HostAlive>) {
         if let Some(alive) = alive {
             self.learn_host(Some(alive.host), alive.term);
+            self.attach_through(message.from);
         }
     }
 
@@ -326,13 +327,14 @@ impl Replica {
         });
         self.host = None;
         self.attached = None;
+        self.relays.clear();
         self.adoption = None;
         self.nominations.clear();
         for peer in self.other_voters() {
             let incarnation = self.log.voters().0[&peer];
             let past = self.pasts.get(&(peer, incarnation)).copied();
             let request = RequestVote { term, last: self.log.last(), hand_over, past };
-            self.send(peer, Body::RequestVote(request));
+            self.send_to_incarnation(peer, incarnation, Body::RequestVote(request));
         }
     }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::invite_link::InviteLinks;
 use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
 use super::time::Micros;
 use super::types::{
-    Boot, Entry, HardState, Incarnation, Index, Member, Number, Pasts, Payload, PeerId, Signature,
-    Submission, Term, TraceContext, VoterSet,
+    Boot, Entry, FormerMember, Generation, HardState, Incarnation, Index, Member, Number, Pasts,
+    Payload, PeerId, Signature, Submission, Term, TraceContext, VoterSet,
 };
 
 /// What a store gives back when it is opened; empty for a chat that is new here.
@@ -17,6 +18,9 @@ pub struct Recovered {
     pub incarnation: Incarnation,
     /// Raised durably by this very start (R9).
     pub boot: Boot,
+    /// The generation of the chat that this store takes part in (R30). A log that is being fetched
+    /// comes to it in the end.
+    pub generation: Generation,
     pub hard_state: HardState,
     pub checkpoint: Checkpoint,
     /// Every entry after the checkpoint, in order, with its chain already checked.
@@ -28,6 +32,8 @@ pub struct Recovered {
     /// The highest number this session ever gave away.
     pub last_number: Number,
     pub read: Index,
+    /// Who removed this peer from the chat, if somebody has.
+    pub removed_by: Option<PeerId>,
     /// What was remembered of other peers when that was last written down (R9).
     pub pasts: Pasts,
     /// The last batch was torn and cut: vote and stand only once caught up (R37).
@@ -157,8 +163,12 @@ pub struct Persist {
     pub request_ids: Vec<(String, Index)>,
     pub checkpoint: Option<Arc<Checkpoint>>,
     pub read: Option<Index>,
+    /// That member has removed this peer, for good.
+    pub removed_by: Option<PeerId>,
     /// All that is remembered of other peers (R9), in place of what was.
     pub pasts: Option<Arc<Pasts>>,
+    /// From here on the log is of this generation; see `recovery.rs` (R30).
+    pub generation: Option<Generation>,
 }
 
 impl Persist {
@@ -216,10 +226,17 @@ pub enum Notice {
     Members,
     /// `Event::Stop` is done: the process may end.
     MayStop,
-    /// This peer stopped being a member.
-    Removed,
+    /// This peer stopped being a member: by itself, or because somebody removed it.
+    Removed {
+        by: Option<PeerId>,
+    },
     /// This peer was shown to be below its own past: take a new incarnation (R9).
     BelowOwnPast,
+    /// A member takes part in another generation of the chat than this peer (R30). Once for each.
+    OtherGeneration {
+        peer: PeerId,
+        generation: Generation,
+    },
     /// Proof of a fault, here or at another member: this chat stops here, and says why.
     Fault {
         what: &'static str,
@@ -251,8 +268,17 @@ pub struct Status {
     pub voters_in_contact: usize,
     pub majority: usize,
     pub incarnation: Incarnation,
+    pub generation: Generation,
+    /// Members that were last heard of in another generation, and which (R30).
+    pub other_generations: BTreeMap<PeerId, Generation>,
+    /// No majority of the voters was linked to this peer for ten minutes or more.
+    pub majority_lost: bool,
     pub chat_name: String,
     pub members: Arc<BTreeMap<PeerId, Member>>,
+    pub former_members: Arc<BTreeMap<PeerId, FormerMember>>,
+    pub invite_links: InviteLinks,
+    /// Who removed this peer, which takes no part in the chat any more.
+    pub removed_by: Option<PeerId>,
     pub voters: VoterSet,
     pub links: BTreeMap<PeerId, LinkState>,
     pub receipts: BTreeMap<PeerId, Receipt>,

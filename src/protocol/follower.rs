@@ -10,20 +10,23 @@ use super::message::{
     Receipt, RefusedReason, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
 use super::replica::{Part, Replica};
-use super::time::{Instant, MS, Micros};
-use super::types::{Index, PeerId, Position, Term};
+use super::time::{Instant, MS, Micros, SECOND};
+use super::types::{Index, Membership, Payload, PeerId, Position, Term};
 
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
 /// Heartbeats that tell of entries which do not come, before the member attaches again.
 const HOLES_MAX: u32 = 3;
+/// One who reads through another member looks for the host itself again after this.
+pub(super) const RELAY_US: Micros = 5 * SECOND;
 /// The pause before attaching again where a stream, but not the connection, was lost.
 const REATTACH_US: Micros = 10 * MS;
 
 /// The newest attach to the host's log (R35).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Attached {
-    pub host: PeerId,
+    /// Whom the log comes from: the host, or a member that passes it on.
+    pub source: PeerId,
     pub attach: u64,
     pub since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
@@ -43,9 +46,7 @@ impl Replica {
             None => at(self.seek_host_at),
             Some(attached) => {
                 at(self.report_at);
-                if attached.matched.is_none() {
-                    at(attached.since + self.config.lease_max_us);
-                }
+                at(self.attach_ends_at(attached));
             }
         }
         if let Some(resend_at) = self.outbox.resend_at() {
@@ -56,11 +57,9 @@ impl Replica {
     pub(super) fn follower_on_time(&mut self) {
         match &self.attached {
             None if self.now >= self.seek_host_at => self.seek_host(),
-            Some(attached)
-                if attached.matched.is_none()
-                    && self.now >= attached.since + self.config.lease_max_us =>
-            {
-                self.attach();
+            Some(attached) if self.now >= self.attach_ends_at(attached) => {
+                self.attached = None;
+                self.seek_host();
             }
             Some(_) if self.now >= self.report_at => self.report_delays(),
             _ => {}
@@ -68,6 +67,22 @@ impl Replica {
         if self.outbox.resend_at().is_some_and(|at| self.now >= at) {
             self.outbox.resend_all();
         }
+    }
+
+    /// When the source of the log is to be looked for anew: one that does not answer, one that
+    /// passes the log on and is not the host, and a host that says nothing any more, because it has
+    /// forgotten this member.
+    fn attach_ends_at(&self, attached: &Attached) -> Instant {
+        if Some(attached.source) != self.host {
+            let limit =
+                if attached.matched.is_some() { RELAY_US } else { self.config.lease_max_us };
+            return attached.since + limit;
+        }
+        let heard = match attached.matched {
+            Some(_) => attached.since.max(self.lease_until),
+            None => attached.since,
+        };
+        heard + self.config.lease_max_us
     }
 
     /// M10: attaches to the host if it is known and linked, and else asks others for it.
@@ -138,11 +153,30 @@ impl Replica {
         self.attach_at(host, self.log.last());
     }
 
-    fn attach_at(&mut self, host: PeerId, look: Position) {
+    // R35: a member that the host cannot be reached by directly, for longer than a lease, reads
+    // through `informant`, who hears it. From time to time it looks for the host again.
+    pub(super) fn attach_through(&mut self, informant: PeerId) {
+        let elsewhere = self.host.is_some_and(|host| host != informant && host != self.me);
+        if elsewhere
+            && self.attached.is_none()
+            && matches!(self.part, Part::Follower)
+            && self.now >= self.relay_at
+            && self.links.get(&informant) == Some(&LinkState::Up)
+        {
+            self.attach_at(informant, self.log.last());
+        }
+    }
+
+    /// Whether the log comes from the host itself.
+    pub(super) fn is_attached_to_host(&self) -> bool {
+        self.attached.as_ref().is_some_and(|attached| Some(attached.source) == self.host)
+    }
+
+    fn attach_at(&mut self, source: PeerId, look: Position) {
         self.attach_count += 1;
         let attach = self.attach_count;
         self.attached = Some(Attached {
-            host,
+            source,
             attach,
             since: self.now,
             matched: None,
@@ -152,17 +186,21 @@ impl Replica {
         });
         self.outbox.resend_all();
         let term = self.hard_state.term;
-        self.send(host, Body::Attach(Attach { term, attach, look }));
+        let relay = self.host != Some(source);
+        self.send(source, Body::Attach(Attach { term, attach, look, relay }));
     }
 
     pub(super) fn detach_from(&mut self, peer: PeerId) {
-        if let Some(attached) = self.attached.take_if(|attached| attached.host == peer) {
+        if let Some(attached) = self.attached.take_if(|attached| attached.source == peer) {
             // A host that never answered is not asked again at once.
             let pause = match attached.matched {
                 Some(_) => REATTACH_US,
                 None => self.config.lease_min_us,
             };
             self.seek_host_at = self.now + pause;
+            if self.host == Some(peer) {
+                self.relay_at = self.now + self.config.lease_max_us;
+            }
         }
     }
 
@@ -174,7 +212,7 @@ impl Replica {
     fn current_attach(&mut self, from: PeerId, term: Term, attach: u64) -> Option<&mut Attached> {
         let current = self.hard_state.term == term;
         let attached = self.attached.as_mut()?;
-        (current && attached.host == from && attached.attach == attach).then_some(attached)
+        (current && attached.source == from && attached.attach == attach).then_some(attached)
     }
 
     pub(super) fn on_look_back(&mut self, message: &Message, look_back: LookBack) {
@@ -226,6 +264,10 @@ impl Replica {
     fn take_entry(&mut self, entry: &Arc<super::types::Entry>, host_term: Term) -> bool {
         if let Some(own) = self.log.term_at(entry.index) {
             if own == entry.term {
+                if self.log.entry(entry.index).is_some_and(|own| own.hash != entry.hash) {
+                    self.fault("two hosts have made different entries in one term");
+                    return false;
+                }
                 return true;
             }
             if entry.index <= self.log.commit() || own == host_term {
@@ -240,6 +282,13 @@ impl Replica {
         }
         if entry.previous != self.log.last_hash() {
             self.fault("the chain of hashes is broken");
+            return false;
+        }
+        // R30: a running chat is never recovered; only a log on its way to its own generation
+        // still meets recoveries.
+        let arrived = self.log.state().generation == self.generation;
+        if arrived && matches!(entry.payload, Payload::Membership(Membership::Recovered { .. })) {
+            self.fault("a recovery of the chat came from a host of the same generation");
             return false;
         }
         self.append(Arc::clone(entry));
@@ -313,8 +362,8 @@ impl Replica {
                 0
             },
         };
-        let host = attached.host;
-        self.send(host, Body::Acknowledge(acknowledge));
+        let source = attached.source;
+        self.send(source, Body::Acknowledge(acknowledge));
     }
 
     /// R12: this member's row of delays, and the others from near to far.
@@ -336,16 +385,20 @@ impl Replica {
 
     fn report_delays(&mut self) {
         self.report_at = self.now + self.config.report_us;
-        if let Some(host) = self.host {
+        if let Some(host) = self.host.filter(|_| self.is_attached_to_host()) {
             let report = self.own_report();
             self.send(host, Body::ReportDelays(report));
         }
     }
 
     pub(super) fn on_goodbye(&mut self, message: &Message) {
+        let known = self.pasts.get(&(message.from, message.from_incarnation));
+        if known.is_some_and(|past| past.boot > message.from_boot) {
+            // It was long on its way: that peer has come back meanwhile.
+            return;
+        }
         // R26: it is away at once, and whoever hosts from here on knows.
-        self.goodbyes.insert(message.from, message.from_boot);
-        self.links.insert(message.from, LinkState::Down);
+        self.goodbyes.insert(message.from, (message.from_incarnation, message.from_boot));
         self.detach_from(message.from);
     }
 
@@ -361,22 +414,25 @@ impl Replica {
         if !matches!(self.part, Part::Follower) {
             return;
         }
+        self.flush_relays();
         self.flush_submissions();
         self.flush_acknowledgement();
     }
 
     // R33: on a new host, after its `TermStart`, everything that is not confirmed is sent again.
     fn flush_submissions(&mut self) {
-        let Some(host) = self.host else { return };
+        let Some(source) = self.attached.as_ref().map(|attached| attached.source) else { return };
         if self.outbox.len() == 0 || !self.is_served() {
             return;
         }
+        let author = (self.host != Some(source)).then_some((self.me, self.incarnation));
         let config = &self.config;
         let term = self.hard_state.term;
         let unsent = self.outbox.take_unsent(config.in_flight_max, config.append_bytes_max);
         self.outbox.expect_answer(self.now, config.resend_min_us, config.resend_max_us);
         if !unsent.is_empty() {
-            self.send(host, Body::Submit(Submit { term, submissions: unsent }));
+            let submit = Submit { term, author, submissions: unsent };
+            self.send(source, Body::Submit(submit));
         }
     }
 
@@ -414,8 +470,7 @@ impl Replica {
 
     /// Voters that this peer is linked to, itself included.
     pub(super) fn voters_linked(&self) -> usize {
-        let linked =
-            |peer: &&PeerId| **peer == self.me || self.links.get(*peer) == Some(&LinkState::Up);
+        let linked = |peer: &&PeerId| **peer == self.me || self.is_within_reach(peer);
         self.log.voters().peers().filter(linked).count()
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Hosting {
     pub heartbeat: u64,
     pub heartbeat_at: Instant,
     pub heartbeats_sent: VecDeque<HeartbeatSent>,
+    /// What the last two heartbeats said of the time to the next.
+    pub intervals_us: (Micros, Micros),
     pub active_at: Instant,
     pub announce_at: Instant,
     pub receipts_version: u64,
@@ -91,6 +93,7 @@ impl Replica {
             heartbeat: 0,
             heartbeat_at: now,
             heartbeats_sent: VecDeque::new(),
+            intervals_us: (self.config.heartbeat_us, self.config.heartbeat_us),
             active_at: now,
             announce_at: now + ANNOUNCE_US,
             receipts_version: 1,
@@ -101,6 +104,7 @@ impl Replica {
         }));
         self.host = Some(self.me);
         self.attached = None;
+        self.relays.clear();
         self.suspicion = None;
         self.nominations.clear();
         let term = self.hard_state.term;
@@ -168,7 +172,10 @@ impl Replica {
 
     /// The lease that members have at least, as the host must assume.
     pub(super) fn lease_floor(&self) -> Micros {
-        self.config.lease_min_us.max(3 * self.heartbeat_interval())
+        let Part::Host(hosting) = &self.part else { return self.config.lease_min_us };
+        // Where the pace has just changed, the newest heartbeat may not have arrived yet.
+        let (before, newest) = hosting.intervals_us;
+        self.config.lease_min_us.max(3 * before.max(newest))
     }
 
     fn heartbeat_interval(&self) -> Micros {
@@ -234,6 +241,7 @@ impl Replica {
         let now = self.now;
         let Part::Host(hosting) = &mut self.part else { return };
         hosting.heartbeat_at = now + interval_us;
+        hosting.intervals_us = (hosting.intervals_us.1, interval_us);
         hosting.heartbeat += 1;
         let commit = self.log.commit();
         let sent = HeartbeatSent { number: hosting.heartbeat, at: now, commit };
@@ -276,7 +284,7 @@ impl Replica {
             self.enter_term(attach.term);
         }
         if !matches!(self.part, Part::Host(_)) {
-            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            self.on_attach_elsewhere(message, attach);
             return;
         }
         if attach.term < self.hard_state.term {
@@ -284,7 +292,15 @@ impl Replica {
             return;
         }
         if !self.log.state().is_present(from, message.from_incarnation) {
-            self.refuse(message, RefusedReason::NotMember);
+            // Before its `TermStart` is committed, a host does not know of the latest joins.
+            let Part::Host(hosting) = &self.part else { return };
+            self.refuse(
+                message,
+                match hosting.serving {
+                    true => RefusedReason::NotMember,
+                    false => RefusedReason::NotHost { host: None },
+                },
+            );
             return;
         }
         let incarnation = message.from_incarnation;
@@ -296,9 +312,6 @@ impl Replica {
         let Part::Host(hosting) = &mut self.part else { return };
         let mut progress = Progress::new(incarnation, attach.attach, past);
         progress.boot = message.from_boot;
-        if self.goodbyes.get(&from).is_some_and(|boot| message.from_boot > *boot) {
-            self.goodbyes.remove(&from);
-        }
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation
         {
@@ -328,7 +341,10 @@ impl Replica {
         }
         let last = self.log.last().index;
         let term = self.hard_state.term;
-        let Part::Host(hosting) = &mut self.part else { return };
+        let Part::Host(hosting) = &mut self.part else {
+            self.on_acknowledge_elsewhere(message, acknowledge);
+            return;
+        };
         let Some(progress) = hosting.progress.get_mut(&from) else { return };
         // Answers bind to the newest attach, and to the incarnation that made it.
         if acknowledge.term != term
@@ -430,30 +446,34 @@ impl Replica {
         }
     }
 
-    /// Sends a member what it lacks, as far as it keeps up (R35).
-    fn replicate(&mut self, peer: PeerId) {
+    /// Sends a member what it lacks, as far as it keeps up (R35). One whose membership has just
+    /// ended is told of the commit that says so, and of nothing that comes after it.
+    pub(super) fn replicate(&mut self, peer: PeerId) {
         let (term, commit) = (self.hard_state.term, self.log.commit());
-        let last = self.log.last().index;
+        let is_member = self.log.state().members.contains_key(&peer);
+        let last = if is_member { self.passed_on_through() } else { 0 };
+        let unacknowledged_bytes_max = self.config.unacknowledged_bytes_max;
         loop {
-            let Part::Host(hosting) = &mut self.part else { return };
-            let Some(progress) = hosting.progress.get_mut(&peer) else { return };
+            let Some(progress) = self.progress_mut(peer) else { return };
             let Some(next) = progress.next else { return };
             let news = progress.commit_sent != Some(commit);
-            let room = progress.has_room(self.config.unacknowledged_bytes_max);
+            let room = progress.has_room(unacknowledged_bytes_max);
             let has_more = next <= last && room;
             if progress.loading || (!has_more && !news) {
                 return;
             }
+            let attach = progress.attach;
             if has_more && !self.log.in_window(next) {
-                progress.loading = true;
-                let (attach, through) = (progress.attach, self.log.base());
+                self.progress_mut(peer).expect("it was there").loading = true;
+                let through = self.log.base();
                 self.load(Load { peer, attach, from: next, through });
                 return;
             }
-            let entries = match has_more {
+            let mut entries = match has_more {
                 true => self.log.entries_from(next, self.config.append_bytes_max),
                 false => Vec::new(),
             };
+            entries.retain(|entry| entry.index <= last);
             self.send_entries(peer, term, next, entries);
         }
     }
@@ -461,8 +481,7 @@ impl Replica {
     fn send_entries(&mut self, peer: PeerId, term: u64, next: Index, entries: Vec<Arc<Entry>>) {
         let commit = self.log.commit();
         let previous = Position { term: self.log.term_at(next - 1).unwrap_or(0), index: next - 1 };
-        let Part::Host(hosting) = &mut self.part else { return };
-        let Some(progress) = hosting.progress.get_mut(&peer) else { return };
+        let Some(progress) = self.progress_mut(peer) else { return };
         if let Some(entry) = entries.last() {
             let bytes = entries.iter().map(|entry| entry.size()).sum();
             progress.sent(entry.index, bytes);
@@ -475,8 +494,7 @@ impl Replica {
 
     pub(super) fn on_loaded(&mut self, load: Load, entries: Vec<Arc<Entry>>) {
         let term = self.hard_state.term;
-        let Part::Host(hosting) = &mut self.part else { return };
-        let Some(progress) = hosting.progress.get_mut(&load.peer) else { return };
+        let Some(progress) = self.progress_mut(load.peer) else { return };
         if progress.attach != load.attach {
             return;
         }

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::membership::ChatState;
-use super::types::{Entry, Hash, Index, Payload, Position, Term, VoterSet};
+use super::membership::{ChatState, voters_of};
+use super::types::{Entry, Hash, Index, Position, Term, VoterSet};
 
 /// Everything that follows from the committed log up to one index, so that a start need not read
 /// the log from its beginning. The default is the empty log.
@@ -179,8 +179,8 @@ impl Log {
         self.last = Position { term: entry.term, index: entry.index };
         self.last_hash = entry.hash;
         self.window_bytes += entry.size();
-        if let Payload::VoterChange(voters) = &entry.payload {
-            self.pending_voters.push((entry.index, voters.clone()));
+        if let Some(voters) = voters_of(&entry) {
+            self.pending_voters.push((entry.index, voters));
         }
         self.window.push_back(entry);
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::invite_link::{InviteLink, InviteLinks};
+use super::message::RefusedReason;
 use super::submissions::Submissions;
 use super::types::{
-    Entry, Hash, Incarnation, Index, MEMBERS_MAX, Member, MemberState, Membership, Payload, PeerId,
-    VoterSet,
+    Entry, FORMER_MEMBERS_MAX, FormerMember, Generation, Hash, Incarnation, Index, InviteLinkId,
+    MEMBERS_MAX, Member, MemberState, Membership, Payload, PeerId, VoterSet,
 };
 
 /// The chat at one index of its log. It follows from the entries alone, so that every member has
@@ -17,6 +19,8 @@ pub struct ChatState {
     /// The last entry that is in here.
     pub index: Index,
     pub hash: Hash,
+    /// The newest recovery in the log; 0 without one (R30).
+    pub generation: Generation,
     pub chat_name: String,
     /// Shared, because it is shown often and changes seldom.
     pub members: Arc<BTreeMap<PeerId, Member>>,
@@ -24,6 +28,20 @@ pub struct ChatState {
     pub voters: VoterSet,
     pub voters_index: Index,
     pub submissions: Submissions,
+    pub invite_links: InviteLinks,
+    /// Those who have gone last; shared like the members.
+    pub former_members: Arc<BTreeMap<PeerId, FormerMember>>,
+}
+
+/// What the log says to one who wants to join, and may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// It takes part already, in this incarnation.
+    Done,
+    /// It is invited, or a member that comes back as another incarnation.
+    Known,
+    /// The link lets it in, and so many more.
+    ByLink { uses_left: u32 },
 }
 
 impl ChatState {
@@ -35,13 +53,13 @@ impl ChatState {
         self.submissions.apply(entry);
         match &entry.payload {
             Payload::Membership(change) => self.apply_membership(entry, change),
-            // R29: who votes changes nobody's membership, keys or rights.
-            Payload::VoterChange(voters) => {
-                self.voters = voters.clone();
-                self.voters_index = entry.index;
-            }
             Payload::Policy(policy) => self.chat_name.clone_from(&policy.chat_name),
-            Payload::TermStart | Payload::Message { .. } => {}
+            Payload::VoterChange(_) | Payload::TermStart | Payload::Message { .. } => {}
+        }
+        // R29: who votes changes nobody's membership, keys or rights.
+        if let Some(voters) = voters_of(entry) {
+            self.voters = voters;
+            self.voters_index = entry.index;
         }
     }
 
@@ -60,53 +78,161 @@ impl ChatState {
             .map(|(peer, member)| (*peer, member.incarnation))
     }
 
+    /// Whether the committed log lets `peer` join in this incarnation, and why not. `now_ms` is the
+    /// wall clock of the host, which decides that; `link` is one that the peer has proven to have.
+    pub fn admission(
+        &self,
+        peer: PeerId,
+        incarnation: Incarnation,
+        link: Option<InviteLinkId>,
+        now_ms: u64,
+    ) -> Result<Admission, RefusedReason> {
+        if let Some(member) = self.members.get(&peer) {
+            return match member.state {
+                MemberState::Leaving => Err(RefusedReason::NotMember),
+                MemberState::Active if member.incarnation == incarnation => Ok(Admission::Done),
+                MemberState::Active | MemberState::Invited => Ok(Admission::Known),
+            };
+        }
+        let Some(link) = link else { return Err(RefusedReason::NotMember) };
+        self.check_link(peer, link, now_ms).map(|uses_left| Admission::ByLink { uses_left })
+    }
+
+    // R43: a link that was made before a member was removed does not bring that one back.
+    /// Whether the link lets `peer` in, who is no member, and how many uses it has left.
+    pub fn check_link(
+        &self,
+        peer: PeerId,
+        link: InviteLinkId,
+        now_ms: u64,
+    ) -> Result<u32, RefusedReason> {
+        let link = self.invite_links.get(&link).ok_or(RefusedReason::LINK_UNKNOWN)?;
+        if let Some(former) = self.former_members.get(&peer)
+            && former.removed_by.is_some()
+            && link.created < former.index
+        {
+            return Err(RefusedReason::Removed { by: former.removed_by });
+        }
+        if let Some(problem) = link.problem(now_ms) {
+            return Err(RefusedReason::InviteLink(problem));
+        }
+        if self.members.len() >= MEMBERS_MAX {
+            return Err(RefusedReason::ChatFull);
+        }
+        Ok(link.uses_left)
+    }
+
     fn apply_membership(&mut self, entry: &Entry, change: &Membership) {
         let author = entry.author;
         let present = self.is_present(author, entry.session);
-        let members = Arc::make_mut(&mut self.members);
+        let active = present && self.members[&author].state == MemberState::Active;
         match change {
             Membership::Founded { chat_name, name, address } if entry.index == 1 => {
                 self.chat_name.clone_from(chat_name);
-                members.insert(author, joined(entry, name, address));
-                self.voters = VoterSet([(author, entry.session)].into());
-                self.voters_index = entry.index;
+                self.members_mut().insert(author, joined(entry, name, address));
             }
             Membership::Founded { .. } => {}
             Membership::Invited { peer, address } => {
-                if present && members.len() < MEMBERS_MAX {
-                    members.entry(*peer).or_insert_with(|| Member {
-                        name: String::new(),
-                        address: address.clone(),
-                        incarnation: 0,
-                        state: MemberState::Invited,
-                        since: entry.index,
-                    });
+                if present && self.members.len() < MEMBERS_MAX {
+                    self.members_mut().entry(*peer).or_insert_with(|| invited(entry, address));
                 }
             }
-            Membership::Joined { name, address } => {
-                if let Some(member) = members.get_mut(&author) {
-                    *member = joined(entry, name, address);
+            Membership::Joined { name, address, proof } => {
+                if self.lets_in(author, proof.as_ref().map(|proof| proof.link)) {
+                    self.members_mut().insert(author, joined(entry, name, address));
                     // R9: a new incarnation is the goodbye of the old one.
                     self.submissions.retain_session(author, entry.session);
                 }
             }
-            Membership::Declined => {
-                if members.get(&author).is_some_and(|m| m.state == MemberState::Invited) {
-                    members.remove(&author);
-                }
+            Membership::Declined => self.end_invitation(&author),
+            Membership::InviteRevoked { peer } if active => self.end_invitation(peer),
+            Membership::Leaving if present => self.begin_to_leave(author, None, entry.index),
+            Membership::Removing { peer } if active => {
+                self.end_invitation(peer);
+                let by = (*peer != author).then_some(author);
+                self.begin_to_leave(*peer, by, entry.index);
             }
-            Membership::Leaving => {
-                if let Some(member) = members.get_mut(&author)
-                    && present
-                {
-                    member.state = MemberState::Leaving;
-                    member.since = entry.index;
-                }
+            Membership::Removed { peer } => self.end_membership(peer, entry.index),
+            Membership::InviteLinkCreated { link, uses_max, expires_at_ms } if active => {
+                let created = InviteLink {
+                    created_by: author,
+                    created: entry.index,
+                    uses_max: *uses_max,
+                    uses_left: *uses_max,
+                    expires_at_ms: *expires_at_ms,
+                    revoked: false,
+                };
+                self.invite_links.create(*link, created, entry.created_at_ms);
             }
-            Membership::Removed { peer } => {
-                members.remove(peer);
-            }
+            Membership::Recovered { generation } => self.generation = *generation,
+            Membership::InviteLinkRevoked { link } if active => self.invite_links.revoke(link),
+            // An author who may not do that changes nothing.
+            Membership::InviteRevoked { .. }
+            | Membership::Leaving
+            | Membership::Removing { .. }
+            | Membership::InviteLinkCreated { .. }
+            | Membership::InviteLinkRevoked { .. } => {}
         }
+    }
+
+    fn members_mut(&mut self) -> &mut BTreeMap<PeerId, Member> {
+        Arc::make_mut(&mut self.members)
+    }
+
+    // R43: a link's use is consumed by the very entry that lets somebody in.
+    fn lets_in(&mut self, peer: PeerId, link: Option<InviteLinkId>) -> bool {
+        if let Some(member) = self.members.get(&peer) {
+            // One who is to go, goes: it does not come back as another incarnation.
+            return member.state != MemberState::Leaving;
+        }
+        // The clock was looked at before the entry was made; everybody decides the rest alike.
+        link.is_some_and(|link| {
+            self.check_link(peer, link, 0).is_ok() && self.invite_links.use_up(&link)
+        })
+    }
+
+    fn end_invitation(&mut self, peer: &PeerId) {
+        if self.members.get(peer).is_some_and(|member| member.state == MemberState::Invited) {
+            self.members_mut().remove(peer);
+        }
+    }
+
+    fn begin_to_leave(&mut self, peer: PeerId, removed_by: Option<PeerId>, index: Index) {
+        if let Some(member) = self.members_mut().get_mut(&peer)
+            && member.state == MemberState::Active
+        {
+            member.state = MemberState::Leaving;
+            member.since = index;
+            member.removed_by = removed_by;
+        }
+    }
+
+    // R41: only who is to go by its own or a member's signed word can be removed.
+    fn end_membership(&mut self, peer: &PeerId, index: Index) {
+        let leaving = self.members.get(peer).filter(|m| m.state == MemberState::Leaving);
+        let Some(member) = leaving else { return };
+        let (incarnation, removed_by) = (member.incarnation, member.removed_by);
+        self.members_mut().remove(peer);
+        let former_members = Arc::make_mut(&mut self.former_members);
+        former_members.insert(*peer, FormerMember { incarnation, removed_by, index });
+        if former_members.len() > FORMER_MEMBERS_MAX {
+            let first = former_members.iter().min_by_key(|(_, former)| former.index);
+            let first = first.map(|(peer, _)| *peer);
+            former_members.retain(|peer, _| Some(*peer) != first);
+        }
+    }
+}
+
+/// The voter set that the entry brings, in force from there on (R5).
+pub(super) fn voters_of(entry: &Entry) -> Option<VoterSet> {
+    match &entry.payload {
+        Payload::VoterChange(voters) => Some(voters.clone()),
+        Payload::Membership(Membership::Founded { .. }) if entry.index > 1 => None,
+        // R30: who recovers a chat goes on alone, and the others' votes come back one by one.
+        Payload::Membership(Membership::Founded { .. } | Membership::Recovered { .. }) => {
+            Some(VoterSet([(entry.author, entry.session)].into()))
+        }
+        _ => None,
     }
 }
 
@@ -117,5 +243,138 @@ fn joined(entry: &Entry, name: &str, address: &str) -> Member {
         incarnation: entry.session,
         state: MemberState::Active,
         since: entry.index,
+        removed_by: None,
+    }
+}
+
+fn invited(entry: &Entry, address: &str) -> Member {
+    Member {
+        name: String::new(),
+        address: address.to_owned(),
+        incarnation: 0,
+        state: MemberState::Invited,
+        since: entry.index,
+        removed_by: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::InviteLinkProof;
+    use super::*;
+
+    const ANA: PeerId = PeerId([1; 32]);
+    const BEN: PeerId = PeerId([2; 32]);
+    const CLEO: PeerId = PeerId([3; 32]);
+    const LINK: InviteLinkId = InviteLinkId([9; 32]);
+
+    /// A chat that Ana has founded, and Ben has joined.
+    fn chat() -> ChatState {
+        let mut state = ChatState::default();
+        let (name, address) = ("Ana".to_owned(), "a:1".to_owned());
+        apply(&mut state, ANA, Membership::Founded { chat_name: "c".into(), name, address });
+        apply(&mut state, ANA, Membership::Invited { peer: BEN, address: "b:1".into() });
+        apply(&mut state, BEN, joined_by(None));
+        assert_eq!(state.members[&BEN].state, MemberState::Active);
+        state
+    }
+
+    fn joined_by(link: Option<InviteLinkId>) -> Membership {
+        let proof = link.map(|link| InviteLinkProof { link, signature: [0; 64] });
+        Membership::Joined { name: "x".into(), address: "x:1".into(), proof }
+    }
+
+    /// Every peer's incarnation is the byte that its id is made of.
+    fn apply(state: &mut ChatState, author: PeerId, change: Membership) {
+        state.apply(&Entry {
+            index: state.index + 1,
+            term: 1,
+            author,
+            session: author.0[0].into(),
+            number: 0,
+            created_at_ms: 0,
+            trace: None,
+            payload: Payload::Membership(change),
+            signature: None,
+            previous: Hash::default(),
+            hash: Hash::default(),
+        });
+    }
+
+    /// Asserts that the entry changes nothing, whatever host has let it into the log.
+    fn is_void(state: &ChatState, author: PeerId, change: Membership) {
+        let mut after = state.clone();
+        apply(&mut after, author, change.clone());
+        let after = (after.members, after.invite_links, after.former_members);
+        let before = state.clone();
+        let before = (before.members, before.invite_links, before.former_members);
+        assert_eq!(after, before, "{change:?} by {author:?}");
+    }
+
+    #[test]
+    fn r41_no_host_can_let_in_or_remove_anybody_by_itself() {
+        let state = chat();
+        is_void(&state, ANA, Membership::Removed { peer: BEN });
+        is_void(&state, CLEO, joined_by(None));
+        is_void(&state, CLEO, joined_by(Some(LINK)));
+    }
+
+    #[test]
+    fn r41_who_does_not_take_part_changes_nothing() {
+        let mut state = chat();
+        let created =
+            Membership::InviteLinkCreated { link: LINK, uses_max: 1, expires_at_ms: 1_000 };
+        apply(&mut state, ANA, created.clone());
+        apply(
+            &mut state,
+            ANA,
+            Membership::Invited { peer: PeerId([4; 32]), address: "d:1".into() },
+        );
+        let removing = Membership::Removing { peer: ANA };
+        is_void(&state, CLEO, removing.clone());
+        apply(&mut state, ANA, Membership::Removing { peer: BEN });
+        assert_eq!(state.members[&BEN].removed_by, Some(ANA));
+        let other = InviteLinkId([8; 32]);
+        for change in [
+            removing,
+            Membership::Leaving,
+            Membership::InviteRevoked { peer: PeerId([4; 32]) },
+            Membership::InviteLinkCreated { link: other, uses_max: 1, expires_at_ms: 1_000 },
+            Membership::InviteLinkRevoked { link: LINK },
+            joined_by(None),
+        ] {
+            is_void(&state, BEN, change);
+        }
+        apply(&mut state, ANA, Membership::Removed { peer: BEN });
+        assert_eq!(state.former_members[&BEN].removed_by, Some(ANA));
+        is_void(&state, BEN, joined_by(Some(LINK)));
+        apply(&mut state, CLEO, joined_by(Some(LINK)));
+        assert_eq!(state.members[&CLEO].state, MemberState::Active);
+    }
+
+    #[test]
+    fn r43_of_two_entries_for_a_last_use_the_first_one_counts() {
+        let mut state = chat();
+        let created =
+            Membership::InviteLinkCreated { link: LINK, uses_max: 1, expires_at_ms: 1_000 };
+        apply(&mut state, BEN, created);
+        apply(&mut state, CLEO, joined_by(Some(LINK)));
+        is_void(&state, PeerId([4; 32]), joined_by(Some(LINK)));
+        assert_eq!(state.members.len(), 3);
+    }
+
+    #[test]
+    fn a_chat_forgets_who_left_first() {
+        let mut state = chat();
+        for number in 0..=FORMER_MEMBERS_MAX as u64 {
+            let mut id = [7; 32];
+            id[..8].copy_from_slice(&number.to_le_bytes());
+            let member = state.members[&BEN].clone();
+            state.members_mut().insert(PeerId(id), member);
+            state.begin_to_leave(PeerId(id), None, 10 + number);
+            state.end_membership(&PeerId(id), 10 + number);
+        }
+        assert_eq!(state.former_members.len(), FORMER_MEMBERS_MAX);
+        assert!(state.former_members.values().all(|former| former.index > 10));
     }
 }

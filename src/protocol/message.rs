@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use super::invite_link::InviteLinkProblem;
 use super::time::Micros;
 use super::types::{
-    Boot, CallId, Entry, Incarnation, Index, Number, Past, PeerId, Position, Signature, Submission,
-    Term,
+    Boot, CallId, Entry, Generation, Incarnation, Index, InviteLinkProof, Number, Past, PeerId,
+    Position, Signature, Submission, Term,
 };
 
 /// One message between two members, each named with its incarnation (R9).
@@ -20,6 +21,8 @@ pub struct Message {
     pub to: PeerId,
     /// 0 where the sender does not know it yet (first contact).
     pub to_incarnation: Incarnation,
+    /// The generation of the sender's log (R30).
+    pub generation: Generation,
     pub call: CallId,
     pub body: Body,
 }
@@ -128,6 +131,9 @@ pub struct Attach {
     pub attach: u64,
     /// A position of the member's synced log: its end at first, further back after `LookBack`.
     pub look: Position,
+    /// To a member that does not host: pass on to me what is committed, since I cannot reach the
+    /// host.
+    pub relay: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -189,6 +195,9 @@ pub struct Acknowledge {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Submit {
     pub term: Term,
+    /// Whose they are, where they come through another member (R35). Each is signed then: the core
+    /// leaves that out, the runtime signs what leaves and has checked what arrives.
+    pub author: Option<(PeerId, Incarnation)>,
     pub submissions: Vec<Submission>,
 }
 
@@ -239,7 +248,12 @@ pub struct Join {
     pub address: String,
     pub created_at_ms: u64,
     pub decline: bool,
+    /// For one whom nobody has invited (R43).
+    pub proof: Option<InviteLinkProof>,
     pub signature: Signature,
+    /// When it arrived, in milliseconds since 1970 by the host's wall clock, which alone says
+    /// whether a link has expired. The host's runtime sets it: the rules know no wall clock.
+    pub arrived_at_ms: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -381,6 +395,21 @@ pub enum RefusedReason {
         incarnation: Incarnation,
     },
     NotMember,
+    /// The request is of another generation of the chat than this message (R30).
+    OtherGeneration,
+    /// The asking peer's membership, in the incarnation that it asks with, has ended.
+    Removed {
+        /// `None` where it left by itself.
+        by: Option<PeerId>,
+    },
+    /// The link lets nobody in, or not any more (R43).
+    InviteLink(InviteLinkProblem),
+    /// The chat has as many members as it may.
+    ChatFull,
+}
+
+impl RefusedReason {
+    pub(super) const LINK_UNKNOWN: Self = Self::InviteLink(InviteLinkProblem::Unknown);
 }
 
 /// The published line of succession (R12, R13).
@@ -401,4 +430,19 @@ pub struct Candidate {
     /// The sum of the shortest paths to and from all others, in microseconds, quantised; `None`
     /// where a path is missing. Closeness centrality is its reciprocal.
     pub farness_us: Option<Micros>,
+    /// Why it counts as away, if it does (R26).
+    pub absence: Option<Absence>,
+}
+
+/// Why a member counts as away, so that its vote is taken out or it is not given one (R25–R28).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Absence {
+    /// It stopped gracefully.
+    Goodbye,
+    /// Nothing was heard of it for long.
+    Silent,
+    /// It can reach the host, and a majority of the voters cannot reach it.
+    NotDialled,
+    /// It is back, and not yet for long enough.
+    Returning,
 }

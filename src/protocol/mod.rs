@@ -16,6 +16,7 @@
 #![deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::float_arithmetic)]
 
 mod adoption;
+mod checkpoint;
 mod codec;
 pub mod config;
 mod durable;
@@ -23,7 +24,9 @@ mod election;
 pub mod event;
 mod follower;
 pub mod founding;
+mod hearsay;
 mod host;
+pub mod invite_link;
 pub mod log;
 pub mod membership;
 pub mod message;
@@ -34,10 +37,14 @@ pub mod prng;
 mod progress;
 pub mod quorum;
 pub mod ranking;
+pub mod recovery;
+mod relay;
+mod removal;
 pub mod replica;
 mod sending;
 pub mod sign;
 pub mod situation;
+mod strangers;
 pub mod submissions;
 mod succession;
 pub mod time;

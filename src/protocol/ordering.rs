@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::event::DiskState;
-use super::message::{Accepted, Body, Message, RefusedReason, Submit, SubmitAnswer, SubmitProblem};
+use super::message::{Accepted, Body, Message, Submit, SubmitAnswer, SubmitProblem};
 use super::replica::{Part, Replica};
 use super::submissions::{Verdict, is_submittable};
 use super::types::{
@@ -28,19 +28,24 @@ impl Replica {
             self.enter_term(submit.term);
         }
         if !matches!(self.part, Part::Host(_)) {
-            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            self.on_submit_elsewhere(message, submit);
             return;
         }
+        let (author, session) = submit.author.unwrap_or((message.from, message.from_incarnation));
         let mut accepted = Vec::with_capacity(submit.submissions.len());
         let mut problem = None;
         for submission in &submit.submissions {
-            match self.accept(message.from, message.from_incarnation, submission) {
+            match self.accept(author, session, submission) {
                 Ok(place) => accepted.extend(place),
                 Err(why) => {
                     problem = Some(why);
                     break;
                 }
             }
+        }
+        if submit.author.is_some() {
+            // What becomes of a relayed submission, its author sees in the log.
+            problem = None;
         }
         let term = self.hard_state.term;
         self.answer(message, Body::SubmitAnswer(SubmitAnswer { term, accepted, problem }));
@@ -94,7 +99,7 @@ impl Replica {
         }
     }
 
-    /// The host's own submissions go the same way as everybody's.
+    /// The host's own submissions go the same way as everybody's, once they are durable.
     pub(super) fn accept_own(&mut self) {
         let (me, session) = (self.me, self.incarnation);
         let Part::Host(hosting) = &self.part else { return };
@@ -102,7 +107,7 @@ impl Replica {
             return;
         }
         let last = hosting.submissions.last(me, session);
-        let waiting: Vec<_> = self.outbox.iter_after(last).cloned().collect();
+        let waiting: Vec<_> = self.outbox.durable_after(last).cloned().collect();
         for submission in waiting {
             if self.accept(me, session, &submission).is_err() {
                 break;

@@ -3,13 +3,17 @@
 use std::collections::VecDeque;
 
 use super::time::{Instant, Micros};
-use super::types::{Number, Submission};
+use super::types::{Membership, Number, Payload, Submission};
 
 /// This peer's submissions that its own log has not confirmed yet, in the order of their numbers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Outbox {
     pub queue: VecDeque<Submission>,
     pub last_number: Number,
+    /// Numbers whose sync has not returned: the `Ready` of each, and its last one.
+    pub unsynced: VecDeque<(u64, Number)>,
+    /// Everything up to here is durable.
+    pub synced_through: Number,
     /// The last number that is on its way to the present host.
     pub sent_through: Number,
     /// When to send again what got no answer, and the span that the next wait takes.
@@ -24,6 +28,8 @@ impl Outbox {
         Self {
             queue: queue.into(),
             last_number,
+            unsynced: VecDeque::new(),
+            synced_through: last_number,
             sent_through: confirmed,
             resend_at: None,
             resend_span: 0,
@@ -40,11 +46,29 @@ impl Outbox {
         self.resend_at
     }
 
+    /// Whether this peer wants to leave and has not seen that in the log.
+    pub fn has_leaving(&self) -> bool {
+        let leaving = Payload::Membership(Membership::Leaving);
+        self.queue.iter().any(|submission| submission.payload == leaving)
+    }
+
     /// Takes the next submission.
     pub fn push(&mut self, submission: Submission) {
         assert!(submission.number == self.next_number(), "numbers are dense");
         self.last_number = submission.number;
         self.queue.push_back(submission);
+    }
+
+    /// Everything so far becomes durable with this `Ready`.
+    pub fn syncing(&mut self, ready: u64) {
+        self.unsynced.push_back((ready, self.last_number));
+    }
+
+    /// Everything up to this `Ready` is durable.
+    pub fn synced(&mut self, ready: u64) {
+        while let Some((_, number)) = self.unsynced.pop_front_if(|(number, _)| *number <= ready) {
+            self.synced_through = self.synced_through.max(number);
+        }
     }
 
     // R34: a submission leaves only when its own number stands committed in the author's own log.
@@ -101,10 +125,14 @@ impl Outbox {
         }
     }
 
-    /// Everything that waits, for a host that takes its own submissions.
-    pub fn iter_after(&self, number: Number) -> impl Iterator<Item = &Submission> {
+    // R31: a host passes entries on before its own sync, so what it says itself must be durable
+    // before it becomes an entry. Otherwise a crash would give the number away a second time, and
+    // the log would answer for the second submission with the first.
+    /// What waits after `number` and is durable, for a host that takes its own submissions.
+    pub fn durable_after(&self, number: Number) -> impl Iterator<Item = &Submission> {
         let position = self.queue.partition_point(|submission| submission.number <= number);
-        self.queue.iter().skip(position)
+        let durable = |submission: &&Submission| submission.number <= self.synced_through;
+        self.queue.iter().skip(position).take_while(durable)
     }
 
     fn confirmed(&self) -> Number {
@@ -114,21 +142,19 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::Payload;
     use super::*;
 
     fn outbox(numbers: std::ops::RangeInclusive<u64>) -> Outbox {
         let mut outbox = Outbox::new(Vec::new(), numbers.start() - 1);
         for number in numbers {
-            outbox.push(Submission {
-                number,
-                created_at_ms: 0,
-                trace: None,
-                payload: Payload::TermStart,
-                signature: None,
-            });
+            outbox.push(submission(number));
         }
         outbox
+    }
+
+    fn submission(number: Number) -> Submission {
+        let payload = Payload::TermStart;
+        Submission { number, created_at_ms: 0, trace: None, payload, signature: None }
     }
 
     fn numbers(submissions: Vec<Submission>) -> Vec<Number> {
@@ -156,6 +182,22 @@ mod tests {
         assert!(outbox.confirm_through(2));
         assert_eq!(outbox.len(), 1);
         assert_eq!(outbox.next_number(), 4);
+    }
+
+    #[test]
+    fn r31_a_host_takes_only_what_is_durable() {
+        let mut outbox = Outbox::new(Vec::new(), 4);
+        let durable = |outbox: &Outbox| numbers(outbox.durable_after(4).cloned().collect());
+        for number in 5..=6 {
+            outbox.push(submission(number));
+            outbox.syncing(number * 10);
+        }
+        assert!(durable(&outbox).is_empty());
+        outbox.synced(50);
+        assert_eq!(durable(&outbox), [5]);
+        outbox.synced(60);
+        assert_eq!(durable(&outbox), [5, 6]);
+        assert_eq!(numbers(outbox.durable_after(5).cloned().collect()), [6]);
     }
 
     #[test]

@@ -4,17 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::LinkState;
+use super::host::Hosting;
+use super::message::Absence;
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros};
-use super::types::{Incarnation, Payload, PeerId, VoterSet};
+use super::types::{Incarnation, Payload, PeerId};
 use super::voters::{Seats, next_voters};
 
 /// What the host remembers of one member's comings and goings.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Presence {
-    /// Silent for long, or gone with a goodbye; until it has been steady for `wait_us`.
-    pub away: bool,
+    /// Until it has been steady for `wait_us`.
+    pub absence: Option<Absence>,
+    /// Since when this host knows of it.
+    pub known_since: Instant,
     /// Since when a majority of voters cannot dial it, without a break (R25).
     pub undialled_since: Option<Instant>,
     /// When it last came back.
@@ -24,16 +28,28 @@ pub(super) struct Presence {
 }
 
 impl Replica {
+    /// Whether that peer can be reached, and has not said that it goes.
+    pub(super) fn is_linked(&self, peer: PeerId) -> bool {
+        self.links.get(&peer) == Some(&LinkState::Up) && !self.goodbyes.contains_key(&peer)
+    }
+
     /// What a new host makes of the members that it finds: a learner that is there already may
     /// have been away, and waits as one that comes back does.
     pub(super) fn first_presences(&self) -> BTreeMap<PeerId, Presence> {
         let learners =
             self.log.state().active().filter(|(peer, _)| !self.log.voters().contains(peer));
-        learners.map(|(peer, _)| (peer, self.presence(true))).collect()
+        let returning = Some(Absence::Returning);
+        learners.map(|(peer, _)| (peer, self.presence(returning))).collect()
     }
 
-    fn presence(&self, away: bool) -> Presence {
-        Presence { away, undialled_since: None, back_at: None, wait_us: self.config.back_us }
+    fn presence(&self, absence: Option<Absence>) -> Presence {
+        Presence {
+            absence,
+            known_since: self.now,
+            undialled_since: None,
+            back_at: None,
+            wait_us: self.config.back_us,
+        }
     }
 
     /// Takes note of who is away and who is back.
@@ -46,36 +62,55 @@ impl Replica {
         let mut presences = hosting.presences.clone();
         presences.retain(|peer, _| active.contains_key(peer));
         for (peer, incarnation) in active.iter().filter(|(peer, _)| **peer != self.me) {
-            let presence = presences.entry(*peer).or_insert_with(|| self.presence(false));
+            let presence = presences.entry(*peer).or_insert_with(|| self.presence(None));
             if self.is_dialled(peer) {
                 presence.undialled_since = None;
             } else {
                 presence.undialled_since.get_or_insert(self.now);
             }
             let undialled = presence.undialled_since.map_or(0, |since| self.now.since(since));
-            let gone = self.goodbyes.contains_key(peer)
-                || self.silent_us(peer, incarnation) >= limit
-                || undialled >= limit;
-            if presence.away {
-                let steady = self.steady_us(peer, incarnation);
-                if !gone && steady.is_some_and(|steady| steady >= presence.wait_us) {
-                    presence.away = false;
-                    presence.back_at = Some(self.now);
+            let absence = if self.goodbyes.contains_key(peer) {
+                Some(Absence::Goodbye)
+            } else if self.silent_us(peer, incarnation, presence.known_since) >= limit {
+                Some(Absence::Silent)
+            } else if undialled >= limit {
+                Some(Absence::NotDialled)
+            } else {
+                None
+            };
+            match (presence.absence, absence) {
+                (None, None) => {}
+                (None, Some(_)) => {
+                    // R28: one who flaps waits twice as long each time.
+                    let flaps = presence
+                        .back_at
+                        .is_some_and(|back| self.now.since(back) < self.config.back_max_us);
+                    presence.wait_us = match flaps {
+                        true => (2 * presence.wait_us).min(self.config.back_max_us),
+                        false => self.config.back_us,
+                    };
+                    presence.absence = absence;
                 }
-            } else if gone {
-                presence.away = true;
-                // R28: one who flaps waits twice as long each time.
-                let flaps = presence
-                    .back_at
-                    .is_some_and(|back| self.now.since(back) < self.config.back_max_us);
-                presence.wait_us = match flaps {
-                    true => (2 * presence.wait_us).min(self.config.back_max_us),
-                    false => self.config.back_us,
-                };
+                (Some(_), Some(_)) => presence.absence = absence,
+                (Some(_), None) => {
+                    let steady = self.steady_us(peer, incarnation);
+                    presence.absence = Some(Absence::Returning);
+                    if steady.is_some_and(|steady| steady >= presence.wait_us) {
+                        presence.absence = None;
+                        presence.back_at = Some(self.now);
+                    }
+                }
             }
         }
+        let absences = |presences: &BTreeMap<PeerId, Presence>| -> Vec<_> {
+            presences.values().map(|presence| presence.absence).collect()
+        };
+        let changed = absences(&presences) != absences(&hosting.presences);
         let Part::Host(hosting) = &mut self.part else { return };
         hosting.presences = presences;
+        if changed {
+            self.publish_soon();
+        }
     }
 
     /// One step towards the voters that the members, and who of them is here, ask for. Whether
@@ -84,13 +119,23 @@ impl Replica {
         self.update_presences();
         let Part::Host(hosting) = &self.part else { return false };
         let active: BTreeMap<_, _> = self.log.state().active().collect();
-        let is_away = |peer: &PeerId| hosting.presences.get(peer).is_some_and(|p| p.away);
+        let is_away =
+            |peer: &PeerId| hosting.presences.get(peer).is_some_and(|p| p.absence.is_some());
         let others = active.iter().filter(|(peer, _)| **peer != self.me);
         let away: BTreeSet<_> =
             others.clone().map(|(peer, _)| *peer).filter(|peer| is_away(peer)).collect();
+        // R22: a paused host may take a silent voter out, where that gives it a majority again, and
+        // adds nobody. Both majorities have a voter in common, so that no other host can have been
+        // chosen meanwhile without this entry's failing.
         let ready: BTreeSet<_> = others
             .filter(|(peer, incarnation)| !is_away(peer) && self.is_ready(peer, incarnation))
             .map(|(peer, _)| *peer)
+            .filter(|_| !hosting.paused)
+            .collect();
+        let known = self.log.voters().0.iter().chain(&active);
+        let heard: BTreeSet<_> = known
+            .map(|(peer, incarnation)| (*peer, *incarnation))
+            .filter(|(peer, incarnation)| self.is_heard(hosting, peer, incarnation))
             .collect();
         let next = next_voters(&Seats {
             active: &active,
@@ -100,48 +145,44 @@ impl Replica {
             voters_max: self.config.voters_max,
             away: &away,
             ready: &ready,
+            heard: &heard,
         });
-        let Some(voters) = next.filter(|voters| !hosting.paused || self.would_resume(voters))
-        else {
-            return false;
-        };
+        let Some(voters) = next else { return false };
         self.append_own(Payload::VoterChange(voters));
         self.publish_soon();
         true
     }
 
-    // R22: a paused host may take one silent voter out, where that gives it a majority again. Both
-    // majorities have a voter in common, so that no other host can have been chosen meanwhile
-    // without this entry's failing.
-    fn would_resume(&self, voters: &VoterSet) -> bool {
-        let Part::Host(hosting) = &self.part else { return false };
-        voters.len() < self.log.voters().len()
-            && is_majority(voters, |peer, incarnation| self.in_contact(hosting, peer, incarnation))
+    /// Whether the member has really been heard of lately, in that incarnation.
+    fn is_heard(&self, hosting: &Hosting, peer: &PeerId, incarnation: &Incarnation) -> bool {
+        let progress = hosting.progress.get(peer);
+        let progress = progress.filter(|progress| progress.incarnation == *incarnation);
+        let is_known = progress.is_some_and(|progress| progress.contact.is_some());
+        *peer == self.me || (is_known && self.in_contact(hosting, peer, incarnation))
     }
 
     /// A learner that may be given a vote: caught up and steady, and this host's own connection to
     /// it works too (R25).
     fn is_ready(&self, peer: &PeerId, incarnation: &Incarnation) -> bool {
         let steady = self.steady_us(peer, incarnation);
-        steady.is_some_and(|steady| steady >= self.config.steady_us)
-            && self.links.get(peer) == Some(&LinkState::Up)
+        steady.is_some_and(|steady| steady >= self.config.steady_us) && self.is_linked(*peer)
     }
 
     /// For how long the member has kept up without a break; `None` while it does not.
     fn steady_us(&self, peer: &PeerId, incarnation: &Incarnation) -> Option<Micros> {
         let Part::Host(hosting) = &self.part else { return None };
         let progress = hosting.progress.get(peer)?;
-        let in_contact = progress.contact.is_some() && self.in_contact(hosting, peer, incarnation);
-        let since = progress.steady_since.filter(|_| in_contact)?;
+        let is_heard = self.is_heard(hosting, peer, incarnation);
+        let since = progress.steady_since.filter(|_| is_heard)?;
         (progress.incarnation == *incarnation).then(|| self.now.since(since))
     }
 
-    /// For how long nothing was heard of the member, since this peer hosts.
-    fn silent_us(&self, peer: &PeerId, incarnation: &Incarnation) -> Micros {
+    /// For how long nothing was heard of the member, since this host knows of it.
+    fn silent_us(&self, peer: &PeerId, incarnation: &Incarnation, known: Instant) -> Micros {
         let Part::Host(hosting) = &self.part else { return 0 };
         let progress = hosting.progress.get(peer);
         let progress = progress.filter(|progress| progress.incarnation == *incarnation);
-        let contact = progress.and_then(|progress| progress.contact).unwrap_or(hosting.since);
+        let contact = progress.and_then(|progress| progress.contact).unwrap_or(known);
         self.now.since(contact)
     }
 

@@ -43,7 +43,7 @@ pub fn rank(
             let last = weight == 0 || farness.is_none();
             let points = points.get(peer).copied().unwrap_or(0);
             let order = (last, farness.unwrap_or(UNREACHABLE), u64::MAX - points, *peer);
-            (order, Candidate { peer: *peer, farness_us: farness })
+            (order, Candidate { peer: *peer, farness_us: farness, absence: None })
         })
         .collect();
     scored.sort_by_key(|(order, _)| *order);

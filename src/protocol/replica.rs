@@ -20,11 +20,12 @@ use super::log::Log;
 use super::message::{Body, Message, Ranking, Receipt, Refused, RefusedReason};
 use super::outbox::Outbox;
 use super::prng::Prng;
+use super::progress::Progress;
 use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
-    Boot, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId, Submission,
-    Term,
+    Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId,
+    Submission, Term,
 };
 
 /// R11: a term further ahead than this needs proof.
@@ -37,6 +38,7 @@ pub struct Replica {
     pub(super) me: PeerId,
     pub(super) incarnation: Incarnation,
     pub(super) boot: Boot,
+    pub(super) generation: Generation,
     pub(super) now: Instant,
     pub(super) prng: Prng,
 
@@ -60,6 +62,10 @@ pub struct Replica {
     pub(super) host: Option<PeerId>,
     pub(super) attached: Option<Attached>,
     pub(super) attach_count: u64,
+    /// Members that this one passes the committed log on to (R35).
+    pub(super) relays: BTreeMap<PeerId, Progress>,
+    /// From then on, a host that cannot be dialled is read through another member.
+    pub(super) relay_at: Instant,
     /// Until then the host counts as alive (R2).
     pub(super) lease_until: Instant,
     /// From then on the host is suspected (R14).
@@ -73,19 +79,30 @@ pub struct Replica {
     pub(super) ranking: Arc<Ranking>,
     pub(super) receipts: BTreeMap<PeerId, Receipt>,
     /// Who has stopped gracefully, and in which boot; it is back with a later one (R26).
-    pub(super) goodbyes: BTreeMap<PeerId, Boot>,
+    pub(super) goodbyes: BTreeMap<PeerId, (Incarnation, Boot)>,
 
     // The world, as far as it matters here.
     pub(super) links: BTreeMap<PeerId, LinkState>,
     pub(super) round_trips: BTreeMap<PeerId, Estimate>,
     pub(super) syncs: Estimate,
+    /// Since when no majority of the voters has been linked to this peer (R30).
+    pub(super) apart_since: Option<Instant>,
     pub(super) pasts: Pasts,
     /// From then on, what changed in them is written down with the next sync.
     pub(super) pasts_due_at: Option<Instant>,
     pub(super) far_terms: BTreeMap<PeerId, Term>,
+    /// Peers that have said themselves that they have outlived the incarnation which this log
+    /// names, the first one, and which one they are now (R9).
+    pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
+    /// Members that were last heard of in another generation (R30).
+    pub(super) other_generations: BTreeMap<PeerId, Generation>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     pub(super) fault: Option<&'static str>,
+    /// This peer was a member, and takes no part any more.
+    pub(super) has_gone: bool,
+    /// Who removed it, if it did not leave by itself.
+    pub(super) removed_by: Option<PeerId>,
 
     pub(super) ready: Ready,
     pub(super) ready_count: u64,
@@ -128,6 +145,7 @@ impl Replica {
             me,
             incarnation: recovered.incarnation,
             boot: recovered.boot,
+            generation: recovered.generation,
             now,
             prng: Prng::new(seed),
             hard_state: recovered.hard_state,
@@ -144,6 +162,8 @@ impl Replica {
             host: None,
             attached: None,
             attach_count: 0,
+            relays: BTreeMap::new(),
+            relay_at: now + config.lease_max_us,
             lease_until: now,
             suspect_at: now + config.lease_min_us,
             suspicion: None,
@@ -158,12 +178,17 @@ impl Replica {
             links: BTreeMap::new(),
             round_trips: BTreeMap::new(),
             syncs: Estimate::default(),
+            apart_since: Some(now),
             pasts: recovered.pasts,
             pasts_due_at: None,
             far_terms: BTreeMap::new(),
+            newer_incarnations: BTreeMap::new(),
+            other_generations: BTreeMap::new(),
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
+            has_gone: recovered.removed_by.is_some(),
+            removed_by: recovered.removed_by,
             ready: Ready::default(),
             ready_count: 1,
             later: Later::default(),
@@ -177,7 +202,7 @@ impl Replica {
     /// Lets something happen. R45: it never fails; what makes no sense is ignored, or answered.
     pub fn handle(&mut self, now: Instant, event: Event) {
         self.now = self.now.max(now);
-        if self.fault.is_some() {
+        if self.is_over() {
             return;
         }
         // Time first: a host that was frozen must notice that before it believes anything (R22).
@@ -202,9 +227,11 @@ impl Replica {
 
     /// Everything to be done since the last time, in the order in which to do it.
     pub fn take_ready(&mut self) -> Ready {
-        if self.fault.is_none() {
+        if !self.is_over() {
             self.flush_host();
             self.flush_follower();
+        }
+        if self.fault.is_none() {
             self.flush_store();
         }
         let mut ready = std::mem::take(&mut self.ready);
@@ -213,6 +240,9 @@ impl Replica {
             if let Some(last) = ready.persist.entries.last() {
                 self.unsynced.push_back((ready.number, last.index));
             }
+            if !ready.persist.outbox_put.is_empty() {
+                self.outbox.syncing(ready.number);
+            }
             self.ready_count += 1;
         }
         ready
@@ -220,7 +250,7 @@ impl Replica {
 
     /// When `handle` wants to be called with `Event::Tick` at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.fault.is_some() {
+        if self.is_over() {
             return None;
         }
         let mut next = self.flush_at;
@@ -249,7 +279,12 @@ impl Replica {
         if self.stopping.is_some() {
             return Err(ProposeError::Stopping);
         }
-        if !self.log.state().is_present(self.me, self.incarnation) {
+        // Who has asked to leave says nothing more.
+        let me = self.log.state().members.get(&self.me);
+        let is_active = me.is_some_and(|me| {
+            me.state == MemberState::Active && me.incarnation == self.incarnation
+        });
+        if self.is_over() || !is_active || self.outbox.has_leaving() {
             return Err(ProposeError::NotMember);
         }
         if self.disk == DiskState::Full {
@@ -287,8 +322,14 @@ impl Replica {
             voters_in_contact: in_contact,
             majority: self.log.voters().majority(),
             incarnation: self.incarnation,
+            generation: self.generation,
+            other_generations: self.other_generations.clone(),
+            majority_lost: self.is_majority_lost(),
             chat_name: state.chat_name.clone(),
             members: Arc::clone(&state.members),
+            former_members: Arc::clone(&state.former_members),
+            invite_links: state.invite_links.clone(),
+            removed_by: self.removed_by,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
             receipts: self.all_receipts(),
@@ -297,6 +338,11 @@ impl Replica {
             queued: self.outbox.len(),
             ranking: Arc::clone(&self.ranking),
         }
+    }
+
+    /// Whether this peer has nothing to do in the chat any more.
+    fn is_over(&self) -> bool {
+        self.fault.is_some() || self.has_gone
     }
 
     /// What the committed log says.
@@ -327,10 +373,22 @@ impl Replica {
     }
 
     fn on_message(&mut self, message: Message) {
+        // R30: nothing crosses from one generation of the chat to another. Only who hosts may be
+        // asked by anybody: the answer names the generation.
+        if message.body != Body::FindHost {
+            if message.generation != self.generation {
+                self.on_other_generation(&message);
+                return;
+            }
+            self.other_generations.remove(&message.from);
+        }
         // R9: what is meant for another incarnation of this peer is refused.
         if message.to_incarnation != 0 && message.to_incarnation != self.incarnation {
             let incarnation = self.incarnation;
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
+            return;
+        }
+        if self.refuse_former_member(&message) || self.refuse_stranger(&message) {
             return;
         }
         let term = message.body.term();
@@ -340,6 +398,7 @@ impl Replica {
             self.refuse(&message, RefusedReason::StaleTerm);
             return;
         }
+        self.notice_return(&message);
         let from = &message;
         match &message.body {
             Body::Attach(attach) => self.on_attach(from, *attach),
@@ -365,7 +424,12 @@ impl Replica {
             Body::Announce(announce) => self.on_announce(from, *announce),
             Body::HandOver(hand_over) => self.on_hand_over(from, *hand_over),
             Body::FindHost => self.on_find_host(from),
-            Body::FindHostAnswer(answer) => self.learn_host(answer.host, answer.term),
+            Body::FindHostAnswer(answer) => {
+                self.learn_host(answer.host, answer.term);
+                if answer.host.is_some() {
+                    self.attach_through(from.from);
+                }
+            }
             Body::Refused(refused) => self.on_refused(from, *refused),
         }
     }
@@ -375,26 +439,32 @@ impl Replica {
             self.enter_term(refused.term);
         }
         let by_host = self.host == Some(message.from);
+        let by_source = |attached: &mut Attached| attached.source == message.from;
         self.hand_over_refused(message.from);
         match refused.reason {
             RefusedReason::NotHost { host } => {
-                if by_host {
-                    self.attached = None;
+                if self.attached.take_if(by_source).is_some() && !by_host {
+                    self.seek_host_at = self.now + self.config.lease_min_us;
                 }
                 self.learn_host(host, refused.term);
             }
-            RefusedReason::NotMember => {
-                let leaving = self.log.state().members.get(&self.me);
-                if by_host && leaving.is_some_and(|me| me.state == MemberState::Leaving) {
-                    self.ready.notices.push(Notice::Removed);
-                }
+            RefusedReason::NotMember | RefusedReason::Removed { .. } => {
+                self.on_not_member(message, refused);
             }
-            RefusedReason::WrongIncarnation { .. } | RefusedReason::StaleTerm => {}
+            RefusedReason::WrongIncarnation { incarnation } => {
+                self.learn_incarnation(message.from, incarnation);
+            }
+            // One of another generation has been noted before this (R30).
+            RefusedReason::StaleTerm
+            | RefusedReason::OtherGeneration
+            | RefusedReason::InviteLink(_)
+            | RefusedReason::ChatFull => {}
         }
     }
 
     fn on_link(&mut self, peer: PeerId, state: LinkState) {
         let before = self.links.insert(peer, state);
+        self.watch_majority();
         match state {
             LinkState::Up if before != Some(LinkState::Up) => {
                 self.seek_host_at = self.seek_host_at.min(self.now);
@@ -421,7 +491,7 @@ impl Replica {
             payload: proposal.payload,
             signature: proposal.signature,
         };
-        // R31: durable in the outbox before anyone is told that it is queued.
+        // R31: durable in the outbox before anyone is told that it is queued, or hears of it.
         self.ready.persisted_notices.push(Notice::Queued { number: submission.number });
         self.ready.persist.outbox_put.push(submission.clone());
         self.outbox.push(submission);
@@ -451,11 +521,7 @@ impl Replica {
         let deadline = self.now + self.config.lease_max_us;
         self.stopping = Some(Stopping::HandingOver { deadline });
         self.start_hand_over(None);
-        let handing_over = match &self.part {
-            Part::Host(hosting) => hosting.hand_over.is_some(),
-            _ => false,
-        };
-        if !handing_over {
+        if !self.is_handing_over() {
             self.say_goodbye();
         }
     }
@@ -496,6 +562,7 @@ impl Replica {
         self.become_follower();
         self.host = None;
         self.attached = None;
+        self.relays.clear();
         self.ready.notices.push(Notice::Host { host: None, term });
     }
 
@@ -525,17 +592,5 @@ impl Replica {
     pub(super) fn fault(&mut self, what: &'static str) {
         self.fault = Some(what);
         self.ready.notices.push(Notice::Fault { what });
-    }
-
-    // R11: a term far ahead is believed once a majority of voters reports one that high, each over
-    // its own connection.
-    fn leap_is_proven(&mut self, message: &Message, term: Term) -> bool {
-        let known = &self.log.state().members;
-        if !known.is_empty() && !self.log.voters().contains(&message.from) {
-            return false;
-        }
-        self.far_terms.insert(message.from, term);
-        let reporters = self.far_terms.values().filter(|far| **far >= term).count();
-        known.is_empty() || reporters >= self.log.voters().majority()
     }
 }

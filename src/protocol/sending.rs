@@ -2,13 +2,19 @@
 
 use super::message::{Body, Message, Refused, RefusedReason};
 use super::replica::Replica;
-use super::types::{CallId, PeerId};
+use super::types::{CallId, Incarnation, PeerId};
 
 impl Replica {
     /// Sends after this `Ready` is durable.
     pub(super) fn send(&mut self, to: PeerId, body: Body) {
         let message = self.message(to, body, 0);
         self.ready.messages.push(message);
+    }
+
+    /// The same, to that incarnation of the peer and no other.
+    pub(super) fn send_to_incarnation(&mut self, to: PeerId, incarnation: Incarnation, body: Body) {
+        let message = self.message(to, body, 0);
+        self.ready.messages.push(Message { to_incarnation: incarnation, ..message });
     }
 
     /// Sends at once. For what relies on nothing unsynced.
@@ -34,15 +40,25 @@ impl Replica {
     }
 
     fn message(&self, to: PeerId, body: Body, call: CallId) -> Message {
-        let member = self.log.state().members.get(&to);
+        let known = self.log.state().members.get(&to).map(|member| member.incarnation);
+        // Whoever hosts is followed in whatever incarnation. A vote is asked of the one that the
+        // voters' set names, and of no other.
+        let newer = self.newer_incarnations.get(&to).filter(|_| follows(&body));
+        let newer = newer.filter(|(outlived, _)| known == Some(*outlived));
         Message {
             from: self.me,
             from_incarnation: self.incarnation,
             from_boot: self.boot,
             to,
-            to_incarnation: member.map_or(0, |member| member.incarnation),
+            to_incarnation: newer.map(|(_, newer)| *newer).or(known).unwrap_or(0),
+            generation: self.generation,
             call,
             body,
         }
     }
+}
+
+/// Whether this is what a member says to its host.
+fn follows(body: &Body) -> bool {
+    matches!(body, Body::Attach(_) | Body::Acknowledge(_) | Body::Submit(_) | Body::ReportDelays(_))
 }

@@ -10,6 +10,7 @@ use super::types::{ChatId, Hash, Incarnation, Membership, Number, Payload, PeerI
 const ENTRY: &[u8] = b"demes/v1/entry\0";
 const SUBMISSION: &[u8] = b"demes/v1/submission\0";
 const HAND_OVER: &[u8] = b"demes/v1/hand-over\0";
+const INVITE_LINK: &[u8] = b"demes/v1/invite-link\0";
 
 /// The hash of an entry's canonical form without the hash itself.
 pub(super) fn entry_hash(head: &[u8]) -> Hash {
@@ -35,6 +36,17 @@ pub fn signed_submission(
     writer.number(session);
     writer.number(number);
     writer.payload(payload);
+    writer.0
+}
+
+/// What a joining peer signs with an invite link's key (R43). It holds for that peer and
+/// incarnation alone, so that nobody who sees it can use the link.
+pub fn signed_invite_link(chat: ChatId, peer: PeerId, incarnation: Incarnation) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.fixed(INVITE_LINK);
+    writer.fixed(&chat.0);
+    writer.fixed(&peer.0);
+    writer.number(incarnation);
     writer.0
 }
 

@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use super::adoption::Adoption;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
-use super::follower::Attached;
+use super::follower::{Attached, RELAY_US};
 use super::host::{HeartbeatSent, Hosting};
 use super::outbox::Outbox;
 use super::presence::Presence;
@@ -100,12 +100,14 @@ impl Replica {
     pub fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
         // The configuration and the peer's own name never change. Random numbers are for spans
         // of back-off, which a driver makes all alike, and for whom to ask first. Receipts are
-        // passed on and shown, and nothing is decided by them.
+        // passed on and shown, and nothing is decided by them. A majority that is lost is only
+        // told of.
         let Self {
             config: _,
             me,
             incarnation,
             boot,
+            generation,
             now,
             prng: _,
             receipts: _,
@@ -124,6 +126,8 @@ impl Replica {
             host,
             attached,
             attach_count,
+            relays,
+            relay_at,
             lease_until,
             suspect_at,
             suspicion,
@@ -137,12 +141,17 @@ impl Replica {
             links,
             round_trips,
             syncs,
+            apart_since: _,
             pasts,
             pasts_due_at,
             far_terms,
+            newer_incarnations,
+            other_generations,
             disk,
             stopping,
             fault,
+            has_gone,
+            removed_by,
             ready,
             ready_count,
             later,
@@ -150,8 +159,9 @@ impl Replica {
         debug_assert!(ready.is_empty(), "what is to be done was not taken");
         into.now = *now;
         // The hash of the last entry stands for all of the log's content.
-        into.hash((incarnation, boot, hard_state, log.last_hash(), log.commit(), log.base()));
-        outbox.situation(into);
+        into.hash((incarnation, boot, generation, hard_state));
+        into.hash((log.last_hash(), log.commit(), log.base()));
+        outbox.situation(*ready_count, into);
         into.hash((read, tail_in_doubt, tail_reports, synced, commit_persisted, checkpoint_index));
         into.hash(unsynced.len());
         for (number, index) in unsynced {
@@ -163,8 +173,14 @@ impl Replica {
         part.situation(*ready_count, hard_state.term, into);
         into.hash(attached.is_some());
         if let Some(attached) = attached {
-            attached.situation(*me, hard_state.term, into);
+            attached.situation(*me, *host, hard_state.term, into);
         }
+        into.hash(relays.len());
+        for (peer, progress) in relays {
+            into.hash(peer);
+            progress.situation(*peer, into);
+        }
+        into.due(*relay_at);
         into.due(*lease_until);
         into.due(*suspect_at);
         into.hash(suspicion.is_some());
@@ -184,7 +200,8 @@ impl Replica {
         into.due(*seek_host_at);
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
-        into.hash((goodbyes, links, round_trips, syncs, far_terms, disk, fault));
+        into.hash((goodbyes, links, round_trips, syncs, far_terms, newer_incarnations));
+        into.hash((other_generations, disk, fault, has_gone, removed_by));
         if into.scale.pasts {
             into.hash(pasts);
             into.due_if(*pasts_due_at);
@@ -237,6 +254,7 @@ impl Hosting {
             heartbeat: _,
             heartbeat_at,
             heartbeats_sent,
+            intervals_us,
             active_at,
             announce_at,
             receipts_version: _,
@@ -246,7 +264,8 @@ impl Hosting {
             settled_at,
         } = self;
         into.was(*since);
-        into.hash((term_start, serving, paused, submissions, reports, progress.len()));
+        into.hash((term_start, serving, paused, submissions, reports, intervals_us));
+        into.hash(progress.len());
         for (peer, progress) in progress {
             into.hash(peer);
             progress.situation(*peer, into);
@@ -272,8 +291,10 @@ impl Hosting {
             into.due(*deadline);
         }
         into.hash(presences.len());
-        for (peer, Presence { away, undialled_since, back_at, wait_us }) in presences {
-            into.hash((peer, away, wait_us));
+        for (peer, presence) in presences {
+            let Presence { absence, known_since, undialled_since, back_at, wait_us } = presence;
+            into.hash((peer, absence, wait_us));
+            into.was(*known_since);
             into.was_if(*undialled_since);
             into.was_if(*back_at);
         }
@@ -314,12 +335,21 @@ impl Progress {
 }
 
 impl Attached {
-    fn situation<H: Hasher>(&self, me: PeerId, term: Term, into: &mut Situation<H>) {
-        let Self { host, attach, since, matched, heartbeat, holes, acknowledge } = self;
+    fn situation<H: Hasher>(
+        &self,
+        me: PeerId,
+        host: Option<PeerId>,
+        term: Term,
+        into: &mut Situation<H>,
+    ) {
+        let Self { source, attach, since, matched, heartbeat, holes, acknowledge } = self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
-        into.hash((host, matched, holes, acknowledge));
+        into.hash((source, matched, holes, acknowledge));
         into.was(*since);
+        if Some(*source) != host {
+            into.due(*since + RELAY_US);
+        }
     }
 }
 
@@ -350,9 +380,21 @@ impl Nomination {
 }
 
 impl Outbox {
-    fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
-        let Self { queue, last_number, sent_through, resend_at, resend_span } = self;
-        into.hash((queue, last_number, sent_through, resend_span));
+    fn situation<H: Hasher>(&self, ready_count: u64, into: &mut Situation<H>) {
+        let Self {
+            queue,
+            last_number,
+            unsynced,
+            synced_through,
+            sent_through,
+            resend_at,
+            resend_span,
+        } = self;
+        into.hash((queue, last_number, synced_through, sent_through, resend_span));
+        into.hash(unsynced.len());
+        for (ready, number) in unsynced {
+            into.hash((ready_count - ready, number));
+        }
         into.due_if(*resend_at);
     }
 }

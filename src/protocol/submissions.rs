@@ -83,6 +83,13 @@ pub fn is_submittable(payload: &Payload) -> bool {
         payload,
         Payload::Message { .. }
             | Payload::Policy(_)
-            | Payload::Membership(Membership::Invited { .. } | Membership::Leaving)
+            | Payload::Membership(
+                Membership::Invited { .. }
+                    | Membership::InviteRevoked { .. }
+                    | Membership::InviteLinkCreated { .. }
+                    | Membership::InviteLinkRevoked { .. }
+                    | Membership::Leaving
+                    | Membership::Removing { .. }
+            )
     )
 }

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::event::{DiskState, LinkState, Notice};
+use super::event::{DiskState, Notice};
+use super::membership::Admission;
 use super::message::{
     Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, RefusedReason, ReportDelays,
 };
@@ -12,7 +13,7 @@ use super::ordering::Draft;
 use super::ranking::{edges, rank};
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros, SECOND};
-use super::types::{MemberState, Membership, Payload, PeerId};
+use super::types::{InviteLinkId, MemberState, Membership, Payload, PeerId};
 
 /// A changed farness alone is published no more often than this.
 const REPUBLISH_US: Micros = 30 * SECOND;
@@ -31,29 +32,37 @@ impl Replica {
 
     pub(super) fn on_join(&mut self, message: &Message, join: &Join) {
         let (from, session) = (message.from, message.from_incarnation);
-        if !matches!(self.part, Part::Host(_)) {
+        let Part::Host(hosting) = &self.part else {
             self.refuse(message, RefusedReason::NotHost { host: self.host });
             return;
-        }
+        };
         let state = self.log.state();
         let member = state.members.get(&from);
-        let done = if join.decline {
-            member.is_none_or(|member| member.state != MemberState::Invited)
-        } else {
-            let Some(member) = member else {
-                self.refuse(message, RefusedReason::NotMember);
-                return;
-            };
-            member.state == MemberState::Active && member.incarnation == session
+        let link = join.proof.map(|proof| proof.link);
+        let admission = match join.decline {
+            // Whoever is not waiting for an answer has given it.
+            true if member.is_none_or(|m| m.state != MemberState::Invited) => Ok(Admission::Done),
+            true => Ok(Admission::Known),
+            false => state.admission(from, session, link, join.arrived_at_ms),
         };
-        let Part::Host(hosting) = &self.part else { return };
-        let last_number = hosting.submissions.last(from, session);
+        // R4: a host that does not serve yet may not know of everything that is committed.
         let ready = hosting.serving && hosting.hand_over.is_none();
-        if !done && ready && !self.has_pending_membership(from) {
+        let last_number = hosting.submissions.last(from, session);
+        let (done, may) = match admission {
+            Ok(Admission::Done) => (true, false),
+            Ok(Admission::Known) => (false, true),
+            Ok(Admission::ByLink { uses_left }) => (false, self.has_spare_use(link, uses_left)),
+            Err(_) if !ready => (false, false),
+            Err(reason) => {
+                self.refuse(message, reason);
+                return;
+            }
+        };
+        if may && ready && !self.has_pending_membership(from) {
             let (name, address) = (join.name.clone(), join.address.clone());
             let change = match join.decline {
                 true => Membership::Declined,
-                false => Membership::Joined { name, address },
+                false => Membership::Joined { name, address, proof: join.proof },
             };
             self.append_draft(Draft {
                 author: from,
@@ -76,11 +85,29 @@ impl Replica {
 
     /// Whether a change of that member's own membership waits to be committed.
     pub(super) fn has_pending_membership(&self, peer: PeerId) -> bool {
-        let tail = self.log.entries_from(self.log.commit() + 1, usize::MAX);
-        tail.iter().any(|entry| match &entry.payload {
-            Payload::Membership(Membership::Removed { peer: removed }) => *removed == peer,
-            Payload::Membership(_) => entry.author == peer,
+        self.pending_memberships().any(|(author, change)| match change {
+            Membership::Removed { peer: other }
+            | Membership::Removing { peer: other }
+            | Membership::InviteRevoked { peer: other } => other == peer,
+            _ => author == peer,
+        })
+    }
+
+    // R43: of a link's uses, those that others are about to have are not given away again.
+    fn has_spare_use(&self, link: Option<InviteLinkId>, uses_left: u32) -> bool {
+        let pending = self.pending_memberships().filter(|(_, change)| match change {
+            Membership::Joined { proof: Some(proof), .. } => Some(proof.link) == link,
             _ => false,
+        });
+        pending.count() < uses_left as usize
+    }
+
+    /// Changes of membership that are not committed, each with its author.
+    fn pending_memberships(&self) -> impl Iterator<Item = (PeerId, Membership)> {
+        let tail = self.log.entries_from(self.log.commit() + 1, usize::MAX);
+        tail.into_iter().filter_map(|entry| match &entry.payload {
+            Payload::Membership(change) => Some((entry.author, change.clone())),
+            _ => None,
         })
     }
 
@@ -108,11 +135,15 @@ impl Replica {
         hosting.reports.insert(self.me, own);
         hosting.reports.retain(|peer, _| members.contains(peer));
         let quantum = self.config.rank_quantum_us;
-        let candidates = rank(&members, self.log.voters(), &hosting.reports, quantum);
+        let mut candidates = rank(&members, self.log.voters(), &hosting.reports, quantum);
+        for candidate in &mut candidates {
+            let presence = hosting.presences.get(&candidate.peer);
+            candidate.absence = presence.and_then(|presence| presence.absence);
+        }
         self.consider_moving(&candidates);
         let Part::Host(hosting) = &mut self.part else { return };
         let order = |list: &[Candidate]| -> Vec<_> {
-            list.iter().map(|candidate| (candidate.peer, candidate.farness_us.is_some())).collect()
+            list.iter().map(|one| (one.peer, one.farness_us.is_some(), one.absence)).collect()
         };
         let reordered = order(&candidates) != order(&self.ranking.candidates);
         let refined = candidates != self.ranking.candidates
@@ -164,19 +195,25 @@ impl Replica {
             return;
         }
         if hosting.paused {
-            self.step_voters();
+            // R22: with a disk that stalls, another voter set would not help.
+            if self.disk != DiskState::Stalled {
+                self.step_voters();
+            }
             return;
         }
         let state = self.log.state();
         let i_leave = !state.active().any(|(peer, _)| peer == self.me);
-        if i_leave && state.active().next().is_some() {
-            // R7, R26: a leaving host hands over first, and then is a member like any other.
-            self.start_hand_over(None);
+        if i_leave && state.active().next().is_none() {
+            self.end_chat();
             return;
         }
         if i_leave {
-            self.ready.notices.push(Notice::Removed);
-            return;
+            // R7, R26: a leaving host hands over first, and then is a member like any other. Where
+            // nobody could take over yet, somebody gets a vote first.
+            self.start_hand_over(None);
+            if self.is_handing_over() {
+                return;
+            }
         }
         if self.step_voters() {
             return;
@@ -191,6 +228,23 @@ impl Replica {
             let removed = Membership::Removed { peer: *peer };
             self.append_own(Payload::Membership(removed));
         }
+    }
+
+    /// Everybody leaves. The host goes once all who hear it know that, and they go by themselves.
+    fn end_chat(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        let commit = self.log.commit();
+        let mut heard = hosting
+            .progress
+            .iter()
+            .filter(|(peer, progress)| self.in_contact(hosting, peer, &progress.incarnation));
+        if heard.all(|(_, progress)| progress.receipt.delivered >= commit) {
+            self.ready.notices.push(Notice::Removed { by: None });
+        }
+    }
+
+    pub(super) fn is_handing_over(&self) -> bool {
+        matches!(&self.part, Part::Host(hosting) if hosting.hand_over.is_some())
     }
 
     pub(super) fn publish_soon(&mut self) {
@@ -234,7 +288,7 @@ impl Replica {
             let incarnation = self.log.voters().0.get(peer);
             *peer != self.me
                 && !tried.contains(peer)
-                && self.links.get(peer) == Some(&LinkState::Up)
+                && self.is_linked(*peer)
                 && incarnation.is_some_and(|incarnation| {
                     hosting.progress.contains_key(peer)
                         && self.in_contact(hosting, peer, incarnation)

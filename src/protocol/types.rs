@@ -19,6 +19,8 @@ pub type Number = u64;
 pub type Incarnation = u64;
 /// How often this incarnation has been started (R9).
 pub type Boot = u64;
+/// Which course of the chat a log belongs to: 0 as founded, drawn at random by each recovery (R30).
+pub type Generation = u64;
 /// Names one inbound request, so that its answer finds the way back. 0: nobody waits.
 pub type CallId = u64;
 
@@ -34,6 +36,18 @@ pub const SEALED_BYTES_MAX: usize = 16 * 1_024;
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// The most members of one chat, invited ones included.
 pub const MEMBERS_MAX: usize = 256;
+/// The most former members that a chat remembers; the first to have gone is forgotten.
+pub const FORMER_MEMBERS_MAX: usize = 256;
+/// The most invite links of one chat that have not ended.
+pub const INVITE_LINKS_MAX: usize = 64;
+/// The most peers that one invite link lets in.
+pub const INVITE_LINK_USES_MAX: u32 = 256;
+/// The highest term that another peer is believed. No chat gets there by honest elections, and
+/// from there on terms can still be counted up for ever without coming to the end of the numbers.
+pub const TERM_MAX: Term = 1 << 62;
+/// The longest delay that a member may report, in microseconds: an hour. Sums of such delays over
+/// all members, in percent too, stay within the numbers.
+pub const DELAY_US_MAX: u64 = 3_600_000_000;
 
 /// A peer's Ed25519 public key. It is the peer's name everywhere, as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -42,6 +56,11 @@ pub struct PeerId(pub [u8; 32]);
 /// The first 16 bytes of the founding entry's hash, as 32 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ChatId(pub [u8; 16]);
+
+/// An invite link's Ed25519 public key, as 64 lower-case hex digits. Whoever has the link can make
+/// the private key that belongs to it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct InviteLinkId(pub [u8; 32]);
 
 /// The SHA-256 of an entry's canonical form, which includes the hash of the entry before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -117,6 +136,7 @@ macro_rules! hex_text {
 
 hex_text!(PeerId);
 hex_text!(ChatId);
+hex_text!(InviteLinkId);
 hex_text!(Hash);
 
 impl PeerId {
@@ -141,7 +161,7 @@ pub struct Entry {
     pub created_at_ms: u64,
     pub trace: TraceContext,
     pub payload: Payload,
-    /// Present where R41 asks for it: founding, inviting, joining, declining, leaving, policy.
+    /// Present where R41 asks for it: on policies and all changes of membership but `Removed`.
     pub signature: Option<Signature>,
     /// The hash of the entry before; zeros before the first.
     pub previous: Hash,
@@ -172,15 +192,36 @@ pub enum Membership {
     /// The author invites `peer`: a participant who is inactive until they answer.
     Invited { peer: PeerId, address: String },
     /// The author, invited or active, takes part with this name, address and incarnation
-    /// (the entry's session). A new incarnation is the goodbye of the old one (R9).
-    Joined { name: String, address: String },
+    /// (the entry's session). A new incarnation is the goodbye of the old one (R9). A proof lets in
+    /// one whom nobody has invited (R43).
+    Joined { name: String, address: String, proof: Option<InviteLinkProof> },
     /// The author does not want to take part.
     Declined,
     /// The author wants to go. It stays, without a vote, until `Removed` follows.
     Leaving,
-    /// The end of a membership. The host appends it once a leaving member has no vote, or once
-    /// an invitation has run out.
+    /// The author wants `peer` to go, who then leaves as if it had said so itself. One that has not
+    /// answered its invitation is gone at once.
+    Removing { peer: PeerId },
+    /// The end of a membership. The host appends it once a leaving member has no vote.
     Removed { peer: PeerId },
+    /// The majority is lost for ever: the author goes on as the only voter, in another generation
+    /// of the chat (R30). It is written while the author's peer does not run, and never submitted.
+    Recovered { generation: Generation },
+    /// The author takes an invitation back, unless `peer` has joined by then.
+    InviteRevoked { peer: PeerId },
+    /// The author lets in up to `uses_max` peers who can sign with the link's key. The host's clock
+    /// says when it has expired.
+    InviteLinkCreated { link: InviteLinkId, uses_max: u32, expires_at_ms: u64 },
+    /// The author ends a link.
+    InviteLinkRevoked { link: InviteLinkId },
+}
+
+/// That the author of a `Joined` has the link (R43).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct InviteLinkProof {
+    pub link: InviteLinkId,
+    /// By the link's key, over the chat, the joining peer and its incarnation.
+    pub signature: Signature,
 }
 
 /// What the group has agreed on about itself.
@@ -230,6 +271,18 @@ pub struct Member {
     pub state: MemberState,
     /// The entry that brought the member to this state.
     pub since: Index,
+    /// Who wants the member to go; `None` unless it is leaving, and not by itself.
+    pub removed_by: Option<PeerId>,
+}
+
+/// One whose membership has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FormerMember {
+    pub incarnation: Incarnation,
+    /// `None` where it left by itself.
+    pub removed_by: Option<PeerId>,
+    /// The entry that ended the membership.
+    pub index: Index,
 }
 
 /// Something a member wants in the log: numbered by its author and durable in the outbox (R31).

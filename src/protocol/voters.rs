@@ -1,5 +1,6 @@
 //! Which members should vote, and the next step towards them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::Candidate;
@@ -23,6 +24,8 @@ pub struct Seats<'a> {
     pub away: &'a BTreeSet<PeerId>,
     /// Learners that are caught up and steady, and may be given a vote (R28).
     pub ready: &'a BTreeSet<PeerId>,
+    /// Whom the host hears, itself included: a change is for them to commit.
+    pub heard: &'a BTreeSet<(PeerId, Incarnation)>,
 }
 
 /// The next step from the voters in force towards those there should be, or `None` where there is
@@ -33,29 +36,35 @@ pub struct Seats<'a> {
 /// even number, which tolerates no more losses, and where fewer than three would be left. A step
 /// that adds comes before one that removes, so that on the way to the goal nothing is tolerated
 /// less. Outlived incarnations and members that are not active any more go first.
+///
+/// A set without a majority in contact could not commit its own entry, and the chat would stop
+/// until somebody comes back. So a step that would lead there waits, and another is taken.
 pub fn next_voters(seats: &Seats<'_>) -> Option<VoterSet> {
     let voters = seats.voters;
-    let outlived = voters.0.iter().find(|(peer, incarnation)| {
-        **peer != seats.host && seats.active.get(*peer) != Some(*incarnation)
-    });
-    if let Some((peer, _)) = outlived {
-        return Some(without(voters, *peer));
-    }
-    let goal = goal(seats);
-    if let Some(peer) = goal.iter().find(|peer| !voters.contains(peer)) {
+    let is_outlived =
+        |peer: &PeerId| *peer != seats.host && seats.active.get(peer) != voters.0.get(peer);
+    let goal = goal(seats, is_outlived);
+    let outlived = voters.peers().filter(|peer| is_outlived(peer));
+    let outlived = outlived.map(|peer| without(voters, *peer));
+    let added = goal.iter().filter(|peer| !voters.contains(peer)).filter_map(|peer| {
         let mut next = voters.clone();
         next.0.insert(*peer, *seats.active.get(peer)?);
-        return Some(next);
-    }
-    let surplus = voters.peers().filter(|peer| !goal.contains(peer));
-    let place = |peer: &&PeerId| (seats.away.contains(peer), seats.place(peer));
-    let worst = surplus.max_by_key(place)?;
-    Some(without(voters, *worst))
+        Some(next)
+    });
+    let surplus = voters.peers().filter(|peer| !goal.contains(peer) && !is_outlived(peer));
+    let mut surplus: Vec<_> = surplus.collect();
+    surplus.sort_by_key(|peer| Reverse((seats.away.contains(*peer), seats.place(peer))));
+    let removed = surplus.into_iter().map(|peer| without(voters, *peer));
+    let can_commit = |next: &VoterSet| {
+        let voters = next.0.iter().map(|(peer, incarnation)| (*peer, *incarnation));
+        voters.filter(|voter| seats.heard.contains(voter)).count() >= next.majority()
+    };
+    outlived.chain(added).chain(removed).find(can_commit)
 }
 
 /// Those who should vote, best first.
-fn goal(seats: &Seats<'_>) -> Vec<PeerId> {
-    let voters = seats.sorted(seats.voters.peers());
+fn goal(seats: &Seats<'_>, is_outlived: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
+    let voters = seats.sorted(seats.voters.peers().filter(|peer| !is_outlived(peer)));
     let (away, mut goal): (Vec<_>, Vec<_>) =
         voters.into_iter().partition(|peer| seats.away.contains(peer) && *peer != seats.host);
     goal.extend(seats.sorted(seats.ready.iter().filter(|peer| !seats.voters.contains(peer))));
@@ -125,6 +134,7 @@ mod tests {
                 voters_max,
                 away: &peers(away),
                 ready: &peers(ready),
+                heard: &(1..=9).filter(|n| !away.contains(n)).map(|n| (peer(n), 1)).collect(),
             };
             let Some(next) = next_voters(&seats) else { return way };
             assert_eq!(next.len().abs_diff(set.len()), 1, "R6: one at a time");
@@ -172,6 +182,13 @@ mod tests {
     fn r28_who_is_back_gets_its_vote_again() {
         assert!(way(5, &[1, 2, 3], &[], &[4], 7).is_empty());
         assert_eq!(way(5, &[1, 2, 3], &[], &[4, 5], 7).last().unwrap(), &[1, 2, 3, 4, 5]);
+    }
+
+    // Without that, the departure of one that is here stops a chat whose others are away.
+    #[test]
+    fn no_step_leads_to_a_set_without_a_majority_in_contact() {
+        assert_eq!(way(4, &[1, 2, 3, 4, 5], &[3, 4], &[], 7)[0], [1, 2, 3, 5], "not yet 5");
+        assert!(way(2, &[1, 2, 3], &[2], &[], 7).is_empty());
     }
 
     #[test]

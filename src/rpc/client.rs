@@ -9,26 +9,27 @@ use std::pin::Pin;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
+use super::accepting::JOIN_MAX;
 use super::feed::{Frames, Reader};
-use super::invites::{IncomingInvite, OutgoingInvite};
 use super::node::{Node, now_ms, parse_address};
+use super::own_address::refuse_own;
 use super::pages;
 use super::resolve::{resolve_chat, resolve_peer};
 use super::status::{self, unable, until_stopped};
 use crate::crypto::seal;
-use crate::protocol::event::Role;
+use crate::protocol::event::{ProposeError, Role};
 use crate::protocol::types::{
-    ChatId, MemberState, Membership, Payload, PeerId, Policy, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX,
+    ChatId, Membership, Payload, PeerId, Policy, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX,
 };
-use crate::runtime::handle::{ChatShared, Granted, Wait, Wish};
+use crate::runtime::handle::{ChatShared, Granted, Unable, Wait, Wish};
 use crate::telemetry::current_context;
 use crate::wire::pb::client_service_server::ClientService;
-use crate::wire::{check_name, hex, pb, timestamp, view};
+use crate::wire::{check_name, hex, pb, view};
 
 const INVITE_S: u32 = 900;
-/// How long an accepted invitation is waited for, where the caller sets no deadline.
-const JOIN_MAX: Duration = Duration::from_secs(60);
 const HAND_OVER_MAX: Duration = Duration::from_secs(10);
+/// Longer than one attempt takes.
+const HAND_OVER_AGAIN: Duration = Duration::from_millis(500);
 /// Left of a caller's deadline to tell what happened.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
@@ -65,6 +66,7 @@ impl ClientService for Person {
         for address in &request.addresses {
             parse_address(address)?;
         }
+        refuse_own(&self.node, &request.addresses).await?;
         let chat = self.node.found(&request.name).await?;
         for address in &request.addresses {
             self.node.invite(chat, address, invite_timeout(request.invite_timeout_s))?;
@@ -116,23 +118,41 @@ impl ClientService for Person {
     ) -> Result<Response<pb::InviteMemberResponse>, Status> {
         let request = request.into_inner();
         let chat = resolve_chat(&self.node, &request.chat)?;
+        refuse_own(&self.node, std::slice::from_ref(&request.address)).await?;
         let timeout = invite_timeout(request.timeout_s);
         let invite = self.node.invite(chat.id, &request.address, timeout)?;
         let invite = Some(self.show_outgoing(&invite));
         Ok(Response::new(pb::InviteMemberResponse { invite }))
     }
 
+    async fn create_invite_link(
+        &self,
+        request: Request<pb::CreateInviteLinkRequest>,
+    ) -> Result<Response<pb::CreateInviteLinkResponse>, Status> {
+        let deadline = deadline(&request);
+        let request = request.into_inner();
+        let chat = resolve_chat(&self.node, &request.chat)?;
+        let link = self.create_link(&chat, request.uses_max, request.valid_s, deadline).await?;
+        Ok(Response::new(pb::CreateInviteLinkResponse { link: Some(link) }))
+    }
+
+    async fn revoke_invite(
+        &self,
+        request: Request<pb::RevokeInviteRequest>,
+    ) -> Result<Response<pb::RevokeInviteResponse>, Status> {
+        let deadline = deadline(&request);
+        let request = request.into_inner();
+        let chat = resolve_chat(&self.node, &request.chat)?;
+        self.revoke(&chat, &request.invite, deadline).await?;
+        Ok(Response::new(pb::RevokeInviteResponse {}))
+    }
+
     async fn list_invites(
         &self,
         _: Request<pb::ListInvitesRequest>,
     ) -> Result<Response<pb::ListInvitesResponse>, Status> {
-        let now = now_ms();
-        let invites = self.node.lock_invites();
-        let incoming = invites.incoming().iter();
-        let incoming = incoming.map(|(chat, invite)| show_incoming(*chat, invite, now));
-        let outgoing = invites.outgoing().map(|invite| self.show_outgoing(invite));
-        let invites = incoming.chain(outgoing).collect();
-        Ok(Response::new(pb::ListInvitesResponse { invites }))
+        let (invites, links) = (self.show_invites(), self.show_links().await);
+        Ok(Response::new(pb::ListInvitesResponse { invites, links }))
     }
 
     async fn accept_invite(
@@ -140,27 +160,11 @@ impl ClientService for Person {
         request: Request<pb::AcceptInviteRequest>,
     ) -> Result<Response<pb::AcceptInviteResponse>, Status> {
         let until = deadline(&request).unwrap_or_else(|| Instant::now() + JOIN_MAX);
-        let mut activity = self.node.handle.activity();
-        let chat = self.resolve_invite(&request.get_ref().chat)?;
-        self.node.answer(chat, true)?;
-        let joined = async {
-            while self.node.handle.chat(chat).is_none() {
-                if activity.changed().await.is_err() {
-                    return;
-                }
-            }
+        let request = request.into_inner();
+        let chat = match request.link.as_str() {
+            "" => self.accept(&request.chat, until).await?,
+            link => self.accept_link(link, until).await?,
         };
-        timeout_at(until, joined).await.map_err(|_| status::no_host())?;
-        if let Some(chat) = self.node.handle.chat(chat) {
-            // The log brings the name and this membership, without which nothing can be said.
-            let (me, mut shown) = (self.node.identity.peer_id(), chat.view.clone());
-            let known = shown.wait_for(|view| {
-                let member = view.status.members.get(&me);
-                member.is_some_and(|member| member.state == MemberState::Active)
-            });
-            // Late or not, the person takes part.
-            let _ = timeout_at(until, known).await;
-        }
         Ok(Response::new(pb::AcceptInviteResponse { chat_id: hex(&chat.0) }))
     }
 
@@ -169,8 +173,27 @@ impl ClientService for Person {
         request: Request<pb::DeclineInviteRequest>,
     ) -> Result<Response<pb::DeclineInviteResponse>, Status> {
         let chat = self.resolve_invite(&request.get_ref().chat)?;
-        self.node.answer(chat, false)?;
+        if !self.node.give_up_link(chat)? {
+            self.node.answer(chat, false)?;
+        }
         Ok(Response::new(pb::DeclineInviteResponse {}))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<pb::RemoveMemberRequest>,
+    ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
+        let deadline = deadline(&request);
+        let request = request.into_inner();
+        let chat = resolve_chat(&self.node, &request.chat)?;
+        let status = self.node.handle.view(chat.id).await.map_err(unable)?.status;
+        let peer = resolve_peer(&status, &request.peer)?;
+        if peer == self.node.identity.peer_id() {
+            return Err(status::peer_is_self());
+        }
+        let wish = wish(Payload::Membership(Membership::Removing { peer }), Wait::Committed);
+        let granted = self.propose(&chat, wish, deadline, "").await?;
+        Ok(Response::new(pb::RemoveMemberResponse { sequence: granted.index.unwrap_or(0) }))
     }
 
     async fn leave_chat(
@@ -179,6 +202,11 @@ impl ClientService for Person {
     ) -> Result<Response<pb::LeaveChatResponse>, Status> {
         let deadline = deadline(&request);
         let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
+        if chat.is_read_only() {
+            self.node.handle.remove(chat.id).await;
+            self.node.forget(chat.id);
+            return Ok(Response::new(pb::LeaveChatResponse {}));
+        }
         let wish = wish(Payload::Membership(Membership::Leaving), Wait::Queued);
         self.propose(&chat, wish, deadline, "").await?;
         Ok(Response::new(pb::LeaveChatResponse {}))
@@ -239,7 +267,8 @@ impl ClientService for Person {
         let cursors = cursors
             .map(|cursor| Ok((resolve_chat(&self.node, &cursor.chat)?, cursor.after)))
             .collect::<Result<Vec<_>, Status>>()?;
-        let reader = Reader::new(self.node.handle.clone(), cursors)?;
+        let stall = self.node.limits.feed_stall;
+        let reader = Reader::new(self.node.handle.clone(), cursors, stall)?;
         Ok(Response::new(until_stopped(reader.into_stream(), self.node.stop.clone())))
     }
 
@@ -309,8 +338,19 @@ impl ClientService for Person {
             let (host_peer_id, term) = (hex(&me.0), status.term);
             return Ok(Response::new(pb::ClientServiceHandOverResponse { host_peer_id, term }));
         }
-        self.node.handle.hand_over(chat.id, target).await.map_err(unable)?;
-        let (host, term) = await_host(&chat, me, target, until).await?;
+        // A member that has just come back may not be fit yet; the host tries again.
+        let (host, term) = loop {
+            self.node.handle.hand_over(chat.id, target).await.map_err(unable)?;
+            let again = until.min(Instant::now() + HAND_OVER_AGAIN);
+            match await_other_host(&chat, me, again).await? {
+                Some((host, _)) if target.is_some_and(|target| target != host) => {
+                    return Err(status::not_handed_over());
+                }
+                Some(found) => break found,
+                None if again < until => {}
+                None => return Err(status::not_handed_over()),
+            }
+        };
         let host_peer_id = hex(&host.0);
         Ok(Response::new(pb::ClientServiceHandOverResponse { host_peer_id, term }))
     }
@@ -324,7 +364,7 @@ impl Person {
     }
 
     /// Proposes and waits, at most until the caller's deadline.
-    async fn propose(
+    pub(super) async fn propose(
         &self,
         chat: &ChatShared,
         wish: Wish,
@@ -334,7 +374,7 @@ impl Person {
         let proposing = self.node.handle.propose(chat.id, wish);
         let waiting = async {
             tokio::select! {
-                granted = proposing => granted.map_err(unable),
+                granted = proposing => granted.map_err(|error| refused(chat, error)),
                 () = self.node.stop.cancelled() => Err(status::stopping()),
             }
         };
@@ -345,92 +385,33 @@ impl Person {
             None => waiting.await,
         }
     }
+}
 
-    fn resolve_invite(&self, text: &str) -> Result<ChatId, Status> {
-        let now = now_ms();
-        let invites = self.node.lock_invites();
-        let open = invites.incoming().iter().filter(|(_, invite)| invite.expires_at_ms > now);
-        let named = open.filter(|(chat, invite)| {
-            let id = hex(&chat.0);
-            invite.chat_name == text || (!text.is_empty() && id.starts_with(text))
-        });
-        let found: Vec<ChatId> = named.map(|(chat, _)| *chat).collect();
-        match found[..] {
-            [] => Err(status::invite_not_found()),
-            [chat] => Ok(chat),
-            _ => Err(status::chat_ambiguous(found.iter().map(|chat| hex(&chat.0)).collect())),
-        }
-    }
-
-    fn show_outgoing(&self, invite: &OutgoingInvite) -> pb::Invite {
-        let chat = self.node.handle.chat(invite.chat);
-        let (chat_name, member) = chat.map_or((String::new(), None), |chat| {
-            let view = chat.view.borrow();
-            let peer = invite.reached.as_deref().and_then(|peer| peer.parse::<PeerId>().ok());
-            let member = peer.and_then(|peer| view.status.members.get(&peer)).map(|m| m.state);
-            (view.status.chat_name.clone(), member)
-        });
-        let is_over = invite.expires_at_ms <= now_ms();
-        let state = match (&invite.reached, member) {
-            (_, Some(MemberState::Active | MemberState::Leaving)) => pb::InviteState::Accepted,
-            _ if is_over => pb::InviteState::Expired,
-            (None, _) => pb::InviteState::Sending,
-            (Some(_), Some(MemberState::Invited)) => pb::InviteState::Pending,
-            (Some(_), None) => pb::InviteState::Declined,
-        };
-        pb::Invite {
-            chat_id: hex(&invite.chat.0),
-            chat_name,
-            incoming: false,
-            peer_id: invite.reached.clone().or(invite.expected.clone()).unwrap_or_default(),
-            name: invite.name.clone(),
-            address: invite.address.clone(),
-            state: state.into(),
-            expires_at: Some(timestamp(invite.expires_at_ms)),
-        }
+/// Why a wish was not taken. Whoever was removed is told by whom.
+fn refused(chat: &ChatShared, error: Unable) -> Status {
+    match (error, chat.view.borrow().status.removed_by) {
+        (Unable::Propose(ProposeError::NotMember), Some(by)) => status::removed(by),
+        _ => unable(error),
     }
 }
 
-fn show_incoming(chat: ChatId, invite: &IncomingInvite, now_ms: u64) -> pb::Invite {
-    let state = match invite.answer {
-        Some(answer) if answer.accept => pb::InviteState::Accepted,
-        Some(_) => pb::InviteState::Declined,
-        None if invite.expires_at_ms <= now_ms => pb::InviteState::Expired,
-        None => pb::InviteState::Pending,
-    };
-    pb::Invite {
-        chat_id: hex(&chat.0),
-        chat_name: invite.chat_name.clone(),
-        incoming: true,
-        peer_id: hex(&invite.inviter.0),
-        name: invite.inviter_name.clone(),
-        address: invite.inviter_address.clone(),
-        state: state.into(),
-        expires_at: Some(timestamp(invite.expires_at_ms)),
-    }
-}
-
-/// Waits until `target`, or anyone else than this peer, hosts.
-async fn await_host(
+/// Waits until another peer than this one hosts; nothing when it takes too long.
+async fn await_other_host(
     chat: &ChatShared,
     me: PeerId,
-    target: Option<PeerId>,
     until: Instant,
-) -> Result<(PeerId, u64), Status> {
+) -> Result<Option<(PeerId, u64)>, Status> {
     let mut shown = chat.view.clone();
-    let hosts = shown.wait_for(|view| match (view.status.host, target) {
-        (Some(host), Some(target)) => host == target,
-        (Some(host), None) => host != me,
-        (None, _) => false,
-    });
-    match timeout_at(until, hosts).await {
-        Ok(Ok(view)) => Ok((view.status.host.unwrap_or(me), view.status.term)),
+    let other = shown.wait_for(|view| view.status.host.is_some_and(|host| host != me));
+    match timeout_at(until, other).await {
+        Ok(Ok(view)) => Ok(view.status.host.map(|host| (host, view.status.term))),
         Ok(Err(_)) => Err(status::chat_not_found()),
-        Err(_) => Err(status::no_host()),
+        Err(_) => Ok(None),
     }
 }
 
-fn wish(payload: Payload, wait: Wait) -> Wish {
+/// A wish of this moment, which no request repeats.
+pub(super) fn wish(payload: Payload, wait: Wait) -> Wish {
     Wish { request_id: None, payload, created_at_ms: now_ms(), trace: None, wait }
 }
 

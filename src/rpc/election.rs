@@ -11,8 +11,9 @@ use crate::wire::pb::election_service_server::ElectionService;
 impl ElectionService for Inbound {
     async fn ping(
         &self,
-        _: Request<pb::PingRequest>,
+        request: Request<pb::PingRequest>,
     ) -> Result<Response<pb::PingResponse>, Status> {
+        self.count(&self.caller(&request)?)?;
         Ok(Response::new(pb::PingResponse {}))
     }
 

@@ -1,15 +1,18 @@
-//! A feed: what a reader has missed, CAUGHT_UP, and then what happens. It is pulled: each time the
-//! connection has room, the reader gets everything that stands after its position, in one frame.
+//! A feed: what a reader has missed, CAUGHT_UP, and then what happens. A frame has everything that
+//! stands after the reader's position, and one frame at a time waits for the connection to have
+//! room. A reader that leaves it there for too long is ended, whether it reads again or not.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{Stream, stream};
-use tokio::sync::watch;
+use futures_util::Stream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::status::{cursor_ahead, slow_consumer, storage_damaged};
+use super::status::{cursor_ahead, slow_consumer, storage_damaged, store};
 use crate::protocol::types::{ChatId, Index};
 use crate::runtime::feed::{After, FRAME_BYTES_MAX};
 use crate::runtime::handle::{ChatShared, Handle};
@@ -17,8 +20,6 @@ use crate::wire::feed::{FeedFrame, encode_event};
 use crate::wire::view::Names;
 use crate::wire::{hex, pb};
 
-/// A reader that leaves what is there for so long is ended.
-const SLOW_AFTER: Duration = Duration::from_secs(30);
 /// Without anything new, a sign of life is sent so often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 
@@ -31,9 +32,8 @@ pub struct Reader {
     chats: Vec<Position>,
     /// Takes up chats that come later.
     all: bool,
-    /// When the last frame was handed over.
-    gave_at: Option<Instant>,
-    ended: bool,
+    /// A reader that leaves what is there for so long is ended.
+    stall: Duration,
 }
 
 /// A reader's position in one chat.
@@ -42,6 +42,8 @@ struct Position {
     after: Index,
     /// The end of what was missed; `None` once CAUGHT_UP was sent.
     missed_through: Option<Index>,
+    /// Since when a reader that was live needs what memory no longer has.
+    behind_since: Option<Instant>,
     /// Names that the reader has come past in the store.
     names: Names,
 }
@@ -51,7 +53,7 @@ impl Position {
         let missed_through = Some(chat.feed.commit());
         // Who reads from the beginning learns the names on the way.
         let names = if after == 0 { Names::new() } else { (*chat.feed.names()).clone() };
-        Self { chat, after, missed_through, names }
+        Self { chat, after, missed_through, behind_since: None, names }
     }
 
     fn event(&self, kind: pb::event::Kind) -> bytes::Bytes {
@@ -65,7 +67,11 @@ impl Position {
 
 impl Reader {
     /// A reader of these positions; of all chats from their beginnings when there are none.
-    pub fn new(handle: Handle, cursors: Vec<(Arc<ChatShared>, Index)>) -> Result<Self, Status> {
+    pub fn new(
+        handle: Handle,
+        cursors: Vec<(Arc<ChatShared>, Index)>,
+        stall: Duration,
+    ) -> Result<Self, Status> {
         for (chat, after) in &cursors {
             let committed = chat.feed.commit();
             if *after > committed {
@@ -77,32 +83,56 @@ impl Reader {
             handle,
             all: cursors.is_empty(),
             chats: cursors.into_iter().map(|(chat, after)| Position::new(chat, after)).collect(),
-            gave_at: None,
-            ended: false,
+            stall,
         })
     }
 
     /// The frames, without end.
     pub fn into_stream(self) -> Frames {
-        Box::pin(stream::unfold(self, |mut reader| async move {
-            if reader.ended {
-                return None;
+        // One place for a frame, and one for the last word.
+        let (frames, stream) = mpsc::channel(2);
+        tokio::spawn(self.run(frames));
+        Box::pin(ReceiverStream::new(stream))
+    }
+
+    async fn run(mut self, frames: mpsc::Sender<Result<FeedFrame, Status>>) {
+        let Ok(last_word) = frames.clone().reserve_owned().await else { return };
+        let status = loop {
+            let place = match timeout(self.stall, frames.reserve()).await {
+                Ok(Ok(place)) => place,
+                Ok(Err(_)) => return,
+                Err(_) => match self.left_behind() {
+                    Some(status) => break status,
+                    // There is nothing that it could have taken.
+                    None => continue,
+                },
+            };
+            let next = tokio::select! {
+                next = self.next() => next,
+                () = frames.closed() => return,
+            };
+            match next {
+                Ok(frame) => place.send(Ok(frame)),
+                Err(status) => break status,
             }
-            let frame = reader.next().await;
-            reader.ended = frame.is_err();
-            Some((frame, reader))
-        }))
+        };
+        last_word.send(Err(status));
+    }
+
+    /// Why a reader that takes nothing is ended: there is more for it than the frame that waits.
+    fn left_behind(&self) -> Option<Status> {
+        let behind = |position: &&Position| position.after < position.chat.feed.commit();
+        let position = self.chats.iter().find(behind)?;
+        Some(slow_consumer(hex(&position.chat.id.0), position.after))
     }
 
     async fn next(&mut self) -> Result<FeedFrame, Status> {
-        // It was this reader's turn since the last frame: the time in between is the reader's.
-        let left = self.gave_at.take().map_or(Duration::ZERO, |gave_at| gave_at.elapsed());
         loop {
             self.activity.mark_unchanged();
             self.renew_chats();
             let mut frame = FeedFrame::default();
             for index in 0..self.chats.len() {
-                self.fill(index, left, &mut frame).await?;
+                self.fill(index, &mut frame).await?;
                 if frame.len() >= FRAME_BYTES_MAX {
                     break;
                 }
@@ -111,30 +141,29 @@ impl Reader {
                 frame = self.wait().await;
             }
             if !frame.is_empty() {
-                self.gave_at = Some(Instant::now());
                 return Ok(frame);
             }
         }
     }
 
     /// Adds what one chat has, and CAUGHT_UP where that is due.
-    async fn fill(
-        &mut self,
-        index: usize,
-        left: Duration,
-        frame: &mut FeedFrame,
-    ) -> Result<(), Status> {
+    async fn fill(&mut self, index: usize, frame: &mut FeedFrame) -> Result<(), Status> {
+        let stall = self.stall;
         let position = &mut self.chats[index];
         match position.chat.feed.after(position.after) {
-            After::Nothing => {}
-            _ if left >= SLOW_AFTER => {
-                return Err(slow_consumer(hex(&position.chat.id.0), position.after));
-            }
+            After::Nothing => position.behind_since = None,
             After::Frame(more, after) => {
                 frame.append(more);
                 position.after = after;
+                position.behind_since = None;
             }
             After::Stored { through } => {
+                let is_live = position.missed_through.is_none();
+                if is_live
+                    && position.behind_since.get_or_insert_with(Instant::now).elapsed() >= stall
+                {
+                    return Err(slow_consumer(hex(&position.chat.id.0), position.after));
+                }
                 let (reader, from) = (position.chat.reader.clone(), position.after + 1);
                 let read = tokio::task::spawn_blocking(move || {
                     reader.entries(from, through, FRAME_BYTES_MAX)
@@ -142,7 +171,7 @@ impl Reader {
                 let entries = read
                     .await
                     .map_err(|_| Status::internal("reading was interrupted"))?
-                    .map_err(|error| storage_damaged(error.to_string()))?;
+                    .map_err(|error| store(&error))?;
                 let Some(last) = entries.last() else {
                     return Err(storage_damaged("the log ends before its committed end"));
                 };

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::info_span;
 
 use super::inbound::Inbound;
+use super::node::now_ms;
 use super::status::{chat_not_found, invalid, unable, until_stopped};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
@@ -35,7 +36,13 @@ impl HostService for Inbound {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
-        self.unary(request, convert::from_join_request, convert::to_join_response).await
+        let caller = self.caller(&request)?;
+        let (header, mut body) =
+            convert::from_join_request(request.into_inner()).map_err(invalid)?;
+        if let Body::Join(join) = &mut body {
+            join.arrived_at_ms = now_ms();
+        }
+        self.answered(&caller, Ok((header, body)), convert::to_join_response).await
     }
 
     type SubmitStream = Answers<pb::SubmitResponse>;
@@ -44,7 +51,7 @@ impl HostService for Inbound {
         &self,
         request: Request<Streaming<pb::SubmitRequest>>,
     ) -> Result<Response<Self::SubmitStream>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
         let mut requests = request.into_inner();
         let (waiting, answers) =
             mpsc::channel::<Result<(ChatId, oneshot::Receiver<Answer>), Status>>(SUBMITS_MAX);
@@ -53,7 +60,7 @@ impl HostService for Inbound {
             // Requests go in as they come; their answers are awaited in the same order beside it.
             while let Ok(Some(request)) = requests.message().await {
                 let parsed = convert::from_submit_request(request);
-                let handed_in = match inbound.message(from, parsed) {
+                let handed_in = match inbound.message(&caller, parsed) {
                     Ok((chat, mut message)) => {
                         trace_submissions(&message);
                         message.call = inbound.handle.next_call();
@@ -85,7 +92,9 @@ impl HostService for Inbound {
         &self,
         request: Request<pb::HeartbeatsRequest>,
     ) -> Result<Response<Self::HeartbeatsStream>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
+        self.count(&caller)?;
+        let from = caller.peer;
         let header = convert::from_header(request.into_inner().header).map_err(invalid)?;
         let chat = header.chat;
         if !self.is_member(chat, from)? {
@@ -108,9 +117,9 @@ impl HostService for Inbound {
         &self,
         request: Request<pb::ReplicateRequest>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
         let parsed = convert::from_replicate_request(request.into_inner());
-        let (chat, attach) = self.message(from, parsed)?;
+        let (chat, attach) = self.message(&caller, parsed)?;
         let (sender, receiver) = mpsc::channel(REPLICATE_MAX);
         let refused = self.handle.replicate(chat, attach, sender).await.map_err(unable)?;
         // A refusal comes as the answer to the attach, and ends the stream.
@@ -128,7 +137,7 @@ impl HostService for Inbound {
         &self,
         request: Request<Streaming<pb::AcknowledgeRequest>>,
     ) -> Result<Response<pb::AcknowledgeResponse>, Status> {
-        let from = self.caller(&request)?;
+        let caller = self.caller(&request)?;
         let mut requests = request.into_inner();
         // One call for the whole stream: its only answer is a refusal, which ends it.
         let call = self.handle.next_call();
@@ -151,7 +160,7 @@ impl HostService for Inbound {
             let Some(request) = next else {
                 return Ok(Response::new(pb::AcknowledgeResponse::default()));
             };
-            let (chat, mut message) = self.message(from, convert::from_acknowledge(request))?;
+            let (chat, mut message) = self.message(&caller, convert::from_acknowledge(request))?;
             message.call = call;
             match &refused {
                 Some(_) => self.handle.deliver(chat, message).await.map_err(unable)?,

@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::edge::is_genuine;
+use super::gate::Bucket;
 use super::node::Node;
-use super::status::{chat_not_found, invalid, unable};
+use super::status::{chat_not_found, invalid, rate_limited, too_often, unable};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, PeerId};
-use crate::runtime::handle::{Answer, Handle};
+use crate::runtime::handle::{Answer, ChatShared, Handle};
 use crate::wire::message::{Header, to_header, to_refused};
 use crate::wire::{WireError, pb};
 
@@ -20,9 +21,21 @@ use crate::wire::{WireError, pb};
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Who is at the other end of an inbound connection; proven by the handshake.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Caller {
     pub peer: PeerId,
+    /// What is left of its calls (R44).
+    pub bucket: Bucket,
+}
+
+/// What a peer is to a chat.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Member,
+    /// No member; the core says what it may.
+    Stranger,
+    /// Nobody knows yet who the members are, and nobody has spoken of this peer.
+    Unheard,
 }
 
 /// The services for other peers.
@@ -35,25 +48,45 @@ pub struct Inbound {
 
 impl Inbound {
     /// The peer that calls.
-    pub fn caller<T>(&self, request: &Request<T>) -> Result<PeerId, Status> {
+    pub fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let caller = request.extensions().get::<Caller>();
-        caller.map(|caller| caller.peer).ok_or_else(|| Status::unauthenticated("no key was shown"))
+        caller.cloned().ok_or_else(|| Status::unauthenticated("no key was shown"))
+    }
+
+    /// R44: takes one of the caller's tokens, for a call or a message of a stream.
+    pub fn count(&self, caller: &Caller) -> Result<(), Status> {
+        let per_second = self.node.limits.calls_per_second_peer;
+        caller.bucket.check().map_err(|_| rate_limited(per_second))
+    }
+
+    /// A chat that this peer takes part in. One that it was removed from is not found.
+    pub fn chat(&self, chat: ChatId) -> Result<Arc<ChatShared>, Status> {
+        let chat = self.handle.chat(chat);
+        chat.filter(|chat| !chat.is_read_only()).ok_or_else(chat_not_found)
     }
 
     /// Whether the peer is a member of a chat that runs here.
     pub fn is_member(&self, chat: ChatId, peer: PeerId) -> Result<bool, Status> {
-        let chat = self.handle.chat(chat).ok_or_else(chat_not_found)?;
-        Ok(chat.view.borrow().status.members.contains_key(&peer))
+        Ok(self.chat(chat)?.view.borrow().status.members.contains_key(&peer))
     }
 
-    /// The message of a parsed request, after its signatures were checked.
+    /// The message of a parsed request, after it was counted and its signatures were checked.
     pub fn message(
         &self,
-        from: PeerId,
+        caller: &Caller,
         parsed: Result<(Header, Body), WireError>,
     ) -> Result<(ChatId, Message), Status> {
+        self.count(caller)?;
         let (header, body) = parsed.map_err(invalid)?;
-        if self.handle.chat(header.chat).is_none() {
+        header.check(&body).map_err(invalid)?;
+        let from = caller.peer;
+        let chat = self.chat(header.chat)?;
+        let standing = self.standing(&chat, &from);
+        if standing != Standing::Member && !self.node.gate.admits(from) {
+            // Checking signatures is work that strangers get little of.
+            return Err(too_often());
+        }
+        if standing == Standing::Unheard {
             return Err(chat_not_found());
         }
         let message = header.message(from, self.handle.me(), body);
@@ -63,6 +96,21 @@ impl Inbound {
         Ok((header.chat, message))
     }
 
+    /// What a peer is to a chat, as far as this peer knows. While the log is empty, those count as
+    /// members who are to be asked for it: anybody else could talk this peer into anything (R11).
+    fn standing(&self, chat: &ChatShared, peer: &PeerId) -> Standing {
+        let members = Arc::clone(&chat.view.borrow().status.members);
+        if members.contains_key(peer) {
+            Standing::Member
+        } else if !members.is_empty() {
+            Standing::Stranger
+        } else if self.handle.roster().borrow().contains_key(peer) {
+            Standing::Member
+        } else {
+            Standing::Unheard
+        }
+    }
+
     /// A call with one answer.
     pub async fn unary<Req, Res>(
         &self,
@@ -70,8 +118,18 @@ impl Inbound {
         parse: impl FnOnce(Req) -> Result<(Header, Body), WireError>,
         render: impl FnOnce(ChatId, &Message) -> Option<Res>,
     ) -> Result<Response<Res>, Status> {
-        let from = self.caller(&request)?;
-        let (chat, message) = self.message(from, parse(request.into_inner()))?;
+        let caller = self.caller(&request)?;
+        self.answered(&caller, parse(request.into_inner()), render).await
+    }
+
+    /// The rest of a call with one answer, once it is parsed.
+    pub async fn answered<Res>(
+        &self,
+        caller: &Caller,
+        parsed: Result<(Header, Body), WireError>,
+        render: impl FnOnce(ChatId, &Message) -> Option<Res>,
+    ) -> Result<Response<Res>, Status> {
+        let (chat, message) = self.message(caller, parsed)?;
         let Answer::Message(message) = self.call(chat, message).await? else {
             return Err(Status::internal("the call has no answer"));
         };
@@ -86,8 +144,8 @@ impl Inbound {
         request: Request<Req>,
         parse: impl FnOnce(Req) -> Result<(Header, Body), WireError>,
     ) -> Result<(Option<pb::Header>, Option<pb::Refused>), Status> {
-        let from = self.caller(&request)?;
-        let (chat, message) = self.message(from, parse(request.into_inner()))?;
+        let caller = self.caller(&request)?;
+        let (chat, message) = self.message(&caller, parse(request.into_inner()))?;
         match self.call(chat, message).await? {
             Answer::Message(message) => {
                 let header = to_header(chat, &message);

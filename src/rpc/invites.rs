@@ -1,17 +1,20 @@
-//! Invitations, as this peer keeps them: those that arrived here, and those sent from here.
+//! Invitations, as this peer keeps them: those that arrived here, those sent from here, and the
+//! secrets of links that were made here.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::types::{ChatId, Incarnation, PeerId};
+use crate::protocol::types::{ChatId, Incarnation, InviteLinkId, PeerId};
 use crate::storage::{PeerStore, StorageError};
 
 const INCOMING: &str = "invite-in";
 const OUTGOING: &str = "invite-out";
+const LINKS: &str = "invite-link";
 
-/// An invitation that arrived here; the chat's id is its key.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// An invitation that arrived here, or a link that the person wants to join by; the chat's id is
+/// its key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncomingInvite {
     pub chat_name: String,
     /// The key that brought it.
@@ -22,6 +25,9 @@ pub struct IncomingInvite {
     pub expires_at_ms: u64,
     /// What the person said; the chat's host has not heard it yet.
     pub answer: Option<InviteAnswer>,
+    /// The text of the link; empty for an invitation by address.
+    #[serde(default)]
+    pub link: String,
 }
 
 /// A person's answer, with the incarnation that it was signed in.
@@ -46,10 +52,27 @@ pub struct OutgoingInvite {
     pub expires_at_ms: u64,
 }
 
+/// A link that was made here; its id is its key. Nobody but its maker keeps the secret, so that it
+/// can be shown again.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnLink {
+    #[serde(with = "text")]
+    pub chat: ChatId,
+    pub seed: [u8; 16],
+    pub uses_max: u32,
+    pub expires_at_ms: u64,
+}
+
 /// All of them, in memory and in the peer's store. Each write is durable when it returns.
 pub struct Invites {
     incoming: BTreeMap<ChatId, IncomingInvite>,
     outgoing: BTreeMap<String, OutgoingInvite>,
+    links: BTreeMap<InviteLinkId, OwnLink>,
+}
+
+/// What an invitation by address is kept under.
+pub fn outgoing_key(chat: ChatId, address: &str) -> String {
+    format!("{chat}/{address}")
 }
 
 impl Invites {
@@ -61,7 +84,14 @@ impl Invites {
         let outgoing = store.list(OUTGOING)?.into_iter();
         let outgoing =
             outgoing.filter_map(|(key, bytes)| Some((key, serde_json::from_slice(&bytes).ok()?)));
-        Ok(Self { incoming: incoming.collect(), outgoing: outgoing.collect() })
+        let links = store.list(LINKS)?.into_iter().filter_map(|(key, bytes)| {
+            Some((key.parse().ok()?, serde_json::from_slice(&bytes).ok()?))
+        });
+        Ok(Self {
+            incoming: incoming.collect(),
+            outgoing: outgoing.collect(),
+            links: links.collect(),
+        })
     }
 
     pub fn incoming(&self) -> &BTreeMap<ChatId, IncomingInvite> {
@@ -70,6 +100,15 @@ impl Invites {
 
     pub fn outgoing(&self) -> impl Iterator<Item = &OutgoingInvite> {
         self.outgoing.values()
+    }
+
+    /// The one to that address, by `outgoing_key`.
+    pub fn outgoing_to(&self, key: &str) -> Option<&OutgoingInvite> {
+        self.outgoing.get(key)
+    }
+
+    pub fn links(&self) -> &BTreeMap<InviteLinkId, OwnLink> {
+        &self.links
     }
 
     pub fn put_incoming(
@@ -93,23 +132,59 @@ impl Invites {
         store: &PeerStore,
         invite: OutgoingInvite,
     ) -> Result<(), StorageError> {
-        let key = format!("{}/{}", invite.chat, invite.address);
+        let key = outgoing_key(invite.chat, &invite.address);
         store.put(OUTGOING, &key, &to_json(&invite))?;
         self.outgoing.insert(key, invite);
         Ok(())
     }
 
-    /// Forgets what was sent for a chat that is no longer here.
-    pub fn remove_outgoing_of(
+    pub fn remove_outgoing(&mut self, store: &PeerStore, key: &str) -> Result<(), StorageError> {
+        self.outgoing.remove(key);
+        store.remove(OUTGOING, key)
+    }
+
+    /// Forgets the secrets of links that have expired.
+    pub fn remove_expired_links(
         &mut self,
         store: &PeerStore,
-        chat: ChatId,
+        now_ms: u64,
     ) -> Result<(), StorageError> {
-        let of_chat = |invite: &OutgoingInvite| invite.chat == chat;
-        let keys = self.outgoing.iter().filter(|(_, invite)| of_chat(invite));
-        for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
-            store.remove(OUTGOING, &key)?;
-            self.outgoing.remove(&key);
+        let expired = self.links.iter().filter(|(_, link)| link.expires_at_ms <= now_ms);
+        for id in expired.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.remove_link(store, &id)?;
+        }
+        Ok(())
+    }
+
+    pub fn put_link(
+        &mut self,
+        store: &PeerStore,
+        id: InviteLinkId,
+        link: OwnLink,
+    ) -> Result<(), StorageError> {
+        store.put(LINKS, &id.to_string(), &to_json(&link))?;
+        self.links.insert(id, link);
+        Ok(())
+    }
+
+    pub fn remove_link(
+        &mut self,
+        store: &PeerStore,
+        id: &InviteLinkId,
+    ) -> Result<(), StorageError> {
+        self.links.remove(id);
+        store.remove(LINKS, &id.to_string())
+    }
+
+    /// Forgets what was sent, and the links that were made, for a chat that is no longer here.
+    pub fn remove_all_of(&mut self, store: &PeerStore, chat: ChatId) -> Result<(), StorageError> {
+        let of_chat = self.outgoing.iter().filter(|(_, invite)| invite.chat == chat);
+        for key in of_chat.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.remove_outgoing(store, &key)?;
+        }
+        let of_chat = self.links.iter().filter(|(_, link)| link.chat == chat);
+        for id in of_chat.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.remove_link(store, &id)?;
         }
         Ok(())
     }

@@ -1,16 +1,18 @@
 //! Bringing an invitation to the invited peer: again and again, with growing pauses, until it
-//! arrives or ends.
+//! arrives or ends. When its time is over and nobody has answered, it is taken back.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::dial::dial;
-use super::invites::OutgoingInvite;
-use super::node::{Node, begin, now_ms};
-use crate::protocol::types::{Membership, Payload, PeerId};
+use super::invites::{OutgoingInvite, outgoing_key};
+use super::node::{Node, now_ms};
+use super::status::unable;
+use crate::protocol::types::{ChatId, MemberState, Membership, Payload, PeerId};
 use crate::runtime::handle::{Wait, Wish};
 use crate::wire::pb::peer_service_client::PeerServiceClient;
 use crate::wire::{pb, timestamp};
@@ -18,37 +20,97 @@ use crate::wire::{pb, timestamp};
 const RESEND_MIN: Duration = Duration::from_secs(1);
 const RESEND_MAX: Duration = Duration::from_secs(60);
 const CALL_MAX: Duration = Duration::from_secs(5);
+/// Between looks at the wall clock, which may jump.
+const LOOK_MAX: Duration = Duration::from_secs(30);
 
 /// Starts the task, unless it runs.
-pub fn start(node: &Arc<Node>, invite: OutgoingInvite) {
-    let Some(busy) = begin(node, format!("out/{}/{}", invite.chat, invite.address)) else { return };
+pub fn start(node: &Arc<Node>, invite: &OutgoingInvite) {
+    let key = outgoing_key(invite.chat, &invite.address);
+    if !lock(node).insert(key.clone()) {
+        return;
+    }
     let node = Arc::clone(node);
     tokio::spawn(async move {
-        let _busy = busy;
         tokio::select! {
-            () = send(&node, invite) => {}
+            () = bring(&node, &key) => {}
             () = node.stop.cancelled() => {}
         }
+        lock(&node).remove(&key);
     });
 }
 
-async fn send(node: &Node, mut invite: OutgoingInvite) {
+fn lock(node: &Node) -> MutexGuard<'_, BTreeSet<String>> {
+    node.inviting.lock().expect("nothing panics while it holds this lock")
+}
+
+async fn bring(node: &Node, key: &str) {
     let mut wait = RESEND_MIN;
-    while now_ms() < invite.expires_at_ms && node.handle.chat(invite.chat).is_some() {
+    loop {
+        // Looked up each time: the person may have taken it back, or sent it anew.
+        let changed = node.invite_changed.notified();
+        let Some(mut invite) = current(node, key) else { return };
+        if !node.takes_part(invite.chat) {
+            return;
+        }
+        let left = Duration::from_millis(invite.expires_at_ms.saturating_sub(now_ms()));
+        if left.is_zero() {
+            end(node, &invite).await;
+            return;
+        }
+        if invite.reached.is_some() {
+            let _ = timeout(left.min(LOOK_MAX), changed).await;
+            continue;
+        }
         match attempt(node, &invite).await {
             Ok((peer, name)) => {
                 invite.reached = Some(peer.to_string());
                 invite.name = name;
-                if let Err(error) = node.lock_invites().put_outgoing(&node.store, invite) {
-                    tracing::error!(%error, "cannot keep an invitation");
+                if current(node, key).is_none() {
+                    // Taken back while it was being brought, which the log may not know.
+                    take_back(node, invite.chat, peer).await;
+                    return;
                 }
-                return;
+                let kept = node.lock_invites().put_outgoing(&node.store, invite);
+                if let Err(error) = kept {
+                    tracing::error!(%error, "cannot keep an invitation");
+                    return;
+                }
+                continue;
             }
             Err(status) => tracing::debug!(code = ?status.code(), "an invitation did not arrive"),
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RESEND_MAX);
+        wait = match timeout(wait.min(left), changed).await {
+            Ok(()) => RESEND_MIN,
+            Err(_) => (wait * 2).min(RESEND_MAX),
+        };
     }
+}
+
+fn current(node: &Node, key: &str) -> Option<OutgoingInvite> {
+    node.lock_invites().outgoing_to(key).cloned()
+}
+
+/// Its time is over: who has not answered is invited no more.
+async fn end(node: &Node, invite: &OutgoingInvite) {
+    let peer = invite.reached.as_deref().and_then(|peer| peer.parse().ok());
+    if let Some(peer) = peer.filter(|peer| is_invited(node, invite.chat, peer)) {
+        take_back(node, invite.chat, peer).await;
+    }
+}
+
+async fn take_back(node: &Node, chat: ChatId, peer: PeerId) {
+    if let Err(status) = propose(node, chat, Membership::InviteRevoked { peer }).await {
+        tracing::debug!(code = ?status.code(), "an invitation was not taken back");
+    }
+}
+
+/// Whether the peer's invitation stands in the log, and is not answered.
+fn is_invited(node: &Node, chat: ChatId, peer: &PeerId) -> bool {
+    let chat = node.handle.chat(chat);
+    chat.is_some_and(|chat| {
+        let member = chat.view.borrow().status.members.get(peer).map(|member| member.state);
+        member == Some(MemberState::Invited)
+    })
 }
 
 /// Brings it once, and notes it in the log. Gives whom it has reached.
@@ -75,16 +137,20 @@ async fn attempt(node: &Node, invite: &OutgoingInvite) -> Result<(PeerId, String
         .map_err(|_| Status::deadline_exceeded("no answer"))??
         .into_inner();
     if !chat.view.borrow().status.members.contains_key(&peer) {
-        let payload =
-            Payload::Membership(Membership::Invited { peer, address: invite.address.clone() });
-        let wish = Wish {
-            request_id: None,
-            payload,
-            created_at_ms: now_ms(),
-            trace: None,
-            wait: Wait::Queued,
-        };
-        node.handle.propose(invite.chat, wish).await.map_err(super::status::unable)?;
+        let address = invite.address.clone();
+        propose(node, invite.chat, Membership::Invited { peer, address }).await?;
     }
     Ok((peer, response.name.chars().take(64).collect()))
+}
+
+async fn propose(node: &Node, chat: ChatId, change: Membership) -> Result<(), Status> {
+    let wish = Wish {
+        request_id: None,
+        payload: Payload::Membership(change),
+        created_at_ms: now_ms(),
+        trace: None,
+        wait: Wait::Queued,
+    };
+    node.handle.propose(chat, wish).await.map_err(unable)?;
+    Ok(())
 }

@@ -1,17 +1,24 @@
-//! Bringing a person's answer to an invitation to the chat's host, wherever that is.
+//! Bringing a person's answer to an invitation, or a link's proof, to the chat's host, wherever
+//! that is: any member says who hosts.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::dial::{Connection, dial};
+use super::dial::{Connection, DialError, dial};
 use super::invites::{IncomingInvite, InviteAnswer};
-use super::node::{Node, begin, now_ms};
-use crate::protocol::message::{Body, Join};
+use super::node::{Node, now_ms};
+use super::status;
+use crate::crypto::link::LinkSeed;
+use crate::protocol::message::{Body, Join, RefusedReason};
 use crate::protocol::sign::signed_submission;
-use crate::protocol::types::{ChatId, Membership, Payload, PeerId};
+use crate::protocol::types::{ChatId, Generation, InviteLinkProof, Membership, Payload, PeerId};
+use crate::wire::entry::to_proof;
+use crate::wire::link::{LinkText, PeerHint};
 use crate::wire::message::{from_join_response, to_join_request};
 use crate::wire::pb::host_service_client::HostServiceClient;
 use crate::wire::pb::peer_service_client::PeerServiceClient;
@@ -21,125 +28,316 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// The most members that are asked for the host in turn.
-const CONTACTS_MAX: usize = 16;
+const DOORS_MAX: usize = 16;
 /// An answer is brought for at least this long after the invitation has ended.
 const GRACE_MS: u64 = 900_000;
 
-/// Starts the task, unless it runs.
-pub fn start(node: &Arc<Node>, chat: ChatId, invite: IncomingInvite) {
-    let Some(answer) = invite.answer else { return };
-    let Some(busy) = begin(node, format!("in/{chat}")) else { return };
-    let node = Arc::clone(node);
-    tokio::spawn(async move {
-        let _busy = busy;
-        tokio::select! {
-            () = bring(&node, chat, invite, answer) => {}
-            () = node.stop.cancelled() => {}
-        }
-    });
+/// How far an answer has come.
+#[derive(Clone, Debug)]
+pub enum Joining {
+    /// It is on its way; the last attempt failed for that reason.
+    Trying(Option<Status>),
+    /// The chat runs here, or the host knows that the person declines.
+    Done,
+    /// It will never arrive, or was refused for good.
+    Failed(Status),
 }
 
-async fn bring(node: &Arc<Node>, chat: ChatId, invite: IncomingInvite, answer: InviteAnswer) {
-    let mut contacts = vec![(invite.inviter, invite.inviter_address.clone())];
-    let mut wait = RETRY_MIN;
-    let mut turn = 0;
-    while now_ms() < invite.expires_at_ms.saturating_add(GRACE_MS) {
-        let asked = contacts[turn % contacts.len()].clone();
-        turn += 1;
-        match attempt(node, chat, answer, &asked, &mut contacts).await {
-            Ok(()) if answer.accept => {
-                match node.joined(chat, answer.incarnation, contacts).await {
-                    Ok(()) => tracing::info!(?chat, "this peer has joined a chat"),
-                    Err(error) => tracing::error!(error = error.message(), "cannot keep a chat"),
-                }
-                return;
-            }
-            Ok(()) => break,
-            Err(status) => tracing::debug!(code = ?status.code(), "an answer did not arrive"),
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY_MAX);
+/// Where to ask.
+#[derive(Clone, PartialEq, Eq)]
+struct Door {
+    who: Who,
+    address: String,
+}
+
+/// Whose key must answer there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Peer(PeerId),
+    /// A link has no room for whole keys.
+    Beginning(PeerHint),
+}
+
+/// Starts the task that brings the answer, unless it runs. Gives how far it is.
+pub fn start(node: &Arc<Node>, chat: ChatId) -> watch::Receiver<Joining> {
+    let mut running = lock(node);
+    if let Some(shown) = running.get(&chat) {
+        return shown.clone();
     }
+    let (progress, shown) = watch::channel(Joining::Trying(None));
+    running.insert(chat, shown.clone());
+    drop(running);
+    let node = Arc::clone(node);
+    tokio::spawn(async move {
+        let end = tokio::select! {
+            end = bring(&node, chat, &progress) => end,
+            () = node.stop.cancelled() => Joining::Failed(status::stopping()),
+        };
+        lock(&node).remove(&chat);
+        progress.send_replace(end);
+    });
+    shown
+}
+
+/// The reason for which the last attempt failed, while it is being tried.
+pub fn problem(node: &Node, chat: ChatId) -> Option<String> {
+    let shown = lock(node).get(&chat)?.clone();
+    match &*shown.borrow() {
+        Joining::Trying(problem) => problem.as_ref().and_then(status::reason_of),
+        Joining::Done | Joining::Failed(_) => None,
+    }
+}
+
+fn lock(node: &Node) -> MutexGuard<'_, BTreeMap<ChatId, watch::Receiver<Joining>>> {
+    node.joining.lock().expect("nothing panics while it holds this lock")
+}
+
+async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>) -> Joining {
+    let mut wait = RETRY_MIN;
+    let mut attempt: Option<Attempt> = None;
+    for turn in 0.. {
+        // Looked up each time: the person may have thought better of it, or got a newer link.
+        let changed = node.invite_changed.notified();
+        let invite = node.lock_invites().incoming().get(&chat).cloned();
+        let current = invite.and_then(|invite| Attempt::new(chat, invite));
+        let Some(current) = current else { return Joining::Failed(status::invite_not_found()) };
+        let attempt = match &mut attempt {
+            Some(attempt) if attempt.answer == current.answer => attempt,
+            other => other.insert(current),
+        };
+        match attempt.make(node, turn).await {
+            Ok(()) => return attempt.arrived(node).await,
+            Err(Problem::Final(status)) => {
+                forget(node, chat);
+                return Joining::Failed(status);
+            }
+            Err(Problem::Passing(status)) => {
+                tracing::debug!(code = ?status.code(), "an answer did not arrive");
+                progress.send_replace(Joining::Trying(Some(status)));
+            }
+        }
+        if now_ms() >= attempt.invite.expires_at_ms.saturating_add(GRACE_MS) {
+            break;
+        }
+        wait = match timeout(wait, changed).await {
+            Ok(()) => RETRY_MIN,
+            Err(_) => (wait * 2).min(RETRY_MAX),
+        };
+    }
+    let is_link = attempt.is_some_and(|attempt| attempt.seed.is_some());
+    forget(node, chat);
+    Joining::Failed(match is_link {
+        true => status::link_problem(crate::protocol::invite_link::InviteLinkProblem::Expired),
+        false => status::invite_not_found(),
+    })
+}
+
+fn forget(node: &Node, chat: ChatId) {
     if let Err(error) = node.lock_invites().remove_incoming(&node.store, chat) {
         tracing::error!(%error, "cannot remove an invitation");
     }
 }
 
-/// Asks one member for the host, and tells the host.
-async fn attempt(
-    node: &Node,
-    chat: ChatId,
-    answer: InviteAnswer,
-    (peer, address): &(PeerId, String),
-    contacts: &mut Vec<(PeerId, String)>,
-) -> Result<(), Status> {
-    let connection = reach(node, *peer, address).await?;
-    let found = find_host(&connection, chat).await?;
-    for member in &found.members {
-        learn(contacts, &member.peer_id, &member.address);
+/// Why an attempt failed.
+enum Problem {
+    /// Another attempt may succeed.
+    Passing(Status),
+    Final(Status),
+}
+
+impl From<Status> for Problem {
+    fn from(status: Status) -> Self {
+        Self::Passing(status)
     }
-    let host: PeerId = found.host_peer_id.parse().map_err(|_| super::status::no_host())?;
-    learn(contacts, &found.host_peer_id, &found.host_address);
-    let (connection, incarnation) = if host == *peer {
-        (connection, found.incarnation)
-    } else {
-        (reach(node, host, &found.host_address).await?, 0)
+}
+
+/// What is being brought, and where it may be handed in.
+struct Attempt {
+    chat: ChatId,
+    invite: IncomingInvite,
+    answer: InviteAnswer,
+    seed: Option<LinkSeed>,
+    doors: Vec<Door>,
+    /// The chat's generation where the answer was handed in (R30).
+    generation: Generation,
+}
+
+impl Attempt {
+    /// `None` where the person has not answered, or the text of a link of another version was kept.
+    fn new(chat: ChatId, invite: IncomingInvite) -> Option<Self> {
+        let answer = invite.answer?;
+        let who = Who::Peer(invite.inviter);
+        let mut doors = vec![Door { who, address: invite.inviter_address.clone() }];
+        let mut seed = None;
+        if !invite.link.is_empty() {
+            let link = LinkText::parse(&invite.link).ok()?;
+            seed = Some(LinkSeed(link.seed));
+            let others = link.others.into_iter();
+            doors.extend(others.map(|(hint, address)| Door { who: Who::Beginning(hint), address }));
+        }
+        Some(Self { chat, invite, answer, seed, doors, generation: 0 })
+    }
+
+    /// Asks one member for the host, and tells the host.
+    async fn make(&mut self, node: &Node, turn: usize) -> Result<(), Problem> {
+        let door = self.doors[turn % self.doors.len()].clone();
+        let connection = reach(node, &door).await?;
+        if let Who::Beginning(_) = door.who {
+            self.learn(&connection.peer.to_string(), &door.address);
+        }
+        let found = self.find_host(node, &connection).await?;
+        self.generation = found.generation;
+        for member in &found.members {
+            self.learn(&member.peer_id, &member.address);
+        }
+        let host: PeerId = found.host_peer_id.parse().map_err(|_| status::no_host())?;
+        self.learn(&found.host_peer_id, &found.host_address);
+        if host == connection.peer {
+            return self.join(node, &connection, found.incarnation).await;
+        }
+        let door = Door { who: Who::Peer(host), address: found.host_address };
+        let connection = reach(node, &door).await?;
+        self.join(node, &connection, 0).await
+    }
+
+    fn learn(&mut self, peer: &str, address: &str) {
+        let Ok(peer) = peer.parse() else { return };
+        let is_known = self.doors.iter().any(|door| door.who == Who::Peer(peer));
+        if !is_known && check_address(address, "address").is_ok() && self.doors.len() < DOORS_MAX {
+            self.doors.push(Door { who: Who::Peer(peer), address: address.to_owned() });
+        }
+    }
+
+    fn proof(&self, node: &Node) -> Option<InviteLinkProof> {
+        let me = node.identity.peer_id();
+        self.seed.as_ref().map(|seed| seed.prove(self.chat, me, self.answer.incarnation))
+    }
+
+    async fn find_host(
+        &self,
+        node: &Node,
+        connection: &Connection,
+    ) -> Result<pb::FindHostResponse, Problem> {
+        let mut client = PeerServiceClient::new(connection.channel.clone());
+        let request = pb::FindHostRequest {
+            chat_id: hex(&self.chat.0),
+            incarnation: self.answer.incarnation,
+            proof: self.proof(node).as_ref().map(to_proof),
+        };
+        let response = timeout(CALL_MAX, client.find_host(request)).await;
+        let response = response.map_err(|_| no_answer())?;
+        response.map(tonic::Response::into_inner).map_err(|status| told(&status))
+    }
+
+    async fn join(
+        &self,
+        node: &Node,
+        connection: &Connection,
+        to_incarnation: u64,
+    ) -> Result<(), Problem> {
+        let (name, address) = (node.name.clone(), node.address.clone());
+        let (accept, incarnation) = (self.answer.accept, self.answer.incarnation);
+        let proof = self.proof(node);
+        let payload = Payload::Membership(if accept {
+            Membership::Joined { name: name.clone(), address: address.clone(), proof }
+        } else {
+            Membership::Declined
+        });
+        let signed =
+            signed_submission(self.chat, node.identity.peer_id(), incarnation, 0, &payload);
+        let join = Join {
+            name,
+            address,
+            created_at_ms: now_ms(),
+            decline: !accept,
+            proof,
+            signature: node.identity.sign(&signed),
+            arrived_at_ms: 0,
+        };
+        let header = pb::Header {
+            chat_id: hex(&self.chat.0),
+            from_incarnation: incarnation,
+            from_boot: 1,
+            to_incarnation,
+            generation: self.generation,
+        };
+        let mut client = HostServiceClient::new(connection.channel.clone());
+        let response = timeout(CALL_MAX, client.join(to_join_request(Some(header), &join))).await;
+        let response = response.map_err(|_| no_answer())?.map_err(|status| told(&status))?;
+        match from_join_response(response.into_inner()).map_err(status::invalid)? {
+            (_, Body::JoinAnswer(answer)) if answer.accepted => Ok(()),
+            (_, Body::Refused(refused)) => Err(refused_by_host(refused.reason)),
+            _ => Err(status::no_host().into()),
+        }
+    }
+
+    /// The host has it.
+    async fn arrived(&self, node: &Arc<Node>) -> Joining {
+        if !self.answer.accept {
+            forget(node, self.chat);
+            return Joining::Done;
+        }
+        let contacts = self.doors.iter().filter_map(|door| match door.who {
+            Who::Peer(peer) => Some((peer, door.address.clone())),
+            Who::Beginning(_) => None,
+        });
+        let (incarnation, generation) = (self.answer.incarnation, self.generation);
+        match node.joined(self.chat, incarnation, generation, contacts.collect()).await {
+            Ok(()) => {
+                tracing::info!(chat = ?self.chat, "this peer has joined a chat");
+                Joining::Done
+            }
+            Err(error) => {
+                tracing::error!(error = error.message(), "cannot keep a chat");
+                Joining::Failed(error)
+            }
+        }
+    }
+}
+
+async fn reach(node: &Node, door: &Door) -> Result<Connection, Status> {
+    let expected = match door.who {
+        Who::Peer(peer) => Some(peer),
+        Who::Beginning(_) => None,
     };
-    join(node, chat, answer, &connection, incarnation).await
-}
-
-async fn reach(node: &Node, peer: PeerId, address: &str) -> Result<Connection, Status> {
-    dial(&node.identity, address, Some(peer))
-        .await
-        .map_err(|error| super::status::address_unreachable(error.to_string()))
-}
-
-fn learn(contacts: &mut Vec<(PeerId, String)>, peer: &str, address: &str) {
-    if let Ok(peer) = peer.parse()
-        && check_address(address, "address").is_ok()
-        && contacts.len() < CONTACTS_MAX
-        && contacts.iter().all(|(known, _)| *known != peer)
-    {
-        contacts.push((peer, address.to_owned()));
-    }
-}
-
-async fn find_host(connection: &Connection, chat: ChatId) -> Result<pb::FindHostResponse, Status> {
-    let mut client = PeerServiceClient::new(connection.channel.clone());
-    let request = pb::FindHostRequest { chat_id: hex(&chat.0) };
-    let response = timeout(CALL_MAX, client.find_host(request)).await;
-    Ok(response.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
-}
-
-async fn join(
-    node: &Node,
-    chat: ChatId,
-    answer: InviteAnswer,
-    connection: &Connection,
-    to_incarnation: u64,
-) -> Result<(), Status> {
-    let (name, address) = (node.name.clone(), node.address.clone());
-    let payload = Payload::Membership(if answer.accept {
-        Membership::Joined { name: name.clone(), address: address.clone() }
-    } else {
-        Membership::Declined
+    let dialled = dial(&node.identity, &door.address, expected).await;
+    let connection = dialled.and_then(|connection| match door.who {
+        Who::Beginning(hint) if hint != PeerHint::of(&connection.peer) => {
+            Err(DialError::WrongKey(connection.peer))
+        }
+        _ => Ok(connection),
     });
-    let me = node.identity.peer_id();
-    let signed = signed_submission(chat, me, answer.incarnation, 0, &payload);
-    let signature = node.identity.sign(&signed);
-    let decline = !answer.accept;
-    let join = Join { name, address, created_at_ms: now_ms(), decline, signature };
-    let header = pb::Header {
-        chat_id: hex(&chat.0),
-        from_incarnation: answer.incarnation,
-        from_boot: 1,
-        to_incarnation,
-    };
-    let mut client = HostServiceClient::new(connection.channel.clone());
-    let response = timeout(CALL_MAX, client.join(to_join_request(Some(header), &join))).await;
-    let response = response.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
-    match from_join_response(response).map_err(super::status::invalid)? {
-        (_, Body::JoinAnswer(answer)) if answer.accepted => Ok(()),
-        _ => Err(super::status::no_host()),
+    connection.map_err(|error| status::address_unreachable(error.to_string()))
+}
+
+fn no_answer() -> Status {
+    status::address_unreachable("the peer there does not answer")
+}
+
+/// What another peer's error means. Its words are not passed on.
+fn told(status: &Status) -> Problem {
+    let reason = status::reason_of(status).unwrap_or_default();
+    if let Some(problem) = status::link_problem_of(&reason) {
+        return Problem::Final(status::link_problem(problem));
+    }
+    Problem::Passing(match (reason.as_str(), status.code()) {
+        ("CHAT_NOT_FOUND", _) => status::invite_not_found(),
+        (_, tonic::Code::ResourceExhausted) => status::too_often(),
+        _ => no_answer(),
+    })
+}
+
+/// What the host's refusal means. Not all that it does not know has ended: an invitation arrives
+/// before it is committed.
+fn refused_by_host(reason: RefusedReason) -> Problem {
+    match reason {
+        RefusedReason::InviteLink(problem) => Problem::Final(status::link_problem(problem)),
+        RefusedReason::ChatFull => Problem::Final(status::chat_full()),
+        RefusedReason::Removed { .. } => Problem::Final(status::removed_before()),
+        RefusedReason::NotMember => Problem::Passing(status::invite_not_found()),
+        RefusedReason::StaleTerm
+        | RefusedReason::NotHost { .. }
+        | RefusedReason::OtherGeneration
+        | RefusedReason::WrongIncarnation { .. } => Problem::Passing(status::no_host()),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use super::status::{stopping, storage_damaged};
+use super::status::{stopping, store};
 use crate::protocol::types::Index;
 use crate::runtime::handle::ChatShared;
 
@@ -57,7 +57,7 @@ async fn run(mut waiting: mpsc::Receiver<Question>) {
         let looking = tokio::task::spawn_blocking(move || {
             for question in questions {
                 let found = question.chat.reader.index_of_request(&question.request_id);
-                let found = found.map_err(|error| storage_damaged(error.to_string()));
+                let found = found.map_err(|error| store(&error));
                 let _ = question.reply.send(found);
             }
         });

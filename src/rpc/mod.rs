@@ -2,9 +2,11 @@
 //!
 //! `serve` starts a peer and returns once its listeners are bound and its chats are running.
 //! `server.rs` has the listeners; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
-//! each; `node.rs`, `inviting.rs` and `joining.rs` how chats come and go; `peers.rs` and `dial.rs`
-//! the connections that this peer makes; `status.rs` every error.
+//! each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs` and `joining.rs` how chats and people
+//! come and go; `peers.rs` and `dial.rs` the connections that this peer makes; `status.rs` every
+//! error.
 
+mod accepting;
 mod client;
 mod dial;
 mod edge;
@@ -16,14 +18,17 @@ mod inbound;
 mod invites;
 mod inviting;
 mod joining;
+mod links;
 mod lookup;
 mod node;
 mod options;
+mod own_address;
 mod pages;
 mod peer;
 mod peers;
 mod resolve;
 mod server;
+mod shown;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +38,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -149,9 +154,10 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         None => None,
     };
     let client_address = local_address(&programs, "--client-listen", options.client_listen)?;
+    let listening = local_address(&peers, "--listen", options.peer_listen)?;
     let peer_address = match &options.advertise {
         Some(address) => address.clone(),
-        None => advertised(local_address(&peers, "--listen", options.peer_listen)?),
+        None => advertised(listening),
     };
 
     let keep_seat = options.on_stop == OnStop::KeepSeat;
@@ -164,6 +170,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         identity: Arc::clone(&identity),
         name: options.name.clone(),
         address: peer_address.clone(),
+        listen_port: listening.port(),
         auto_accept: options.auto_accept,
         limits: options.limits.clone(),
         bootstrap: options.bootstrap.clone(),
@@ -173,7 +180,9 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         dir,
         store,
         invites: Mutex::new(invites),
-        busy: Mutex::new(BTreeSet::new()),
+        inviting: Mutex::new(BTreeSet::new()),
+        invite_changed: Notify::new(),
+        joining: Mutex::new(BTreeMap::new()),
         damaged: BTreeMap::new(),
     };
     for chat in node.dir.chats().map_err(storage)? {
@@ -250,7 +259,7 @@ impl Running {
             }
         });
         node.go_on().await;
-        tasks.spawn(forget_removed(node, reports, stop));
+        tasks.spawn(forget_left(node, reports, stop));
         tasks
     }
 }
@@ -340,11 +349,11 @@ async fn report_health(handle: &Handle, reporter: HealthReporter) {
     }
 }
 
-/// Deletes what is kept of chats that this peer is no longer a member of.
-async fn forget_removed(node: Arc<node::Node>, mut reports: Reports, stop: CancellationToken) {
+/// Deletes what is kept of chats that this peer has left.
+async fn forget_left(node: Arc<node::Node>, mut reports: Reports, stop: CancellationToken) {
     loop {
         tokio::select! {
-            chat = reports.removed.recv() => match chat {
+            chat = reports.left.recv() => match chat {
                 Some(chat) => node.forget(chat),
                 None => return,
             },

@@ -4,20 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::gate::Gate;
 use super::invites::{IncomingInvite, InviteAnswer, Invites, OutgoingInvite, to_json};
+use super::joining::Joining;
 use super::lookup::Lookup;
 use super::options::{BootstrapChat, Limits};
 use super::{inviting, joining, status};
 use crate::crypto::Identity;
 use crate::protocol::founding::founding_entry;
-use crate::protocol::types::{ChatId, PeerId};
+use crate::protocol::types::{ChatId, Generation, PeerId};
 use crate::runtime::handle::{Handle, NewChat};
 use crate::storage::{DataDir, PeerStore, StorageError, new_incarnation};
 use crate::wire::check_address;
+use crate::wire::link::LinkText;
 
 const CONTACTS: &str = "contacts";
 const BOOTSTRAP: &str = "bootstrap";
@@ -31,6 +34,8 @@ pub struct Node {
     pub name: String,
     /// Where other peers reach this one.
     pub address: String,
+    /// The port of the listener for other peers.
+    pub listen_port: u16,
     pub auto_accept: bool,
     pub limits: Limits,
     pub bootstrap: Vec<BootstrapChat>,
@@ -40,8 +45,12 @@ pub struct Node {
     pub dir: DataDir,
     pub store: PeerStore,
     pub invites: Mutex<Invites>,
-    /// Answers and invitations that a task is bringing at the moment.
-    pub busy: Mutex<BTreeSet<String>>,
+    /// Invitations that a task is bringing at the moment, by their keys.
+    pub inviting: Mutex<BTreeSet<String>>,
+    /// Wakes tasks that bring invitations and answers when the person has changed one.
+    pub invite_changed: Notify,
+    /// Answers that a task is bringing at the moment, and how far each is.
+    pub joining: Mutex<BTreeMap<ChatId, watch::Receiver<Joining>>>,
     /// Chats whose store cannot be opened, and why.
     pub damaged: BTreeMap<ChatId, String>,
 }
@@ -102,13 +111,14 @@ impl Node {
             expires_at_ms: now_ms().saturating_add(timeout_ms),
         };
         self.lock_invites().put_outgoing(&self.store, invite.clone()).map_err(storage)?;
-        inviting::start(self, invite.clone());
+        inviting::start(self, &invite);
+        self.invite_changed.notify_waiters();
         Ok(invite)
     }
 
     /// R43: takes note of an invitation that arrived, until it ends.
     pub fn invited(self: &Arc<Self>, chat: ChatId, invite: IncomingInvite) -> Result<(), Status> {
-        if self.handle.chat(chat).is_some() {
+        if self.takes_part(chat) {
             return Ok(());
         }
         let now = now_ms();
@@ -122,11 +132,7 @@ impl Node {
             let is_kept =
                 known.is_some_and(|known| known.expires_at_ms > now || known.answer.is_some());
             if !is_kept {
-                let waiting = invites.incoming().values();
-                let waiting = waiting.filter(|invite| invite.expires_at_ms > now).count();
-                if waiting >= self.limits.invites_pending_max {
-                    return Err(Status::resource_exhausted("too many invitations wait there"));
-                }
+                self.check_waiting(&invites, now)?;
                 invites.put_incoming(&self.store, chat, invite).map_err(storage)?;
             }
         }
@@ -137,7 +143,11 @@ impl Node {
     }
 
     /// Answers an invitation, durably; a task brings the answer to the chat's host.
-    pub fn answer(self: &Arc<Self>, chat: ChatId, accept: bool) -> Result<(), Status> {
+    pub fn answer(
+        self: &Arc<Self>,
+        chat: ChatId,
+        accept: bool,
+    ) -> Result<watch::Receiver<Joining>, Status> {
         if accept {
             self.check_room()?;
         }
@@ -150,11 +160,49 @@ impl Node {
                 return Err(status::invite_not_found());
             }
             invite.answer = Some(InviteAnswer { accept, incarnation });
-            invites.put_incoming(&self.store, chat, invite.clone()).map_err(storage)?;
+            invites.put_incoming(&self.store, chat, invite).map_err(storage)?;
         }
         drop(invites);
-        joining::start(self, chat, invite);
-        Ok(())
+        Ok(joining::start(self, chat))
+    }
+
+    /// Begins to join by a link, durably. Takes the place of an invitation to the same chat.
+    pub fn join_by_link(
+        self: &Arc<Self>,
+        text: &str,
+        link: &LinkText,
+    ) -> Result<watch::Receiver<Joining>, Status> {
+        self.check_room()?;
+        let incarnation = new_incarnation().map_err(storage)?;
+        let mut invites = self.lock_invites();
+        let known = invites.incoming().get(&link.chat);
+        if known.is_none_or(|known| known.link != text) {
+            self.check_waiting(&invites, now_ms())?;
+            let invite = IncomingInvite {
+                chat_name: String::new(),
+                inviter: link.inviter,
+                inviter_name: String::new(),
+                inviter_address: link.address.clone(),
+                expires_at_ms: u64::from(link.expires_at_s) * 1_000,
+                answer: Some(InviteAnswer { accept: true, incarnation }),
+                link: text.to_owned(),
+            };
+            invites.put_incoming(&self.store, link.chat, invite).map_err(storage)?;
+            self.invite_changed.notify_waiters();
+        }
+        drop(invites);
+        Ok(joining::start(self, link.chat))
+    }
+
+    /// Gives up joining by a link, which nobody needs to be told. Whether it was one.
+    pub fn give_up_link(&self, chat: ChatId) -> Result<bool, Status> {
+        let mut invites = self.lock_invites();
+        let is_link = invites.incoming().get(&chat).is_some_and(|invite| !invite.link.is_empty());
+        if is_link {
+            invites.remove_incoming(&self.store, chat).map_err(storage)?;
+            self.invite_changed.notify_waiters();
+        }
+        Ok(is_link)
     }
 
     /// Runs a chat that has taken this peer on. The log comes from the host.
@@ -162,11 +210,17 @@ impl Node {
         self: &Arc<Self>,
         chat: ChatId,
         incarnation: u64,
+        generation: Generation,
         contacts: Vec<(PeerId, String)>,
     ) -> Result<(), Status> {
+        if self.handle.chat(chat).is_some() {
+            // What was kept when this peer was removed comes back with the log.
+            self.handle.remove(chat).await;
+            self.dir.remove_chat(chat).map_err(storage)?;
+        }
         let record: Vec<_> = contacts.iter().map(|(p, a)| (p.to_string(), a.clone())).collect();
         self.store.put(CONTACTS, &chat.to_string(), &to_json(&record)).map_err(storage)?;
-        let created = self.dir.create_chat(chat, incarnation, &[]).map_err(storage)?;
+        let created = self.dir.join_chat(chat, incarnation, generation).map_err(storage)?;
         let (store, recovered) = created;
         let new = NewChat { id: chat, store, recovered, contacts };
         self.handle.add(new).await.map_err(Status::internal)?;
@@ -183,17 +237,20 @@ impl Node {
     /// Goes on with what a former run has left: answers, invitations, bootstrap chats.
     pub async fn go_on(self: &Arc<Self>) {
         let (answers, outgoing) = {
-            let invites = self.lock_invites();
+            let mut invites = self.lock_invites();
+            if let Err(error) = invites.remove_expired_links(&self.store, now_ms()) {
+                tracing::error!(%error, "cannot remove links that have expired");
+            }
             let answered = invites.incoming().iter().filter(|(_, i)| i.answer.is_some());
-            let answers: Vec<_> = answered.map(|(chat, i)| (*chat, i.clone())).collect();
+            let answers: Vec<_> = answered.map(|(chat, _)| *chat).collect();
             let outgoing: Vec<_> = invites.outgoing().cloned().collect();
             (answers, outgoing)
         };
-        for (chat, invite) in answers {
-            joining::start(self, chat, invite);
+        for chat in answers {
+            joining::start(self, chat);
         }
-        for invite in outgoing.into_iter().filter(|invite| invite.reached.is_none()) {
-            inviting::start(self, invite);
+        for invite in outgoing {
+            inviting::start(self, &invite);
         }
         for chat in &self.bootstrap {
             if let Err(status) = self.bootstrap(chat).await {
@@ -208,7 +265,7 @@ impl Node {
             .dir
             .remove_chat(chat)
             .and_then(|()| self.store.remove(CONTACTS, &chat.to_string()))
-            .and_then(|()| self.lock_invites().remove_outgoing_of(&self.store, chat));
+            .and_then(|()| self.lock_invites().remove_all_of(&self.store, chat));
         if let Err(error) = forgotten {
             tracing::error!(%error, "cannot delete a chat that was left");
         }
@@ -216,6 +273,20 @@ impl Node {
 
     pub fn lock_invites(&self) -> MutexGuard<'_, Invites> {
         self.invites.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Whether the chat runs here, and this peer was not removed from it.
+    pub fn takes_part(&self, chat: ChatId) -> bool {
+        self.handle.chat(chat).is_some_and(|chat| !chat.is_read_only())
+    }
+
+    fn check_waiting(&self, invites: &Invites, now_ms: u64) -> Result<(), Status> {
+        let waiting = invites.incoming().values();
+        let waiting = waiting.filter(|invite| invite.expires_at_ms > now_ms).count();
+        if waiting >= self.limits.invites_pending_max {
+            return Err(Status::resource_exhausted("too many invitations wait there"));
+        }
+        Ok(())
     }
 
     fn check_room(&self) -> Result<(), Status> {
@@ -238,7 +309,10 @@ impl Node {
         });
         let is_known = || {
             let mut chats = self.handle.chats().into_iter();
-            chats.any(|chat| chat.view.borrow().status.members.contains_key(&invite.inviter))
+            chats.any(|chat| {
+                let members = chat.view.borrow().status.members.clone();
+                !chat.is_read_only() && members.contains_key(&invite.inviter)
+            })
         };
         is_bootstrap || (self.auto_accept && is_known())
     }
@@ -257,25 +331,8 @@ impl Node {
     }
 }
 
-/// Marks a task as running; `None` where it runs already. It ends with the returned value.
-pub fn begin(node: &Arc<Node>, key: String) -> Option<Busy> {
-    let mut busy = node.busy.lock().expect("nothing panics while it holds this lock");
-    busy.insert(key.clone()).then(|| Busy { node: Arc::clone(node), key })
-}
-
-/// A running task.
-pub struct Busy {
-    node: Arc<Node>,
-    key: String,
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.node.busy.lock().expect("nothing panics while it holds this lock").remove(&self.key);
-    }
-}
-
-fn storage(error: StorageError) -> Status {
+/// A failure of the peer's own store.
+pub fn storage(error: StorageError) -> Status {
     tracing::error!(%error, "the store failed");
-    status::storage_damaged(error.to_string())
+    status::store(&error)
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::protocol::config::Config;
 
@@ -73,6 +74,12 @@ pub struct Limits {
     /// First-contact calls a minute of one peer, and of all together.
     pub first_contact_per_minute_peer: u32,
     pub first_contact_per_minute: u32,
+    /// Calls of one peer a second over all its connections, where each message of a stream counts
+    /// as one; further ones are refused with RATE_LIMITED, and end their stream.
+    pub calls_per_second_peer: u32,
+    /// A reader of a feed that takes nothing for so long, though there is something, or that falls
+    /// behind what is kept in memory for so long, is ended with SLOW_CONSUMER.
+    pub feed_stall: Duration,
 }
 
 impl Default for Limits {
@@ -87,6 +94,8 @@ impl Default for Limits {
             invites_pending_max: 256,
             first_contact_per_minute_peer: 120,
             first_contact_per_minute: 1_200,
+            calls_per_second_peer: 20_000,
+            feed_stall: Duration::from_secs(30),
         }
     }
 }

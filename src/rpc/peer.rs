@@ -6,11 +6,14 @@ use tonic::{Request, Response, Status};
 
 use super::inbound::Inbound;
 use super::invites::IncomingInvite;
-use super::status::{chat_not_found, invalid, too_often};
-use crate::protocol::message::Body;
+use super::node::now_ms;
+use super::status::{chat_not_found, invalid, link_problem, too_often};
+use crate::crypto::verify::verify_proof;
+use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, Member, MemberState, PeerId};
 use crate::runtime::handle::Answer;
-use crate::wire::message::Header;
+use crate::wire::entry::from_proof;
+use crate::wire::message::{Header, to_refused};
 use crate::wire::pb::peer_service_server::PeerService;
 use crate::wire::{WireError, check_address, check_name, hex, milliseconds, pb};
 
@@ -20,7 +23,7 @@ impl PeerService for Inbound {
         &self,
         request: Request<pb::InviteRequest>,
     ) -> Result<Response<pb::InviteResponse>, Status> {
-        let from = self.caller(&request)?;
+        let from = self.caller(&request)?.peer;
         if !self.node.gate.admits(from) {
             return Err(too_often());
         }
@@ -36,6 +39,7 @@ impl PeerService for Inbound {
                 inviter_address: request.inviter_address,
                 expires_at_ms,
                 answer: None,
+                link: String::new(),
             },
         )?;
         Ok(Response::new(pb::InviteResponse { name: self.node.name.clone() }))
@@ -45,23 +49,40 @@ impl PeerService for Inbound {
         &self,
         request: Request<pb::FindHostRequest>,
     ) -> Result<Response<pb::FindHostResponse>, Status> {
-        let from = self.caller(&request)?;
-        let chat = parse_chat(&request.into_inner().chat_id)?;
-        let is_member = self.is_member(chat, from);
-        if !matches!(is_member, Ok(true)) {
-            // Strangers cannot tell a chat that they are not in from one that does not exist.
-            let admitted = self.node.gate.admits(from);
-            return Err(if admitted { chat_not_found() } else { too_often() });
+        let caller = self.caller(&request)?;
+        self.count(&caller)?;
+        let from = caller.peer;
+        let request = request.into_inner();
+        let chat = parse_chat(&request.chat_id)?;
+        if !matches!(self.is_member(chat, from), Ok(true)) {
+            if !self.node.gate.admits(from) {
+                return Err(too_often());
+            }
+            self.check_stranger(chat, from, &request)?;
         }
-        let shared = self.handle.chat(chat).ok_or_else(chat_not_found)?;
-        let header = Header { chat, from_incarnation: 0, from_boot: 0, to_incarnation: 0 };
+        let shared = self.chat(chat)?;
+        let incarnation = request.incarnation;
+        // Whoever asks need not know the generation: the answer names it (R30).
+        let header = Header {
+            chat,
+            from_incarnation: incarnation,
+            from_boot: 0,
+            to_incarnation: 0,
+            generation: 0,
+        };
         let message = header.message(from, self.handle.me(), Body::FindHost);
-        let (term, host) = match self.call(chat, message).await? {
-            Answer::Message(message) => match message.body {
-                Body::FindHostAnswer(answer) => (answer.term, answer.host),
-                _ => (0, None),
-            },
-            Answer::Empty => (0, None),
+        let Answer::Message(Message { generation, body, .. }) = self.call(chat, message).await?
+        else {
+            return Err(Status::internal("the call has no answer"));
+        };
+        let (term, host) = match body {
+            Body::FindHostAnswer(answer) => (answer.term, answer.host),
+            Body::Refused(refused) => {
+                let refused = Some(to_refused(&refused));
+                let answer = pb::FindHostResponse { refused, generation, ..Default::default() };
+                return Ok(Response::new(answer));
+            }
+            _ => (0, None),
         };
         let members = shared.view.borrow().status.members.clone();
         let address = |peer: &PeerId| members.get(peer).map(|member| member.address.clone());
@@ -71,7 +92,38 @@ impl PeerService for Inbound {
             host_address: host.as_ref().and_then(address).unwrap_or_default(),
             incarnation: shared.incarnation,
             members: addresses(&members),
+            refused: None,
+            generation,
         }))
+    }
+}
+
+impl Inbound {
+    /// Whether one who is no member may ask for the host: a former member, who will be told that it
+    /// is one, and whoever has an invite link. Others cannot tell a chat that they are not in from
+    /// one that does not exist.
+    fn check_stranger(
+        &self,
+        chat: ChatId,
+        from: PeerId,
+        request: &pb::FindHostRequest,
+    ) -> Result<(), Status> {
+        let shared = self.chat(chat)?;
+        let view = shared.view.borrow();
+        let former = view.status.former_members.get(&from);
+        if former.is_some_and(|former| former.incarnation == request.incarnation) {
+            return Ok(());
+        }
+        let proof = request.proof.as_ref().ok_or_else(chat_not_found)?;
+        let proof = from_proof(proof).map_err(invalid)?;
+        let link = view.status.invite_links.get(&proof.link).ok_or_else(chat_not_found)?;
+        if !verify_proof(chat, from, request.incarnation, &proof) {
+            return Err(chat_not_found());
+        }
+        match link.problem(now_ms()) {
+            Some(problem) => Err(link_problem(problem)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -219,7 +219,11 @@ struct Inward {
 impl Inward {
     /// Hands a parsed answer to the core; says whether the stream it came from may go on.
     async fn take(&self, parsed: Result<(Header, Body), WireError>) -> bool {
-        let (header, body) = match parsed {
+        let checked = parsed.and_then(|(header, body)| {
+            header.check(&body)?;
+            Ok((header, body))
+        });
+        let (header, body) = match checked {
             Ok(parsed) => parsed,
             Err(error) => {
                 tracing::warn!(peer = ?self.peer, %error, "dropped an answer that is not valid");
@@ -297,7 +301,7 @@ impl Calls {
             .heartbeats
             .as_ref()
             .is_some_and(|(open, running)| *open == term && !running.is_finished());
-        if !is_open {
+        if !is_open && !attach.relay {
             calls.heartbeats = Some((term, Running(tokio::spawn(heartbeats))));
         }
         calls.replicate = Some(Running(tokio::spawn(replicate)));
@@ -447,7 +451,8 @@ impl Single {
 
     async fn find_host(&self) -> Result<Result<(Header, Body), WireError>, Status> {
         let chat = self.inward.chat;
-        let request = pb::FindHostRequest { chat_id: hex(&chat.0) };
+        let incarnation = self.inward.handle.chat(chat).map_or(0, |chat| chat.incarnation);
+        let request = pb::FindHostRequest { chat_id: hex(&chat.0), incarnation, proof: None };
         let mut client = PeerServiceClient::new(self.channel.clone());
         let response = client.find_host(request).await?.into_inner();
         let header = Header {
@@ -455,8 +460,8 @@ impl Single {
             from_incarnation: response.incarnation,
             from_boot: 0,
             to_incarnation: 0,
+            generation: response.generation,
         };
-        let answer = convert::from_find_host_response(&response);
-        Ok(answer.map(|answer| (header, Body::FindHostAnswer(answer))))
+        Ok(convert::from_find_host_response(&response).map(|body| (header, body)))
     }
 }

@@ -66,7 +66,7 @@ pub async fn serve_peers(
     stop: CancellationToken,
 ) {
     let (connections, incoming) = mpsc::channel(1);
-    let accepting = accept_peers(listener, tls, limits.clone(), connections, stop.clone());
+    let accepting = accept_peers(listener, tls, inbound.clone(), connections, stop.clone());
     let mut routes = Routes::builder();
     routes
         .add_service(
@@ -205,11 +205,12 @@ fn add_reflection(routes: &mut RoutesBuilder, services: &[&str]) {
 async fn accept_peers(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    limits: Limits,
+    inbound: Inbound,
     connections: mpsc::Sender<io::Result<Served<TlsStream<TcpStream>, Caller>>>,
     closed: CancellationToken,
 ) {
     let acceptor = TlsAcceptor::from(tls);
+    let limits = &inbound.node.limits;
     let places = Arc::new(Semaphore::new(limits.peer_connections_max));
     let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
     loop {
@@ -217,13 +218,14 @@ async fn accept_peers(
         let handshake = Arc::clone(&handshakes).acquire_owned().await.expect(open);
         let (place, tcp) = accept_one(&listener, &places).await;
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
-        let closed = closed.clone();
+        let (node, closed) = (Arc::clone(&inbound.node), closed.clone());
         tokio::spawn(async move {
             let _handshake = handshake;
             let Ok(Ok(tls)) = timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await else { return };
             let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
             if let Some(peer) = tls::peer_id_of(certificates) {
-                let connection = Served::new(tls, Caller { peer }, place, &closed);
+                let caller = Caller { peer, bucket: node.gate.bucket(peer) };
+                let connection = Served::new(tls, caller, place, &closed);
                 let _ = connections.send(Ok(connection)).await;
             }
         });

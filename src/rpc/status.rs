@@ -8,9 +8,14 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::protocol::event::ProposeError;
-use crate::protocol::types::{Index, TEXT_CHARS_MAX};
+use crate::protocol::invite_link::InviteLinkProblem;
+use crate::protocol::types::{
+    INVITE_LINK_USES_MAX, INVITE_LINKS_MAX, Index, MEMBERS_MAX, PeerId, TEXT_CHARS_MAX,
+};
 use crate::runtime::handle::Unable;
+use crate::storage::StorageError;
 use crate::wire::WireError;
+use crate::wire::link::LinkTextError;
 
 const DOMAIN: &str = "demes";
 
@@ -39,12 +44,7 @@ pub fn unable(error: Unable) -> Status {
             "too many messages wait for a majority: try again when the chat goes on",
             [],
         ),
-        Unable::Propose(ProposeError::StorageFull) => status(
-            Code::ResourceExhausted,
-            "STORAGE_FULL",
-            "the disk has no room below its reserve: free some space",
-            [],
-        ),
+        Unable::Propose(ProposeError::StorageFull) => storage_full(),
     }
 }
 
@@ -80,6 +80,114 @@ pub fn invite_not_found() -> Status {
     status(Code::NotFound, "INVITE_NOT_FOUND", message, [])
 }
 
+pub fn invite_ambiguous() -> Status {
+    let message = "several invitations or links begin like that: give more of the id";
+    status(Code::FailedPrecondition, "INVITE_AMBIGUOUS", message, [])
+}
+
+/// An invitation that was answered, or a link that has ended, cannot be taken back any more.
+pub fn invite_over() -> Status {
+    let message = "there is no such open invitation or link in the chat";
+    status(Code::NotFound, "INVITE_NOT_FOUND", message, [])
+}
+
+/// Why a text is not a link. The text itself is a secret, and is never repeated.
+pub fn link_text(error: LinkTextError) -> Status {
+    match error {
+        LinkTextError::Truncated => status(
+            Code::InvalidArgument,
+            "LINK_TRUNCATED",
+            "the link is cut off: copy it whole, from demes: to its last character",
+            [],
+        ),
+        LinkTextError::Malformed => status(
+            Code::InvalidArgument,
+            "LINK_MALFORMED",
+            "this is not an invite link, or a character of it was changed: copy it again",
+            [],
+        ),
+    }
+}
+
+pub fn link_too_long(host_bytes_max: usize) -> Status {
+    let message = format!(
+        "this peer's address is too long for a link, which has room for {host_bytes_max} \
+         characters of a host's name: give the peer a shorter one, or an IP address, with \
+         --advertise"
+    );
+    let metadata = [("host_bytes_max", host_bytes_max.to_string())];
+    status(Code::FailedPrecondition, "LINK_TOO_LONG", message, metadata)
+}
+
+/// Why a link lets nobody in.
+pub fn link_problem(problem: InviteLinkProblem) -> Status {
+    let (reason, message) = match problem {
+        InviteLinkProblem::Unknown => ("LINK_UNKNOWN", "the chat does not know this link"),
+        InviteLinkProblem::Expired => ("LINK_EXPIRED", "the link's time is over"),
+        InviteLinkProblem::UsedUp => {
+            ("LINK_USED_UP", "the link has let in as many people as it may")
+        }
+        InviteLinkProblem::Revoked => ("LINK_REVOKED", "a member has ended the link"),
+    };
+    status(Code::FailedPrecondition, reason, message, [])
+}
+
+/// The problem that another peer's reason names.
+pub fn link_problem_of(reason: &str) -> Option<InviteLinkProblem> {
+    Some(match reason {
+        "LINK_EXPIRED" => InviteLinkProblem::Expired,
+        "LINK_USED_UP" => InviteLinkProblem::UsedUp,
+        "LINK_REVOKED" => InviteLinkProblem::Revoked,
+        _ => return None,
+    })
+}
+
+pub fn links_too_many() -> Status {
+    let message = format!("a chat has at most {INVITE_LINKS_MAX} open links: revoke one first");
+    status(Code::ResourceExhausted, "LINKS_TOO_MANY", message, [])
+}
+
+pub fn uses_invalid() -> Status {
+    let message = format!("a link lets in 1 to {INVITE_LINK_USES_MAX} people");
+    status(Code::InvalidArgument, "USES_INVALID", message, [])
+}
+
+pub fn expiry_invalid(days_max: u32) -> Status {
+    let message = format!("a link is good for at most {days_max} days");
+    status(Code::InvalidArgument, "EXPIRY_INVALID", message, [])
+}
+
+pub fn chat_full() -> Status {
+    let message = format!("the chat has {MEMBERS_MAX} members, and that is the most");
+    status(Code::ResourceExhausted, "CHAT_FULL", message, [])
+}
+
+/// A member removed this peer.
+pub fn removed(by: PeerId) -> Status {
+    let message = format!(
+        "the member {} has removed you from this chat; what was said until then stays readable",
+        by.short()
+    );
+    status(Code::PermissionDenied, "NOT_MEMBER", message, [("removed_by_peer_id", by.to_string())])
+}
+
+/// A member removed this peer, who wants to come back by a link of before.
+pub fn removed_before() -> Status {
+    let message = "you were removed from this chat after the link was made: ask for a new one";
+    status(Code::PermissionDenied, "NOT_MEMBER", message, [])
+}
+
+pub fn peer_is_self() -> Status {
+    let message = "that is you: leave the chat instead";
+    status(Code::InvalidArgument, "PEER_IS_SELF", message, [])
+}
+
+/// The reason that a status carries, if a peer of ours wrote it.
+pub fn reason_of(status: &Status) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    (info.domain == DOMAIN).then_some(info.reason)
+}
+
 pub fn not_member() -> Status {
     let message = "only members of the chat may do that";
     status(Code::PermissionDenied, "NOT_MEMBER", message, [])
@@ -90,7 +198,7 @@ pub fn not_confirmed(request_id: &str) -> Status {
     status(
         Code::DeadlineExceeded,
         "NO_MAJORITY",
-        "not confirmed in time: the message stays queued, and is sent once a majority is there",
+        "not confirmed in time: it stays queued, and is sent once a majority is there",
         [("request_id", request_id.to_owned())],
     )
 }
@@ -98,6 +206,12 @@ pub fn not_confirmed(request_id: &str) -> Status {
 pub fn no_host() -> Status {
     let message = "nobody hosts the chat at the moment: try again";
     status(Code::Unavailable, "NO_HOST", message, [])
+}
+
+/// A hand-over came to nothing in time, or another member than the wanted one took over.
+pub fn not_handed_over() -> Status {
+    let message = "that member did not take over";
+    status(Code::Aborted, "HAND_OVER_FAILED", message, [])
 }
 
 pub fn not_host(host: String) -> Status {
@@ -126,6 +240,11 @@ pub fn name_invalid() -> Status {
 pub fn address_invalid(address: &str) -> Status {
     let message = "an address is [PEERID@]host:port";
     status(Code::InvalidArgument, "ADDRESS_INVALID", message, [("address", address.to_owned())])
+}
+
+pub fn address_is_own(address: &str) -> Status {
+    let message = "that is this peer's own address: invite somebody else";
+    status(Code::InvalidArgument, "ADDRESS_IS_OWN", message, [("address", address.to_owned())])
 }
 
 pub fn address_unreachable(message: impl Into<String>) -> Status {
@@ -165,6 +284,21 @@ pub fn slow_consumer(chat: String, after: Index) -> Status {
     )
 }
 
+/// Why a store did not answer.
+pub fn store(error: &StorageError) -> Status {
+    match error {
+        StorageError::Full { .. } => storage_full(),
+        // The error that ends this peer is in its log.
+        StorageError::Failed { .. } => stopping(),
+        other => storage_damaged(other.to_string()),
+    }
+}
+
+fn storage_full() -> Status {
+    let message = "the disk has no room below its reserve: free some space";
+    status(Code::ResourceExhausted, "STORAGE_FULL", message, [])
+}
+
 pub fn storage_damaged(message: impl Into<String>) -> Status {
     status(Code::DataLoss, "STORAGE_DAMAGED", message, [])
 }
@@ -176,7 +310,18 @@ pub fn too_many_chats(most: usize) -> Status {
 
 /// First contact happens only so often.
 pub fn too_often() -> Status {
-    Status::resource_exhausted("too many calls from keys that are not known: try again in a minute")
+    let message = "too many calls from keys that are not known: try again in a minute";
+    status(Code::ResourceExhausted, "RATE_LIMITED", message, [])
+}
+
+/// A peer calls more often than one may.
+pub fn rate_limited(per_second: u32) -> Status {
+    status(
+        Code::ResourceExhausted,
+        "RATE_LIMITED",
+        "too many calls of this peer: go on more slowly",
+        [("calls_per_second", per_second.to_string())],
+    )
 }
 
 /// The stream, ended with `STOPPING` when the peer stops: an open stream would hold up its end.

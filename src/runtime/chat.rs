@@ -11,8 +11,9 @@ use super::handle::{Answer, ChatShared, ChatView, Granted, Unable, Wait, Wish};
 use super::journal::Journal;
 use super::outbox::HeartbeatSlot;
 use super::requests::Requests;
-use crate::protocol::event::{DiskState, Event, Notice, Proposal, Ready, Role};
-use crate::protocol::message::{Body, Message};
+use crate::crypto::Identity;
+use crate::protocol::event::{DiskState, Event, Notice, Proposal, ProposeError, Ready, Role};
+use crate::protocol::message::{Body, Message, Submit};
 use crate::protocol::replica::Replica;
 use crate::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
 use crate::protocol::time::{Instant, MS, Micros};
@@ -51,7 +52,10 @@ pub(super) struct Chat {
     pub view_at: Instant,
     pub view_due: Option<Instant>,
     pub may_stop: bool,
-    pub removed: bool,
+    /// This peer has left: the loop ends the chat, and its file is deleted.
+    pub left: bool,
+    /// Somebody has removed this peer: the chat can still be read, and that is all.
+    pub read_only: bool,
     pub touched: bool,
 }
 
@@ -89,7 +93,8 @@ impl Chat {
 
     /// Whether the peer matters in this chat.
     pub fn knows(&self, peer: &PeerId) -> bool {
-        self.members.contains_key(peer) || self.contacts.iter().any(|(other, _)| other == peer)
+        let is_contact = || self.contacts.iter().any(|(other, _)| other == peer);
+        !self.read_only && (self.members.contains_key(peer) || is_contact())
     }
 
     /// Executes everything that the replica wants, and shows what changed.
@@ -232,7 +237,16 @@ impl Chat {
 
     /// Ends the chat's streams.
     pub fn close(&mut self) {
-        for (_, streams) in self.streams.drain() {
+        self.close_streams(|_| true);
+    }
+
+    /// Ends the streams of those who are no members any more. What was on its way still arrives.
+    pub fn close_streams_of_others(&mut self, members: &BTreeMap<PeerId, Member>) {
+        self.close_streams(|peer| !members.contains_key(peer));
+    }
+
+    fn close_streams(&mut self, of: impl Fn(&PeerId) -> bool) {
+        for (_, streams) in self.streams.extract_if(|peer, _| of(peer)) {
             if let Some(slot) = streams.heartbeats {
                 slot.close();
             }
@@ -335,6 +349,12 @@ impl Chat {
                 }
                 io.send(self.id, message);
             }
+            Body::Submit(submit)
+                if submit.author.is_some_and(|(author, _)| author == message.from) =>
+            {
+                sign_submissions(self.id, submit, &io.identity);
+                io.send(self.id, message);
+            }
             Body::Goodbye if io.keep_seat => {}
             _ => io.send(self.id, message),
         }
@@ -373,11 +393,33 @@ impl Chat {
             }
             Notice::Members => io.members_changed.push(self.id),
             Notice::MayStop => self.may_stop = true,
-            Notice::Removed => self.removed = true,
+            Notice::Removed { by: None } => self.left = true,
+            Notice::Removed { by: Some(_) } => {
+                tracing::info!(chat = ?self.id, "this peer was removed from the chat");
+                self.stay_readable();
+                io.members_changed.push(self.id);
+                io.committed = true;
+            }
             Notice::BelowOwnPast => {
                 self.stop_here("this peer's store is older than what others know of it", io);
             }
+            Notice::OtherGeneration { peer, generation } => {
+                tracing::warn!(chat = ?self.id, ?peer, generation, "a member is in another course \
+                    of the chat: it was recovered, here or there");
+                self.view_due = Some(Instant::default());
+            }
             Notice::Fault { what } => self.stop_here(what, io),
+        }
+    }
+
+    /// This peer takes part no more: whoever waits for a proposal is told, and streams end.
+    pub fn stay_readable(&mut self) {
+        self.read_only = true;
+        self.may_stop = true;
+        self.view_due = Some(Instant::default());
+        self.close();
+        for waiting in std::mem::take(&mut self.waiting).into_values().flatten() {
+            let _ = waiting.reply.send(Err(Unable::Propose(ProposeError::NotMember)));
         }
     }
 
@@ -413,6 +455,18 @@ impl Chat {
             }
             changed
         });
+    }
+}
+
+/// Signs what goes to the host through another member (R35).
+fn sign_submissions(chat: ChatId, submit: &mut Submit, identity: &Identity) {
+    let Some((author, session)) = submit.author else { return };
+    for submission in &mut submit.submissions {
+        if submission.signature.is_none() {
+            let (number, payload) = (submission.number, &submission.payload);
+            let signed = signed_submission(chat, author, session, number, payload);
+            submission.signature = Some(identity.sign(&signed));
+        }
     }
 }
 

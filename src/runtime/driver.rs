@@ -51,15 +51,15 @@ pub struct DriverOptions {
 pub struct Reports {
     /// Why the process must end, once it must.
     pub fatal: watch::Receiver<Option<String>>,
-    /// Chats that this peer is no longer a member of. The loop has ended them.
-    pub removed: mpsc::UnboundedReceiver<ChatId>,
+    /// Chats that this peer has left. The loop has ended them.
+    pub left: mpsc::UnboundedReceiver<ChatId>,
 }
 
 /// Starts the loop on the current runtime. It ends when the last handle is gone.
 pub fn start(options: DriverOptions) -> (Handle, Reports) {
     let (inbox_sender, inbox) = mpsc::channel(INBOX_MAX);
     let (done_sender, done) = mpsc::unbounded_channel();
-    let (removed_sender, removed) = mpsc::unbounded_channel();
+    let (left_sender, left) = mpsc::unbounded_channel();
     let (fatal_sender, fatal) = watch::channel(None);
     let shared = Arc::new(Shared {
         me: options.identity.peer_id(),
@@ -88,10 +88,10 @@ pub fn start(options: DriverOptions) -> (Handle, Reports) {
         },
         shared: Arc::clone(&shared),
         fatal: fatal_sender,
-        removed: removed_sender,
+        left: left_sender,
     };
     tokio::spawn(driver.run());
-    (Handle { inbox: inbox_sender, shared }, Reports { fatal, removed })
+    (Handle { inbox: inbox_sender, shared }, Reports { fatal, left })
 }
 
 struct Driver {
@@ -106,7 +106,7 @@ struct Driver {
     io: Io,
     shared: Arc<Shared>,
     fatal: watch::Sender<Option<String>>,
-    removed: mpsc::UnboundedSender<ChatId>,
+    left: mpsc::UnboundedSender<ChatId>,
 }
 
 /// What chats reach the world with.
@@ -208,8 +208,10 @@ impl Driver {
     fn on_done(&mut self, done: Done) {
         let now = self.now();
         match done {
-            Done::Persisted { chat, ready, sync_us } => {
-                if let Some(chat) = self.chats.get_mut(&chat) {
+            Done::Persisted { chat, incarnation, ready, sync_us } => {
+                // What a chat of before has written does not make its successor durable.
+                let chat = self.chats.get_mut(&chat);
+                if let Some(chat) = chat.filter(|chat| chat.shared.incarnation == incarnation) {
                     chat.on_persisted(now, ready, sync_us, &mut self.io);
                 }
             }
@@ -323,11 +325,11 @@ impl Driver {
         for chat in self.chats.values_mut().filter(|chat| chat.touched) {
             chat.run(now, &mut self.io);
         }
-        let removed: Vec<_> =
-            self.chats.values().filter(|chat| chat.removed).map(|chat| chat.id).collect();
-        for chat in removed {
+        let left: Vec<_> =
+            self.chats.values().filter(|chat| chat.left).map(|chat| chat.id).collect();
+        for chat in left {
             self.remove(chat);
-            let _ = self.removed.send(chat);
+            let _ = self.left.send(chat);
         }
         if std::mem::take(&mut self.io.committed) {
             self.shared.activity.send_modify(|count| *count += 1);
@@ -345,9 +347,14 @@ impl Driver {
         let Some(chat) = self.chats.get_mut(&id) else { return };
         let members = chat.replica.status().members;
         let before = std::mem::replace(&mut chat.members, Arc::clone(&members));
+        chat.close_streams_of_others(&members);
         let contacts = chat.contacts.iter().map(|(peer, _)| peer);
         let contacts = contacts.filter(|peer| !members.contains_key(peer));
-        let new = members.keys().filter(|peer| !before.contains_key(peer)).chain(contacts);
+        // One who was removed and has come back within one turn looks like one who stayed, and the
+        // replica has forgotten its link all the same.
+        let is_up = |peer: &PeerId| self.links.get(peer) == Some(&LinkState::Up);
+        let new = members.keys().filter(|peer| is_up(peer) || !before.contains_key(peer));
+        let new = new.chain(contacts);
         for peer in new.copied().collect::<Vec<_>>() {
             if let Some(&state) = self.links.get(&peer) {
                 chat.handle(now, Event::Link { peer, state });
@@ -398,9 +405,13 @@ impl Driver {
             view_at: now,
             view_due: None,
             may_stop: false,
-            removed: false,
+            left: false,
+            read_only: false,
             touched: true,
         };
+        if chat.replica.status().removed_by.is_some() {
+            chat.stay_readable();
+        }
         for (&peer, &state) in &self.links {
             if chat.knows(&peer) {
                 chat.handle(now, Event::Link { peer, state });
@@ -424,7 +435,7 @@ impl Driver {
     /// Everybody who has joined a chat that runs here, and the contacts of chats that begin.
     fn renew_roster(&mut self) {
         let mut addresses: BTreeMap<PeerId, String> = BTreeMap::new();
-        for chat in self.chats.values() {
+        for chat in self.chats.values().filter(|chat| !chat.read_only) {
             let joined = chat.members.iter().filter(|(_, m)| m.state != MemberState::Invited);
             addresses.extend(joined.map(|(peer, member)| (*peer, member.address.clone())));
             for (peer, address) in &chat.contacts {

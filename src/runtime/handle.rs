@@ -48,6 +48,13 @@ pub struct ChatShared {
     pub view: watch::Receiver<Arc<ChatView>>,
 }
 
+impl ChatShared {
+    /// Whether somebody has removed this peer, so that the chat can be read, and that is all.
+    pub fn is_read_only(&self) -> bool {
+        self.view.borrow().status.removed_by.is_some()
+    }
+}
+
 /// A chat's state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ChatView {

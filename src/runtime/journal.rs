@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::protocol::event::{Load, Persist};
 use crate::protocol::time::Micros;
-use crate::protocol::types::{ChatId, Entry};
+use crate::protocol::types::{ChatId, Entry, Incarnation};
 use crate::storage::ChatStore;
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ const SYNC_BYTES_MAX: usize = 4 << 20;
 
 /// What the disk has done, for the loop. There are as many as the loop has asked for.
 pub enum Done {
-    /// Everything up to this `Ready` is durable.
-    Persisted { chat: ChatId, ready: u64, sync_us: Micros },
+    /// Everything up to this `Ready`, of the chat in this incarnation, is durable.
+    Persisted { chat: ChatId, incarnation: Incarnation, ready: u64, sync_us: Micros },
     /// What `Ready::loads` asked for.
     Loaded { chat: ChatId, load: Load, entries: Vec<Arc<Entry>> },
     /// A write failed. Nothing is tried again (R38).
@@ -59,7 +59,7 @@ impl Journal {
 }
 
 fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>) {
-    let chat = store.chat();
+    let (chat, incarnation) = (store.chat(), store.incarnation());
     let mut held: Option<Job> = None;
     while let Some(mut job) = held.take().or_else(|| queue.recv().ok()) {
         let mut bytes = size(&job.persist);
@@ -77,7 +77,7 @@ fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>
         let message = match store.persist(&job.persist) {
             Ok(took) => {
                 let sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                Done::Persisted { chat, ready: job.ready, sync_us }
+                Done::Persisted { chat, incarnation, ready: job.ready, sync_us }
             }
             Err(error) => Done::Failed { what: error.to_string() },
         };
@@ -102,6 +102,9 @@ fn append(first: &mut Persist, next: Persist) {
     first.request_ids.extend(next.request_ids);
     first.checkpoint = next.checkpoint.or(first.checkpoint.take());
     first.read = next.read.or(first.read);
+    first.pasts = next.pasts.or(first.pasts.take());
+    first.generation = next.generation.or(first.generation);
+    first.removed_by = next.removed_by.or(first.removed_by);
 }
 
 /// A panic in the storage library ends the process, like a failed write (R38).
@@ -122,7 +125,7 @@ impl Drop for PanicGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::types::HardState;
+    use crate::protocol::types::{HardState, Past, Pasts, PeerId};
 
     #[test]
     fn two_writes_in_one_are_the_same_as_one_after_the_other() {
@@ -131,15 +134,18 @@ mod tests {
             outbox_remove_through: Some(4),
             commit: Some(7),
             read: Some(2),
+            pasts: Some(Arc::default()),
             ..Persist::default()
         };
         let request_ids = vec![("r".to_owned(), 9)];
+        let pasts = Arc::new(Pasts::from([((PeerId([1; 32]), 2), Past::default())]));
         append(
             &mut first,
             Persist {
                 outbox_remove_through: Some(3),
                 commit: Some(9),
                 request_ids: request_ids.clone(),
+                pasts: Some(Arc::clone(&pasts)),
                 ..Persist::default()
             },
         );
@@ -149,6 +155,7 @@ mod tests {
             commit: Some(9),
             read: Some(2),
             request_ids,
+            pasts: Some(pasts),
             ..Persist::default()
         };
         assert_eq!(first, expected);

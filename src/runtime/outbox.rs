@@ -179,6 +179,7 @@ mod tests {
             from_boot: 1,
             to: PeerId([2; 32]),
             to_incarnation: 1,
+            generation: 0,
             call: 0,
             body,
         }

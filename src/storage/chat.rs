@@ -1,7 +1,6 @@
 //! The writer of one chat's file. `persist` is the hot path: everything that a replica wants
 //! durable goes through it, thousands of times a second.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,15 +8,18 @@ use std::time::{Duration, Instant};
 use redb::{ReadableTableMetadata as _, Table, WriteTransaction};
 
 use super::database::{Database, Problem, marker_of};
-use super::directory::{chat_path, sync_directory};
+use super::directory::{chat_path, put_in_place, remove_if_there};
 use super::error::StorageError;
+use super::mark::{Mark, Seen};
 use super::reader::ChatReader;
 use super::recover;
 use super::schema::{
-    self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, REQUESTS, STATE, Table as Tag, Vows, state,
+    self, Batch, CARRIED, CHECKPOINTS, ENTRIES, OUTBOX, REQUESTS, STATE, Table as Tag, Vows, state,
 };
 use crate::protocol::event::{Persist, Recovered};
-use crate::protocol::types::{ChatId, Entry, HardState, Incarnation, Index, Number, Submission};
+use crate::protocol::types::{
+    ChatId, Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Submission,
+};
 
 /// The memory that redb may hold for one chat.
 pub(super) const CACHE_BYTES: usize = 16 << 20;
@@ -27,12 +29,39 @@ const CHECKPOINTS_KEPT: u64 = 2;
 /// One chat's file, open for writing. Dropping it, and all its readers, closes the file.
 pub struct ChatStore {
     pub(super) database: Arc<Database>,
+    pub(super) mark: Mark,
     pub(super) chat: ChatId,
     pub(super) vows: Vows,
     pub(super) batch: Batch,
-    pub(super) last_number: Number,
+    pub(super) counts: Counts,
     /// The end of a batch that was cut; voting is in doubt until the commit index reaches it.
     pub(super) doubt_through: Option<Index>,
+}
+
+/// What tells how much must be in the tables, so that a record that is gone is missed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Counts {
+    /// The highest number that this session gave away.
+    pub last_number: Number,
+    /// The outbox holds the numbers after this one.
+    pub outbox_removed: Number,
+    pub requests: u64,
+    pub carried: u64,
+    /// Writes of this file; see `mark.rs`.
+    pub writes: u64,
+}
+
+/// What a new file begins with.
+#[derive(Default)]
+pub(super) struct Beginning<'a> {
+    pub incarnation: Incarnation,
+    /// A founder's first entry, which is committed by that.
+    pub entries: &'a [Arc<Entry>],
+    pub hard_state: HardState,
+    pub generation: Generation,
+    pub read: Index,
+    pub pasts: Pasts,
+    pub carried: &'a [Submission],
 }
 
 /// Draws an incarnation for a new store (R9). It is not 0, which stands for "unknown".
@@ -57,41 +86,17 @@ impl ChatStore {
         incarnation: Incarnation,
         entries: &[Arc<Entry>],
     ) -> Result<(Self, Recovered), StorageError> {
-        let path = chat_path(dir, chat);
-        let new = path.with_extension("redb.new");
-        if path.exists() {
-            return Err(StorageError::AlreadyThere { path });
-        }
-        let io = |doing| move |error| StorageError::io(doing, dir, error);
-        // What an earlier attempt left, or the marker of a store that was moved away.
-        for leftover in [&new, &marker_of(&path)] {
-            if leftover.exists() {
-                fs::remove_file(leftover).map_err(io("clean up in"))?;
-            }
-        }
-        let database = Database::create(&new, CACHE_BYTES)?;
-        let end = entries.last().map_or(0, |entry| entry.index);
-        // `recover::open` raises the boot number to 1.
-        let vows = Vows { incarnation, boot: 0, hard_state: HardState::default() };
-        database.write(true, |transaction| {
-            append(&mut transaction.open_table(ENTRIES)?, entries)?;
-            transaction.open_table(OUTBOX)?;
-            transaction.open_table(REQUESTS)?;
-            transaction.open_table(CHECKPOINTS)?;
-            let mut table = transaction.open_table(STATE)?;
-            put_state(&mut table, state::FORMAT, &schema::FORMAT.to_be_bytes())?;
-            put_state(&mut table, state::CHAT, &chat.0)?;
-            put_state(&mut table, state::VOWS, &vows.encode())?;
-            put_state(&mut table, state::BATCH, &Batch { previous_end: end, end }.encode())?;
-            for name in [state::LAST_NUMBER, state::READ, state::DOUBT] {
-                put_state(&mut table, name, &0_u64.to_be_bytes())?;
-            }
-            put_state(&mut table, state::COMMIT, &end.to_be_bytes())
-        })?;
-        drop(database);
-        fs::rename(&new, &path).map_err(io("name a store in"))?;
-        sync_directory(dir)?;
-        recover::open(&path)
+        Self::begin(dir, chat, &Beginning { incarnation, entries, ..Beginning::default() })
+    }
+
+    /// The same, for one who joins a chat in a generation of it (R30).
+    pub fn join(
+        dir: &Path,
+        chat: ChatId,
+        incarnation: Incarnation,
+        generation: Generation,
+    ) -> Result<(Self, Recovered), StorageError> {
+        Self::begin(dir, chat, &Beginning { incarnation, generation, ..Beginning::default() })
     }
 
     /// Opens a chat's file, checks it (R37) and raises its boot number durably (R9).
@@ -104,11 +109,34 @@ impl ChatStore {
     /// Its entries must continue the log. An error is final: nothing is tried again, and later
     /// calls fail at once.
     pub fn persist(&mut self, persist: &Persist) -> Result<Duration, StorageError> {
+        self.write(persist, false)
+    }
+
+    /// The same, for the write that puts everything that was carried into the outbox: it is then
+    /// carried no more.
+    pub fn persist_carried(&mut self, persist: &Persist) -> Result<Duration, StorageError> {
+        self.write(persist, true)
+    }
+
+    fn begin(
+        dir: &Path,
+        chat: ChatId,
+        beginning: &Beginning,
+    ) -> Result<(Self, Recovered), StorageError> {
+        let path = chat_path(dir, chat);
+        if path.exists() {
+            return Err(StorageError::AlreadyThere { path });
+        }
+        let new = write_new(dir, chat, beginning)?;
+        put_in_place(&new, &path)?;
+        recover::open(&path)
+    }
+
+    fn write(&mut self, persist: &Persist, carried: bool) -> Result<Duration, StorageError> {
         let started = Instant::now();
         let vows = persist.hard_state.map(|hard_state| Vows { hard_state, ..self.vows });
         let batch = self.next_batch(persist);
-        let last_number = persist.outbox_put.iter().map(|submission| submission.number).max();
-        let last_number = last_number.filter(|number| *number > self.last_number);
+        let mut counts = self.next_counts(persist, carried);
         let doubt_ends = match (self.doubt_through, persist.commit) {
             (Some(through), Some(commit)) => commit >= through,
             _ => false,
@@ -118,12 +146,16 @@ impl ChatStore {
         // leaves a file that opens at once.
         let awaited = persist.hard_state.is_some()
             || !persist.entries.is_empty()
-            || !persist.outbox_put.is_empty();
-        self.database.write(!awaited, |transaction| {
+            || !persist.outbox_put.is_empty()
+            || persist.removed_by.is_some();
+        counts.requests = self.database.write(!awaited, |transaction| {
             write_log(transaction, persist)?;
             write_outbox(transaction, persist)?;
-            write_requests(transaction, persist)?;
             write_checkpoint(transaction, persist)?;
+            if carried {
+                transaction.open_table(CARRIED)?.retain(|_, _| false)?;
+            }
+            let requests = counts.requests + write_requests(transaction, persist)?;
             let mut table = transaction.open_table(STATE)?;
             if let Some(vows) = &vows {
                 put_state(&mut table, state::VOWS, &vows.encode())?;
@@ -134,26 +166,48 @@ impl ChatStore {
             if batch != self.batch {
                 put_state(&mut table, state::BATCH, &batch.encode())?;
             }
+            let before = &self.counts;
+            let changed = |now: u64, before: u64| (now != before).then_some(now);
             let numbers = [
-                (state::LAST_NUMBER, last_number),
                 (state::COMMIT, persist.commit),
+                (state::GENERATION, persist.generation),
                 (state::READ, persist.read),
                 (state::DOUBT, doubt_ends.then_some(0)),
+                (state::LAST_NUMBER, changed(counts.last_number, before.last_number)),
+                (state::OUTBOX_REMOVED, changed(counts.outbox_removed, before.outbox_removed)),
+                (state::REQUEST_COUNT, changed(requests, before.requests)),
+                (state::CARRIED_COUNT, changed(counts.carried, before.carried)),
+                (state::WRITES, Some(counts.writes)),
             ];
+            if let Some(removed_by) = &persist.removed_by {
+                put_state(&mut table, state::REMOVED_BY, &removed_by.0)?;
+            }
             for (name, number) in numbers {
                 if let Some(number) = number {
                     put_state(&mut table, name, &number.to_be_bytes())?;
                 }
             }
-            Ok(())
+            Ok(requests)
         })?;
         self.vows = vows.unwrap_or(self.vows);
         self.batch = batch;
-        self.last_number = last_number.unwrap_or(self.last_number);
+        self.counts = counts;
+        self.mark.note(Seen { incarnation: self.vows.incarnation, writes: counts.writes });
         if doubt_ends {
             self.doubt_through = None;
         }
         Ok(started.elapsed())
+    }
+
+    /// Submissions of an earlier incarnation that may have to be made again, in their order.
+    pub fn carried(&self) -> Result<Vec<Submission>, StorageError> {
+        self.database.read(|transaction| {
+            recover::read_submissions(
+                &transaction.open_table(CARRIED)?,
+                Tag::Carried,
+                1..=self.counts.carried,
+            )
+        })
     }
 
     /// A reader for other threads.
@@ -173,6 +227,18 @@ impl ChatStore {
         self.database.path().to_owned()
     }
 
+    fn next_counts(&self, persist: &Persist, carried: bool) -> Counts {
+        let before = self.counts;
+        let put = persist.outbox_put.iter().map(|submission| submission.number).max();
+        Counts {
+            last_number: before.last_number.max(put.unwrap_or(0)),
+            outbox_removed: before.outbox_removed.max(persist.outbox_remove_through.unwrap_or(0)),
+            requests: before.requests,
+            carried: if carried { 0 } else { before.carried },
+            writes: before.writes + 1,
+        }
+    }
+
     /// What this write's batch is. A write without entries has an empty one: it proves that the
     /// batch before it was synced as a whole.
     fn next_batch(&self, persist: &Persist) -> Batch {
@@ -185,6 +251,55 @@ impl ChatStore {
         }
         Batch { previous_end, end }
     }
+}
+
+/// Writes a complete new file beside the place where the chat's file belongs, and gives its path.
+pub(super) fn write_new(
+    dir: &Path,
+    chat: ChatId,
+    beginning: &Beginning,
+) -> Result<PathBuf, StorageError> {
+    let new = chat_path(dir, chat).with_extension("redb.new");
+    // What an earlier attempt left.
+    remove_if_there(&new)?;
+    remove_if_there(&marker_of(&new))?;
+    let database = Database::create(&new, CACHE_BYTES)?;
+    let end = beginning.entries.last().map_or(0, |entry| entry.index);
+    // `recover::open` raises the boot number to 1.
+    let Beginning { incarnation, hard_state, .. } = *beginning;
+    let vows = Vows { incarnation, boot: 0, hard_state };
+    database.write(true, |transaction| {
+        append(&mut transaction.open_table(ENTRIES)?, beginning.entries)?;
+        transaction.open_table(OUTBOX)?;
+        transaction.open_table(REQUESTS)?;
+        transaction.open_table(CHECKPOINTS)?;
+        let mut table = transaction.open_table(CARRIED)?;
+        for (place, submission) in (1..).zip(beginning.carried) {
+            put(&mut table, Tag::Carried, place, &Submission::encode(submission))?;
+        }
+        let mut table = transaction.open_table(STATE)?;
+        put_state(&mut table, state::FORMAT, &schema::FORMAT.to_be_bytes())?;
+        put_state(&mut table, state::CHAT, &chat.0)?;
+        put_state(&mut table, state::VOWS, &vows.encode())?;
+        put_state(&mut table, state::BATCH, &Batch { previous_end: end, end }.encode())?;
+        put_state(&mut table, state::PASTS, &schema::encode_pasts(&beginning.pasts))?;
+        let numbers = [
+            (state::COMMIT, end),
+            (state::GENERATION, beginning.generation),
+            (state::READ, beginning.read),
+            (state::CARRIED_COUNT, beginning.carried.len() as u64),
+            (state::LAST_NUMBER, 0),
+            (state::OUTBOX_REMOVED, 0),
+            (state::REQUEST_COUNT, 0),
+            (state::WRITES, 0),
+            (state::DOUBT, 0),
+        ];
+        for (name, number) in numbers {
+            put_state(&mut table, name, &number.to_be_bytes())?;
+        }
+        Ok(())
+    })?;
+    Ok(new)
 }
 
 fn write_log(transaction: &WriteTransaction, persist: &Persist) -> Result<(), Problem> {
@@ -224,16 +339,18 @@ fn write_outbox(transaction: &WriteTransaction, persist: &Persist) -> Result<(),
     Ok(())
 }
 
-fn write_requests(transaction: &WriteTransaction, persist: &Persist) -> Result<(), Problem> {
+/// Gives how many ids are new.
+fn write_requests(transaction: &WriteTransaction, persist: &Persist) -> Result<u64, Problem> {
     if persist.request_ids.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let mut table = transaction.open_table(REQUESTS)?;
+    let mut new = 0;
     for (id, index) in &persist.request_ids {
         let value = schema::value(Tag::Requests, id.as_bytes(), &index.to_be_bytes());
-        table.insert(id.as_str(), value.as_slice())?;
+        new += u64::from(table.insert(id.as_str(), value.as_slice())?.is_none());
     }
-    Ok(())
+    Ok(new)
 }
 
 fn write_checkpoint(transaction: &WriteTransaction, persist: &Persist) -> Result<(), Problem> {

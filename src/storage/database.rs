@@ -4,7 +4,9 @@
 //! any damage that is found, leaves a marker file beside the store, and a store with a marker is
 //! not opened again.
 
+use std::cell::Cell;
 use std::fs;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +21,22 @@ use super::schema::FORMAT;
 /// An open file.
 pub struct Database {
     path: PathBuf,
-    redb: Redb,
+    /// There until `drop` takes it.
+    redb: Option<Redb>,
     /// A write has failed: whether it reached the disk is unknown, so there are no more.
     failed: AtomicBool,
+    damaged: AtomicBool,
+}
+
+thread_local! {
+    /// How many calls of redb this thread is in.
+    static GUARDED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether a panic of this thread at this moment is one of the storage library's, which is caught
+/// and told as damage. A panic hook that ends the process must let those pass.
+pub fn is_panic_caught() -> bool {
+    GUARDED.get() > 0
 }
 
 /// Why a transaction did not succeed.
@@ -72,8 +87,18 @@ impl Database {
         Self::start(path, |builder| builder.open(path), cache_bytes)
     }
 
+    /// Opens a file whatever is known of it, to read what it still gives.
+    pub fn open_damaged(path: &Path, cache_bytes: usize) -> Result<Self, StorageError> {
+        Self::start_unmarked(path, |builder| builder.open(path), cache_bytes)
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether damage was found since the file was opened.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// Runs `work` on a snapshot of the file.
@@ -81,7 +106,9 @@ impl Database {
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, Problem>,
     ) -> Result<T, StorageError> {
-        guarded(&self.path, "read", || work(&self.redb.begin_read()?))
+        let result = guarded(&self.path, "read", || work(&self.redb().begin_read()?));
+        self.note_damage(&result);
+        result
     }
 
     /// Runs `work` and makes all that it did durable, or nothing of it. The first error is the last
@@ -98,7 +125,7 @@ impl Database {
             return Err(StorageError::Failed { path: self.path.clone() });
         }
         let result = guarded(&self.path, "write", || {
-            let mut transaction = self.redb.begin_write()?;
+            let mut transaction = self.redb().begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             transaction.set_quick_repair(quick_repair);
             let value = work(&transaction)?;
@@ -108,7 +135,18 @@ impl Database {
         if result.is_err() {
             self.failed.store(true, Ordering::Relaxed);
         }
+        self.note_damage(&result);
         result
+    }
+
+    fn redb(&self) -> &Redb {
+        self.redb.as_ref().expect("only `drop` takes it")
+    }
+
+    fn note_damage<T>(&self, result: &Result<T, StorageError>) {
+        if matches!(result, Err(StorageError::Damaged { .. })) {
+            self.damaged.store(true, Ordering::Relaxed);
+        }
     }
 
     fn start(
@@ -116,16 +154,44 @@ impl Database {
         start: impl FnOnce(&Builder) -> Result<Redb, redb::DatabaseError>,
         cache_bytes: usize,
     ) -> Result<Self, StorageError> {
-        if marker_of(path).exists() {
-            let what = "it was found damaged before".to_owned();
+        if let Ok(what) = fs::read_to_string(marker_of(path)) {
+            let what = format!("found before: {}", what.trim_end());
             return Err(StorageError::Damaged { path: path.to_owned(), what });
         }
+        // redb would make a new store of an empty file without a word.
+        if fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+            return Err(damaged(path, "the file is empty".to_owned()));
+        }
+        Self::start_unmarked(path, start, cache_bytes)
+    }
+
+    fn start_unmarked(
+        path: &Path,
+        start: impl FnOnce(&Builder) -> Result<Redb, redb::DatabaseError>,
+        cache_bytes: usize,
+    ) -> Result<Self, StorageError> {
         let redb = guarded(path, "open", || {
             let mut builder = Builder::new();
             builder.set_cache_size(cache_bytes);
             Ok(start(&builder)?)
         })?;
-        Ok(Self { path: path.to_owned(), redb, failed: AtomicBool::new(false) })
+        Ok(Self {
+            path: path.to_owned(),
+            redb: Some(redb),
+            failed: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // redb writes when it closes, and may find damage, or panic, even then.
+        let redb = self.redb.take();
+        let _ = guarded(&self.path, "close", || {
+            drop(redb);
+            Ok(())
+        });
     }
 }
 
@@ -142,8 +208,11 @@ fn guarded<T>(
     doing: &'static str,
     work: impl FnOnce() -> Result<T, Problem>,
 ) -> Result<T, StorageError> {
+    GUARDED.set(GUARDED.get() + 1);
     // Whatever a panic leaves behind is not used: reads begin anew, and writes have ended.
-    let problem = match catch_unwind(AssertUnwindSafe(work)) {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(GUARDED.get() - 1);
+    let problem = match done {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(problem)) => problem,
         Err(_) => Problem::damaged("the storage library panicked"),
@@ -155,7 +224,7 @@ fn guarded<T>(
             StorageError::Version { path: path_buf, found, expected: FORMAT }
         }
         Problem::Redb(redb::Error::Io(error))
-            if error.kind() == std::io::ErrorKind::InvalidData =>
+            if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
         {
             damaged(path, error.to_string())
         }

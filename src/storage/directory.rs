@@ -5,19 +5,25 @@
 //! identity.pem …    the peer's key (see `crypto`)
 //! peer.redb         what belongs to the peer as a whole
 //! chats/ID.redb     one chat
+//! *.mark            how many writes the file of that name has seen (see `mark`)
+//! *.redb.damaged    what is wrong with the file of that name
+//! *.redb.damaged-1  one that was set aside
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::anew::{self, Anew};
 use super::chat::ChatStore;
+use super::database::marker_of;
 use super::error::StorageError;
+use super::mark::mark_of;
 use super::peer::PeerStore;
 use crate::protocol::event::Recovered;
-use crate::protocol::types::{ChatId, Entry, Incarnation};
+use crate::protocol::types::{ChatId, Entry, Generation, Incarnation};
 
 /// The name of the peer's own store.
 pub(super) const PEER_FILE: &str = "peer.redb";
@@ -50,6 +56,26 @@ impl DataDir {
         PeerStore::open(&self.path.join(PEER_FILE))
     }
 
+    /// Goes on without what is wrong with the peer's own store: an older copy is taken for the
+    /// newest, and a damaged one is kept aside. Gives where.
+    pub fn repair_peer_store(&self) -> Result<Option<PathBuf>, StorageError> {
+        let path = self.path.join(PEER_FILE);
+        let kept_at = match PeerStore::open(&path) {
+            Ok(_) => return Ok(None),
+            Err(StorageError::Older { .. } | StorageError::NotThere { .. }) => None,
+            Err(StorageError::Damaged { .. }) => {
+                let kept_at = anew::keep_aside(&path)?;
+                remove_if_there(&path)?;
+                kept_at
+            }
+            Err(error) => return Err(error),
+        };
+        remove_if_there(&mark_of(&path))?;
+        remove_if_there(&marker_of(&path))?;
+        sync_directory(&self.path)?;
+        Ok(kept_at)
+    }
+
     /// The chats that have a file here, damaged ones included.
     pub fn chats(&self) -> Result<Vec<ChatId>, StorageError> {
         let dir = self.chats_dir();
@@ -76,6 +102,16 @@ impl DataDir {
         ChatStore::create(&self.chats_dir(), chat, incarnation, entries)
     }
 
+    /// See `ChatStore::join`.
+    pub fn join_chat(
+        &self,
+        chat: ChatId,
+        incarnation: Incarnation,
+        generation: Generation,
+    ) -> Result<(ChatStore, Recovered), StorageError> {
+        ChatStore::join(&self.chats_dir(), chat, incarnation, generation)
+    }
+
     /// See `ChatStore::open`.
     pub fn open_chat(&self, chat: ChatId) -> Result<(ChatStore, Recovered), StorageError> {
         let path = chat_path(&self.chats_dir(), chat);
@@ -87,11 +123,33 @@ impl DataDir {
         Ok((store, recovered))
     }
 
-    /// Deletes a chat's file, after its store and readers are gone.
+    /// Keeps a chat's file aside, where there is one, and puts a new one in its place that begins
+    /// anew in `incarnation`. What the old one had of the person's own is taken along as far as it
+    /// can be read; see `ChatStore::carried`.
+    ///
+    /// The old file must have been closed: `StorageError::InUse`. A crash at any point leaves the
+    /// old file in its place, or the new one.
+    pub fn begin_anew(&self, chat: ChatId, incarnation: Incarnation) -> Result<Anew, StorageError> {
+        anew::begin_anew(&self.chats_dir(), chat, incarnation, None)
+    }
+
+    /// The same, to take part in another generation of the chat than the old file did (R30).
+    pub fn follow(
+        &self,
+        chat: ChatId,
+        incarnation: Incarnation,
+        generation: Generation,
+    ) -> Result<Anew, StorageError> {
+        anew::begin_anew(&self.chats_dir(), chat, incarnation, Some(generation))
+    }
+
+    /// Deletes a chat's file, if it is there, after its store and readers are gone.
     pub fn remove_chat(&self, chat: ChatId) -> Result<(), StorageError> {
         let dir = self.chats_dir();
         let path = chat_path(&dir, chat);
-        fs::remove_file(&path).map_err(|error| StorageError::io("delete", &path, error))?;
+        for file in [&path, &mark_of(&path), &marker_of(&path)] {
+            remove_if_there(file)?;
+        }
         sync_directory(&dir)
     }
 
@@ -110,6 +168,25 @@ pub fn free_bytes(path: &Path) -> Result<u64, StorageError> {
 /// The file of `chat` in `dir`.
 pub(super) fn chat_path(dir: &Path, chat: ChatId) -> PathBuf {
     dir.join(format!("{chat}.redb"))
+}
+
+/// Gives a complete new file its name, in place of any other. What an earlier file of the name has
+/// left beside it goes afterwards: a crash in between leaves a file that is replaced once more.
+pub(super) fn put_in_place(new: &Path, path: &Path) -> Result<(), StorageError> {
+    fs::rename(new, path).map_err(|error| StorageError::io("name", path, error))?;
+    sync_directory(path.parent().unwrap_or(path))?;
+    remove_if_there(&mark_of(path))?;
+    remove_if_there(&marker_of(path))
+}
+
+/// Deletes the file at `path`, if there is one.
+pub(super) fn remove_if_there(path: &Path) -> Result<(), StorageError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(StorageError::io("delete", path, error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes names in `dir` durable.

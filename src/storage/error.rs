@@ -3,7 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::database::marker_of;
 use super::directory::PEER_FILE;
 
 /// Why the store did not do what it was asked.
@@ -23,13 +22,11 @@ pub enum StorageError {
          version of demes that wrote it"
     )]
     Version { path: PathBuf, found: u32, expected: u32 },
-    #[error(
-        "the store {path} is damaged ({what}): move it away, with {} if that is there, and start \
-         again; {}",
-        marker_of(path).display(),
-        consequence(path)
-    )]
+    #[error("the store {path} is damaged ({what}): {}", remedy(path))]
     Damaged { path: PathBuf, what: String },
+    /// An older copy was put back, or the disk has lost what it said was durable (R9).
+    #[error("the store {path} is older than what was written to it: {}", remedy(path))]
+    Older { path: PathBuf },
     #[error("the disk of {path} is full: make room and start again")]
     Full { path: PathBuf },
     #[error(
@@ -43,13 +40,19 @@ pub enum StorageError {
     Failed { path: PathBuf },
     #[error("there is a store at {path} already")]
     AlreadyThere { path: PathBuf },
-    #[error("there is no store at {path}")]
+    #[error("the store {path} is gone: {}", remedy(path))]
     NotThere { path: PathBuf },
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
 }
 
 impl StorageError {
+    /// Whether the file must be set aside and its content fetched anew: it is bad, gone, or not the
+    /// newest. Everything else may be well again at the next start.
+    pub fn needs_repair(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Older { .. } | Self::NotThere { .. })
+    }
+
     /// Sorts an error of the operating system by what a person can do about it.
     pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
@@ -63,11 +66,13 @@ impl StorageError {
     }
 }
 
-/// What follows when the file at `path` is moved away.
-fn consequence(path: &Path) -> &'static str {
+/// What repairs the file at `path`.
+fn remedy(path: &Path) -> &'static str {
     if path.file_name().is_some_and(|name| name == PEER_FILE) {
-        "open invitations are lost, chats are not"
+        "put it back from a backup if there is one, or start with `demes up --repair`, which goes \
+         on without it; open invitations are lost then, chats are not"
     } else {
-        "the peer then joins the chat anew and fetches everything from the other members"
+        "the chat is fetched anew from the other members once one of them is reached, and the file \
+         is kept aside"
     }
 }

@@ -1,23 +1,27 @@
 //! What a peer keeps on its disk.
 //!
 //! A data directory belongs to one process at a time (`directory`). Each chat has a file of its own
-//! (`chat` writes it, `recover` opens it, `reader` reads it), so that a damaged chat leaves the
-//! others alone; what belongs to the peer as a whole is in one more (`peer`). All are redb files;
-//! `database` is the only place that calls redb's transactions, and `schema` says what the records
-//! look like: each has a checksum that every read verifies (R37).
+//! (`chat` writes it, `recover` opens it, `reader` reads it, `anew` replaces it), so that a damaged
+//! chat leaves the others alone; what belongs to the peer as a whole is in one more (`peer`). All
+//! are redb files; `database` is the only place that calls redb's transactions, and `schema` says
+//! what the records look like: each has a checksum that every read verifies (R37).
 //!
 //! Calls block. The writer of a chat belongs to one thread; readers work beside it anywhere.
 
+mod anew;
 mod chat;
 mod database;
 pub mod directory;
 mod error;
+mod mark;
 pub mod peer;
 mod reader;
 mod recover;
 mod schema;
 
+pub use anew::Anew;
 pub use chat::{ChatStore, new_incarnation};
+pub use database::is_panic_caught;
 pub use directory::{DataDir, free_bytes};
 pub use error::StorageError;
 pub use peer::PeerStore;

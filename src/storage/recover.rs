@@ -2,26 +2,37 @@
 //!
 //! The last batch that was written may be torn, if the disk lost part of it with the power: from
 //! its first bad record on, it is cut, and the tail is in doubt until the commit index has come
-//! that far again. Anything else that is bad is damage, and the chat stays closed.
+//! that far again. Anything else that is bad is damage, and so is a file that has seen more writes
+//! than it shows: such a file is never written again, and `anew.rs` makes another.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable as _};
 
-use super::chat::{CACHE_BYTES, ChatStore, put_state, truncate};
+use super::chat::{CACHE_BYTES, ChatStore, Counts, put_state, truncate};
 use super::database::{Database, Problem};
 use super::error::StorageError;
+use super::mark::{Mark, Seen};
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
-use crate::protocol::types::{ChatId, Entry, Hash, Index, Number, Pasts, Submission};
+use crate::protocol::types::{ChatId, Entry, Generation, Hash, Index, Pasts, PeerId, Submission};
 
 /// See `ChatStore::open`.
 pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
     let database = Database::open(path, CACHE_BYTES)?;
+    let mark = Mark::open(path)?;
     let mut found = database.read(read)?;
+    let is_newest = mark.read().is_none_or(|seen| {
+        seen.incarnation == found.vows.incarnation && seen.writes <= found.counts.writes
+    });
+    if !is_newest {
+        return Err(StorageError::Older { path: path.to_owned() });
+    }
     found.vows.boot += 1;
+    found.counts.writes += 1;
     let last = found.entries.last().map_or(found.checkpoint.index(), |entry| entry.index);
     let cut = last < found.batch.end;
     if cut {
@@ -32,6 +43,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
     database.write(true, |transaction| {
         let mut table = transaction.open_table(STATE)?;
         put_state(&mut table, state::VOWS, &found.vows.encode())?;
+        put_state(&mut table, state::WRITES, &found.counts.writes.to_be_bytes())?;
         if cut {
             truncate(&mut transaction.open_table(ENTRIES)?, last + 1)?;
             put_state(&mut table, state::BATCH, &found.batch.encode())?;
@@ -40,25 +52,29 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         }
         Ok(())
     })?;
+    mark.note(Seen { incarnation: found.vows.incarnation, writes: found.counts.writes });
     let doubt_through = (found.doubt > found.commit).then_some(found.doubt);
     let store = ChatStore {
         database: Arc::new(database),
+        mark,
         chat: found.chat,
         vows: found.vows,
         batch: found.batch,
-        last_number: found.last_number,
+        counts: found.counts,
         doubt_through,
     };
     let recovered = Recovered {
         incarnation: found.vows.incarnation,
         boot: found.vows.boot,
+        generation: found.generation,
         hard_state: found.vows.hard_state,
         checkpoint: found.checkpoint,
         entries: found.entries,
         commit: found.commit,
         outbox: found.outbox,
-        last_number: found.last_number,
+        last_number: found.counts.last_number,
         read: found.read,
+        removed_by: found.removed_by,
         pasts: found.pasts,
         tail_in_doubt: doubt_through.is_some(),
     };
@@ -69,13 +85,15 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
 struct Found {
     chat: ChatId,
     vows: Vows,
+    generation: Generation,
     batch: Batch,
     checkpoint: Checkpoint,
     entries: Vec<Arc<Entry>>,
     commit: Index,
     outbox: Vec<Submission>,
-    last_number: Number,
+    counts: Counts,
     read: Index,
+    removed_by: Option<PeerId>,
     pasts: Pasts,
     doubt: Index,
 }
@@ -90,10 +108,23 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     let chat = get_state(&table, state::CHAT, |payload| Some(ChatId(payload.try_into().ok()?)))?;
     let vows = get_state(&table, state::VOWS, Vows::decode)?;
     let batch = get_state(&table, state::BATCH, Batch::decode)?;
-    let [commit, last_number, read, doubt] =
-        [state::COMMIT, state::LAST_NUMBER, state::READ, state::DOUBT]
-            .map(|name| get_state(&table, name, schema::number));
-    let (commit, last_number, read, doubt) = (commit?, last_number?, read?, doubt?);
+    let number = |name| get_state(&table, name, schema::number);
+    let generation = number(state::GENERATION)?;
+    let (commit, read, doubt) =
+        (number(state::COMMIT)?, number(state::READ)?, number(state::DOUBT)?);
+    let counts = Counts {
+        last_number: number(state::LAST_NUMBER)?,
+        outbox_removed: number(state::OUTBOX_REMOVED)?,
+        requests: number(state::REQUEST_COUNT)?,
+        carried: number(state::CARRIED_COUNT)?,
+        writes: number(state::WRITES)?,
+    };
+    let removed_by = match table.get(state::REMOVED_BY)? {
+        Some(_) => Some(get_state(&table, state::REMOVED_BY, |payload| {
+            payload.try_into().ok().map(PeerId)
+        })?),
+        None => None,
+    };
 
     // Written for the first time when something is known of others.
     let pasts = match table.get(state::PASTS)? {
@@ -113,23 +144,29 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     }
     // A checkpoint is made of committed entries, so it may know more than the last written index.
     let commit = commit.max(checkpoint.index());
-    let outbox = read_outbox(transaction)?;
+    let outbox = read_submissions(
+        &transaction.open_table(OUTBOX)?,
+        Tag::Outbox,
+        counts.outbox_removed + 1..=counts.last_number,
+    )?;
     Ok(Found {
         chat,
         vows,
+        generation,
         batch,
         checkpoint,
         entries,
         commit,
         outbox,
-        last_number,
+        counts,
         read,
+        removed_by,
         pasts,
         doubt,
     })
 }
 
-fn get_state<T>(
+pub(super) fn get_state<T>(
     table: &ReadOnlyTable<&str, &[u8]>,
     name: &str,
     decode: impl FnOnce(&[u8]) -> Option<T>,
@@ -213,16 +250,33 @@ pub(super) fn decode_entry(index: Index, value: &[u8]) -> Option<Entry> {
         .filter(|entry| entry.index == index)
 }
 
-fn read_outbox(transaction: &ReadTransaction) -> Result<Vec<Submission>, Problem> {
-    let mut outbox = Vec::new();
-    for record in transaction.open_table(OUTBOX)?.iter()? {
-        let (key, value) = record?;
-        let number = key.value();
-        let submission = schema::payload(Tag::Outbox, &number.to_be_bytes(), value.value())
-            .and_then(Submission::decode)
-            .filter(|submission| submission.number == number)
-            .ok_or_else(|| Problem::damaged(format!("outbox record {number} is bad")))?;
-        outbox.push(submission);
+/// The submissions of a table, which must be exactly those in `places`.
+pub(super) fn read_submissions(
+    table: &ReadOnlyTable<u64, &[u8]>,
+    tag: Tag,
+    places: RangeInclusive<u64>,
+) -> Result<Vec<Submission>, Problem> {
+    let mut records = table.iter()?;
+    let mut submissions = Vec::new();
+    for place in places {
+        let submission = records
+            .next()
+            .transpose()?
+            .filter(|(key, _)| key.value() == place)
+            .and_then(|(_, value)| decode_submission(tag, place, value.value()))
+            .ok_or_else(|| Problem::damaged(format!("submission {place} is bad or missing")))?;
+        submissions.push(submission);
     }
-    Ok(outbox)
+    match records.next() {
+        None => Ok(submissions),
+        Some(_) => Err(Problem::damaged("there is a submission too many")),
+    }
+}
+
+/// The submission in a record of `OUTBOX` or `CARRIED`; `None` if its checksum or form is wrong, or
+/// it is another one's.
+pub(super) fn decode_submission(tag: Tag, place: u64, value: &[u8]) -> Option<Submission> {
+    schema::payload(tag, &place.to_be_bytes(), value)
+        .and_then(Submission::decode)
+        .filter(|submission| !matches!(tag, Tag::Outbox) || submission.number == place)
 }

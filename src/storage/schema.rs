@@ -9,7 +9,7 @@ use redb::TableDefinition;
 use crate::protocol::types::{Boot, HardState, Incarnation, Index, Past, Pasts, PeerId, Position};
 
 /// Written by every version that this one can read. Another number: another format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The log: an entry's canonical form by its index.
 pub const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
@@ -22,6 +22,10 @@ pub const REQUESTS: TableDefinition<&str, &[u8]> = TableDefinition::new("request
 /// The last checkpoints' canonical forms by their index.
 pub const CHECKPOINTS: TableDefinition<u64, &[u8]> = TableDefinition::new("checkpoints");
 
+/// Submissions of an earlier incarnation, in their order: what its outbox held when its file was
+/// set aside, and the log may have or not.
+pub const CARRIED: TableDefinition<u64, &[u8]> = TableDefinition::new("carried");
+
 /// The names of the records in `STATE`.
 pub mod state {
     /// `FORMAT`.
@@ -30,10 +34,20 @@ pub mod state {
     pub const CHAT: &str = "chat";
     /// `Vows`.
     pub const VOWS: &str = "vows";
+    /// The generation of the chat that this file takes part in (R30).
+    pub const GENERATION: &str = "generation";
     /// The commit index.
     pub const COMMIT: &str = "commit";
     /// The highest number that this session gave away.
     pub const LAST_NUMBER: &str = "last_number";
+    /// Submissions up to this number have left the outbox.
+    pub const OUTBOX_REMOVED: &str = "outbox_removed";
+    /// How many request ids there are.
+    pub const REQUEST_COUNT: &str = "request_count";
+    /// How many submissions are carried.
+    pub const CARRIED_COUNT: &str = "carried_count";
+    /// How many writes there were; see `mark.rs`.
+    pub const WRITES: &str = "writes";
     /// The person's reading position.
     pub const READ: &str = "read";
     /// What is remembered of other peers, as `encode_pasts` writes it.
@@ -42,6 +56,8 @@ pub mod state {
     pub const BATCH: &str = "batch";
     /// The end of a batch that was cut; 0 when there is no doubt (R37).
     pub const DOUBT: &str = "doubt";
+    /// Who removed this peer from the chat; absent where nobody has.
+    pub const REMOVED_BY: &str = "removed_by";
 }
 
 /// A record's table, as its checksum sees it.
@@ -53,6 +69,7 @@ pub enum Table {
     Requests = 4,
     Checkpoints = 5,
     Peer = 6,
+    Carried = 7,
 }
 
 const CHECKSUM_LEN: usize = 4;

@@ -5,8 +5,9 @@ use super::{
     trace_context, traceparent,
 };
 use crate::protocol::types::{
-    ADDRESS_BYTES_MAX, Entry, Hash, MEMBERS_MAX, Membership, NAME_CHARS_MAX, Payload, Policy,
-    REQUEST_ID_BYTES_MAX, SEALED_BYTES_MAX, Submission, VoterSet,
+    ADDRESS_BYTES_MAX, Entry, Hash, INVITE_LINK_USES_MAX, InviteLinkId, InviteLinkProof,
+    MEMBERS_MAX, Membership, NAME_CHARS_MAX, Payload, Policy, REQUEST_ID_BYTES_MAX,
+    SEALED_BYTES_MAX, Submission, TERM_MAX, VoterSet,
 };
 
 /// An entry as other members get it.
@@ -48,6 +49,9 @@ pub fn from_entry(entry: pb::Entry) -> Result<Entry, WireError> {
         In::VoterChange(voters) => Payload::VoterChange(from_voters(voters)?),
         In::Policy(policy) => Payload::Policy(from_policy(policy)?),
     };
+    if entry.term > TERM_MAX {
+        return Err(WireError::Invalid("term"));
+    }
     Ok(Entry {
         index: entry.index,
         term: entry.term,
@@ -94,6 +98,10 @@ pub fn from_submission(submission: pb::Submission) -> Result<Submission, WireErr
         In::Membership(change) => Payload::Membership(from_membership(change)?),
         In::Policy(policy) => Payload::Policy(from_policy(policy)?),
     };
+    if submission.number == 0 {
+        // 0 stands outside the authors' count, and nobody submits it.
+        return Err(WireError::Invalid("number"));
+    }
     Ok(Submission {
         number: submission.number,
         created_at_ms: milliseconds(submission.created_at, "created_at")?,
@@ -127,10 +135,25 @@ fn to_membership(change: &Membership) -> pb::Membership {
         Membership::Invited { peer, address } => {
             Out::Invited(pb::Invited { peer_id: hex(&peer.0), address })
         }
-        Membership::Joined { name, address } => Out::Joined(pb::Joined { name, address }),
+        Membership::Joined { name, address, proof } => {
+            Out::Joined(pb::Joined { name, address, proof: proof.as_ref().map(to_proof) })
+        }
         Membership::Declined => Out::Declined(pb::Declined {}),
         Membership::Leaving => Out::Leaving(pb::Leaving {}),
         Membership::Removed { peer } => Out::Removed(pb::Removed { peer_id: hex(&peer.0) }),
+        Membership::Recovered { generation } => Out::Recovered(pb::Recovered { generation }),
+        Membership::Removing { peer } => Out::Removing(pb::Removing { peer_id: hex(&peer.0) }),
+        Membership::InviteRevoked { peer } => {
+            Out::InviteRevoked(pb::InviteRevoked { peer_id: hex(&peer.0) })
+        }
+        Membership::InviteLinkCreated { link, uses_max, expires_at_ms } => {
+            let expires_at = Some(timestamp(expires_at_ms));
+            let link_id = hex(&link.0);
+            Out::InviteLinkCreated(pb::InviteLinkCreated { link_id, uses_max, expires_at })
+        }
+        Membership::InviteLinkRevoked { link } => {
+            Out::InviteLinkRevoked(pb::InviteLinkRevoked { link_id: hex(&link.0) })
+        }
     };
     pb::Membership { change: Some(change) }
 }
@@ -147,14 +170,48 @@ fn from_membership(membership: pb::Membership) -> Result<Membership, WireError> 
             check_address(&address, "address")?;
             Membership::Invited { peer: peer_id(&peer, "peer_id")?, address }
         }
-        In::Joined(pb::Joined { name, address }) => {
+        In::Joined(pb::Joined { name, address, proof }) => {
             check_person(&name, &address)?;
-            Membership::Joined { name, address }
+            let proof = proof.as_ref().map(from_proof).transpose()?;
+            Membership::Joined { name, address, proof }
         }
         In::Declined(_) => Membership::Declined,
         In::Leaving(_) => Membership::Leaving,
         In::Removed(removed) => Membership::Removed { peer: peer_id(&removed.peer_id, "peer_id")? },
+        In::Recovered(recovered) => Membership::Recovered { generation: recovered.generation },
+        In::Removing(change) => Membership::Removing { peer: peer_id(&change.peer_id, "peer_id")? },
+        In::InviteRevoked(change) => {
+            Membership::InviteRevoked { peer: peer_id(&change.peer_id, "peer_id")? }
+        }
+        In::InviteLinkCreated(change) => {
+            if !(1..=INVITE_LINK_USES_MAX).contains(&change.uses_max) {
+                return Err(WireError::Invalid("uses_max"));
+            }
+            Membership::InviteLinkCreated {
+                link: link_id(&change.link_id)?,
+                uses_max: change.uses_max,
+                expires_at_ms: milliseconds(change.expires_at, "expires_at")?,
+            }
+        }
+        In::InviteLinkRevoked(change) => {
+            Membership::InviteLinkRevoked { link: link_id(&change.link_id)? }
+        }
     })
+}
+
+/// That a peer has an invite link, as others get it.
+pub fn to_proof(proof: &InviteLinkProof) -> pb::InviteLinkProof {
+    pb::InviteLinkProof { link_id: hex(&proof.link.0), signature: proof.signature.to_vec() }
+}
+
+/// The same as another peer sent it. Its signature is not looked at here.
+pub fn from_proof(proof: &pb::InviteLinkProof) -> Result<InviteLinkProof, WireError> {
+    let signature = signature(&proof.signature)?.ok_or(WireError::Missing("signature"))?;
+    Ok(InviteLinkProof { link: link_id(&proof.link_id)?, signature })
+}
+
+fn link_id(text: &str) -> Result<InviteLinkId, WireError> {
+    text.parse().map_err(|_| WireError::Invalid("link_id"))
 }
 
 fn check_person(name: &str, address: &str) -> Result<(), WireError> {
@@ -212,11 +269,21 @@ mod tests {
         }
     }
 
+    fn link_created(uses_max: u32) -> Payload {
+        let link = InviteLinkId([2; 32]);
+        Payload::Membership(Membership::InviteLinkCreated { link, uses_max, expires_at_ms: 7 })
+    }
+
     #[test]
     fn every_kind_of_entry_reads_back() {
         let address = "host:7443".to_owned();
         let name = "Ann".to_owned();
         let peer = PeerId([1; 32]);
+        let link = InviteLinkId([2; 32]);
+        let joined = |proof| {
+            let (name, address) = (name.clone(), address.clone());
+            Payload::Membership(Membership::Joined { name, address, proof })
+        };
         for payload in [
             Payload::TermStart,
             Payload::Message { request_id: "r".into(), sealed: vec![0, 1].into() },
@@ -226,10 +293,16 @@ mod tests {
                 address: address.clone(),
             }),
             Payload::Membership(Membership::Invited { peer, address: address.clone() }),
-            Payload::Membership(Membership::Joined { name, address }),
+            joined(None),
+            joined(Some(InviteLinkProof { link, signature: [5; 64] })),
             Payload::Membership(Membership::Declined),
             Payload::Membership(Membership::Leaving),
+            Payload::Membership(Membership::Removing { peer }),
             Payload::Membership(Membership::Removed { peer }),
+            Payload::Membership(Membership::Recovered { generation: u64::MAX }),
+            Payload::Membership(Membership::InviteRevoked { peer }),
+            link_created(INVITE_LINK_USES_MAX),
+            Payload::Membership(Membership::InviteLinkRevoked { link }),
             Payload::VoterChange(VoterSet([(peer, 3)].into())),
             Payload::Policy(Policy { chat_name: "d".into() }),
         ] {
@@ -247,7 +320,10 @@ mod tests {
             pb::Entry { hash: vec![1].into(), ..good.clone() },
             pb::Entry { signature: vec![1].into(), ..good.clone() },
             pb::Entry { created_at: None, ..good.clone() },
+            pb::Entry { term: TERM_MAX + 1, ..good.clone() },
             pb::Entry { traceparent: "?".into(), ..good },
+            to_entry(&entry(link_created(0))),
+            to_entry(&entry(link_created(INVITE_LINK_USES_MAX + 1))),
         ];
         for entry in bad {
             assert!(from_entry(entry).is_err());

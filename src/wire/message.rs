@@ -1,32 +1,38 @@
 //! What peers say to each other on the wire; what they say to choose a host stands in `vote.rs`,
-//! and is found here too. Every function is one of two kinds: `to_*` makes a request or response,
-//! `from_*` reads one.
+//! joining and refusals in `join.rs`, and all of it is found here too. Every function is one of two
+//! kinds: `to_*` makes a request or response, `from_*` reads one.
 
 use std::sync::Arc;
 
 use super::entry::{from_entry, from_submission, to_entry, to_submission};
+pub use super::join::*;
 pub use super::vote::*;
-use super::{
-    WireError, check_address, check_name, hex, milliseconds, optional_peer_id, pb, peer_id,
-    signature, timestamp,
-};
+use super::{WireError, hex, optional_peer_id, pb, peer_id};
 use crate::protocol::message::{
-    Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat, Join,
-    JoinAnswer, LookBack, Message, Ranking, Receipt, Refused, RefusedReason, ReportDelays, Submit,
-    SubmitAnswer, SubmitProblem,
+    Absence, Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat,
+    LookBack, Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
-use crate::protocol::types::{Boot, ChatId, Incarnation, MEMBERS_MAX, Past, PeerId, Position};
+use crate::protocol::types::{
+    Boot, ChatId, DELAY_US_MAX, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
+    TERM_MAX,
+};
 
-/// The chat and the incarnations that a message names.
+/// The chat, its generation and the incarnations that a message names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     pub chat: ChatId,
     pub from_incarnation: Incarnation,
     pub from_boot: Boot,
     pub to_incarnation: Incarnation,
+    pub generation: Generation,
 }
 
 impl Header {
+    /// Checks what holds for messages of every kind.
+    pub fn check(&self, body: &Body) -> Result<(), WireError> {
+        if body.term() > TERM_MAX { Err(WireError::Invalid("term")) } else { Ok(()) }
+    }
+
     /// The message that `from` sent to `to` under this header. Nobody waits for an answer yet.
     pub fn message(&self, from: PeerId, to: PeerId, body: Body) -> Message {
         Message {
@@ -35,6 +41,7 @@ impl Header {
             from_boot: self.from_boot,
             to,
             to_incarnation: self.to_incarnation,
+            generation: self.generation,
             call: 0,
             body,
         }
@@ -47,6 +54,7 @@ pub fn to_header(chat: ChatId, message: &Message) -> Option<pb::Header> {
         from_incarnation: message.from_incarnation,
         from_boot: message.from_boot,
         to_incarnation: message.to_incarnation,
+        generation: message.generation,
     })
 }
 
@@ -57,6 +65,7 @@ pub fn from_header(header: Option<pb::Header>) -> Result<Header, WireError> {
         from_incarnation: header.from_incarnation,
         from_boot: header.from_boot,
         to_incarnation: header.to_incarnation,
+        generation: header.generation,
     })
 }
 
@@ -68,13 +77,18 @@ pub fn to_replicate_request(header: Option<pb::Header>, attach: &Attach) -> pb::
         term: attach.term,
         attach: attach.attach,
         look: Some(to_position(attach.look)),
+        relay: attach.relay,
     }
 }
 
 pub fn from_replicate_request(request: pb::ReplicateRequest) -> Result<(Header, Body), WireError> {
     let header = from_header(request.header)?;
-    let attach =
-        Attach { term: request.term, attach: request.attach, look: from_position(request.look) };
+    let attach = Attach {
+        term: request.term,
+        attach: request.attach,
+        look: from_position(request.look),
+        relay: request.relay,
+    };
     Ok((header, Body::Attach(attach)))
 }
 
@@ -188,7 +202,11 @@ pub fn to_ranking(ranking: &Ranking) -> pb::Ranking {
         term: ranking.term,
         version: ranking.version,
         candidates: candidates
-            .map(|c| pb::Candidate { peer_id: hex(&c.peer.0), farness_us: c.farness_us })
+            .map(|c| pb::Candidate {
+                peer_id: hex(&c.peer.0),
+                farness_us: c.farness_us,
+                absence: to_absence(c.absence).into(),
+            })
             .collect(),
         delays: delays
             .map(|(from, to, delay_us)| pb::Delay {
@@ -206,7 +224,8 @@ fn from_ranking(ranking: pb::Ranking) -> Result<Ranking, WireError> {
     }
     let candidate = |c: &pb::Candidate| {
         let peer = peer_id(&c.peer_id, "peer_id")?;
-        Ok(Candidate { peer, farness_us: c.farness_us })
+        let absence = from_absence(c.absence());
+        Ok(Candidate { peer, farness_us: c.farness_us, absence })
     };
     let delay = |d: &pb::Delay| {
         let from = peer_id(&d.from_peer_id, "from_peer_id")?;
@@ -252,14 +271,22 @@ pub fn from_acknowledge(request: pb::AcknowledgeRequest) -> Result<(Header, Body
 
 pub fn to_submit_request(header: Option<pb::Header>, submit: &Submit) -> pb::SubmitRequest {
     let submissions = submit.submissions.iter().map(to_submission).collect();
-    pb::SubmitRequest { header, term: submit.term, submissions }
+    let author = submit.author.map(|(peer, incarnation)| {
+        let peer_id = hex(&peer.0);
+        pb::Author { peer_id, incarnation }
+    });
+    pb::SubmitRequest { header, term: submit.term, submissions, author }
 }
 
 pub fn from_submit_request(request: pb::SubmitRequest) -> Result<(Header, Body), WireError> {
     let header = from_header(request.header)?;
     let submissions = request.submissions.into_iter();
     let submissions = submissions.map(from_submission).collect::<Result<_, _>>()?;
-    Ok((header, Body::Submit(Submit { term: request.term, submissions })))
+    let author = request
+        .author
+        .map(|author| Ok((peer_id(&author.peer_id, "author.peer_id")?, author.incarnation)));
+    let author = author.transpose()?;
+    Ok((header, Body::Submit(Submit { term: request.term, author, submissions })))
 }
 
 pub fn to_submit_response(chat: ChatId, message: &Message) -> Option<pb::SubmitResponse> {
@@ -324,69 +351,7 @@ pub fn from_submit_response(response: pb::SubmitResponse) -> Result<(Header, Bod
     Ok((header, Body::SubmitAnswer(answer)))
 }
 
-// Joining, delays, goodbye.
-
-pub fn to_join_request(header: Option<pb::Header>, join: &Join) -> pb::JoinRequest {
-    pb::JoinRequest {
-        header,
-        name: join.name.clone(),
-        address: join.address.clone(),
-        created_at: Some(timestamp(join.created_at_ms)),
-        decline: join.decline,
-        signature: join.signature.to_vec(),
-    }
-}
-
-pub fn from_join_request(request: pb::JoinRequest) -> Result<(Header, Body), WireError> {
-    let header = from_header(request.header)?;
-    if !request.decline {
-        check_name(&request.name, "name")?;
-        check_address(&request.address, "address")?;
-    }
-    let join = Join {
-        created_at_ms: milliseconds(request.created_at, "created_at")?,
-        decline: request.decline,
-        signature: signature(&request.signature)?.ok_or(WireError::Missing("signature"))?,
-        name: request.name,
-        address: request.address,
-    };
-    Ok((header, Body::Join(join)))
-}
-
-pub fn to_join_response(chat: ChatId, message: &Message) -> Option<pb::JoinResponse> {
-    let header = to_header(chat, message);
-    match &message.body {
-        Body::JoinAnswer(answer) => Some(pb::JoinResponse {
-            header,
-            term: answer.term,
-            host_peer_id: to_optional_peer(answer.host),
-            accepted: answer.accepted,
-            last_number: answer.last_number,
-            refused: None,
-        }),
-        Body::Refused(refused) => Some(pb::JoinResponse {
-            header,
-            term: refused.term,
-            refused: Some(to_refused(refused)),
-            ..Default::default()
-        }),
-        _ => None,
-    }
-}
-
-pub fn from_join_response(response: pb::JoinResponse) -> Result<(Header, Body), WireError> {
-    let header = from_header(response.header)?;
-    if let Some(refused) = response.refused {
-        return Ok((header, Body::Refused(from_refused(&refused)?)));
-    }
-    let answer = JoinAnswer {
-        term: response.term,
-        host: optional_peer_id(&response.host_peer_id, "host_peer_id")?,
-        accepted: response.accepted,
-        last_number: response.last_number,
-    };
-    Ok((header, Body::JoinAnswer(answer)))
-}
+// Delays.
 
 pub fn to_report_request(
     header: Option<pb::Header>,
@@ -415,7 +380,11 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
         term: request.term,
         host_weight: request.host_weight,
         row: row
-            .map(|delay| Ok((peer_id(&delay.peer_id, "peer_id")?, delay.delay_us)))
+            .map(|delay| {
+                let fits = delay.delay_us <= DELAY_US_MAX;
+                let delay_us = fits.then_some(delay.delay_us).ok_or(WireError::Invalid("delay"))?;
+                Ok((peer_id(&delay.peer_id, "peer_id")?, delay_us))
+            })
             .collect::<Result<_, _>>()?,
         preferences: preferences
             .map(|peer| peer_id(peer, "preferences"))
@@ -424,50 +393,18 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
     Ok((header, Body::ReportDelays(report)))
 }
 
-// Finding the host, and refusals.
+// Finding the host.
 
-/// The answer of `peer` in the chat that was asked for.
-pub fn from_find_host_response(
-    response: &pb::FindHostResponse,
-) -> Result<FindHostAnswer, WireError> {
+/// The answer of a peer in the chat that was asked for.
+pub fn from_find_host_response(response: &pb::FindHostResponse) -> Result<Body, WireError> {
+    if let Some(refused) = &response.refused {
+        return Ok(Body::Refused(from_refused(refused)?));
+    }
     let host = optional_peer_id(&response.host_peer_id, "host_peer_id")?;
-    Ok(FindHostAnswer { term: response.term, host })
+    Ok(Body::FindHostAnswer(FindHostAnswer { term: response.term, host }))
 }
 
-pub fn to_refused(refused: &Refused) -> pb::Refused {
-    let mut out = pb::Refused { term: refused.term, ..Default::default() };
-    let reason = match refused.reason {
-        RefusedReason::StaleTerm => pb::RefusedReason::StaleTerm,
-        RefusedReason::NotHost { host } => {
-            out.host_peer_id = to_optional_peer(host);
-            pb::RefusedReason::NotHost
-        }
-        RefusedReason::WrongIncarnation { incarnation } => {
-            out.incarnation = incarnation;
-            pb::RefusedReason::WrongIncarnation
-        }
-        RefusedReason::NotMember => pb::RefusedReason::NotMember,
-    };
-    out.reason = reason.into();
-    out
-}
-
-pub fn from_refused(refused: &pb::Refused) -> Result<Refused, WireError> {
-    let reason = match refused.reason() {
-        pb::RefusedReason::StaleTerm => RefusedReason::StaleTerm,
-        pb::RefusedReason::NotHost => RefusedReason::NotHost {
-            host: optional_peer_id(&refused.host_peer_id, "host_peer_id")?,
-        },
-        pb::RefusedReason::WrongIncarnation => {
-            RefusedReason::WrongIncarnation { incarnation: refused.incarnation }
-        }
-        pb::RefusedReason::NotMember => RefusedReason::NotMember,
-        pb::RefusedReason::Unspecified => return Err(WireError::Invalid("reason")),
-    };
-    Ok(Refused { term: refused.term, reason })
-}
-
-fn to_optional_peer(peer: Option<PeerId>) -> String {
+pub(super) fn to_optional_peer(peer: Option<PeerId>) -> String {
     peer.map_or_else(String::new, |peer| hex(&peer.0))
 }
 
@@ -489,9 +426,32 @@ pub(super) fn from_past(past: pb::Past) -> Past {
     Past { boot: past.boot, term: past.term, acknowledged: from_position(past.acknowledged) }
 }
 
+fn to_absence(absence: Option<Absence>) -> pb::Absence {
+    match absence {
+        None => pb::Absence::Unspecified,
+        Some(Absence::Goodbye) => pb::Absence::Goodbye,
+        Some(Absence::Silent) => pb::Absence::Silent,
+        Some(Absence::NotDialled) => pb::Absence::NotDialled,
+        Some(Absence::Returning) => pb::Absence::Returning,
+    }
+}
+
+/// One that this version does not know is as good as none: it is for showing only.
+fn from_absence(absence: pb::Absence) -> Option<Absence> {
+    match absence {
+        pb::Absence::Unspecified => None,
+        pb::Absence::Goodbye => Some(Absence::Goodbye),
+        pb::Absence::Silent => Some(Absence::Silent),
+        pb::Absence::NotDialled => Some(Absence::NotDialled),
+        pb::Absence::Returning => Some(Absence::Returning),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::invite_link::InviteLinkProblem;
+    use crate::protocol::message::{Refused, RefusedReason};
 
     const CHAT: ChatId = ChatId([7; 16]);
 
@@ -502,6 +462,7 @@ mod tests {
             from_boot: 3,
             to: PeerId([4; 32]),
             to_incarnation: 5,
+            generation: 6,
             call: 0,
             body,
         }
@@ -517,7 +478,11 @@ mod tests {
         let ranking = Ranking {
             term: 2,
             version: 9,
-            candidates: vec![Candidate { peer: PeerId([1; 32]), farness_us: Some(5) }],
+            candidates: vec![Candidate {
+                peer: PeerId([1; 32]),
+                farness_us: Some(5),
+                absence: Some(Absence::Silent),
+            }],
             delays: vec![(PeerId([1; 32]), PeerId([2; 32]), 77)],
         };
         let heartbeat = message(Body::Heartbeat(Heartbeat {
@@ -546,6 +511,14 @@ mod tests {
             RefusedReason::NotHost { host: Some(PeerId([8; 32])) },
             RefusedReason::WrongIncarnation { incarnation: 4 },
             RefusedReason::NotMember,
+            RefusedReason::OtherGeneration,
+            RefusedReason::Removed { by: None },
+            RefusedReason::Removed { by: Some(PeerId([8; 32])) },
+            RefusedReason::InviteLink(InviteLinkProblem::Unknown),
+            RefusedReason::InviteLink(InviteLinkProblem::Expired),
+            RefusedReason::InviteLink(InviteLinkProblem::UsedUp),
+            RefusedReason::InviteLink(InviteLinkProblem::Revoked),
+            RefusedReason::ChatFull,
         ] {
             let refused = message(Body::Refused(Refused { term: 3, reason }));
             let wire = to_submit_response(CHAT, &refused).expect("a refusal");

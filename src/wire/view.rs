@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use super::message::to_ranking;
 use super::{hex, pb, timestamp};
 use crate::protocol::event::{LinkState, Role, Status};
-use crate::protocol::types::{ChatId, Entry, MemberState, Membership, Payload, PeerId};
+use crate::protocol::recovery::generation_text;
+use crate::protocol::types::{
+    ChatId, Entry, InviteLinkId, MemberState, Membership, Payload, PeerId,
+};
 
 /// The names of a chat's members, as far as known.
 pub type Names = BTreeMap<PeerId, String>;
@@ -34,6 +37,10 @@ pub fn to_chat(chat: ChatId, me: PeerId, status: &Status, fault: &str) -> pb::Ch
             reachable: *peer == me || status.links.get(peer) == Some(&LinkState::Up),
             delivered: receipt.delivered,
             read: receipt.read,
+            other_generation: status
+                .other_generations
+                .get(peer)
+                .map_or_else(String::new, |generation| generation_text(*generation)),
         }
     });
     pb::Chat {
@@ -51,6 +58,9 @@ pub fn to_chat(chat: ChatId, me: PeerId, status: &Status, fault: &str) -> pb::Ch
         queued: status.queued as u64,
         ranking: Some(to_ranking(&status.ranking)),
         fault: fault.to_owned(),
+        generation: generation_text(status.generation),
+        majority_lost: status.majority_lost,
+        removed_by_peer_id: status.removed_by.map_or_else(String::new, |by| hex(&by.0)),
     }
 }
 
@@ -74,7 +84,7 @@ pub fn to_event(
         Payload::Message { request_id, sealed } => {
             Kind::Message(pb::MessageEvent { text: open(sealed), request_id: request_id.clone() })
         }
-        Payload::Membership(change) => Kind::Member(to_member_event(entry.author, change, names)),
+        Payload::Membership(change) => to_membership_kind(entry.author, change, names),
         Payload::VoterChange(voters) => Kind::Voters(pb::VotersEvent {
             peer_ids: voters.peers().map(|peer| hex(&peer.0)).collect(),
         }),
@@ -103,15 +113,44 @@ pub fn learn_name(names: &mut Names, entry: &Entry) {
     }
 }
 
-fn to_member_event(author: PeerId, change: &Membership, names: &Names) -> pb::MemberEvent {
-    let known = |peer: &PeerId| names.get(peer).cloned().unwrap_or_default();
-    let (change, peer, name) = match change {
-        Membership::Founded { name, .. } => (pb::MemberChange::Founded, author, name.clone()),
-        Membership::Invited { peer, .. } => (pb::MemberChange::Invited, *peer, known(peer)),
-        Membership::Joined { name, .. } => (pb::MemberChange::Joined, author, name.clone()),
-        Membership::Declined => (pb::MemberChange::Declined, author, known(&author)),
-        Membership::Leaving => (pb::MemberChange::Leaving, author, known(&author)),
-        Membership::Removed { peer } => (pb::MemberChange::Removed, *peer, known(peer)),
+fn to_membership_kind(author: PeerId, change: &Membership, names: &Names) -> pb::event::Kind {
+    let of_link = |change: pb::InviteLinkChange, link: &InviteLinkId| pb::InviteLinkEvent {
+        change: change.into(),
+        link_id: hex(&link.0),
+        ..Default::default()
     };
-    pb::MemberEvent { change: change.into(), peer_id: hex(&peer.0), name }
+    pb::event::Kind::InviteLink(match change {
+        Membership::InviteLinkCreated { link, uses_max, expires_at_ms } => pb::InviteLinkEvent {
+            uses_max: *uses_max,
+            expires_at: Some(timestamp(*expires_at_ms)),
+            ..of_link(pb::InviteLinkChange::Created, link)
+        },
+        Membership::InviteLinkRevoked { link } => of_link(pb::InviteLinkChange::Revoked, link),
+        _ => return pb::event::Kind::Member(to_member_event(author, change, names)),
+    })
+}
+
+fn to_member_event(author: PeerId, change: &Membership, names: &Names) -> pb::MemberEvent {
+    use pb::MemberChange as Change;
+    let known = |peer: &PeerId| names.get(peer).cloned().unwrap_or_default();
+    let (what, peer, name) = match change {
+        Membership::Founded { name, .. } => (Change::Founded, author, name.clone()),
+        Membership::Invited { peer, .. } => (Change::Invited, *peer, known(peer)),
+        Membership::Joined { name, .. } => (Change::Joined, author, name.clone()),
+        Membership::Declined => (Change::Declined, author, known(&author)),
+        Membership::Leaving => (Change::Leaving, author, known(&author)),
+        Membership::Removing { peer } => (Change::Removing, *peer, known(peer)),
+        Membership::Removed { peer } => (Change::Removed, *peer, known(peer)),
+        Membership::InviteRevoked { peer } => (Change::InviteRevoked, *peer, known(peer)),
+        Membership::Recovered { .. } => (Change::Recovered, author, known(&author)),
+        // These are events of their own kind.
+        Membership::InviteLinkCreated { .. } | Membership::InviteLinkRevoked { .. } => {
+            (Change::Unspecified, author, String::new())
+        }
+    };
+    let link_id = match change {
+        Membership::Joined { proof: Some(proof), .. } => hex(&proof.link.0),
+        _ => String::new(),
+    };
+    pb::MemberEvent { change: what.into(), peer_id: hex(&peer.0), name, link_id }
 }

@@ -288,6 +288,7 @@ mod tests {
             from_boot: 3,
             to: PeerId([4; 32]),
             to_incarnation: 5,
+            generation: 6,
             call: 0,
             body: body.clone(),
         };

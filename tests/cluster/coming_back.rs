@@ -76,7 +76,7 @@ async fn two_people_who_found_at_the_same_moment_get_two_chats() {
         let (first, second) = tokio::join!(first, second);
         assert_ne!(first, second);
         for (guest, chat) in [(1, &first), (0, &second)] {
-            let request = pb::AcceptInviteRequest { chat: chat.clone() };
+            let request = pb::AcceptInviteRequest { chat: chat.clone(), link: String::new() };
             until(STEP, "the other's invitation", || async {
                 clients[guest].clone().accept_invite(request.clone()).await.ok()
             })

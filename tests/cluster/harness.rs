@@ -71,6 +71,16 @@ impl Chat {
         chat
     }
 
+    /// That many peers, of which only the first is in the chat, which it has just founded.
+    pub async fn founded_by_the_first_of(peers: usize) -> Self {
+        let mut chat = Self::prepared(peers, &[]);
+        chat.start_all().await.unwrap();
+        let request = pb::CreateChatRequest { name: "Friday".into(), ..Default::default() };
+        let answer = chat.peers[0].client().create_chat(request).await.unwrap().into_inner();
+        chat.chat = answer.chat.expect("CreateChat answers with the chat").chat_id;
+        chat
+    }
+
     /// That many peers, not yet started.
     pub fn prepared(peers: usize, delays_ms: &[u64]) -> Self {
         const NAMES: [&str; 7] = ["Ada", "Ben", "Cleo", "Dan", "Eve", "Fay", "Gus"];
@@ -102,6 +112,13 @@ impl Chat {
         };
         self.confirmed.note(&message.author, &message.request_id, sequence);
         sequence
+    }
+
+    /// Waits for a confirmation that the final check does not ask for: it belongs to a course of
+    /// the chat that has been given up by then.
+    pub async fn confirm_apart(&self, message: UnderWay) -> u64 {
+        let told = tokio::time::timeout(STEP, message.call).await.expect("it is confirmed in time");
+        told.expect("the call does not panic").expect("the call succeeds")
     }
 
     /// Asserts that the message is not confirmed for as long as `span`.

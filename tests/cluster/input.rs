@@ -60,7 +60,7 @@ async fn bad_input_is_refused_with_code_and_reason_and_changes_nothing() {
             };
             assert_refused(client.create_chat(request).await, invalid, reason);
         }
-        let invite = pb::AcceptInviteRequest { chat: "nobody's".into() };
+        let invite = pb::AcceptInviteRequest { chat: "nobody's".into(), link: String::new() };
         let answer = client.accept_invite(invite).await;
         assert_refused(answer, Code::NotFound, "INVITE_NOT_FOUND");
         let cursors = vec![pb::FeedCursor { chat: id.clone(), after: 1_000_000 }];

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use demes::cli::demo::peer::until;
 use demes::wire::pb;
 use nix::sys::signal::Signal;
 use tokio::process::Command;
@@ -51,6 +52,38 @@ async fn a_port_in_use_is_named_with_the_flag_that_moves_it() {
         }
     })
     .await;
+}
+
+/// Not even SIGKILL leaves the demo's peers behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_end_with_the_program_that_started_them() {
+    story(async {
+        let directory = tempfile::tempdir().unwrap();
+        let mut demo = Command::new(binary());
+        demo.args(["demo", "--json"]).env("TMPDIR", directory.path());
+        demo.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        let mut demo = demo.spawn().unwrap();
+        let running = || async {
+            let found = client_addresses(directory.path());
+            (found.len() == 5).then_some(found)
+        };
+        let addresses = until(STEP, "five running peers", running).await.unwrap();
+        demo.start_kill().unwrap();
+        let ended = || async {
+            let dial = |address: &String| std::net::TcpStream::connect(address).is_err();
+            addresses.iter().all(dial).then_some(())
+        };
+        until(STEP, "the peers to end", ended).await.unwrap();
+    })
+    .await;
+}
+
+/// Where the demo's peers listen for programs.
+fn client_addresses(directory: &std::path::Path) -> Vec<String> {
+    let demo = std::fs::read_dir(directory).unwrap().flatten().next();
+    let peers = demo.and_then(|demo| std::fs::read_dir(demo.path()).ok()).into_iter().flatten();
+    let files = peers.flatten().map(|peer| peer.path().join("data/client.addr"));
+    files.filter_map(|file| Some(std::fs::read_to_string(file).ok()?.trim().to_owned())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,19 +5,23 @@ use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
-use demes_protocol::types::{Entry, HardState, Incarnation, Index, Number, Pasts, Submission};
+use demes_protocol::types::{
+    Entry, Generation, HardState, Incarnation, Index, Number, Pasts, PeerId, Submission,
+};
 
 /// What a restart finds.
 #[derive(Clone)]
 pub struct Image {
     pub incarnation: Incarnation,
     pub boot: u64,
+    pub generation: Generation,
     pub hard_state: HardState,
     pub entries: Vec<Arc<Entry>>,
     pub outbox: BTreeMap<Number, Submission>,
     pub last_number: Number,
     pub commit: Index,
     pub read: Index,
+    pub removed_by: Option<PeerId>,
     pub pasts: Pasts,
     checkpoint: Option<Arc<Checkpoint>>,
 }
@@ -31,19 +35,7 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(incarnation: Incarnation, entries: Vec<Arc<Entry>>) -> Self {
-        let image = Image {
-            incarnation,
-            boot: 0,
-            hard_state: HardState::default(),
-            commit: entries.len() as Index,
-            entries,
-            outbox: BTreeMap::new(),
-            last_number: 0,
-            read: 0,
-            pasts: Pasts::new(),
-            checkpoint: None,
-        };
-        Self { image, pending: VecDeque::new() }
+        Self { image: Image::new(incarnation, entries), pending: VecDeque::new() }
     }
 
     /// Makes the oldest pending `Ready` durable and gives it back.
@@ -54,30 +46,71 @@ impl Disk {
     }
 
     pub fn recover(&mut self) -> Recovered {
-        self.image.boot += 1;
-        let image = &self.image;
-        let checkpoint = image.checkpoint.as_deref().cloned().unwrap_or_default();
+        let checkpoint = self.image.checkpoint.as_deref().cloned().unwrap_or_default();
         // Every recovery also exercises the canonical form.
         let checkpoint = Checkpoint::decode(&checkpoint.encode()).expect("it reads back");
-        let after = checkpoint.index() as usize;
-        Recovered {
-            incarnation: image.incarnation,
-            boot: image.boot,
-            hard_state: image.hard_state,
-            entries: image.entries[after..].to_vec(),
-            checkpoint,
-            commit: image.commit,
-            outbox: image.outbox.values().cloned().collect(),
-            last_number: image.last_number,
-            read: image.read,
-            pasts: image.pasts.clone(),
-            tail_in_doubt: false,
-        }
+        self.image.recover(checkpoint, false)
     }
 }
 
 impl Image {
-    fn apply(&mut self, persist: &Persist) {
+    /// A store that is new; a founder's has the founding entry, committed.
+    pub fn new(incarnation: Incarnation, entries: Vec<Arc<Entry>>) -> Self {
+        Self {
+            incarnation,
+            boot: 0,
+            generation: 0,
+            hard_state: HardState::default(),
+            commit: entries.len() as Index,
+            entries,
+            outbox: BTreeMap::new(),
+            last_number: 0,
+            read: 0,
+            removed_by: None,
+            pasts: Pasts::new(),
+            checkpoint: None,
+        }
+    }
+
+    /// What a start finds; it raises the boot number.
+    pub fn recover(&mut self, checkpoint: Checkpoint, tail_in_doubt: bool) -> Recovered {
+        self.boot += 1;
+        // A checkpoint is made of committed entries, and may know more than the written index.
+        self.commit = self.commit.max(checkpoint.index());
+        self.found(checkpoint, tail_in_doubt)
+    }
+
+    /// What one who looks offline finds.
+    pub fn recovered(&self) -> Recovered {
+        self.found(self.checkpoint.as_deref().cloned().unwrap_or_default(), false)
+    }
+
+    fn found(&self, checkpoint: Checkpoint, tail_in_doubt: bool) -> Recovered {
+        Recovered {
+            incarnation: self.incarnation,
+            boot: self.boot,
+            generation: self.generation,
+            hard_state: self.hard_state,
+            entries: self.entries[checkpoint.index() as usize..].to_vec(),
+            checkpoint,
+            commit: self.commit,
+            outbox: self.outbox.values().cloned().collect(),
+            last_number: self.last_number,
+            read: self.read,
+            removed_by: self.removed_by,
+            pasts: self.pasts.clone(),
+            tail_in_doubt,
+        }
+    }
+
+    /// A torn batch is cut from this index on.
+    pub fn cut(&mut self, from: Index) {
+        self.entries.truncate(from as usize - 1);
+        self.commit = self.commit.min(from - 1);
+    }
+
+    /// Makes a change of the store durable.
+    pub fn apply(&mut self, persist: &Persist) {
         if let Some(from) = persist.truncate_from {
             self.entries.truncate(from as usize - 1);
         }
@@ -106,6 +139,8 @@ impl Image {
         if let Some(pasts) = &persist.pasts {
             self.pasts = (**pasts).clone();
         }
+        self.removed_by = persist.removed_by.or(self.removed_by);
+        self.generation = persist.generation.unwrap_or(self.generation);
         if let Some(read) = persist.read {
             self.read = read;
         }

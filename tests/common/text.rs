@@ -6,15 +6,21 @@ use std::sync::Arc;
 
 use demes_protocol::event::{LinkState, Notice, Persist, Role, Status};
 use demes_protocol::message::{
-    Accepted, Body, HandOver, HostAlive, Message, Ranking, Receipt, RefusedReason, SubmitProblem,
+    Accepted, Body, HandOver, HostAlive, Join, Message, Ranking, Receipt, RefusedReason,
+    SubmitProblem,
 };
 use demes_protocol::types::{
-    Entry, MemberState, Membership, Past, Payload, PeerId, Position, Submission, VoterSet,
+    Entry, InviteLinkId, MemberState, Membership, Past, Payload, PeerId, Position, Submission,
+    VoterSet,
 };
 
 /// A peer's number: the byte that its id is made of.
 pub fn peer(peer: &PeerId) -> String {
     peer.0[0].to_string()
+}
+
+fn link(link: &InviteLinkId) -> String {
+    link.0[0].to_string()
 }
 
 fn peers<'a>(list: impl IntoIterator<Item = &'a PeerId>) -> String {
@@ -48,10 +54,25 @@ fn payload(payload: &Payload) -> String {
         Payload::Membership(change) => match change {
             Membership::Founded { .. } => "Founded".into(),
             Membership::Invited { peer: invited, .. } => format!("Invited {}", peer(invited)),
-            Membership::Joined { .. } => "Joined".into(),
+            Membership::Joined { proof: None, .. } => "Joined".into(),
+            Membership::Joined { proof: Some(proof), .. } => {
+                format!("Joined with link {}", link(&proof.link))
+            }
             Membership::Declined => "Declined".into(),
             Membership::Leaving => "Leaving".into(),
+            Membership::Removing { peer: removed } => format!("Removing {}", peer(removed)),
             Membership::Removed { peer: removed } => format!("Removed {}", peer(removed)),
+            Membership::Recovered { generation } => format!("Recovered as {generation}"),
+            Membership::InviteRevoked { peer: invited } => {
+                format!("InviteRevoked {}", peer(invited))
+            }
+            Membership::InviteLinkCreated { link: id, uses_max, expires_at_ms } => {
+                let id = link(id);
+                format!("InviteLinkCreated {id}, {uses_max} uses until {expires_at_ms} ms")
+            }
+            Membership::InviteLinkRevoked { link: id } => {
+                format!("InviteLinkRevoked {}", link(id))
+            }
         },
     }
 }
@@ -105,9 +126,11 @@ fn ranking(ranking: &Ranking) -> String {
     let candidates: Vec<_> = ranking
         .candidates
         .iter()
-        .map(|candidate| match candidate.farness_us {
-            Some(farness) => format!("{} ({} ms)", peer(&candidate.peer), farness / 1_000),
-            None => format!("{} (no path)", peer(&candidate.peer)),
+        .map(|candidate| {
+            let farness = candidate.farness_us.map(|farness| format!("{} ms", farness / 1_000));
+            let farness = farness.unwrap_or("no path".into());
+            let absence = candidate.absence.map(|absence| format!(", {absence:?}"));
+            format!("{} ({farness}{})", peer(&candidate.peer), absence.unwrap_or_default())
         })
         .collect();
     format!("{}.{}: {}", ranking.term, ranking.version, candidates.join(", "))
@@ -135,6 +158,8 @@ fn reason(reason: RefusedReason) -> String {
         RefusedReason::WrongIncarnation { incarnation } => {
             format!("WrongIncarnation, it is {incarnation}")
         }
+        RefusedReason::Removed { by: Some(by) } => format!("Removed by {}", peer(&by)),
+        RefusedReason::Removed { by: None } => "Removed".into(),
         other => format!("{other:?}"),
     }
 }
@@ -176,7 +201,10 @@ pub fn kind(body: &Body) -> &'static str {
 
 fn details(body: &Body) -> String {
     match body {
-        Body::Attach(b) => format!("#{} at {}", b.attach, position(b.look)),
+        Body::Attach(b) => {
+            let relay = if b.relay { " through it" } else { "" };
+            format!("#{} at {}{relay}", b.attach, position(b.look))
+        }
         Body::Append(b) => {
             let entries = entries(&b.entries);
             let after = position(b.previous);
@@ -200,7 +228,10 @@ fn details(body: &Body) -> String {
             let read = format!("delivered {} read {}", receipt.delivered, receipt.read);
             format!("#{} synced {} heard {} {read}", b.attach, b.synced, b.heartbeat)
         }
-        Body::Submit(b) => numbers(&b.submissions),
+        Body::Submit(b) => {
+            let author = b.author.map(|(author, _)| format!(" of {}", peer(&author)));
+            format!("{}{}", numbers(&b.submissions), author.unwrap_or_default())
+        }
         Body::SubmitAnswer(b) => format!("{}{}", accepted(&b.accepted), problem(b.problem)),
         Body::ReportDelays(b) => {
             let row = b.row.iter().map(|(id, delay)| format!("{}: {} us", peer(id), delay));
@@ -237,6 +268,7 @@ fn details(body: &Body) -> String {
         Body::FindHostAnswer(b) => nobody_or(b.host.as_ref()),
         Body::Refused(b) => reason(b.reason),
         Body::Join(b) if b.decline => "declines".into(),
+        Body::Join(Join { proof: Some(proof), .. }) => format!("with link {}", link(&proof.link)),
         Body::Goodbye | Body::Join(_) | Body::Announce(_) | Body::FindHost => String::new(),
     }
 }
@@ -270,6 +302,9 @@ pub fn persist(persist: &Persist) -> Option<String> {
     if let Some(through) = persist.outbox_remove_through {
         parts.push(format!("outbox without {through}"));
     }
+    if let Some(by) = &persist.removed_by {
+        parts.push(format!("removed by {}", peer(by)));
+    }
     if let Some(read) = persist.read {
         parts.push(format!("read {read}"));
     }
@@ -292,7 +327,11 @@ pub fn notice(notice: &Notice) -> String {
         Notice::Paused { paused: false } => "not paused any more".into(),
         Notice::Members => "members or voters changed".into(),
         Notice::MayStop => "may stop".into(),
-        Notice::Removed => "removed".into(),
+        Notice::OtherGeneration { peer: of, generation } => {
+            format!("{} is in generation {generation}", peer(of))
+        }
+        Notice::Removed { by: None } => "removed".into(),
+        Notice::Removed { by: Some(by) } => format!("removed by {}", peer(by)),
         Notice::BelowOwnPast => "below its own past".into(),
         Notice::Fault { what } => format!("FAULT {what}"),
     }
@@ -313,8 +352,25 @@ pub fn status(status: &Status) -> String {
     let (host, voters) = (nobody_or(status.host.as_ref()), voters(&status.voters));
     let (last, commit) = (status.last, status.commit);
     let contact = format!("{} of {}", status.voters_in_contact, status.majority);
+    if let Some(by) = &status.removed_by {
+        let (by, last, commit) = (peer(by), status.last, status.commit);
+        return format!("removed by {by}, last {last}, commit {commit}{queued}");
+    }
     let place = format!("{role}{serving} in term {}, host {host}", status.term);
-    format!("{place}, last {last}, commit {commit}, voters {voters}, contact {contact}{queued}")
+    let generation = generations(status);
+    format!(
+        "{place}, last {last}, commit {commit}, voters {voters}, contact {contact}{queued}\
+         {generation}"
+    )
+}
+
+/// The own generation where the chat was recovered, and those of others.
+fn generations(status: &Status) -> String {
+    let own = status.generation;
+    let own = if own > 0 { format!(", generation {own}") } else { String::new() };
+    let others = status.other_generations.iter();
+    let others = others.map(|(id, generation)| format!(", {} in {generation}", peer(id)));
+    own + &others.collect::<String>()
 }
 
 /// The parts of a status that `status` leaves out.
@@ -325,13 +381,23 @@ pub fn people(status: &Status) -> Vec<String> {
             MemberState::Active => "active",
             MemberState::Leaving => "leaving",
         };
-        format!("{} {state} since {}", peer(id), member.since)
+        let removed = member.removed_by.map(|by| format!(", removed by {}", peer(&by)));
+        format!("{} {state} since {}{}", peer(id), member.since, removed.unwrap_or_default())
     });
+    let links = status.invite_links.iter().map(|(id, known)| {
+        let revoked = if known.revoked { ", revoked" } else { "" };
+        format!("{} with {} of {} uses{revoked}", link(id), known.uses_left, known.uses_max)
+    });
+    let links: Vec<_> = links.collect();
     let up = status.links.iter().filter(|(_, state)| **state == LinkState::Up);
-    vec![
-        format!("members {}", members.collect::<Vec<_>>().join(", ")),
+    let members = members.collect::<Vec<_>>().join(", ");
+    let links = (!links.is_empty()).then(|| format!("invite links {}", links.join(", ")));
+    let mut lines = vec![
+        format!("members {members}"),
         format!("linked to {}", peers(up.map(|(id, _)| id))),
         format!("ranking {}", ranking(&status.ranking)),
         format!("delivered/read {}", receipts(&status.receipts)),
-    ]
+    ];
+    lines.extend(links);
+    lines
 }

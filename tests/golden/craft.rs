@@ -11,7 +11,7 @@ use demes_protocol::message::{
     Acknowledge, Announce, Append, Attach, Body, FetchLog, FetchLogAnswer, HandOver, Heartbeat,
     Message, Nominate, Receipt, RequestVote, Submit, Vote, Withdraw, WithdrawReason,
 };
-use demes_protocol::types::{Entry, Hash, Past, Payload, PeerId, Position, Submission};
+use demes_protocol::types::{Entry, Hash, Membership, Past, Payload, PeerId, Position, Submission};
 
 use crate::world::{World, first_incarnation, id};
 
@@ -72,6 +72,7 @@ pub fn message(
         from_boot: words.or("boot", sender.map_or(1, |image| image.boot))?,
         to: id(to),
         to_incarnation: words.or("to_incarnation", known)?,
+        generation: words.or("generation", sender.map_or(0, |image| image.generation))?,
         call: 1,
         body: body(world, from, to, kind, &words)?,
     })
@@ -85,7 +86,9 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
     let last = words.position_or("last", end)?;
     let attach = words.or("attach", 1)?;
     Ok(match kind {
-        "Attach" => Body::Attach(Attach { term, attach, look: last }),
+        "Attach" => {
+            Body::Attach(Attach { term, attach, look: last, relay: words.or("relay", false)? })
+        }
         "Append" => {
             let previous = words.position_or("after", end)?;
             let entries = entries(world, from, to, previous, words)?;
@@ -109,7 +112,7 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             receipt: Receipt::default(),
             ranking_version: 0,
         }),
-        "Submit" => Body::Submit(Submit { term, submissions: submissions(words)? }),
+        "Submit" => Body::Submit(Submit { term, author: None, submissions: submissions(words)? }),
         "Nominate" => Body::Nominate(Nominate { term, last }),
         "Solicit" => Body::Solicit(Nominate { term, last }),
         "RequestVote" => {
@@ -209,7 +212,10 @@ fn entries(
             number: 0,
             created_at_ms: 0,
             trace: None,
-            payload: Payload::TermStart,
+            payload: match words.text("kind") {
+                Some("Recovered") => Payload::Membership(Membership::Recovered { generation: 55 }),
+                _ => Payload::TermStart,
+            },
             signature: None,
             previous: hash,
             hash: Hash::default(),

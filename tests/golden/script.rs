@@ -1,9 +1,11 @@
 //! The commands of a script. `T` is a time like `250ms` or `2s`, `A->B` a way from peer to peer.
 //!
 //! - `chat N`: a running chat of N members with their voters and a published ranking; `founder`:
-//!   the first peer alone; `invite A B`, `join B via A`, `decline B via A`
+//!   the first peer alone; `invite A B`, `uninvite A B`, `join B via A`, `decline B via A`
+//! - `invite-link A L uses N for T` (link L, made by A), `revoke-link A L`, `join B via A with L`
 //! - `set KEY VALUE`, `distance A B T` (round trip), `show KIND...`, `hide KIND...`: beforehand
-//! - `say A TEXT`, `say-many A N`, `read A INDEX`, `rename A NAME`, `leave A`
+//! - `say A TEXT`, `say-many A N`, `read A INDEX`, `rename A NAME`, `leave A`, `remove A B` (A
+//!   wants B to go)
 //! - `deliver`, `deliver A->B [KIND]`, `deliver-one A->B [KIND]`, `double A->B [KIND]` (twice),
 //!   `drop`, `drop A->B [KIND]`
 //! - `advance T`: time only; `run T`: time, and messages arrive at once
@@ -13,6 +15,7 @@
 //! - `link A B up|down|refused`, `detach A B`: what A is told of its connection to B
 //! - `crash A` (nobody is told), `kill A` (redials are refused), `restart A`, `torn A`
 //! - `copy A`, `put-back A`, `wipe A`: of the disk of a peer that does not run
+//! - `recover A as GENERATION`, `follow A GENERATION`: likewise (R30)
 //! - `hand-over A [to B]`, `stop A`, `disk A fit|full|stalling|stalled`
 //! - `inject A->B KIND KEY=VALUE...`: a made-up message arrives (see `craft.rs`)
 //! - `status [A...]`, `people A`, `log A` (in memory), `stored A` (on disk), `in-flight`
@@ -25,7 +28,7 @@ use demes_protocol::types::{Membership, Payload, Policy};
 use crate::craft;
 use crate::disk::{Disk, Image};
 use crate::text;
-use crate::world::{World, id};
+use crate::world::{World, id, link_id};
 
 /// A chat that is not complete after this time never will be.
 const GROWN_WITHIN_US: u64 = 60_000_000;
@@ -140,7 +143,7 @@ impl Runner {
             self.invite(1, newcomer)?;
             self.world.pass(STEP_US, true)?;
             while self.world.replica(newcomer).is_err() {
-                self.world.join(newcomer, 1, false)?;
+                self.world.join(newcomer, 1, false, None)?;
                 self.world.pass(STEP_US, true)?;
             }
         }
@@ -187,18 +190,38 @@ impl Runner {
                 }
             }
             ["invite", by, newcomer] => self.invite(number(by)?, number(newcomer)?)?,
+            ["uninvite", by, peer] => {
+                let peer = id(number(peer)?);
+                self.propose_membership(by, Membership::InviteRevoked { peer })?;
+            }
+            ["invite-link", by, link, "uses", uses_max, "for", length] => {
+                let expires_at_ms = (self.world.now + time(length)?) / 1_000;
+                let (link, uses_max) = (link_id(number(link)?), number(uses_max)?.into());
+                let created = Membership::InviteLinkCreated { link, uses_max, expires_at_ms };
+                self.propose_membership(by, created)?;
+            }
+            ["revoke-link", by, link] => {
+                let link = link_id(number(link)?);
+                self.propose_membership(by, Membership::InviteLinkRevoked { link })?;
+            }
             ["join", newcomer, "via", host] => {
-                self.world.join(number(newcomer)?, number(host)?, false)?;
+                self.world.join(number(newcomer)?, number(host)?, false, None)?;
+            }
+            ["join", newcomer, "via", host, "with", link] => {
+                let link = Some(number(link)?);
+                self.world.join(number(newcomer)?, number(host)?, false, link)?;
             }
             ["decline", newcomer, "via", host] => {
-                self.world.join(number(newcomer)?, number(host)?, true)?;
+                self.world.join(number(newcomer)?, number(host)?, true, None)?;
             }
             ["rename", peer, name] => {
                 let policy = Policy { chat_name: name.to_owned() };
                 self.propose(number(peer)?, Payload::Policy(policy))?;
             }
-            ["leave", peer] => {
-                self.propose(number(peer)?, Payload::Membership(Membership::Leaving))?;
+            ["leave", peer] => self.propose_membership(peer, Membership::Leaving)?,
+            ["remove", by, peer] => {
+                let peer = id(number(peer)?);
+                self.propose_membership(by, Membership::Removing { peer })?;
             }
             ["read", peer, index] => {
                 let index = count(index)?;
@@ -227,6 +250,10 @@ impl Runner {
     fn invite(&mut self, by: u8, newcomer: u8) -> Result<(), String> {
         let invited = Membership::Invited { peer: id(newcomer), address: format!("h:{newcomer}") };
         self.propose(by, Payload::Membership(invited))
+    }
+
+    fn propose_membership(&mut self, by: &str, change: Membership) -> Result<(), String> {
+        self.propose(number(by)?, Payload::Membership(change))
     }
 
     fn propose(&mut self, peer: u8, payload: Payload) -> Result<(), String> {
@@ -356,6 +383,15 @@ impl Runner {
             ["wipe", peer] => {
                 let peer = world.peer(number(peer)?)?;
                 peer.disk = Disk::new(peer.disk.image.incarnation + 1_000, Vec::new());
+            }
+            ["recover", peer, "as", generation] => {
+                world.recover(number(peer)?, count(generation)?)?;
+            }
+            ["follow", peer, generation] => {
+                let generation = count(generation)?;
+                let peer = world.peer(number(peer)?)?;
+                peer.disk = Disk::new(peer.disk.image.incarnation + 1_000, Vec::new());
+                peer.disk.image.generation = generation;
             }
             ["disk", peer, state] => {
                 let state = match state {

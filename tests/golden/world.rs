@@ -8,8 +8,9 @@ use demes_protocol::event::{Event, LinkState, Notice, Ready};
 use demes_protocol::founding::founding_entry;
 use demes_protocol::message::{Body, Join, Message};
 use demes_protocol::prng::Prng;
+use demes_protocol::recovery::recovery;
 use demes_protocol::time::Instant;
-use demes_protocol::types::{Incarnation, PeerId};
+use demes_protocol::types::{ChatId, Incarnation, InviteLinkId, InviteLinkProof, PeerId};
 
 use crate::disk::Disk;
 use crate::text;
@@ -55,6 +56,10 @@ pub struct World {
 
 pub fn id(number: u8) -> PeerId {
     PeerId([number; 32])
+}
+
+pub fn link_id(number: u8) -> InviteLinkId {
+    InviteLinkId([number; 32])
 }
 
 pub fn first_incarnation(number: u8) -> Incarnation {
@@ -185,6 +190,20 @@ impl World {
         Ok(())
     }
 
+    /// R30: goes on without the majority. The peer does not run.
+    pub fn recover(&mut self, number: u8, generation: u64) -> Result<(), String> {
+        let image = &mut self.peer(number)?.disk.image;
+        let chat = ChatId::default();
+        let change = recovery(chat, id(number), &image.recovered(), generation, 0, |_| [0; 64]);
+        let Ok(persist) = &change else {
+            let why = change.err();
+            self.line(format!("{number} recovers nothing: {why:?}"));
+            return Ok(());
+        };
+        image.apply(persist);
+        Ok(())
+    }
+
     // ---- what a driver does ----
 
     pub fn event(&mut self, number: u8, event: Event) -> Result<(), String> {
@@ -283,20 +302,29 @@ impl World {
     }
 
     /// A newcomer's `Join`, as its runtime sends it before there is a replica.
-    pub fn join(&mut self, number: u8, host: u8, decline: bool) -> Result<(), String> {
+    pub fn join(
+        &mut self,
+        number: u8,
+        host: u8,
+        decline: bool,
+        link: Option<u8>,
+    ) -> Result<(), String> {
         if !self.peers.contains_key(&number) {
             self.add(number, Disk::new(first_incarnation(number), Vec::new()));
         }
         if decline {
             self.declining.insert(number);
         }
-        let from_incarnation = self.peer(number)?.disk.image.incarnation;
+        let image = &self.peer(number)?.disk.image;
+        let (from_incarnation, generation) = (image.incarnation, image.generation);
         let join = Join {
             name: format!("person {number}"),
             address: format!("h:{number}"),
             created_at_ms: 0,
             decline,
+            proof: link.map(|link| InviteLinkProof { link: link_id(link), signature: [0; 64] }),
             signature: [0; 64],
+            arrived_at_ms: self.now / 1_000,
         };
         self.send(Message {
             from: id(number),
@@ -304,6 +332,7 @@ impl World {
             from_boot: 1,
             to: id(host),
             to_incarnation: 0,
+            generation,
             call: 1,
             body: Body::Join(join),
         });

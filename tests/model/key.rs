@@ -56,7 +56,8 @@ fn add_peer(part: &mut Part, peer: &Peer) {
     let image = &disk.image;
     let last = image.entries.last().map(|entry| (entry.index, entry.hash));
     let (state, read) = (image.hard_state, image.read);
-    (image.incarnation, image.boot, state, last, image.commit, read).hash(&mut part.hasher);
+    (image.incarnation, image.boot, state, last, image.commit, read, image.removed_by)
+        .hash(&mut part.hasher);
     if part.scale.pasts {
         image.pasts.hash(&mut part.hasher);
     }
@@ -79,21 +80,22 @@ fn add_persist(part: &mut Part, persist: &Persist) {
         entry.hash.hash(into);
     }
     (&persist.outbox_put, persist.outbox_remove_through, persist.commit).hash(into);
-    (persist.checkpoint.is_some(), persist.read).hash(into);
+    (persist.checkpoint.is_some(), persist.read, persist.removed_by).hash(into);
     persist.pasts.as_ref().filter(|_| part.scale.pasts).hash(into);
 }
 
 /// For how long a host is alive, and what is for showing, changes nothing that a receiver does.
 fn add_message(part: &mut Part, message: &Message) {
-    let Message { from, from_incarnation, from_boot, to, to_incarnation, call, body } = message;
+    let Message { from, from_incarnation, from_boot, to, to_incarnation, generation, call, body } =
+        message;
     let into = &mut part.hasher;
-    (from.0[0], from_incarnation, from_boot, to.0[0], to_incarnation, call).hash(into);
+    (from.0[0], from_incarnation, from_boot, to.0[0], to_incarnation, generation, call).hash(into);
     std::mem::discriminant(body).hash(into);
     body.term().hash(into);
     let alive = |alive: Option<HostAlive>| alive.map(|alive| (alive.host, alive.term));
     match body {
         Body::Attach(body) => {
-            body.look.hash(into);
+            (body.look, body.relay).hash(into);
             part.counts.push(Count::Attach { member: *from, number: body.attach });
         }
         Body::Append(body) => {

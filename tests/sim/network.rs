@@ -1,65 +1,257 @@
-//! A network that delays, loses, doubles and parts. Streams (entries, submissions) keep their order
-//! or break, as TCP's do; single calls do neither.
+//! A network that delays, loses, doubles, reorders and parts.
+//!
+//! Streams of entries keep their order or break, as TCP's do; single calls do neither. What is
+//! wrong at a moment is a set of conditions, each of which comes and goes by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use demes_protocol::message::Body;
 use demes_protocol::prng::Prng;
 
-/// What may happen to messages in this run.
-pub struct Network {
-    pub loss_percent: u64,
-    pub duplicate_percent: u64,
-    pub delay_us_max: u64,
-    /// Directed links that carry nothing.
-    pub cut: BTreeSet<(usize, usize)>,
-    /// When the last message of a stream arrives, per (from, to).
-    stream_until: BTreeMap<(usize, usize), u64>,
+/// Messages that the stream to a slow reader holds; one more, and the host ends the stream.
+const SLOW_STREAM_MAX: u64 = 8;
+/// What a slow reader needs for each of them.
+const SLOW_READ_US: u64 = 100_000;
+/// Until the receiver of a stream that broke notices.
+const BREAK_NOTICED_US: u64 = 5_000;
+/// What every message takes at least.
+const DELAY_US_MIN: u64 = 50;
+
+/// A directed way between two peers.
+pub type Way = (usize, usize);
+
+/// One thing that is wrong with the network.
+#[derive(Clone, Debug)]
+pub enum Condition {
+    /// This share of all messages is lost.
+    Loss { percent: u64 },
+    /// This share of single calls arrives twice.
+    Duplicates { percent: u64 },
+    /// Messages take up to this much longer, each its own time, so that they overtake each other.
+    Delay { us_max: u64 },
+    /// Nothing arrives. With `held_until` it arrives then, as what TCP sends again does.
+    Cut { ways: BTreeSet<Way>, held_until: Option<u64> },
+    /// No connection can be made, while the one the other way carries both directions (R25).
+    NoDial { ways: BTreeSet<Way> },
+    /// This peer loses this share of what it sends.
+    LossyOutbound { peer: usize, percent: u64 },
+    /// This peer reads its stream of entries slowly.
+    SlowReader { peer: usize },
+}
+
+/// What all conditions make of one way.
+#[derive(Clone, Copy, Default)]
+struct State {
+    loss_percent: u64,
+    duplicate_percent: u64,
+    delay_us_max: u64,
+    is_cut: bool,
+    held_until: u64,
+    no_dial: bool,
+    is_slow: bool,
 }
 
 /// What becomes of one message.
 pub enum Fate {
     /// It arrives at these moments.
-    Arrives(Vec<u64>),
+    Arrives(u64, Option<u64>),
+    /// It is lost, and if it was part of a stream of entries, that was so from now on.
     Lost,
-    /// It was part of a stream, which breaks: the receiver notices at this moment.
-    StreamBreaks(u64),
+    /// It was part of a stream of entries, which breaks: the receiver notices at this moment.
+    Breaks(u64),
+    /// The host ends the stream of one who does not keep up.
+    CutOff(u64),
+}
+
+/// The newest stream of entries from a host to a member.
+#[derive(Default)]
+struct Stream {
+    is_open: bool,
+    /// When the last message of it arrives.
+    until: u64,
+}
+
+pub struct Network {
+    /// One-way delays without any condition, in microseconds.
+    distances: Vec<Vec<u64>>,
+    conditions: BTreeMap<u64, Condition>,
+    next_condition: u64,
+    /// Among these peers every way is good, whatever the conditions say.
+    healed: BTreeSet<usize>,
+    states: Vec<Vec<State>>,
+    streams: BTreeMap<Way, Stream>,
+    /// When the last submission or answer to one arrives: they keep their order too.
+    queues: BTreeMap<(usize, usize, bool), u64>,
 }
 
 impl Network {
-    pub fn calm() -> Self {
+    pub fn new(distances: Vec<Vec<u64>>) -> Self {
+        let count = distances.len();
         Self {
-            loss_percent: 0,
-            duplicate_percent: 0,
-            delay_us_max: 2_000,
-            cut: BTreeSet::new(),
-            stream_until: BTreeMap::new(),
+            distances,
+            conditions: BTreeMap::new(),
+            next_condition: 1,
+            healed: BTreeSet::new(),
+            states: vec![vec![State::default(); count]; count],
+            streams: BTreeMap::new(),
+            queues: BTreeMap::new(),
         }
     }
 
-    pub fn fate(&mut self, prng: &mut Prng, now: u64, from: usize, to: usize, body: &Body) -> Fate {
-        let stream = matches!(
-            body,
-            Body::Append(_) | Body::LookBack(_) | Body::Submit(_) | Body::SubmitAnswer(_)
-        );
-        let arrival = now + 50 + prng.below(self.delay_us_max);
-        let lost = self.cut.contains(&(from, to)) || prng.below(100) < self.loss_percent;
-        if lost {
-            return match body {
-                Body::Append(_) | Body::LookBack(_) => Fate::StreamBreaks(arrival + 5_000),
-                _ => Fate::Lost,
-            };
+    // ---- conditions ----
+
+    /// Something goes wrong. The number ends it.
+    pub fn begin(&mut self, condition: Condition) -> u64 {
+        let number = self.next_condition;
+        self.next_condition += 1;
+        self.conditions.insert(number, condition);
+        self.compute();
+        number
+    }
+
+    pub fn end(&mut self, condition: u64) {
+        self.conditions.remove(&condition);
+        self.compute();
+    }
+
+    /// Everything that is wrong ends.
+    pub fn end_all(&mut self) {
+        self.conditions.clear();
+        self.compute();
+    }
+
+    /// Among `peers` every way is good from now on.
+    pub fn heal(&mut self, peers: BTreeSet<usize>) {
+        self.healed = peers;
+        self.compute();
+    }
+
+    fn compute(&mut self) {
+        let count = self.distances.len();
+        for from in 0..count {
+            for to in 0..count {
+                let mut state = State::default();
+                if !(self.healed.contains(&from) && self.healed.contains(&to)) {
+                    for condition in self.conditions.values() {
+                        state.suffer(condition, from, to);
+                    }
+                }
+                self.states[from][to] = state;
+            }
         }
-        if stream {
-            let until = self.stream_until.entry((from, to)).or_insert(0);
-            let arrival = arrival.max(*until + 1);
-            *until = arrival;
-            return Fate::Arrives(vec![arrival]);
+    }
+
+    // ---- questions ----
+
+    /// Whether nothing is wrong.
+    pub fn is_calm(&self) -> bool {
+        self.conditions.is_empty()
+    }
+
+    /// Whether packets pass from one to the other.
+    pub fn carries(&self, from: usize, to: usize) -> bool {
+        let state = &self.states[from][to];
+        !state.is_cut || state.held_until > 0
+    }
+
+    /// Whether one can open a connection to the other, and keep it.
+    pub fn can_dial(&self, from: usize, to: usize) -> bool {
+        self.carries(from, to) && self.carries(to, from) && !self.states[from][to].no_dial
+    }
+
+    /// What a ping measures.
+    pub fn round_trip(&self, prng: &mut Prng, from: usize, to: usize) -> u64 {
+        self.delay(prng, from, to) + self.delay(prng, to, from)
+    }
+
+    fn delay(&self, prng: &mut Prng, from: usize, to: usize) -> u64 {
+        let distance = self.distances[from][to];
+        let jitter = distance / 4 + 100 + self.states[from][to].delay_us_max;
+        DELAY_US_MIN + distance + prng.below(jitter)
+    }
+
+    // ---- messages ----
+
+    /// A member has opened a stream of entries anew.
+    pub fn open_stream(&mut self, host: usize, member: usize) {
+        self.streams.entry((host, member)).or_default().is_open = true;
+    }
+
+    /// The connection that carried the stream is gone.
+    pub fn close_stream(&mut self, host: usize, member: usize) {
+        self.streams.entry((host, member)).or_default().is_open = false;
+    }
+
+    pub fn fate(&mut self, prng: &mut Prng, now: u64, way: Way, body: &Body) -> Fate {
+        let (from, to) = way;
+        let state = self.states[from][to];
+        let mut arrival = now + self.delay(prng, from, to);
+        if state.held_until > 0 {
+            arrival = arrival.max(state.held_until + prng.below(1_000));
         }
-        let mut arrivals = vec![arrival];
-        if prng.below(100) < self.duplicate_percent {
-            arrivals.push(arrival + prng.below(10 * self.delay_us_max));
+        let is_lost =
+            (state.is_cut && state.held_until == 0) || prng.below(100) < state.loss_percent;
+        match body {
+            Body::Append(_) | Body::LookBack(_) => self.stream(now, way, arrival, is_lost),
+            _ if is_lost => Fate::Lost,
+            Body::Submit(_) | Body::SubmitAnswer(_) => {
+                let is_answer = body.is_answer();
+                let until = self.queues.entry((from, to, is_answer)).or_insert(0);
+                *until = arrival.max(*until + 1);
+                Fate::Arrives(*until, None)
+            }
+            _ => {
+                let is_doubled = prng.below(100) < state.duplicate_percent;
+                let second = is_doubled.then(|| arrival + prng.below(20_000));
+                Fate::Arrives(arrival, second)
+            }
         }
-        Fate::Arrives(arrivals)
+    }
+
+    fn stream(&mut self, now: u64, way: Way, arrival: u64, is_lost: bool) -> Fate {
+        let is_slow = self.states[way.0][way.1].is_slow;
+        let stream = self.streams.entry(way).or_default();
+        if !stream.is_open {
+            return Fate::Lost;
+        }
+        if is_lost {
+            stream.is_open = false;
+            return Fate::Breaks(arrival.max(stream.until) + BREAK_NOTICED_US);
+        }
+        if is_slow && stream.until > now + SLOW_STREAM_MAX * SLOW_READ_US {
+            stream.is_open = false;
+            return Fate::CutOff(stream.until + BREAK_NOTICED_US);
+        }
+        let gap = if is_slow { SLOW_READ_US } else { 1 };
+        stream.until = arrival.max(stream.until + gap);
+        Fate::Arrives(stream.until, None)
+    }
+}
+
+impl State {
+    fn suffer(&mut self, condition: &Condition, from: usize, to: usize) {
+        match condition {
+            Condition::Loss { percent } => self.loss_percent = self.loss_percent.max(*percent),
+            Condition::Duplicates { percent } => {
+                self.duplicate_percent = self.duplicate_percent.max(*percent);
+            }
+            Condition::Delay { us_max } => self.delay_us_max = self.delay_us_max.max(*us_max),
+            Condition::Cut { ways, held_until } if ways.contains(&(from, to)) => {
+                // What is lost for good by one cut is not held by another.
+                self.held_until = match held_until {
+                    Some(until) if !self.is_cut || self.held_until > 0 => {
+                        self.held_until.max(*until)
+                    }
+                    _ => 0,
+                };
+                self.is_cut = true;
+            }
+            Condition::NoDial { ways } => self.no_dial |= ways.contains(&(from, to)),
+            Condition::LossyOutbound { peer, percent } if *peer == from => {
+                self.loss_percent = self.loss_percent.max(*percent);
+            }
+            Condition::SlowReader { peer } => self.is_slow |= *peer == to,
+            Condition::Cut { .. } | Condition::LossyOutbound { .. } => {}
+        }
     }
 }

@@ -1,344 +1,479 @@
-//! The peers of one chat, their disks and their network, driven by one seed.
+//! The peers of one chat, driven by one seed: time, events, and what a driver does with a `Ready`.
+//!
+//! Everything random comes from the seed, and everything that goes wrong or is done by people is a
+//! step of the plan. What the peers are made of stands in `disk` and `network`, processes and
+//! connections in `process` and `links`, what must hold in `invariants`.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use bytes::Bytes;
 use demes_protocol::Replica;
-use demes_protocol::config::Config;
-use demes_protocol::event::{Event, LinkState, Notice, Proposal, Ready, Role};
-use demes_protocol::founding::founding_entry;
-use demes_protocol::message::{Body, Join, Message};
+use demes_protocol::event::{DiskState, Event, Load, Notice, Ready, Role, Status};
+use demes_protocol::message::{Body, Message};
 use demes_protocol::prng::Prng;
 use demes_protocol::time::Instant;
-use demes_protocol::types::{MemberState, Membership, Payload, PeerId};
+use demes_protocol::types::PeerId;
 
-use super::check::Check;
-use super::disk::Disk;
-use super::network::{Fate, Network};
+use crate::counts::Counts;
+use crate::disk::Disk;
+use crate::invariants::{Broken, Invariants, Sent, Step, Synced};
+use crate::links::Links;
+use crate::network::{Fate, Network};
+use crate::oracle::Oracle;
+use crate::plan::{Plan, Who};
+use crate::queue::{Queue, What};
+use crate::text;
+use crate::traps::Trap;
 
-pub(super) const SECOND: u64 = 1_000_000;
-/// Faults come and go for this long, and then everything heals.
-pub(super) const FAULTS_UNTIL: u64 = 30 * SECOND;
-/// After healing, everything must agree within this time.
-const HEALED_WITHIN: u64 = 120 * SECOND;
+pub const MS: u64 = 1_000;
+pub const SECOND: u64 = 1_000_000;
+/// The most events that a driver takes into its replica before it executes what that wants.
+const TURN_MAX: usize = 512;
+/// Entries that one read of the store brings.
+const LOAD_ENTRIES_MAX: usize = 10;
+/// How often a peer measures its connections.
+const MEASURE_US: u64 = SECOND;
+/// R24: after how long a write is told of, and when the process ends.
+const SYNC_STALLING_US: u64 = 500 * MS;
+const SYNC_STALLED_US: u64 = 2 * SECOND;
+const SYNC_DEAD_US: u64 = 20 * SECOND;
 
-pub(super) struct Peer {
+/// One person's peer.
+pub struct Peer {
     pub id: PeerId,
-    /// Absent while crashed, and before it has joined.
+    /// Absent while no process runs, and before the peer has joined.
     pub replica: Option<Replica>,
+    /// What the replica said after its last step.
+    pub status: Status,
     pub disk: Disk,
-    pub invited: bool,
+    /// The person wants to be in the chat.
+    pub wants_in: bool,
+    /// And then does not, once it is invited.
+    pub is_declining: bool,
+    /// The answer to the invitation is on its way.
+    pub has_answered: bool,
+    /// There is a store, and the chat's log names its incarnation.
     pub joined: bool,
-    pub syncing: bool,
+    /// Counts the starts of the process.
+    pub epoch: u64,
+    /// Counts those and the awakenings, none of which a connection outlives.
+    pub network_epoch: u64,
+    /// Added to the world's time to get the peer's own.
+    pub clock_us: i64,
+    /// The process gets no time. With `asleep_since`, the whole machine does not.
+    pub frozen: bool,
+    pub asleep_since: Option<u64>,
+    /// What happens meanwhile.
+    pub held: Vec<What>,
+    /// The loop works on what it has taken in.
+    pub busy_until: u64,
+    /// When the process ended, its address went with it.
+    pub vanished: bool,
+    /// The replica found that going on would be wrong.
+    pub is_stopped: bool,
+    /// The store was found damaged; nothing starts until somebody repairs it.
+    pub is_damaged: bool,
+    /// It stays down, whatever was planned.
+    pub is_lost: bool,
     pub tick_at: u64,
-}
-
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Due {
-    at: u64,
-    order: u64,
-    what: What,
-}
-
-/// Something that will happen. Messages lie in a table of their own, since they have no order.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum What {
-    Deliver { to: usize, parcel: usize, boot: u64 },
-    Detached { peer: usize, host: usize },
-    Link { peer: usize, other: usize, state: LinkState },
-    Sync { peer: usize, boot: u64 },
-    Tick { peer: usize, boot: u64 },
-    Speak,
-    Join { peer: usize },
-    Fault,
-    Restart { peer: usize },
-    Heal { generation: u64 },
+    pub disk_is_full: bool,
+    pub disk_state: DiskState,
+    pub trap: Option<Trap>,
+    /// The trap closes around this `Ready`.
+    pub trapped_ready: Option<u64>,
 }
 
 pub struct World {
-    pub(super) now: u64,
-    pub(super) prng: Prng,
-    pub(super) peers: Vec<Peer>,
-    pub(super) network: Network,
-    pub(super) queue: BinaryHeap<Reverse<Due>>,
-    pub(super) parcels: Vec<Option<Message>>,
-    pub(super) order: u64,
-    pub(super) generation: u64,
-    pub check: Check,
-    pub crashes: u64,
+    pub now: u64,
+    pub prng: Prng,
+    pub plan: Plan,
+    pub peers: Vec<Peer>,
+    pub network: Network,
+    pub links: Links,
+    pub oracle: Oracle,
+    pub invariants: Invariants,
+    pub counts: Counts,
+    /// The first invariant that broke. Nothing happens after that.
+    pub broken: Option<Broken>,
+    /// Over everything that any replica was told and has said.
     pub digest: u64,
-    pub(super) verbose: bool,
-    pub(super) seed: u64,
+    queue: Queue,
+    /// The peer whose loop takes several events into one turn.
+    in_turn: Option<usize>,
+    /// The faults are over.
+    pub is_healing: bool,
+    is_verbose: bool,
 }
 
 impl World {
-    pub fn new(seed: u64, verbose: bool) -> Self {
-        let mut prng = Prng::new(seed);
-        let count = [1, 2, 3, 3, 4, 5, 5, 5, 7][prng.below(9) as usize];
-        let founder = PeerId([1; 32]);
-        let (_, first) = founding_entry(
-            founder,
-            1_001,
-            "chat".into(),
-            "founder".into(),
-            "h:1".into(),
-            0,
-            |_| [0; 64],
-        );
-        let peers = (0..count)
-            .map(|i| Peer {
-                id: PeerId([i + 1; 32]),
-                replica: None,
-                disk: Disk::new(
-                    1_001 + u64::from(i),
-                    if i == 0 { vec![first.clone().into()] } else { Vec::new() },
-                ),
-                invited: i == 0,
-                joined: i == 0,
-                syncing: false,
-                tick_at: u64::MAX,
-            })
-            .collect();
+    /// A chat that its founder has just made.
+    pub fn new(plan: Plan, is_verbose: bool) -> Self {
+        let prng = Prng::new(plan.seed ^ (plan.luck << 32) ^ 0x5eed);
+        let network = Network::new(plan.distances.clone());
         let mut world = Self {
             now: 0,
             prng,
-            peers,
-            network: Network::calm(),
-            queue: BinaryHeap::new(),
-            parcels: Vec::new(),
-            order: 0,
-            generation: 0,
-            check: Check::default(),
-            crashes: 0,
+            peers: Vec::new(),
+            links: Links::new(plan.members),
+            network,
+            oracle: Oracle::default(),
+            invariants: Invariants::new(),
+            counts: Counts::default(),
+            broken: None,
             digest: 0,
-            verbose,
-            seed,
+            queue: Queue::default(),
+            in_turn: None,
+            is_healing: false,
+            is_verbose,
+            plan,
         };
-        // The oracle knows the founding entry.
-        let mut replica = world.make_replica(0);
-        let image = &world.peers[0].disk.image;
-        world.check.committed(&first, &replica, &[(founder, image)]);
-        let _ = replica.take_ready();
+        world.found_chat();
+        if let Some(first) = world.plan.steps.first() {
+            world.at(first.at, What::Act(0));
+        }
         world
     }
 
-    /// Faults, healing, agreement.
-    pub fn run(&mut self) {
-        self.start(0);
-        for peer in 1..self.peers.len() {
-            self.at(100_000, What::Join { peer });
+    /// Lets everything happen until `end`, or until an invariant breaks.
+    pub fn run_until(&mut self, end: u64) {
+        while self.broken.is_none()
+            && let Some((at, what)) = self.queue.pop(end)
+        {
+            self.now = at;
+            self.happen(what);
         }
-        self.at(200_000, What::Speak);
-        self.at(3 * SECOND, What::Fault);
-        self.run_until(FAULTS_UNTIL);
-        self.heal_everything();
-        let deadline = self.now + HEALED_WITHIN;
-        while self.now < deadline && !self.agrees() {
-            let next = self.now + SECOND / 10;
-            self.run_until(next);
-        }
-        assert!(self.agrees(), "no agreement after healing: {}", self.describe());
-        for peer in &self.peers {
-            self.check.complete(&peer.disk.image.entries);
+        self.now = end.max(self.now);
+    }
+
+    pub fn at(&mut self, delay: u64, what: What) {
+        self.queue.push(self.now + delay, what);
+    }
+
+    pub fn log(&self, text: impl FnOnce() -> String) {
+        if self.is_verbose {
+            println!("{:>11.6} {}", self.now as f64 / 1e6, text());
         }
     }
 
-    fn run_until(&mut self, end: u64) {
-        while let Some(Reverse(due)) = self.queue.peek() {
-            if due.at > end {
-                break;
-            }
-            let Some(Reverse(due)) = self.queue.pop() else { break };
-            self.now = due.at;
-            self.happen(due.what);
-        }
-        self.now = end;
+    /// Stops everything, because something does not hold.
+    pub fn break_off(&mut self, broken: Broken) {
+        self.log(|| format!("BROKEN {}: {}", broken.invariant, broken.what));
+        self.broken.get_or_insert(broken);
     }
 
-    pub(super) fn at(&mut self, delay: u64, what: What) {
-        self.order += 1;
-        self.queue.push(Reverse(Due { at: self.now + delay, order: self.order, what }));
-    }
+    // ---- events ----
 
     fn happen(&mut self, what: What) {
-        match what {
-            What::Deliver { to, parcel, boot } => self.deliver(to, parcel, boot),
-            What::Detached { peer, host } => {
-                let host = self.peers[host].id;
-                self.event(peer, Event::Detached { peer: host });
-            }
-            What::Link { peer, other, state } => {
-                let other = self.peers[other].id;
-                self.event(peer, Event::Link { peer: other, state });
-            }
-            What::Sync { peer, boot } => self.sync(peer, boot),
-            What::Tick { peer, boot } => {
-                if self.boot(peer) == Some(boot) {
-                    if self.peers[peer].tick_at <= self.now {
-                        self.peers[peer].tick_at = u64::MAX;
-                    }
-                    self.event(peer, Event::Tick);
-                }
-            }
-            What::Speak => self.speak(),
-            What::Join { peer } => self.join(peer),
-            What::Fault => self.fault(),
-            What::Restart { peer } => {
-                if self.peers[peer].replica.is_none() && self.peers[peer].joined {
-                    self.start(peer);
-                }
-            }
-            What::Heal { generation } => {
-                if generation == self.generation {
-                    self.heal_network();
-                }
-            }
-        }
-    }
-
-    // ---- peers ----
-
-    fn boot(&self, peer: usize) -> Option<u64> {
-        let peer = &self.peers[peer];
-        peer.replica.as_ref().map(|_| peer.disk.image.boot)
-    }
-
-    fn make_replica(&mut self, peer: usize) -> Replica {
-        let seed = self.prng.next_u64();
-        // Small windows and checkpoints, so that their edges are met.
-        let config = Config { window_entries: 40, checkpoint_every: 25, ..Config::default() };
-        let peer = &mut self.peers[peer];
-        Replica::new(config, peer.id, peer.disk.recover(), Instant(self.now), seed)
-    }
-
-    pub(super) fn start(&mut self, peer: usize) {
-        let replica = self.make_replica(peer);
-        self.peers[peer].replica = Some(replica);
-        self.peers[peer].syncing = false;
-        self.peers[peer].tick_at = u64::MAX;
-        for other in 0..self.peers.len() {
-            if other != peer && self.peers[other].replica.is_some() {
-                let delay = 1_000 + self.prng.below(20_000);
-                self.at(delay, What::Link { peer, other, state: LinkState::Up });
-                self.at(delay, What::Link { peer: other, other: peer, state: LinkState::Up });
-            }
-        }
-        self.event(peer, Event::Tick);
-    }
-
-    pub(super) fn crash(&mut self, peer: usize) {
-        if self.peers[peer].replica.take().is_none() {
-            return;
-        }
-        self.crashes += 1;
-        self.log(|| format!("crash of {peer}"));
-        // Some of what was being written may have become durable without anyone knowing.
-        for _ in 0..self.prng.below(3) {
-            self.peers[peer].disk.sync_one();
-        }
-        self.peers[peer].disk.pending.clear();
-        for other in 0..self.peers.len() {
-            let delay = 300 + self.prng.below(2_000);
-            let state = if self.prng.below(4) > 0 { LinkState::Refused } else { LinkState::Down };
-            self.at(delay, What::Link { peer: other, other: peer, state });
-        }
-        let delay = self.prng.below(4 * SECOND);
-        self.at(delay, What::Restart { peer });
-    }
-
-    pub(super) fn event(&mut self, peer: usize, event: Event) {
-        if let Event::Link { peer: other, state: LinkState::Up } = &event {
-            let alive = self.peers.iter().any(|p| p.id == *other && p.replica.is_some());
-            if !alive {
+        if let Some(peer) = what.process() {
+            let state = &mut self.peers[peer];
+            let is_awaking = matches!(what, What::Thaw { .. } | What::Turn { .. });
+            let is_waiting = state.frozen || self.now < state.busy_until || !state.held.is_empty();
+            if is_waiting && !is_awaking && self.in_turn != Some(peer) {
+                state.held.push(what);
                 return;
             }
         }
-        let now = Instant(self.now);
+        match what {
+            What::Deliver { to, network_epoch, message } => {
+                self.deliver(to, network_epoch, *message);
+            }
+            What::Detached { peer, network_epoch, host }
+                if self.peers[peer].network_epoch == network_epoch =>
+            {
+                self.event(peer, Event::Detached { peer: host });
+            }
+            What::Tell { peer, epoch, event } if self.runs(peer, epoch) => self.event(peer, *event),
+            What::Link { peer, other } => self.look_at_link(peer, other),
+            What::Measure { peer, epoch } if self.runs(peer, epoch) => {
+                self.measure(peer);
+                self.at(MEASURE_US, What::Measure { peer, epoch });
+            }
+            What::Written { peer, epoch, write }
+                if self.runs(peer, epoch) && self.peers[peer].disk.write_number == write =>
+            {
+                self.written(peer);
+            }
+            What::DiskLook { peer, epoch, since } if self.runs(peer, epoch) => {
+                self.look_at_disk(peer, since);
+            }
+            What::Loaded { peer, epoch, load } if self.runs(peer, epoch) => {
+                self.loaded(peer, load);
+            }
+            What::Tick { peer, epoch } if self.runs(peer, epoch) => {
+                if self.peers[peer].tick_at <= self.now {
+                    self.peers[peer].tick_at = u64::MAX;
+                }
+                self.event(peer, Event::Tick);
+            }
+            What::Turn { peer, epoch } if self.runs(peer, epoch) => self.catch_up(peer),
+            What::Join { peer } => self.join(peer),
+            What::Start { peer } => self.start(peer),
+            What::Thaw { peer, epoch } if self.runs(peer, epoch) => self.thaw(peer),
+            What::StopDeadline { peer, epoch } if self.runs(peer, epoch) => {
+                self.end_process(peer, false);
+            }
+            What::Room { peer } => {
+                self.peers[peer].disk_is_full = false;
+                let epoch = self.peers[peer].epoch;
+                self.at(0, What::DiskState { peer, epoch });
+            }
+            What::DiskState { peer, epoch } if self.runs(peer, epoch) => {
+                self.tell_disk_state(peer);
+            }
+            What::Repair { peer } => self.move_store_away(peer),
+            What::StopWatching { peer }
+                if self.peers[peer].disk.is_old() && !self.peers[peer].is_stopped =>
+            {
+                self.counts.add("restored stores that nobody noticed");
+                self.peers[peer].is_stopped = true;
+                self.move_store_away(peer);
+            }
+            What::EndCondition(condition) => {
+                self.network.end(condition);
+                self.look_at_all_links();
+            }
+            What::Flap { a, b, period_us, left } => self.flap(a, b, period_us, left),
+            What::Act(step) => self.act(step),
+            // It was meant for a process that has ended.
+            _ => {}
+        }
+    }
+
+    /// Whether that very process still runs.
+    fn runs(&self, peer: usize, epoch: u64) -> bool {
+        self.peers[peer].replica.is_some() && self.peers[peer].epoch == epoch
+    }
+
+    /// The peer's own clock.
+    pub fn local(&self, peer: usize) -> Instant {
+        let time = self.now as i64 + self.peers[peer].clock_us;
+        Instant(u64::try_from(time).expect("a peer's clock starts at its process"))
+    }
+
+    /// Tells a replica something, as soon as its loop has time.
+    pub fn tell(&mut self, peer: usize, event: Event) {
+        let epoch = self.peers[peer].epoch;
+        self.at(0, What::Tell { peer, epoch, event: Box::new(event) });
+    }
+
+    pub fn event(&mut self, peer: usize, event: Event) {
+        let now = self.local(peer);
         let Some(replica) = &mut self.peers[peer].replica else { return };
         let mut hasher = DefaultHasher::new();
         (self.digest, peer, self.now, &event).hash(&mut hasher);
         self.digest = hasher.finish();
         replica.handle(now, event);
-        self.execute(peer);
+        if self.in_turn.is_none() {
+            self.execute(peer);
+        }
     }
+
+    /// Everything that was held back, in turns.
+    pub fn catch_up(&mut self, peer: usize) {
+        let mut held = std::mem::take(&mut self.peers[peer].held).into_iter().peekable();
+        while held.peek().is_some() && self.broken.is_none() {
+            self.in_turn = Some(peer);
+            for what in held.by_ref().take(TURN_MAX) {
+                self.happen(what);
+            }
+            self.in_turn = None;
+            self.execute(peer);
+        }
+    }
+
+    // ---- what a driver does with a `Ready` ----
 
     fn execute(&mut self, peer: usize) {
         let Some(replica) = &mut self.peers[peer].replica else { return };
         let mut ready = replica.take_ready();
-        let status = replica.status();
         let timeout = replica.poll_timeout();
-        let boot = self.peers[peer].disk.image.boot;
-        let id = self.peers[peer].id;
-        self.check.status(id, boot, &status);
+        let status = replica.status();
+        self.check_step(peer, &ready, status);
+        if self.broken.is_some() || self.is_trapped_before(peer, &ready) {
+            return;
+        }
         for message in std::mem::take(&mut ready.early) {
             self.send(peer, message);
         }
-        for entry in std::mem::take(&mut ready.committed) {
-            let images: Vec<_> = self.peers.iter().map(|p| (p.id, &p.disk.image)).collect();
-            let replica = self.peers[peer].replica.as_ref().expect("it is running");
-            self.check.committed(&entry, replica, &images);
+        if self.is_trapped_after_early(peer, &ready) {
+            return;
         }
         for notice in std::mem::take(&mut ready.notices) {
             self.notice(peer, notice);
         }
+        let epoch = self.peers[peer].epoch;
+        if self.peers[peer].replica.is_none() {
+            return;
+        }
         for load in std::mem::take(&mut ready.loads) {
-            let entries = &self.peers[peer].disk.image.entries;
-            let through = (load.through as usize).min(entries.len());
-            let end = through.min(load.from as usize - 1 + 10);
-            let entries = entries[load.from as usize - 1..end].to_vec();
-            if let Some(replica) = &mut self.peers[peer].replica {
-                replica.handle(Instant(self.now), Event::Loaded { load, entries });
-            }
-            self.at(1, What::Tick { peer, boot });
+            self.counts.add("reads from the store");
+            let delay = 100 + self.prng.below(2 * MS);
+            self.at(delay, What::Loaded { peer, epoch, load });
         }
         self.store(peer, ready);
+        if !self.runs(peer, epoch) {
+            return;
+        }
+        if self.plan.is_busy {
+            let busy_us = self.prng.below(MS);
+            self.peers[peer].busy_until = self.now + busy_us;
+            self.at(busy_us, What::Turn { peer, epoch });
+        }
         // One tick is under way per peer, so that they do not breed.
-        let earlier = timeout.is_some_and(|timeout| timeout.0 < self.peers[peer].tick_at);
-        if let (Some(timeout), true) = (timeout, earlier) {
-            let delay = timeout.0.saturating_sub(self.now).max(1);
-            self.peers[peer].tick_at = self.now + delay;
-            self.at(delay, What::Tick { peer, boot });
+        if let Some(timeout) = timeout {
+            let at = self.now + timeout.0.saturating_sub(self.local(peer).0).max(1);
+            if at < self.peers[peer].tick_at {
+                self.peers[peer].tick_at = at;
+                self.at(at - self.now, What::Tick { peer, epoch });
+            }
+        }
+    }
+
+    fn check_step(&mut self, peer: usize, ready: &Ready, status: Status) {
+        let before = std::mem::replace(&mut self.peers[peer].status, status);
+        let state = &self.peers[peer];
+        let Some(replica) = &state.replica else { return };
+        let step = Step {
+            peer,
+            peers: &self.peers,
+            replica,
+            before: &before,
+            status: &state.status,
+            ready,
+            oracle: &self.oracle,
+        };
+        if let Err(broken) = self.invariants.after_step(&step) {
+            self.break_off(broken);
+            return;
+        }
+        self.counts.step(ready, &self.oracle);
+        for entry in &ready.committed {
+            self.oracle.commit(entry);
         }
     }
 
     fn store(&mut self, peer: usize, ready: Ready) {
-        let idle = self.peers[peer].disk.pending.is_empty();
-        if ready.persist.is_empty() && idle {
+        let disk = &mut self.peers[peer].disk;
+        if ready.persist.is_empty() && disk.pending.is_empty() {
             self.release(peer, ready);
             return;
         }
         if ready.is_empty() {
             return;
         }
-        self.peers[peer].disk.pending.push_back(ready);
-        if !self.peers[peer].syncing {
-            self.start_sync(peer);
+        disk.pending.push_back(crate::disk::Pending { ready, since: self.now });
+        if disk.writing == 0 {
+            self.start_write(peer);
         }
     }
 
-    fn start_sync(&mut self, peer: usize) {
-        let Some(boot) = self.boot(peer) else { return };
-        self.peers[peer].syncing = true;
-        let stall = if self.prng.below(500) == 0 { 300_000 } else { 0 };
-        let delay = 50 + self.prng.below(2_000) + stall;
-        self.at(delay, What::Sync { peer, boot });
+    fn start_write(&mut self, peer: usize) {
+        let normal = 50 + self.prng.below(self.plan.sync_us_max);
+        let now = self.now;
+        let state = &mut self.peers[peer];
+        state.disk.begin_write();
+        let delay = normal.max(state.disk.stalled_until.saturating_sub(now));
+        let (epoch, write) = (state.epoch, state.disk.write_number);
+        let since = state.disk.pending[0].since;
+        self.at(delay, What::Written { peer, epoch, write });
+        for limit in [SYNC_STALLING_US, SYNC_STALLED_US, SYNC_DEAD_US] {
+            if now + delay > since + limit {
+                let wait = (since + limit).saturating_sub(now);
+                self.at(wait, What::DiskLook { peer, epoch, since });
+            }
+        }
     }
 
-    fn sync(&mut self, peer: usize, boot: u64) {
-        if self.boot(peer) != Some(boot) {
+    /// The storage thread is done with what it was given.
+    fn written(&mut self, peer: usize) {
+        if self.peers[peer].disk.fails {
+            self.counts.add("processes ended by a failed write");
+            self.end_process(peer, false);
             return;
         }
-        self.peers[peer].syncing = false;
-        let Some(ready) = self.peers[peer].disk.sync_one() else { return };
-        let (number, durable) = (ready.number, !ready.persist.is_empty());
-        self.release(peer, ready);
-        if !self.peers[peer].disk.pending.is_empty() {
-            self.start_sync(peer);
+        let took = self.now - self.peers[peer].disk.pending[0].since;
+        let count = self.peers[peer].disk.writing;
+        let readies = self.peers[peer].disk.write(count);
+        for ready in &readies {
+            self.check_synced(peer, ready);
         }
-        if durable {
-            self.event(peer, Event::Persisted { ready: number, sync_us: 1_000 });
+        let epoch = self.peers[peer].epoch;
+        let in_turn = self.in_turn.replace(peer);
+        for ready in readies {
+            let (number, is_written) = (ready.number, !ready.persist.is_empty());
+            let trapped = self.peers[peer].trapped_ready == Some(number);
+            if self.springs(peer, trapped && !self.trap_lets_messages_go(peer)) {
+                break;
+            }
+            self.release(peer, ready);
+            if self.springs(peer, trapped) || !self.runs(peer, epoch) {
+                break;
+            }
+            if is_written {
+                self.event(peer, Event::Persisted { ready: number, sync_us: took });
+            }
+        }
+        self.in_turn = in_turn;
+        if !self.runs(peer, epoch) {
+            return;
+        }
+        self.tell_disk_state(peer);
+        if !self.peers[peer].disk.pending.is_empty() {
+            self.start_write(peer);
+        }
+        if self.in_turn.is_none() {
+            self.execute(peer);
+        }
+    }
+
+    pub fn check_synced(&mut self, peer: usize, ready: &Ready) {
+        let synced =
+            Synced { peer, peers: &self.peers, persist: &ready.persist, oracle: &self.oracle };
+        if let Err(broken) = self.invariants.after_sync(&synced) {
+            self.break_off(broken);
+        }
+    }
+
+    /// R24: a write takes long.
+    fn look_at_disk(&mut self, peer: usize, since: u64) {
+        let oldest = self.peers[peer].disk.pending.front().map(|pending| pending.since);
+        if oldest.is_some_and(|oldest| self.now >= oldest + SYNC_DEAD_US) {
+            self.counts.add("processes ended by a stall");
+            self.end_process(peer, false);
+        } else if oldest == Some(since) {
+            self.tell_disk_state(peer);
+        }
+    }
+
+    pub fn tell_disk_state(&mut self, peer: usize) {
+        let state = &mut self.peers[peer];
+        let oldest = state.disk.pending.front();
+        let waited = oldest.map_or(0, |oldest| self.now - oldest.since);
+        let disk = match waited {
+            SYNC_STALLED_US.. => DiskState::Stalled,
+            SYNC_STALLING_US.. => DiskState::Stalling,
+            _ if state.disk_is_full => DiskState::Full,
+            _ => DiskState::Fit,
+        };
+        if disk != state.disk_state {
+            state.disk_state = disk;
+            self.counts.add(match disk {
+                DiskState::Full => "disks full",
+                DiskState::Fit => "disks fit again",
+                DiskState::Stalling | DiskState::Stalled => "disks stalled",
+            });
+            self.log(|| format!("{}'s disk: {disk:?}", peer + 1));
+            self.event(peer, Event::Disk(disk));
+        }
+    }
+
+    fn loaded(&mut self, peer: usize, load: Load) {
+        match self.peers[peer].disk.read(load.from, load.through, LOAD_ENTRIES_MAX) {
+            Some(entries) => self.event(peer, Event::Loaded { load, entries }),
+            None => {
+                self.counts.add("damaged entries met while running");
+                self.peers[peer].is_damaged = true;
+                self.end_process(peer, false);
+            }
         }
     }
 
@@ -352,178 +487,94 @@ impl World {
     }
 
     fn notice(&mut self, peer: usize, notice: Notice) {
-        let (id, session) = (self.peers[peer].id, self.peers[peer].disk.image.incarnation);
-        match notice {
-            Notice::Confirmed { number, index } => self.check.confirmed(id, session, number, index),
-            Notice::Fault { what } => panic!("a fault at {peer}: {what}"),
-            other => self.log(|| format!("{peer}: {other:?}")),
+        self.log(|| format!("{}: {}", peer + 1, text::notice(&notice)));
+        if self.peers[peer].replica.is_none() {
+            return;
         }
+        self.obey(peer, notice);
     }
 
     // ---- messages ----
 
-    fn index_of(&self, id: PeerId) -> Option<usize> {
+    pub fn index_of(&self, id: PeerId) -> Option<usize> {
         self.peers.iter().position(|peer| peer.id == id)
     }
 
-    fn send(&mut self, from: usize, message: Message) {
+    pub fn send(&mut self, from: usize, message: Message) {
         let Some(to) = self.index_of(message.to) else { return };
-        let fate = self.network.fate(&mut self.prng, self.now, from, to, &message.body);
+        let sent =
+            Sent { peer: from, to, peers: &self.peers, message: &message, oracle: &self.oracle };
+        if let Err(broken) = self.invariants.on_sent(&sent) {
+            self.break_off(broken);
+            return;
+        }
+        self.counts.sent(&message.body);
+        // An answer goes over the connection of the one who asked.
+        let caller = if message.body.is_answer() { (to, from) } else { (from, to) };
+        let is_quiet = matches!(message.body, Body::Heartbeat(_) | Body::Acknowledge(_));
+        if !self.is_connected(caller.0, caller.1) {
+            if !is_quiet {
+                self.log(|| format!("{} (no connection)", text::message(&message)));
+            }
+            return;
+        }
+        let fate = self.network.fate(&mut self.prng, self.now, (from, to), &message.body);
+        let network_epoch = self.peers[to].network_epoch;
+        let lost = !matches!(fate, Fate::Arrives(..));
+        if !is_quiet {
+            let what = if lost { " (lost)" } else { "" };
+            self.log(|| format!("{}{what}", text::message(&message)));
+        }
         match fate {
-            Fate::Lost => {}
-            Fate::StreamBreaks(at) => {
-                self.at(at - self.now, What::Detached { peer: to, host: from });
+            Fate::Lost => self.counts.add("messages lost"),
+            Fate::Breaks(at) | Fate::CutOff(at) => {
+                let slow = matches!(fate, Fate::CutOff(_));
+                self.counts.add(if slow { "slow readers cut off" } else { "streams broken" });
+                let host = self.peers[from].id;
+                self.at(at - self.now, What::Detached { peer: to, network_epoch, host });
             }
-            Fate::Arrives(arrivals) => {
-                let boot = self.boot(to).unwrap_or(0);
-                for at in arrivals {
-                    self.parcels.push(Some(message.clone()));
-                    let parcel = self.parcels.len() - 1;
-                    self.at(at - self.now, What::Deliver { to, parcel, boot });
+            Fate::Arrives(first, second) => {
+                if let Some(second) = second {
+                    self.counts.add("messages doubled");
+                    let message = Box::new(message.clone());
+                    self.at(second - self.now, What::Deliver { to, network_epoch, message });
                 }
+                let message = Box::new(message);
+                self.at(first - self.now, What::Deliver { to, network_epoch, message });
             }
         }
     }
 
-    fn deliver(&mut self, to: usize, parcel: usize, boot: u64) {
-        let Some(message) = self.parcels[parcel].take() else { return };
-        if let Body::JoinAnswer(answer) = &message.body
-            && !self.peers[to].joined
-        {
-            if answer.accepted {
-                self.peers[to].joined = true;
-                self.start(to);
-            }
-            return;
-        }
+    fn deliver(&mut self, to: usize, network_epoch: u64, message: Message) {
         // A connection does not outlive the process at its end.
-        if self.boot(to) == Some(boot) {
-            self.event(to, Event::Message(message));
-        }
-    }
-
-    // ---- the people ----
-
-    fn speak(&mut self) {
-        let peer = self.prng.below(self.peers.len() as u64) as usize;
-        self.propose(peer, |number| Payload::Message {
-            request_id: format!("r{number}"),
-            sealed: Bytes::from(format!("message {number} of {peer}")),
-        });
-        let delay =
-            if self.now < FAULTS_UNTIL { 10_000 + self.prng.below(200_000) } else { SECOND };
-        self.at(delay, What::Speak);
-    }
-
-    fn propose(&mut self, peer: usize, payload: impl FnOnce(u64) -> Payload) {
-        let Some(replica) = &self.peers[peer].replica else { return };
-        let payload = payload(replica.next_number());
-        if replica.can_propose(&payload).is_err() {
+        if self.answers_join(to, &message) || self.peers[to].network_epoch != network_epoch {
             return;
         }
-        let proposal = Proposal { payload, created_at_ms: 0, trace: None, signature: None };
-        self.event(peer, Event::Propose(proposal));
+        if let (Body::Attach(_), Some(from)) = (&message.body, self.index_of(message.from)) {
+            self.network.open_stream(to, from);
+        }
+        self.event(to, Event::Message(message));
     }
 
-    /// A newcomer is invited by the founder and asks whoever hosts until it is taken on.
-    fn join(&mut self, peer: usize) {
-        if self.peers[peer].joined {
-            return;
+    /// Whoever that is at this moment.
+    pub fn find(&self, who: Who) -> Option<usize> {
+        match who {
+            Who::Peer(peer) => Some(peer),
+            Who::Host => self.host(),
+            Who::Heir => {
+                let host = self.host()?;
+                let ranking = &self.peers[host].status.ranking.candidates;
+                let mut heirs = ranking.iter().map(|candidate| candidate.peer);
+                self.index_of(heirs.find(|heir| *heir != self.peers[host].id)?)
+            }
         }
-        let id = self.peers[peer].id;
-        if !self.peers[peer].invited && self.peers[0].replica.is_some() {
-            self.peers[peer].invited = true;
-            self.propose(0, |_| {
-                let address = format!("h:{peer}");
-                Payload::Membership(Membership::Invited { peer: id, address })
-            });
-        }
-        let host = self.peers.iter().position(|other| {
-            other.replica.as_ref().is_some_and(|replica| replica.status().role == Role::Host)
+    }
+
+    /// The peer that hosts with the highest term, whoever believes what.
+    pub fn host(&self) -> Option<usize> {
+        let hosts = (0..self.peers.len()).filter(|peer| {
+            self.peers[*peer].replica.is_some() && self.peers[*peer].status.role == Role::Host
         });
-        if let Some(host) = host {
-            let join = Join {
-                name: format!("person {peer}"),
-                address: format!("h:{peer}"),
-                created_at_ms: 0,
-                decline: false,
-                signature: [0; 64],
-            };
-            let message = Message {
-                from: id,
-                from_incarnation: self.peers[peer].disk.image.incarnation,
-                from_boot: 1,
-                to: self.peers[host].id,
-                to_incarnation: 0,
-                call: 1,
-                body: Body::Join(join),
-            };
-            self.send(peer, message);
-        }
-        let delay = 50_000 + self.prng.below(100_000);
-        self.at(delay, What::Join { peer });
-    }
-
-    // ---- agreement ----
-
-    /// One host, everyone a member, the right voters, all logs equal, nothing queued.
-    fn agrees(&self) -> bool {
-        let statuses: Option<Vec<_>> =
-            self.peers.iter().map(|peer| peer.replica.as_ref().map(Replica::status)).collect();
-        let Some(statuses) = statuses else { return false };
-        let first = &statuses[0];
-        let hosts = statuses.iter().filter(|status| status.role == Role::Host).count();
-        let goal = match self.peers.len() {
-            2 => 2,
-            n if n % 2 == 0 => n - 1,
-            n => n,
-        };
-        hosts == 1
-            && statuses.iter().all(|status| {
-                status.host == first.host
-                    && status.term == first.term
-                    && status.last == first.last
-                    && status.commit == status.last
-                    && status.queued == 0
-                    && status.serving
-                    && status.voters.len() == goal
-                    && status.members.len() == self.peers.len()
-                    && status.members.values().all(|m| m.state == MemberState::Active)
-            })
-            && self.peers.iter().all(|p| p.disk.image.entries.len() as u64 == first.last)
-    }
-
-    fn describe(&self) -> String {
-        let mut text = format!("seed {}\n", self.seed);
-        for (i, peer) in self.peers.iter().enumerate() {
-            let status = peer.replica.as_ref().map(|replica| {
-                let s = replica.status();
-                format!(
-                    "{:?} term {} host {:?} last {} commit {} queued {} voters {} members {} \
-                     served {} {:?}",
-                    s.role,
-                    s.term,
-                    s.host,
-                    s.last,
-                    s.commit,
-                    s.queued,
-                    s.voters.len(),
-                    s.members.len(),
-                    s.serving,
-                    s.links
-                )
-            });
-            let stored = peer.disk.image.entries.len();
-            let pending = peer.disk.pending.len();
-            text +=
-                &format!("{i} stored {stored} pending {pending} {}: {status:?}\n", peer.syncing);
-        }
-        text
-    }
-
-    fn log(&self, text: impl FnOnce() -> String) {
-        if self.verbose {
-            println!("{:>10.6} {}", self.now as f64 / 1e6, text());
-        }
+        hosts.max_by_key(|peer| self.peers[*peer].status.term)
     }
 }

@@ -24,7 +24,9 @@ fn every_field_of_persist_comes_back() {
             request_ids: vec![("mine".into(), 6)],
             checkpoint: Some(checkpoint_of(&entries[..4])),
             read: Some(3),
+            removed_by: Some(PeerId([7; 32])),
             pasts: Some(Arc::clone(&pasts)),
+            generation: Some(5),
         })
         .unwrap();
     let (store, recovered) = reopen(store, dir.path());
@@ -33,6 +35,7 @@ fn every_field_of_persist_comes_back() {
         Recovered {
             incarnation: INCARNATION,
             boot: 2,
+            generation: 5,
             hard_state,
             checkpoint: Checkpoint::clone(&checkpoint_of(&entries[..4])),
             entries: entries[4..].to_vec(),
@@ -40,6 +43,7 @@ fn every_field_of_persist_comes_back() {
             outbox: (3..=5).map(submission).collect(),
             last_number: 5,
             read: 3,
+            removed_by: Some(PeerId([7; 32])),
             pasts: Pasts::clone(&pasts),
             tail_in_doubt: false,
         }

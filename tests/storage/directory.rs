@@ -47,7 +47,7 @@ fn chats_are_listed_opened_and_removed() {
     // A file under another chat's name is not that chat.
     let chats = dir.path().join("chats");
     fs::copy(chats.join(format!("{one}.redb")), chats.join(format!("{two}.redb"))).unwrap();
-    assert!(is_damaged(data.open_chat(two)));
+    assert!(data.open_chat(two).err().unwrap().needs_repair());
     data.remove_chat(one).unwrap();
     data.remove_chat(two).unwrap();
     assert_eq!(data.chats().unwrap(), []);
@@ -73,8 +73,52 @@ fn the_peer_store_keeps_named_bytes() {
     assert_eq!(store.list(INVITES_SENT).unwrap().len(), 1);
     drop(store);
     damage(&path, b"received later");
-    let store = PeerStore::open(&path).unwrap();
-    let error = store.get(INVITES_RECEIVED, "a").unwrap_err();
+    let error = PeerStore::open(&path).err().unwrap();
     assert!(error.to_string().contains("invitations are lost"), "{error}");
-    assert!(is_damaged(store.list(INVITES_RECEIVED)));
+    assert!(is_damaged(PeerStore::open(&path)), "and it stays closed");
+}
+
+#[test]
+fn a_peer_store_that_is_gone_empty_older_or_damaged_waits_for_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = DataDir::open(dir.path()).unwrap();
+    let path = dir.path().join("peer.redb");
+    let put = |key: &str| data.peer_store().unwrap().put(INVITES_SENT, key, b"it").unwrap();
+    put("first");
+    let older = fs::read(&path).unwrap();
+    put("second");
+    let newest = fs::read(&path).unwrap();
+    let mut bad = newest.clone();
+    let at = bad.windows(6).position(|window| window == b"second").unwrap();
+    bad[at] = b'S';
+    type Case<'a> = (&'a str, Option<&'a [u8]>, &'a [&'a str]);
+    let cases: [Case<'_>; 4] = [
+        ("gone", None, &[]),
+        ("empty", Some(b""), &[]),
+        ("older", Some(&older), &["first"]),
+        ("damaged", Some(&bad), &[]),
+    ];
+    for (what, content, left) in cases {
+        match content {
+            Some(content) => fs::write(&path, content).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        for _ in 0..2 {
+            let error = data.peer_store().err().unwrap_or_else(|| panic!("{what} is accepted"));
+            assert!(error.needs_repair() && error.to_string().contains("--repair"), "{error}");
+        }
+        let kept_at = data.repair_peer_store().unwrap();
+        assert_eq!(kept_at.is_some(), matches!(what, "empty" | "damaged"), "{what}");
+        if let Some(kept_at) = kept_at {
+            assert!(kept_at.exists());
+        }
+        let store = data.peer_store().unwrap();
+        let list = store.list(INVITES_SENT).unwrap();
+        assert_eq!(list.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), left, "{what}");
+        // As before for the next case.
+        drop(store);
+        fs::write(&path, &newest).unwrap();
+        drop(data.peer_store().unwrap());
+    }
+    assert_eq!(data.repair_peer_store().unwrap(), None, "there is nothing to repair");
 }

@@ -1,5 +1,7 @@
-//! The store from outside: what it gives back, what it refuses, what damage does (R9, R37, R38).
+//! The store from outside: what it gives back, what it refuses, what damage does, and how a chat
+//! begins anew (R9, R37, R38).
 
+mod anew;
 mod content;
 mod damage;
 mod directory;
@@ -117,7 +119,8 @@ fn damage(path: &Path, pattern: &[u8]) {
 fn is_damaged<T>(result: Result<T, StorageError>) -> bool {
     match result {
         Err(error @ StorageError::Damaged { .. }) => {
-            assert!(error.to_string().contains("move it away"), "{error}");
+            assert!(error.to_string().contains(" is damaged ("), "{error}");
+            assert!(error.needs_repair());
             true
         }
         _ => false,

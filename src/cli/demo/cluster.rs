@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
 use super::check::{Line, lines_of};
-use super::peer::{Client, Peer, until};
+use super::peer::{Client, Peer, Place, until};
 use crate::wire::pb;
 
 /// How long a chat may take to get somewhere.
@@ -29,10 +29,17 @@ impl Cluster {
     /// Prepares one peer for each name, without starting any. With `delays`, one for each peer,
     /// proxies stand between them.
     pub fn new(binary: &Path, names: &[&str], delays: &[Duration]) -> Result<Self> {
+        let delays = delays.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let places = names.iter().zip(delays).map(|(_, delay)| Place::loopback(delay));
+        Self::at(binary, names, places.collect::<Result<_>>()?)
+    }
+
+    /// The same with a peer at each of these places.
+    pub fn at(binary: &Path, names: &[&str], places: Vec<Place>) -> Result<Self> {
         let root = tempfile::Builder::new().prefix("demes-").tempdir()?;
         let mut peers = Vec::new();
-        for (place, name) in names.iter().enumerate() {
-            peers.push(Peer::new(binary, root.path(), name, delays.get(place).copied())?);
+        for (name, place) in names.iter().zip(places) {
+            peers.push(Peer::new(binary, root.path(), name, place)?);
         }
         Ok(Self { peers, chat: String::new(), root })
     }
@@ -40,6 +47,11 @@ impl Cluster {
     /// A directory that goes with the cluster.
     pub fn root(&self) -> &Path {
         self.root.path()
+    }
+
+    /// Lets that directory stay, for a person to look into.
+    pub fn keep_root(&mut self) {
+        self.root.disable_cleanup(true);
     }
 
     /// Starts every peer that does not run, side by side.
@@ -76,7 +88,7 @@ impl Cluster {
     pub async fn accept(&self, guest: usize) -> Result<()> {
         let client = self.peers[guest].client();
         until(STEP_LIMIT, "an invitation", || invited(client.clone(), &self.chat)).await?;
-        let request = pb::AcceptInviteRequest { chat: self.chat.clone() };
+        let request = pb::AcceptInviteRequest { chat: self.chat.clone(), link: String::new() };
         client.clone().accept_invite(request).await?;
         Ok(())
     }

@@ -1,17 +1,23 @@
 //! One real peer as a child process with its own data directory, and a client of its API.
 
 use std::fs::{self, File};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use tokio::process::{Child, Command};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
 
-use super::proxy::Proxy;
+use super::proxy::{Gate, Proxy};
 use crate::wire::pb;
 use crate::wire::pb::client_service_client::ClientServiceClient;
 
@@ -24,8 +30,50 @@ pub const START_LIMIT: Duration = Duration::from_secs(20);
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// Between looks at a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Where a peer on a machine of its own listens for the others.
+const PEER_PORT: u16 = 7443;
 /// Large answers (a long feed frame, a chat of many members) must fit, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Where a peer runs, and how the others reach it.
+pub struct Place {
+    listen: SocketAddr,
+    proxy: Option<Proxy>,
+    machine: Option<Handle>,
+}
+
+impl Place {
+    /// On loopback. With a delay, the others reach the peer only through a proxy; this must then be
+    /// called on a tokio runtime.
+    pub fn loopback(delay: Option<Duration>) -> Result<Self> {
+        let listen = free_address()?;
+        let proxy = match delay {
+            Some(delay) => Some(Proxy::start(free_address()?, listen, delay, None)),
+            None => None,
+        };
+        Ok(Self { listen, proxy, machine: None })
+    }
+
+    /// The same behind a proxy that asks `gate` what it may carry.
+    pub fn gated(delay: Duration, gate: Arc<dyn Gate>) -> Result<Self> {
+        let listen = free_address()?;
+        let proxy = Proxy::start(free_address()?, listen, delay, Some(gate));
+        Ok(Self { listen, proxy: Some(proxy), machine: None })
+    }
+
+    /// On a machine with the address `ip`: the peer's process, its proxy and the connections to it
+    /// are made on `machine`, a runtime whose thread lives in that machine's network.
+    pub fn machine(machine: Handle, ip: Ipv4Addr, delay: Option<Duration>) -> Self {
+        let public = SocketAddr::from((ip, PEER_PORT));
+        let Some(delay) = delay else {
+            return Self { listen: public, proxy: None, machine: Some(machine) };
+        };
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, PEER_PORT));
+        let _here = machine.enter();
+        let proxy = Proxy::start(public, listen, delay, None);
+        Self { listen, proxy: Some(proxy), machine: Some(machine.clone()) }
+    }
+}
 
 /// A peer that can be started, killed and started again. It is killed when it is dropped.
 pub struct Peer {
@@ -36,35 +84,34 @@ pub struct Peer {
     /// Its own directory, under the one given to `new`.
     pub dir: PathBuf,
     binary: PathBuf,
-    listen: SocketAddr,
-    proxy: Option<Proxy>,
+    place: Place,
     settings: Vec<(String, String)>,
-    child: Option<Child>,
+    process: Option<Process>,
     /// A killed process whose end has not been waited for.
-    dying: Option<Child>,
+    dying: Option<Process>,
     client: Option<Client>,
 }
 
+/// A running peer.
+struct Process {
+    child: Child,
+    /// The peer stops when this end closes. So it does not outlive this program, whatever ends it.
+    _stdin: Option<ChildStdin>,
+}
+
 impl Peer {
-    /// Prepares a peer that will run `binary` with a data directory under `root`. With a delay, the
-    /// others reach it only through a proxy; this must then be called on a tokio runtime.
-    pub fn new(binary: &Path, root: &Path, name: &str, delay: Option<Duration>) -> Result<Self> {
+    /// Prepares a peer that will run `binary` with a data directory under `root`.
+    pub fn new(binary: &Path, root: &Path, name: &str, place: Place) -> Result<Self> {
         let dir = root.join(name.to_lowercase());
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let listen = free_address()?;
-        let proxy = match delay {
-            Some(delay) => Some(Proxy::start(free_address()?, listen, delay)),
-            None => None,
-        };
         Ok(Self {
             name: name.to_owned(),
             id: String::new(),
             dir,
             binary: binary.to_owned(),
-            listen,
-            proxy,
+            place,
             settings: Vec::new(),
-            child: None,
+            process: None,
             dying: None,
             client: None,
         })
@@ -78,7 +125,17 @@ impl Peer {
 
     /// Where the other peers reach it.
     pub fn address(&self) -> SocketAddr {
-        self.proxy.as_ref().map_or(self.listen, Proxy::address)
+        self.place.proxy.as_ref().map_or(self.place.listen, Proxy::address)
+    }
+
+    /// Moves the peer: what is sent to it and by it from now on takes `delay`. It must have been
+    /// prepared with a delay.
+    ///
+    /// # Panics
+    /// When no proxy stands before it.
+    pub fn set_delay(&self, delay: Duration) {
+        let proxy = self.place.proxy.as_ref().expect("it was prepared with a delay");
+        proxy.set_delay(delay);
     }
 
     /// Its data directory.
@@ -99,12 +156,13 @@ impl Peer {
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(["--name", &self.name])
-            .args(["--listen", &self.listen.to_string()])
+            .args(["--listen", &self.place.listen.to_string()])
             .args(["--advertise", &self.address().to_string()])
             .args(["--client-listen", "127.0.0.1:0"])
+            .arg("--until-stdin-ends")
             .env("XDG_CONFIG_HOME", self.dir.join("config"))
             .envs(self.settings.iter().map(|(variable, value)| (variable, value)))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .kill_on_drop(true);
         command
@@ -116,27 +174,27 @@ impl Peer {
             bail!("{}'s peer runs already", self.name);
         }
         if let Some(mut dying) = self.dying.take() {
-            dying.wait().await.context("cannot wait for the killed process")?;
+            dying.child.wait().await.context("cannot wait for the killed process")?;
         }
         let address_file = self.data_dir().join("client.addr");
         match fs::remove_file(&address_file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).context("cannot remove the client address of the last start");
             }
             _ => {}
         }
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let child = self.command().stderr(log).spawn();
-        self.child = Some(child.with_context(|| format!("cannot run {}", self.binary.display()))?);
+        let mut command = self.command();
+        let child = on(&self.place.machine, async move { command.stderr(log).spawn() }).await;
+        let mut child = child.with_context(|| format!("cannot run {}", self.binary.display()))?;
+        self.process = Some(Process { _stdin: child.stdin.take(), child });
         let started = Instant::now();
         loop {
-            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().transpose())
-            {
-                let status = status.context("cannot watch the peer's process")?;
+            if let Some(status) = self.has_ended()? {
                 bail!("{}'s peer ended with {status}:\n{}", self.name, self.log_tail());
             }
             if let Ok(address) = fs::read_to_string(&address_file)
-                && let Ok(client) = connect(address.trim()).await
+                && let Ok(client) = connect_on(&self.place.machine, address.trim()).await
                 && let Ok(peer) = client.clone().get_peer(pb::GetPeerRequest {}).await
             {
                 self.id = peer.into_inner().peer_id;
@@ -152,12 +210,22 @@ impl Peer {
 
     /// Whether the process was started and has not been killed.
     pub fn is_running(&self) -> bool {
-        self.child.is_some()
+        self.process.is_some()
+    }
+
+    /// The exit status of a process that has ended by itself; it then no longer counts as running.
+    pub fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
+        let Some(process) = &mut self.process else { return Ok(None) };
+        let status = process.child.try_wait().context("cannot watch the peer's process")?;
+        if status.is_some() {
+            self.process = None;
+        }
+        Ok(status)
     }
 
     /// The process, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().and_then(Child::id)
+        self.process.as_ref().and_then(|process| process.child.id())
     }
 
     /// Calls of this peer; after a restart a new one is needed.
@@ -170,18 +238,17 @@ impl Peer {
 
     /// Kills the process as `kill -9` does. Returns at once; `start` waits for its end.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.child.take().ok_or_else(|| anyhow!("{} does not run", self.name))?;
-        child.start_kill().context("cannot kill the peer")?;
-        self.dying = Some(child);
+        let process = self.process.take().ok_or_else(|| anyhow!("{} does not run", self.name))?;
+        self.dying.insert(process).child.start_kill().context("cannot kill the peer")?;
         Ok(())
     }
 
     /// The exit status once the process has ended by itself, within `limit`.
-    pub async fn ended(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
-        let child = self.child.as_mut().ok_or_else(|| anyhow!("{} does not run", self.name))?;
-        let status = tokio::time::timeout(limit, child.wait()).await;
+    pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let process = self.process.as_mut().ok_or_else(|| anyhow!("{} does not run", self.name))?;
+        let status = tokio::time::timeout(limit, process.child.wait()).await;
         let status = status.map_err(|_| anyhow!("{}'s peer runs on", self.name))??;
-        self.child = None;
+        self.process = None;
         Ok(status)
     }
 
@@ -194,14 +261,15 @@ impl Peer {
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
 
-    fn log_path(&self) -> PathBuf {
+    /// What the peer has written on its standard error, over all its starts.
+    pub fn log_path(&self) -> PathBuf {
         self.dir.join("peer.log")
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        for mut child in self.child.take().into_iter().chain(self.dying.take()) {
+        for Process { mut child, .. } in self.process.take().into_iter().chain(self.dying.take()) {
             let _ = child.start_kill(); // it may have ended by itself
             // Its directory can only be removed when it writes no more.
             let killed = Instant::now();
@@ -212,9 +280,35 @@ impl Drop for Peer {
     }
 }
 
+/// Does something on a machine, or right here.
+async fn on<T: Send + 'static>(
+    machine: &Option<Handle>,
+    work: impl Future<Output = io::Result<T>> + Send + 'static,
+) -> io::Result<T> {
+    match machine {
+        Some(machine) => machine.spawn(work).await.map_err(io::Error::other)?,
+        None => work.await,
+    }
+}
+
 /// A client of the peer whose client listener is at `address`.
 pub async fn connect(address: &str) -> Result<Client> {
-    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
+    connect_on(&None, address).await
+}
+
+/// The same for a listener on another machine.
+async fn connect_on(machine: &Option<Handle>, address: &str) -> Result<Client> {
+    let (machine, target) = (machine.clone(), address.to_owned());
+    let connector = service_fn(move |_: http::Uri| {
+        let (machine, target) = (machine.clone(), target.clone());
+        async move {
+            let stream = on(&machine, TcpStream::connect(target)).await?;
+            stream.set_nodelay(true)?;
+            io::Result::Ok(TokioIo::new(stream))
+        }
+    });
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    let channel = endpoint.connect_with_connector(connector).await?;
     Ok(ClientServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -24,6 +24,14 @@ const PROBE_EVERY: Duration = Duration::from_millis(10);
 const CHUNK_BYTES: usize = 16 * 1024;
 /// The most chunks under way in one direction; the sender waits beyond that.
 const CHUNKS_UNDER_WAY: usize = 256;
+
+/// Holds bytes on their way, as a network does that has lost a route: nothing arrives, nothing is
+/// refused, and what was held arrives when the route is back.
+pub trait Gate: Send + Sync {
+    /// Whether bytes pass towards the peer, and back, on a connection that was dialled from this
+    /// address.
+    fn passes(&self, dialled_from: SocketAddr) -> [watch::Receiver<bool>; 2];
+}
 
 /// One peer's link to the others. It ends when it is dropped.
 pub struct Proxy {
@@ -35,9 +43,16 @@ pub struct Proxy {
 impl Proxy {
     /// Stands at `address` in front of the peer that listens, or will listen, at `peer`. Each
     /// direction takes `delay`, with the timer's resolution of about a millisecond.
-    pub fn start(address: SocketAddr, peer: SocketAddr, delay: Duration) -> Self {
+    ///
+    /// What passes is up to `gate`, where there is one.
+    pub fn start(
+        address: SocketAddr,
+        peer: SocketAddr,
+        delay: Duration,
+        gate: Option<Arc<dyn Gate>>,
+    ) -> Self {
         let delay_us = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(stand(address, Link { peer, delay_us: delay_us.clone() }));
+        let task = tokio::spawn(stand(address, Link { peer, delay_us: delay_us.clone(), gate }));
         let proxy = Self { address, delay_us, task };
         proxy.set_delay(delay);
         proxy
@@ -65,9 +80,17 @@ impl Drop for Proxy {
 struct Link {
     peer: SocketAddr,
     delay_us: Arc<AtomicU64>,
+    gate: Option<Arc<dyn Gate>>,
 }
 
 impl Link {
+    fn passes(&self, dialled_from: SocketAddr) -> [watch::Receiver<bool>; 2] {
+        match &self.gate {
+            Some(gate) => gate.passes(dialled_from),
+            None => [watch::channel(true).1, watch::channel(true).1],
+        }
+    }
+
     async fn dial(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(self.peer).await?;
         stream.set_nodelay(true)?;
@@ -99,8 +122,8 @@ async fn carry_all(listener: TcpListener, link: &Link) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => if let Ok((near, _)) = accepted {
-                connections.spawn(carry(near, link.clone(), peer_gone.clone()));
+            accepted = listener.accept() => if let Ok((near, from)) = accepted {
+                connections.spawn(carry(near, from, link.clone(), peer_gone.clone()));
             },
             Some(_) = connections.join_next() => {}
             () = peer_gone.notified() => break,
@@ -111,7 +134,7 @@ async fn carry_all(listener: TcpListener, link: &Link) {
 }
 
 /// Carries one connection until both of its directions have ended.
-async fn carry(near: TcpStream, link: Link, peer_gone: Arc<Notify>) {
+async fn carry(near: TcpStream, from: SocketAddr, link: Link, peer_gone: Arc<Notify>) {
     let Ok(far) = link.dial().await else {
         peer_gone.notify_one();
         return std::future::pending().await;
@@ -121,8 +144,9 @@ async fn carry(near: TcpStream, link: Link, peer_gone: Arc<Notify>) {
     }
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
-    let out = delayed(near_read, far_write, &link, None);
-    let back = delayed(far_read, near_write, &link, Some(&peer_gone));
+    let [out_passes, back_passes] = link.passes(from);
+    let out = delayed(near_read, far_write, &link, out_passes, None);
+    let back = delayed(far_read, near_write, &link, back_passes, Some(&peer_gone));
     tokio::join!(out, back);
 }
 
@@ -133,6 +157,7 @@ async fn delayed(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     link: &Link,
+    mut passes: watch::Receiver<bool>,
     peer_gone: Option<&Notify>,
 ) {
     let (chunks, mut under_way) = mpsc::channel::<(Instant, Bytes)>(CHUNKS_UNDER_WAY);
@@ -154,6 +179,8 @@ async fn delayed(
     let write = async move {
         while let Some((due, chunk)) = under_way.recv().await {
             sleep_until(due).await;
+            // An error means that nobody holds the gate any more.
+            let _ = passes.wait_for(|passes| *passes).await;
             if to.write_all(&chunk).await.is_err() {
                 break;
             }
@@ -199,7 +226,7 @@ mod tests {
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let (peer, server) = echo(anywhere).await;
         let address = TcpListener::bind(anywhere).await.unwrap().local_addr().unwrap();
-        let proxy = Proxy::start(address, peer, Duration::from_millis(20));
+        let proxy = Proxy::start(address, peer, Duration::from_millis(20), None);
         let story = async {
             let mut stream = dial(proxy.address()).await;
             let mut answer = [0; 5];

@@ -1,0 +1,255 @@
+//! The canonical form of checkpoints, in bytes. See `codec.rs`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::codec::{Reader, Writer};
+use super::invite_link::{InviteLink, InviteLinks};
+use super::log::{Checkpoint, TermTable};
+use super::membership::ChatState;
+use super::submissions::{Author, Submissions};
+use super::types::{FormerMember, Hash, Member, MemberState};
+
+impl Checkpoint {
+    /// The canonical form, for the store.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        let state = &self.state;
+        writer.number(state.index);
+        writer.fixed(&state.hash.0);
+        writer.number(state.generation);
+        writer.bytes(state.chat_name.as_bytes());
+        writer.number(state.members.len() as u64);
+        for (peer, member) in state.members.iter() {
+            writer.fixed(&peer.0);
+            writer.bytes(member.name.as_bytes());
+            writer.bytes(member.address.as_bytes());
+            writer.number(member.incarnation);
+            writer.byte(match member.state {
+                MemberState::Invited => 1,
+                MemberState::Active => 2,
+                MemberState::Leaving if member.removed_by.is_none() => 3,
+                MemberState::Leaving => 4,
+            });
+            writer.number(member.since);
+            if let Some(removed_by) = &member.removed_by {
+                writer.fixed(&removed_by.0);
+            }
+        }
+        writer.voters(&state.voters);
+        writer.number(state.voters_index);
+        writer.number(state.submissions.0.len() as u64);
+        for ((peer, session), author) in &state.submissions.0 {
+            writer.fixed(&peer.0);
+            writer.number(*session);
+            writer.number(author.last);
+            writer.number(author.recent.len() as u64);
+            for index in &author.recent {
+                writer.number(*index);
+            }
+        }
+        writer.number(self.terms.0.len() as u64);
+        for (term, index) in &self.terms.0 {
+            writer.number(*term);
+            writer.number(*index);
+        }
+        writer.links_and_former_members(state);
+        writer.0
+    }
+
+    /// Reads the canonical form.
+    pub fn decode(bytes: &[u8]) -> Option<Checkpoint> {
+        let mut reader = Reader(bytes);
+        let mut state = ChatState {
+            index: reader.number()?,
+            hash: reader.fixed().map(Hash)?,
+            generation: reader.number()?,
+            chat_name: reader.text()?,
+            ..ChatState::default()
+        };
+        let mut members = BTreeMap::new();
+        for _ in 0..reader.number()? {
+            members.insert(reader.peer()?, reader.member()?);
+        }
+        state.members = Arc::new(members);
+        state.voters = reader.voters()?;
+        state.voters_index = reader.number()?;
+        let mut submissions = Submissions::default();
+        for _ in 0..reader.number()? {
+            let key = (reader.peer()?, reader.number()?);
+            let mut author = Author { last: reader.number()?, ..Author::default() };
+            for _ in 0..reader.number()? {
+                author.recent.push_back(reader.number()?);
+            }
+            submissions.0.insert(key, author);
+        }
+        state.submissions = submissions;
+        let mut terms = TermTable::default();
+        for _ in 0..reader.number()? {
+            terms.0.push((reader.number()?, reader.number()?));
+        }
+        reader.links_and_former_members(&mut state)?;
+        reader.finish(Checkpoint { state, terms })
+    }
+}
+
+impl Writer {
+    /// What a chat has by way of links and former members: nothing at all where there are none, so
+    /// that older checkpoints read like newer ones.
+    fn links_and_former_members(&mut self, state: &ChatState) {
+        if state.invite_links == InviteLinks::default() && state.former_members.is_empty() {
+            return;
+        }
+        self.number(state.invite_links.0.len() as u64);
+        for (id, link) in state.invite_links.iter() {
+            self.fixed(&id.0);
+            self.fixed(&link.created_by.0);
+            self.number(link.created);
+            self.number(u64::from(link.uses_max));
+            self.number(u64::from(link.uses_left));
+            self.number(link.expires_at_ms);
+            self.byte(u8::from(link.revoked));
+        }
+        self.number(state.former_members.len() as u64);
+        for (peer, former) in state.former_members.iter() {
+            self.fixed(&peer.0);
+            self.number(former.incarnation);
+            self.optional(former.removed_by.as_ref().map(|by| by.0.as_slice()));
+            self.number(former.index);
+        }
+    }
+}
+
+impl Reader<'_> {
+    fn member(&mut self) -> Option<Member> {
+        let (name, address) = (self.text()?, self.text()?);
+        let incarnation = self.number()?;
+        let state = self.byte()?;
+        Some(Member {
+            name,
+            address,
+            incarnation,
+            since: self.number()?,
+            removed_by: if state == 4 { Some(self.peer()?) } else { None },
+            state: match state {
+                1 => MemberState::Invited,
+                2 => MemberState::Active,
+                3 | 4 => MemberState::Leaving,
+                _ => return None,
+            },
+        })
+    }
+
+    fn former_member(&mut self) -> Option<FormerMember> {
+        Some(FormerMember {
+            incarnation: self.number()?,
+            removed_by: self.optional_peer()?,
+            index: self.number()?,
+        })
+    }
+
+    fn invite_link(&mut self) -> Option<InviteLink> {
+        Some(InviteLink {
+            created_by: self.peer()?,
+            created: self.number()?,
+            uses_max: self.number().and_then(|uses| u32::try_from(uses).ok())?,
+            uses_left: self.number().and_then(|uses| u32::try_from(uses).ok())?,
+            expires_at_ms: self.number()?,
+            revoked: match self.byte()? {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
+        })
+    }
+
+    fn links_and_former_members(&mut self, state: &mut ChatState) -> Option<()> {
+        if self.0.is_empty() {
+            return Some(());
+        }
+        let mut links = BTreeMap::new();
+        for _ in 0..self.number()? {
+            links.insert(self.link()?, self.invite_link()?);
+        }
+        state.invite_links = InviteLinks(Arc::new(links));
+        let mut former_members = BTreeMap::new();
+        for _ in 0..self.number()? {
+            former_members.insert(self.peer()?, self.former_member()?);
+        }
+        state.former_members = Arc::new(former_members);
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::{Entry, InviteLinkId, Membership, Payload, PeerId, Policy, VoterSet};
+    use super::*;
+
+    const FOUNDER: PeerId = PeerId([1; 32]);
+
+    /// The checkpoint of a log with these entries, all by the founder.
+    fn checkpoint(payloads: Vec<Payload>) -> Checkpoint {
+        let mut checkpoint = Checkpoint::default();
+        for (index, payload) in (1..).zip(payloads) {
+            let entry = Entry {
+                index,
+                term: index,
+                author: FOUNDER,
+                session: 9,
+                number: index,
+                created_at_ms: 0,
+                trace: None,
+                payload,
+                signature: None,
+                previous: Hash::default(),
+                hash: Hash([8; 32]),
+            };
+            checkpoint.state.apply(&entry);
+            checkpoint.terms.push(entry.term, entry.index);
+        }
+        checkpoint
+    }
+
+    fn founded() -> Payload {
+        let (name, address) = ("n".to_owned(), "a:1".to_owned());
+        Payload::Membership(Membership::Founded { chat_name: "c".into(), name, address })
+    }
+
+    #[test]
+    fn checkpoints_read_back() {
+        let other = PeerId([2; 32]);
+        let link = InviteLinkId([5; 32]);
+        let invited = Membership::Invited { peer: other, address: "b:2".into() };
+        let created = Membership::InviteLinkCreated { link, uses_max: 3, expires_at_ms: 9 };
+        let mut whole = checkpoint(vec![
+            founded(),
+            Payload::Membership(invited),
+            Payload::Policy(Policy { chat_name: "d".into() }),
+            Payload::VoterChange(VoterSet([(other, 11)].into())),
+            Payload::Membership(created),
+        ]);
+        for removed_by in [None, Some(FOUNDER)] {
+            let former = FormerMember { incarnation: 3, removed_by, index: 4 };
+            Arc::make_mut(&mut whole.state.former_members).insert(PeerId([3; 32]), former);
+            let members = Arc::make_mut(&mut whole.state.members);
+            let member = members.get_mut(&FOUNDER).expect("the founder is a member");
+            member.state = MemberState::Leaving;
+            member.removed_by = removed_by;
+            let bytes = whole.encode();
+            assert_eq!(Checkpoint::decode(&bytes).as_ref(), Some(&whole));
+            assert_eq!(Checkpoint::decode(&bytes[1..]), None);
+            assert_eq!(Checkpoint::decode(&bytes[..bytes.len() - 1]), None);
+        }
+    }
+
+    #[test]
+    fn a_chat_without_links_has_the_form_of_before_there_were_any() {
+        let plain = checkpoint(vec![founded()]);
+        let bytes = plain.encode();
+        let terms = plain.terms.0.len() as u64;
+        let end = [terms.to_le_bytes(), 1_u64.to_le_bytes(), 1_u64.to_le_bytes()].concat();
+        assert!(bytes.ends_with(&end), "it ends with the table of terms");
+        assert_eq!(Checkpoint::decode(&bytes), Some(plain));
+    }
+}

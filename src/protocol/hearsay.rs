@@ -1,0 +1,42 @@
+//! What a message says of its sender by the way: that it is back, is another incarnation, or is
+//! in a term far ahead.
+
+use super::message::Message;
+use super::replica::Replica;
+use super::types::{Incarnation, PeerId, Term};
+
+impl Replica {
+    /// R26: one who said goodbye is back when it speaks in a later boot, or a new incarnation.
+    pub(super) fn notice_return(&mut self, message: &Message) {
+        let said = self.goodbyes.get(&message.from);
+        if said.is_some_and(|(incarnation, boot)| {
+            message.from_incarnation != *incarnation || message.from_boot > *boot
+        }) {
+            self.goodbyes.remove(&message.from);
+        }
+    }
+
+    // R9: a member whose log is behind may not know that its host has begun anew. It attaches to
+    // it all the same, and its log then says so.
+    pub(super) fn learn_incarnation(&mut self, peer: PeerId, incarnation: Incarnation) {
+        let known = self.log.state().members.get(&peer).map(|member| member.incarnation);
+        let Some(outlived) = known.filter(|known| *known != incarnation) else { return };
+        let learned = (outlived, incarnation);
+        if self.newer_incarnations.insert(peer, learned) != Some(learned) && self.host == Some(peer)
+        {
+            self.attach();
+        }
+    }
+
+    // R11: a term far ahead is believed once a majority of voters reports one that high, each over
+    // its own connection.
+    pub(super) fn leap_is_proven(&mut self, message: &Message, term: Term) -> bool {
+        let known = &self.log.state().members;
+        if !known.is_empty() && !self.log.voters().contains(&message.from) {
+            return false;
+        }
+        self.far_terms.insert(message.from, term);
+        let reporters = self.far_terms.values().filter(|far| **far >= term).count();
+        known.is_empty() || reporters >= self.log.voters().majority()
+    }
+}

@@ -1,0 +1,110 @@
+//! Passing the chat on to a member that only the host cannot be reached by (R35): it reads what is
+//! committed, and hands in its submissions, through a member that hears the host.
+//!
+//! Nothing here counts for anything: a relayed member renews no lease, acknowledges nothing to the
+//! host, and its submissions carry their author's signature, since no channel proves it.
+
+use super::message::{
+    Acknowledge, Attach, Body, LookBack, Message, RefusedReason, Submit, SubmitAnswer,
+};
+use super::progress::Progress;
+use super::replica::{Part, Replica};
+use super::types::{Index, PeerId};
+
+/// The most members that one member passes the chat on to; more are refused.
+const RELAYS_MAX: usize = 16;
+
+impl Replica {
+    /// Whether this member may pass on what its host says.
+    fn may_relay(&self, message: &Message, attach: &Attach) -> bool {
+        let known = self.relays.contains_key(&message.from);
+        attach.relay
+            && attach.term == self.hard_state.term
+            && matches!(self.part, Part::Follower)
+            && self.host.is_some_and(|host| host != message.from)
+            && self.is_attached_to_host()
+            && self.is_served()
+            && (known || self.relays.len() < RELAYS_MAX)
+            && self.log.state().is_present(message.from, message.from_incarnation)
+    }
+
+    /// An attach that reaches a member which does not host.
+    pub(super) fn on_attach_elsewhere(&mut self, message: &Message, attach: Attach) {
+        if !self.may_relay(message, &attach) {
+            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            return;
+        }
+        let mut progress = Progress::new(message.from_incarnation, attach.attach, None);
+        progress.boot = message.from_boot;
+        let commit = self.log.commit();
+        if self.log.has(attach.look) && attach.look.index <= commit {
+            progress.matched = attach.look.index;
+            progress.next = Some(attach.look.index + 1);
+        } else {
+            let index = self.log.look_back(attach.look).min(attach.look.index.saturating_sub(1));
+            let (term, index) = (self.hard_state.term, index.min(commit));
+            let look_back = LookBack { term, attach: attach.attach, index };
+            self.answer(message, Body::LookBack(look_back));
+        }
+        self.relays.insert(message.from, progress);
+    }
+
+    pub(super) fn on_acknowledge_elsewhere(&mut self, message: &Message, acknowledge: Acknowledge) {
+        let commit = self.log.commit();
+        if let Some(progress) = self.relays.get_mut(&message.from)
+            && progress.attach == acknowledge.attach
+            && progress.incarnation == message.from_incarnation
+            && acknowledge.synced <= commit
+        {
+            progress.acknowledged(acknowledge.synced);
+        }
+    }
+
+    /// Up to where the log is passed on: a host passes on all of it, a member what is committed.
+    pub(super) fn passed_on_through(&self) -> Index {
+        match self.part {
+            Part::Host(_) => self.log.last().index,
+            _ => self.log.commit(),
+        }
+    }
+
+    /// How far the one that is passed the log has come.
+    pub(super) fn progress_mut(&mut self, peer: PeerId) -> Option<&mut Progress> {
+        match &mut self.part {
+            Part::Host(hosting) => hosting.progress.get_mut(&peer),
+            _ => self.relays.get_mut(&peer),
+        }
+    }
+
+    /// Passes on what has been committed meanwhile. One that no longer hears its host passes
+    /// nothing on, and those it did that for look for another.
+    pub(super) fn flush_relays(&mut self) {
+        if self.relays.is_empty() {
+            return;
+        }
+        let state = self.log.state();
+        self.relays.retain(|peer, progress| state.is_present(*peer, progress.incarnation));
+        if !self.is_attached_to_host() || !self.is_served() {
+            self.relays.clear();
+        }
+        let peers: Vec<_> = self.relays.keys().copied().collect();
+        for peer in peers {
+            self.replicate(peer);
+        }
+    }
+
+    /// A submission that reaches a member which does not host.
+    pub(super) fn on_submit_elsewhere(&mut self, message: &Message, submit: &Submit) {
+        let author = (message.from, message.from_incarnation);
+        let relayed = self.relays.contains_key(&message.from) && submit.author == Some(author);
+        let Some(host) = self.host.filter(|_| relayed) else {
+            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            return;
+        };
+        let term = self.hard_state.term;
+        self.send(host, Body::Submit(Submit { term, ..submit.clone() }));
+        // What becomes of it, the author sees in the log.
+        let answer = SubmitAnswer { term, accepted: Vec::new(), problem: None };
+        self.answer(message, Body::SubmitAnswer(answer));
+    }
+}

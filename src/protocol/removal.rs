@@ -1,0 +1,52 @@
+//! How a membership ends here: by the log, or by the word of one who has read on.
+
+use super::event::Notice;
+use super::message::{Message, Refused, RefusedReason};
+use super::replica::{Part, Replica};
+use super::types::{MemberState, PeerId};
+
+impl Replica {
+    // R39: whoever was a member in this incarnation, and is none any more, is told so whatever it
+    // asks: its vote is not counted, its messages are not taken, and it gets nothing of the log.
+    /// Whether the message comes from such a peer; then it has been answered.
+    pub(super) fn refuse_former_member(&mut self, message: &Message) -> bool {
+        let former = self.log.state().former_members.get(&message.from);
+        let former = former.filter(|former| former.incarnation == message.from_incarnation);
+        let Some(removed_by) = former.map(|former| former.removed_by) else { return false };
+        self.refuse(message, RefusedReason::Removed { by: removed_by });
+        true
+    }
+
+    /// A member says that this peer is none. A committed entry that ended this very incarnation
+    /// cannot be undone, so that one member's word for it is enough. That nothing is known of this
+    /// peer is no such word, unless it was about to go: the other's log may be behind.
+    pub(super) fn on_not_member(&mut self, message: &Message, refused: Refused) {
+        match refused.reason {
+            RefusedReason::Removed { by } => self.end_own_membership(by),
+            RefusedReason::NotMember
+                if self.host == Some(message.from) && refused.term == self.hard_state.term =>
+            {
+                let me = self.log.state().members.get(&self.me);
+                let leaving = me.filter(|me| me.state == MemberState::Leaving);
+                // Its own log may not have come as far as its own wish to leave.
+                if leaving.is_some() || self.outbox.has_leaving() {
+                    self.end_own_membership(leaving.and_then(|me| me.removed_by));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// From now on this peer takes no part in anything. One who has left is forgotten with the
+    /// chat; one who was removed keeps what was said until then.
+    pub(super) fn end_own_membership(&mut self, by: Option<PeerId>) {
+        self.ready.notices.push(Notice::Removed { by });
+        self.ready.persist.removed_by = by;
+        self.has_gone = true;
+        self.removed_by = by;
+        self.part = Part::Follower;
+        self.host = None;
+        self.attached = None;
+        self.suspicion = None;
+    }
+}

@@ -1,0 +1,31 @@
+//! Who may ask the peers of a chat for anything: its members, and nobody else (R39).
+
+use super::message::{Body, Message, RefusedReason};
+use super::replica::Replica;
+use super::types::MemberState;
+
+impl Replica {
+    // R39: a stranger cannot raise a term, name a host or say goodbye, whatever it knows of the
+    // chat. One who was invited and has not joined is still a stranger, who may only join.
+    /// Whether the message comes from a stranger who may not send it; then it has been answered.
+    pub(super) fn refuse_stranger(&mut self, message: &Message) -> bool {
+        let members = &self.log.state().members;
+        let has_joined =
+            members.get(&message.from).is_some_and(|member| member.state != MemberState::Invited);
+        // Who has no log yet knows nobody; the runtime lets only those in that it was told of.
+        if has_joined || members.is_empty() || self.log.voters().contains(&message.from) {
+            return false;
+        }
+        let may = match &message.body {
+            Body::Join(_) | Body::FindHost => true,
+            // R7: a voter that lags may not have read yet who the candidate is.
+            Body::RequestVote(request) => request.last > self.log.last(),
+            // What answers this peer's own calls was asked for.
+            body => body.is_answer(),
+        };
+        if !may {
+            self.refuse(message, RefusedReason::NotMember);
+        }
+        !may
+    }
+}

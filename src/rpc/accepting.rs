@@ -1,0 +1,90 @@
+//! Accepting an invitation or a link, and waiting until the chat's host has taken this peer on.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+
+use super::client::Person;
+use super::joining::Joining;
+use super::node::now_ms;
+use super::status;
+use crate::protocol::types::{ChatId, MemberState};
+use crate::wire::hex;
+use crate::wire::link::LinkText;
+
+/// How long an accepted invitation is waited for, where the caller sets no deadline.
+pub const JOIN_MAX: Duration = Duration::from_secs(60);
+
+impl Person {
+    /// Accepts the invitation to the chat of that name or id, and waits.
+    pub(super) async fn accept(&self, text: &str, until: Instant) -> Result<ChatId, Status> {
+        let chat = self.resolve_invite(text)?;
+        let joining = self.node.answer(chat, true)?;
+        self.joined(chat, joining, until).await
+    }
+
+    /// Joins by a link, and waits. Whoever takes part already need not join.
+    pub(super) async fn accept_link(&self, text: &str, until: Instant) -> Result<ChatId, Status> {
+        let text: String = text.split_whitespace().collect();
+        let link = LinkText::parse(&text).map_err(status::link_text)?;
+        if self.node.takes_part(link.chat) {
+            return Ok(link.chat);
+        }
+        let joining = self.node.join_by_link(&text, &link)?;
+        self.joined(link.chat, joining, until).await
+    }
+
+    /// The open invitation to the chat of that name or id.
+    pub(super) fn resolve_invite(&self, text: &str) -> Result<ChatId, Status> {
+        let now = now_ms();
+        let invites = self.node.lock_invites();
+        let open = invites.incoming().iter().filter(|(_, invite)| invite.expires_at_ms > now);
+        let named = open.filter(|(chat, invite)| {
+            let id = hex(&chat.0);
+            !text.is_empty() && (invite.chat_name == text || id.starts_with(text))
+        });
+        let found: Vec<ChatId> = named.map(|(chat, _)| *chat).collect();
+        match found[..] {
+            [] => Err(status::invite_not_found()),
+            [chat] => Ok(chat),
+            _ => Err(status::chat_ambiguous(found.iter().map(|chat| hex(&chat.0)).collect())),
+        }
+    }
+
+    /// Waits until the chat runs here. Past the deadline, the reason of the last attempt is told;
+    /// the attempts go on.
+    async fn joined(
+        &self,
+        chat: ChatId,
+        mut joining: watch::Receiver<Joining>,
+        until: Instant,
+    ) -> Result<ChatId, Status> {
+        let ended = joining.wait_for(|joining| !matches!(joining, Joining::Trying(_)));
+        let ended = timeout_at(until, ended).await.map(|ended| ended.map(|ended| ended.clone()));
+        match ended {
+            Ok(Ok(Joining::Failed(status))) => return Err(status),
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(status::stopping()),
+            Err(_) => {
+                let shown = joining.borrow();
+                return Err(match &*shown {
+                    Joining::Trying(Some(problem)) | Joining::Failed(problem) => problem.clone(),
+                    Joining::Trying(None) | Joining::Done => status::no_host(),
+                });
+            }
+        }
+        if let Some(chat) = self.node.handle.chat(chat) {
+            // The log brings the name and this membership, without which nothing can be said.
+            let (me, mut shown) = (self.node.identity.peer_id(), chat.view.clone());
+            let known = shown.wait_for(|view| {
+                let member = view.status.members.get(&me);
+                member.is_some_and(|member| member.state == MemberState::Active)
+            });
+            // Late or not, the person takes part.
+            let _ = timeout_at(until, known).await;
+        }
+        Ok(chat)
+    }
+}

@@ -1,0 +1,167 @@
+//! Beginning a chat anew where its file can no longer be used (R9, R37): the file is kept aside,
+//! and another takes its place, in another incarnation and without a log.
+//!
+//! Whatever the file held of votes and acknowledged entries, this peer can no longer vouch for. A
+//! new incarnation is another voter, which starts without either. What only this peer had is taken
+//! along as far as it can be read: the term and vote, how far the person had read, and the
+//! submissions that wait. Those may be in the log already; the runtime sorts that out once it has
+//! the log (`runtime/carry.rs`).
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use redb::ReadTransaction;
+
+use super::chat::{Beginning, CACHE_BYTES, ChatStore, write_new};
+use super::database::{Database, Problem, marker_of};
+use super::directory::{chat_path, put_in_place, sync_directory};
+use super::error::StorageError;
+use super::recover::{self, decode_submission, get_state};
+use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, Vows, state};
+use crate::protocol::event::Recovered;
+use crate::protocol::types::{
+    ChatId, Generation, HardState, Incarnation, Index, Pasts, Submission,
+};
+
+/// A chat that begins anew.
+pub struct Anew {
+    pub store: ChatStore,
+    pub recovered: Recovered,
+    /// Where the old file is kept; `None` where there was none.
+    pub kept_at: Option<PathBuf>,
+}
+
+/// What could be read of an old file. Each part stands alone.
+#[derive(Default)]
+struct Remains {
+    hard_state: HardState,
+    generation: Generation,
+    read: Index,
+    pasts: Pasts,
+    submissions: Vec<Submission>,
+}
+
+/// See `DataDir::begin_anew` and `DataDir::follow`. Without a `generation` it is the old file's; of
+/// a file that does not tell, it is the one in which the chat was founded, and members of another
+/// refuse this peer until it follows them.
+pub(super) fn begin_anew(
+    dir: &Path,
+    chat: ChatId,
+    incarnation: Incarnation,
+    generation: Option<Generation>,
+) -> Result<Anew, StorageError> {
+    let path = chat_path(dir, chat);
+    let remains = read_remains(&path, chat)?;
+    let beginning = Beginning {
+        incarnation,
+        entries: &[],
+        hard_state: remains.hard_state,
+        generation: generation.unwrap_or(remains.generation),
+        read: remains.read,
+        pasts: remains.pasts,
+        carried: &remains.submissions,
+    };
+    let new = write_new(dir, chat, &beginning)?;
+    let kept_at = keep_aside(&path)?;
+    put_in_place(&new, &path)?;
+    let (store, recovered) = recover::open(&path)?;
+    Ok(Anew { store, recovered, kept_at })
+}
+
+/// Gives the file at `path` a second name, `….damaged-N`, and its marker with it.
+pub(super) fn keep_aside(path: &Path) -> Result<Option<PathBuf>, StorageError> {
+    for number in 1_u32.. {
+        let aside = numbered(path, number);
+        match link_or_copy(path, &aside) {
+            Ok(()) => {
+                let _ = fs::copy(marker_of(path), marker_of(&aside)); // the reason, if it is known
+                sync_directory(path.parent().unwrap_or(path))?;
+                return Ok(Some(aside));
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StorageError::io("keep aside", path, error)),
+        }
+    }
+    unreachable!("nobody keeps four billion files")
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut aside = marker_of(path).into_os_string();
+    aside.push(format!("-{number}"));
+    aside.into()
+}
+
+/// Not every file system knows a second name for a file.
+fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Err(error) if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
+            let mut source = fs::File::open(from)?;
+            let mut target = fs::File::create_new(to)?;
+            io::copy(&mut source, &mut target)?;
+            target.sync_all()
+        }
+        done => done,
+    }
+}
+
+/// Reads what can be read. Only that the file is still open elsewhere is an error: what is on its
+/// way into it would be missed.
+fn read_remains(path: &Path, chat: ChatId) -> Result<Remains, StorageError> {
+    let mut remains = Remains::default();
+    let database = match Database::open_damaged(path, CACHE_BYTES) {
+        Ok(database) => database,
+        Err(error @ StorageError::InUse { .. }) => return Err(error),
+        Err(_) => return Ok(remains),
+    };
+    // Each in a transaction of its own, since one may end in a panic and leave the others.
+    let is_ours = database.read(|transaction| state_of(transaction, state::CHAT, chat_id));
+    if is_ours.ok() != Some(chat) {
+        return Ok(remains);
+    }
+    let read = |name| database.read(|transaction| state_of(transaction, name, owned)).ok();
+    let vows = read(state::VOWS).as_deref().and_then(Vows::decode);
+    remains.hard_state = vows.map(|vows| vows.hard_state).unwrap_or_default();
+    let generation = read(state::GENERATION).as_deref().and_then(schema::number);
+    remains.generation = generation.unwrap_or_default();
+    let position = read(state::READ).as_deref().and_then(schema::number);
+    remains.read = position.unwrap_or_default();
+    let pasts = read(state::PASTS).as_deref().and_then(schema::decode_pasts);
+    remains.pasts = pasts.unwrap_or_default();
+    for tag in [Tag::Carried, Tag::Outbox] {
+        // What was collected before something bad came is kept.
+        let submissions = &mut remains.submissions;
+        let _ = database.read(|transaction| collect_submissions(transaction, tag, submissions));
+    }
+    Ok(remains)
+}
+
+fn chat_id(payload: &[u8]) -> Option<ChatId> {
+    Some(ChatId(payload.try_into().ok()?))
+}
+
+fn owned(payload: &[u8]) -> Option<Vec<u8>> {
+    Some(payload.to_vec())
+}
+
+fn state_of<T>(
+    transaction: &ReadTransaction,
+    name: &str,
+    decode: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<T, Problem> {
+    get_state(&transaction.open_table(STATE)?, name, decode)
+}
+
+fn collect_submissions(
+    transaction: &ReadTransaction,
+    tag: Tag,
+    submissions: &mut Vec<Submission>,
+) -> Result<(), Problem> {
+    let definition = if matches!(tag, Tag::Carried) { CARRIED } else { OUTBOX };
+    for record in redb::ReadableTable::iter(&transaction.open_table(definition)?)? {
+        let (key, value) = record?;
+        submissions.extend(decode_submission(tag, key.value(), value.value()));
+    }
+    Ok(())
+}

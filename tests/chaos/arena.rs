@@ -1,0 +1,290 @@
+//! One chat of real peers under fire: does harm, undoes it, and waits until all is well.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use demes::cli::demo::cluster::Cluster;
+use demes::cli::demo::peer::until;
+use demes::wire::pb;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::time::timeout;
+
+use crate::disk::{Disk, RESERVE_MIB};
+use crate::network::Network;
+use crate::plan::{Harm, Scene};
+use crate::workload::{World, reason};
+
+const NAMES: [&str; 7] = ["Ada", "Ben", "Cleo", "Dan", "Eve", "Fay", "Gus"];
+/// How long a graceful stop may take; the program itself allows five seconds.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// How long it may take until a peer notices what its disk is like.
+const DISK_LIMIT: Duration = Duration::from_secs(15);
+/// How long all may take to be well again after the last harm is undone.
+pub const SETTLE_LIMIT: Duration = Duration::from_secs(90);
+/// The exit code of a peer whose disk does not do.
+const EXIT_DISK: i32 = 74;
+
+/// The peers, what connects them, and what was done to them.
+pub struct Arena {
+    pub cluster: Cluster,
+    pub world: Arc<World>,
+    network: Network,
+    disk: Option<(usize, Disk)>,
+    /// One-way delays when nobody moved, if proxies stand before the peers.
+    at_rest: Option<Duration>,
+    /// Peers that may say that they cannot go on, as often.
+    may_give_up: Vec<usize>,
+}
+
+impl Arena {
+    /// Founds a chat of that many peers. In a world of its own (`own_world`) each has a machine,
+    /// and the last one a small disk.
+    pub async fn found(
+        binary: &Path,
+        peers: usize,
+        at_rest: Option<Duration>,
+        own_world: bool,
+    ) -> Result<Self> {
+        let network = if own_world { Network::machines(peers)? } else { Network::loopback(peers) };
+        let mut cluster = Cluster::at(binary, &NAMES[..peers], network.places(at_rest)?)?;
+        let disk = match own_world {
+            true => {
+                let last = cluster.peers.last_mut().context("a chat has peers")?;
+                last.set("DEMES__STORAGE__RESERVE_MIB", &RESERVE_MIB.to_string());
+                Some((peers - 1, Disk::make(&last.data_dir())?))
+            }
+            false => None,
+        };
+        cluster.start_all().await?;
+        for (place, peer) in cluster.peers.iter().enumerate() {
+            network.know(place, peer.pid());
+        }
+        cluster.found("Chaos").await?;
+        let world = World::new(cluster.chat.clone(), peers);
+        for (place, peer) in cluster.peers.iter().enumerate() {
+            world.set_client(place, Some(peer.client()));
+        }
+        let may_give_up = Vec::new();
+        Ok(Self { cluster, world, network, disk, at_rest, may_give_up })
+    }
+
+    pub fn ids(&self) -> Vec<String> {
+        self.cluster.peers.iter().map(|peer| peer.id.clone()).collect()
+    }
+
+    /// The peer with the small disk.
+    pub fn disk_of(&self) -> Option<usize> {
+        self.disk.as_ref().map(|(peer, _)| *peer)
+    }
+
+    /// Who hosts and who votes, with all well.
+    pub async fn scene(&self) -> Result<(Scene, u64)> {
+        let (host, term) = self.settle().await?;
+        let chat = self.cluster.chat_at(host).await?;
+        let voters = chat.members.iter().filter(|member| member.voter);
+        let voters = voters.filter_map(|voter| self.cluster.place_of(&voter.peer_id)).collect();
+        let (peers, disk) = (self.cluster.peers.len(), self.disk_of());
+        Ok((Scene { peers, host, voters, disk, delays: self.at_rest.is_some() }, term))
+    }
+
+    /// Waits until every peer follows the same serving host in the same term and has everything
+    /// that was confirmed to anyone by now.
+    pub async fn settle(&self) -> Result<(usize, u64)> {
+        let goal = self.world.history.last_confirmed().max(self.world.history.last_read());
+        let settled = until(SETTLE_LIMIT, "all to be well", || async {
+            let mut known = None;
+            for place in 0..self.cluster.peers.len() {
+                let chat = self.cluster.chat_at(place).await.ok()?;
+                let host = (self.cluster.place_of(&chat.host_peer_id)?, chat.term);
+                let well = chat.serving && chat.committed >= goal && chat.fault.is_empty();
+                if !well || *known.get_or_insert(host) != host {
+                    return None;
+                }
+            }
+            known
+        });
+        match settled.await {
+            Ok(known) => Ok(known),
+            Err(error) => Err(error.context(self.cluster.describe().await)),
+        }
+    }
+
+    /// Does it, and returns when it is done.
+    pub async fn harm(&mut self, harm: &Harm) -> Result<()> {
+        match harm {
+            Harm::Kill(peer) => {
+                self.world.set_client(*peer, None);
+                self.cluster.peers[*peer].kill()
+            }
+            Harm::Stop(peer) => self.stop(*peer).await,
+            Harm::Freeze(peer) => self.signal(*peer, Signal::SIGSTOP),
+            Harm::Unplug(peer) => self.network.unplug(*peer),
+            Harm::SwitchOff(peer) => self.network.switch_off(*peer).await,
+            Harm::Cut(pairs) => self.network.cut(pairs),
+            Harm::Move(delays_ms) => {
+                for (peer, ms) in self.cluster.peers.iter().zip(delays_ms) {
+                    peer.set_delay(Duration::from_millis(*ms));
+                }
+                Ok(())
+            }
+            Harm::HandOver(peer) => self.hand_over(*peer).await,
+            Harm::ShortDisk(_) => self.small_disk().fall_short(),
+            Harm::FullDisk(peer) => {
+                self.may_give_up.push(*peer);
+                self.small_disk().fill()
+            }
+        }
+    }
+
+    /// Waits for what a harm must lead to at the peer itself.
+    pub async fn await_effect(&mut self, harm: &Harm) -> Result<()> {
+        match harm {
+            Harm::ShortDisk(peer) => self.refuses_for_want_of_space(*peer).await,
+            Harm::FullDisk(peer) => {
+                let ended = self.cluster.peers[*peer].ended(DISK_LIMIT).await;
+                let status = ended.context("a peer with a full disk must end by itself")?;
+                self.world.set_client(*peer, None);
+                ensure!(status.code() == Some(EXIT_DISK), "a full disk ended it with {status}");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Undoes it.
+    pub async fn undo(&mut self, harm: &Harm) -> Result<()> {
+        match harm {
+            Harm::Kill(peer) | Harm::Stop(peer) => self.start(*peer).await,
+            Harm::Freeze(peer) => self.signal(*peer, Signal::SIGCONT),
+            Harm::Unplug(peer) => self.network.plug(*peer),
+            Harm::SwitchOff(peer) => self.network.switch_on(*peer).await,
+            Harm::Cut(pairs) => self.network.mend(pairs),
+            Harm::Move(_) => {
+                for peer in &self.cluster.peers {
+                    peer.set_delay(self.at_rest.context("only then they are moved")?);
+                }
+                Ok(())
+            }
+            Harm::HandOver(_) => Ok(()),
+            Harm::ShortDisk(_) => self.small_disk().empty(),
+            Harm::FullDisk(peer) => {
+                self.small_disk().empty()?;
+                self.start(*peer).await
+            }
+        }
+    }
+
+    /// Peers that ended and were not asked to.
+    pub fn unexpected_ends(&mut self) -> Result<Vec<String>> {
+        let mut ends = Vec::new();
+        for peer in &mut self.cluster.peers {
+            if let Some(status) = peer.has_ended()? {
+                ends.push(format!("{} ended with {status}:\n{}", peer.name, peer.log_tail()));
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Log lines that no fault calls for: panics, and errors, except that a peer whose disk was
+    /// filled says once that it cannot go on.
+    pub fn complaints(&self) -> Result<Vec<String>> {
+        let mut complaints = Vec::new();
+        for (place, peer) in self.cluster.peers.iter().enumerate() {
+            let mut forgiven = self.may_give_up.iter().filter(|other| **other == place).count();
+            for line in std::fs::read_to_string(peer.log_path())?.lines() {
+                let panics = line.contains("panicked") || line.contains("this is a bug");
+                let error = line.split_whitespace().nth(1) == Some("ERROR");
+                if error && line.contains("the peer cannot go on") && forgiven > 0 {
+                    forgiven -= 1;
+                } else if error || panics {
+                    complaints.push(format!("{} logged: {line}", peer.name));
+                }
+            }
+        }
+        Ok(complaints)
+    }
+
+    /// Ends all peers, some gracefully and some not.
+    pub async fn stop_all(&mut self) -> Result<()> {
+        for place in 0..self.cluster.peers.len() {
+            match place % 2 {
+                0 => self.stop(place).await?,
+                _ => self.cluster.peers[place].kill()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the data directories stay, and says where.
+    pub fn keep(&mut self) -> String {
+        self.cluster.keep_root();
+        let root = self.cluster.root().to_owned();
+        if let Some((peer, disk)) = &self.disk
+            && let Err(error) = disk.copy_to(&self.cluster.peers[*peer].dir.join("disk"))
+        {
+            return format!("{} (but the small disk: {error:#})", root.display());
+        }
+        root.display().to_string()
+    }
+
+    async fn start(&mut self, peer: usize) -> Result<()> {
+        self.cluster.peers[peer].start().await?;
+        self.network.know(peer, self.cluster.peers[peer].pid());
+        self.world.set_client(peer, Some(self.cluster.peers[peer].client()));
+        Ok(())
+    }
+
+    async fn stop(&mut self, peer: usize) -> Result<()> {
+        self.signal(peer, Signal::SIGTERM)?;
+        let status = self.cluster.peers[peer].ended(STOP_LIMIT).await?;
+        self.world.set_client(peer, None);
+        ensure!(status.success(), "a graceful stop ended with {status}");
+        Ok(())
+    }
+
+    fn signal(&self, peer: usize, signal: Signal) -> Result<()> {
+        let pid = self.cluster.peers[peer].pid().context("the peer runs")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), signal)?;
+        Ok(())
+    }
+
+    /// Asks the host to hand over. It may come to nothing: the host says so then, and goes on.
+    pub async fn hand_over(&self, target: usize) -> Result<()> {
+        let host = self.cluster.host().await?;
+        let request = pb::ClientServiceHandOverRequest {
+            chat: self.cluster.chat.clone(),
+            peer: self.cluster.peers[target].id.clone(),
+        };
+        let mut client = self.cluster.peers[host].client();
+        match timeout(STOP_LIMIT, client.hand_over(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => match reason(&status).as_str() {
+                "HAND_OVER_FAILED" | "NOT_HOST" => Ok(()),
+                reason => bail!("the host does not hand over: {reason}: {}", status.message()),
+            },
+            Err(_) => bail!("the host does not hand over in time"),
+        }
+    }
+
+    /// R38: a peer with too little space refuses what its own person sends, and does not host.
+    async fn refuses_for_want_of_space(&self, peer: usize) -> Result<()> {
+        until(DISK_LIMIT, "a refusal for want of space", || async {
+            let refusal = self.world.send_new(peer, pb::Wait::Queued).await;
+            (refusal.as_deref() == Some("STORAGE_FULL")).then_some(())
+        })
+        .await?;
+        until(DISK_LIMIT, "another host than one without space", || async {
+            let chat = self.cluster.chat_at(peer).await.ok()?;
+            let host = self.cluster.place_of(&chat.host_peer_id)?;
+            (host != peer && chat.serving).then_some(())
+        })
+        .await
+    }
+
+    fn small_disk(&self) -> &Disk {
+        &self.disk.as_ref().expect("plans with a disk are made for peers that have one").1
+    }
+}

@@ -1,0 +1,325 @@
+//! What the clients did and were told, and what must follow from it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use demes::cli::demo::check::{Confirmed, Line};
+
+/// More are not told: by then it is clear enough.
+const PROBLEMS_MAX: usize = 50;
+
+/// Everything that was seen from outside during one chat's life.
+#[derive(Default)]
+pub struct History {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By the number in the request id.
+    messages: Vec<Message>,
+    /// Messages of which nobody knows what became of them, to be sent again.
+    in_doubt: VecDeque<usize>,
+    /// The feed as the first reader of each sequence saw it.
+    feed: Vec<Line>,
+    mark: Option<Instant>,
+    first_after_mark: Option<Duration>,
+    refusals: BTreeMap<String, u64>,
+    problems: Vec<String>,
+}
+
+/// One message, and what its sender was told.
+#[derive(Clone)]
+struct Message {
+    /// The peer that it was given to.
+    author: usize,
+    first_sent: Instant,
+    /// When it was said to be durable in the author's outbox.
+    queued: Option<Instant>,
+    /// When it was said to be confirmed, and at which sequence.
+    confirmed: Option<(Instant, u64)>,
+}
+
+/// How much a chat has seen.
+#[derive(Clone, Copy, Default)]
+pub struct Count {
+    pub messages: u64,
+    pub confirmed: u64,
+    /// Messages that were only said to be queued.
+    pub queued: u64,
+    /// Neither: they may be in the chat once, or not at all.
+    pub unknown: u64,
+}
+
+impl History {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new message is about to be given to a peer; its number.
+    pub fn sending(&self, author: usize) -> usize {
+        let mut state = self.lock();
+        let first_sent = Instant::now();
+        state.messages.push(Message { author, first_sent, queued: None, confirmed: None });
+        state.messages.len() - 1
+    }
+
+    /// The peer that this message was given to.
+    pub fn author(&self, number: usize) -> usize {
+        self.lock().messages[number].author
+    }
+
+    /// It was said to be queued.
+    pub fn queued(&self, number: usize) {
+        self.lock().messages[number].queued.get_or_insert_with(Instant::now);
+    }
+
+    /// It was said to be confirmed.
+    pub fn confirmed(&self, number: usize, sequence: u64) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let message = &mut state.messages[number];
+        let sent = message.first_sent;
+        match message.confirmed {
+            Some((_, first)) if first != sequence => {
+                let text = format!("moved: chaos-{number} confirmed at {first} and at {sequence}");
+                state.problem(text);
+            }
+            Some(_) => {}
+            None => message.confirmed = Some((now, sequence)),
+        }
+        if let Some(mark) = state.mark.filter(|mark| sent > *mark) {
+            state.first_after_mark.get_or_insert(now - mark);
+        }
+    }
+
+    /// The call failed; it may be repeated later.
+    pub fn failed(&self, number: usize, why: &str, repeat: bool) {
+        let mut state = self.lock();
+        *state.refusals.entry(why.to_owned()).or_default() += 1;
+        if repeat {
+            state.in_doubt.push_back(number);
+        }
+    }
+
+    /// A message to be sent again whose peer is there.
+    pub fn to_repeat(&self, there: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut state = self.lock();
+        let messages = &state.messages;
+        let place = state.in_doubt.iter().position(|number| there(messages[*number].author))?;
+        state.in_doubt.remove(place)
+    }
+
+    /// All that must still be confirmed in the end: promised by a queue, or to be repeated.
+    pub fn open(&self) -> Vec<usize> {
+        let mut state = self.lock();
+        let repeat = std::mem::take(&mut state.in_doubt);
+        let messages = &state.messages;
+        let queued = (0..messages.len()).filter(|number| messages[*number].queued.is_some());
+        let all: std::collections::BTreeSet<usize> = repeat.into_iter().chain(queued).collect();
+        all.into_iter().filter(|number| messages[*number].confirmed.is_none()).collect()
+    }
+
+    /// A reader of some peer's feed saw this event. All must see the same.
+    pub fn read(&self, reader: &str, line: Line) {
+        let mut state = self.lock();
+        let place = usize::try_from(line.sequence).unwrap_or(usize::MAX).wrapping_sub(1);
+        let text = match state.feed.get(place) {
+            Some(known) if *known == line => return,
+            Some(known) => format!("feeds differ: {reader} saw {line:?}, another {known:?}"),
+            None if place == state.feed.len() => return state.feed.push(line),
+            None => format!("gap: {reader} saw {} before anyone saw the one before", line.sequence),
+        };
+        state.problem(text);
+    }
+
+    /// The last sequence that any reader has seen.
+    pub fn last_read(&self) -> u64 {
+        self.lock().feed.len() as u64
+    }
+
+    /// Something is wrong.
+    pub fn problem(&self, text: String) {
+        self.lock().problem(text);
+    }
+
+    /// Whether anything is wrong.
+    pub fn is_broken(&self) -> bool {
+        !self.lock().problems.is_empty()
+    }
+
+    /// Time counts from now: see `first_after_mark`.
+    pub fn mark(&self) -> Instant {
+        let mut state = self.lock();
+        let now = Instant::now();
+        state.mark = Some(now);
+        state.first_after_mark = None;
+        now
+    }
+
+    /// From the mark to the first confirmation of a message that was sent after it.
+    pub fn first_after_mark(&self) -> Option<Duration> {
+        self.lock().first_after_mark
+    }
+
+    /// The highest sequence that was confirmed to anyone.
+    pub fn last_confirmed(&self) -> u64 {
+        let state = self.lock();
+        state.messages.iter().filter_map(|message| Some(message.confirmed?.1)).max().unwrap_or(0)
+    }
+
+    /// Why calls failed, and how often.
+    pub fn refusals(&self) -> BTreeMap<String, u64> {
+        self.lock().refusals.clone()
+    }
+
+    pub fn count(&self) -> Count {
+        let state = self.lock();
+        let mut count = Count { messages: state.messages.len() as u64, ..Count::default() };
+        for message in &state.messages {
+            match (message.confirmed, message.queued) {
+                (Some(_), _) => count.confirmed += 1,
+                (None, Some(_)) => count.queued += 1,
+                (None, None) => count.unknown += 1,
+            }
+        }
+        count
+    }
+
+    /// What `demes::cli::demo::check` wants to know.
+    pub fn told(&self, ids: &[String]) -> Confirmed {
+        let mut told = Confirmed::default();
+        for (number, message) in self.lock().messages.iter().enumerate() {
+            if let Some((_, sequence)) = message.confirmed {
+                told.note(&ids[message.author], &request_id(number), sequence);
+            }
+        }
+        told
+    }
+
+    /// Takes the problems found so far.
+    pub fn take_problems(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().problems)
+    }
+
+    /// Checks the whole feed against what was said: nothing is invented, what was queued is there,
+    /// what the readers saw is what there is, and the order is that of the calls.
+    pub fn check(&self, feed: &[Line], ids: &[String]) -> Vec<String> {
+        let state = self.lock();
+        let mut problems = Vec::new();
+        let known = state.feed.len().min(feed.len());
+        if state.feed.len() > feed.len() || state.feed[..known] != feed[..known] {
+            problems.push("the readers saw another feed than there is".to_owned());
+        }
+        let mut places = vec![None; state.messages.len()];
+        for line in feed {
+            let Some(name) = &line.message else { continue };
+            let number = name.split_once("/chaos-").and_then(|(author, number)| {
+                let number: usize = number.parse().ok()?;
+                let message = state.messages.get(number)?;
+                ids[message.author].starts_with(author).then_some(number)
+            });
+            match number {
+                Some(number) => places[number] = Some(line.sequence),
+                None => problems.push(format!("invented: {name} at {}", line.sequence)),
+            }
+        }
+        for (number, message) in state.messages.iter().enumerate() {
+            if message.queued.is_some() && places[number].is_none() {
+                problems.push(format!("lost: chaos-{number}, which was said to be queued"));
+            }
+        }
+        problems.extend(out_of_order(&state.messages, &places));
+        problems
+    }
+}
+
+impl State {
+    fn problem(&mut self, text: String) {
+        if self.problems.len() < PROBLEMS_MAX && !self.problems.contains(&text) {
+            self.problems.push(text);
+        }
+    }
+}
+
+/// The id under which a message is sent, however often.
+pub fn request_id(number: usize) -> String {
+    format!("chaos-{number}")
+}
+
+/// A message that was confirmed before another one was first sent must stand before it; of one
+/// author's messages, so must one that was queued before the other was first sent.
+fn out_of_order(messages: &[Message], places: &[Option<u64>]) -> Vec<String> {
+    let mut standing: Vec<(u64, usize)> =
+        places.iter().zip(0..).filter_map(|(place, number)| Some(((*place)?, number))).collect();
+    standing.sort_unstable();
+    // The message that was first sent last, of those so far: of all, and of each author.
+    let mut latest: Option<usize> = None;
+    let mut latest_of: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (sequence, number) in standing {
+        let message = &messages[number];
+        let pairs = [
+            (latest, message.confirmed.map(|(at, _)| at)),
+            (latest_of.get(&message.author).copied(), message.queued),
+        ];
+        for (before, told) in pairs {
+            let (Some(before), Some(told)) = (before, told) else { continue };
+            if told < messages[before].first_sent {
+                let text =
+                    format!("order: chaos-{number} at {sequence} stands after chaos-{before}");
+                problems.push(text);
+            }
+        }
+        let sent = |number: usize| messages[number].first_sent;
+        latest = Some(latest.filter(|one| sent(*one) >= sent(number)).unwrap_or(number));
+        let own = latest_of.entry(message.author).or_insert(number);
+        if sent(*own) < sent(number) {
+            *own = number;
+        }
+    }
+    problems
+}
+
+/// The checker is itself checked, at the beginning of every run.
+pub fn check_yourself() {
+    let begun = Instant::now();
+    let at = |ms: u64| begun + Duration::from_millis(ms);
+    let message = |author, sent, queued: Option<u64>, confirmed: Option<u64>| Message {
+        author,
+        first_sent: at(sent),
+        queued: queued.map(at),
+        confirmed: confirmed.map(|ms| (at(ms), 1)),
+    };
+    let places = |places: &[u64]| places.iter().map(|place| Some(*place)).collect::<Vec<_>>();
+    let apart = [message(0, 0, None, Some(1)), message(1, 2, None, Some(3))];
+    assert_eq!(out_of_order(&apart, &places(&[1, 2])).len(), 0);
+    assert_eq!(out_of_order(&apart, &places(&[2, 1])).len(), 1);
+    let at_once = [message(0, 0, None, Some(3)), message(1, 2, None, Some(4))];
+    assert_eq!(out_of_order(&at_once, &places(&[2, 1])).len(), 0);
+    let queued = |author| [message(0, 0, Some(1), None), message(author, 2, Some(3), None)];
+    assert_eq!(out_of_order(&queued(0), &places(&[2, 1])).len(), 1);
+    assert_eq!(out_of_order(&queued(1), &places(&[2, 1])).len(), 0);
+
+    let line = |sequence: u64, hash: &str| Line {
+        sequence,
+        hash: hash.into(),
+        digest: [0; 16],
+        message: None,
+        host_term: None,
+    };
+    let history = History::default();
+    history.read("one", line(1, "a"));
+    history.read("other", line(1, "a"));
+    assert!(!history.is_broken());
+    history.read("other", line(1, "b"));
+    history.read("other", line(3, "c"));
+    assert_eq!(history.take_problems().len(), 2);
+    history.queued(history.sending(0));
+    let problems = history.check(&[line(1, "a")], &["a7".to_owned()]);
+    assert!(problems.len() == 1 && problems[0].starts_with("lost"), "{problems:?}");
+    history.confirmed(0, 1);
+    history.confirmed(0, 2);
+    assert_eq!(history.take_problems().len(), 1);
+}

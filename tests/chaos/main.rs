@@ -1,0 +1,167 @@
+//! Chaos: chats of real `demes` processes with real keys, networks and files, broken in every way
+//! that this machine allows, while people write and read; then everything is compared.
+//!
+//!     cargo test --test chaos                       # a short run
+//!     cargo test --test chaos -- --minutes 3
+//!     cargo test --test chaos -- --minutes 60 --seed 7
+//!     cargo test --test chaos -- --minutes 1 --only killed --peers 3
+//!
+//! Read `round` for what a fault is like, `plan` for the menu, `arena` for how harm is done, and
+//! `history` and `store` for what must hold in the end. It needs no rights: where the machine
+//! allows it, the run makes a world of its own (`sandbox`), with a machine for each peer
+//! (`network`) and a small disk (`disk`); where not, it says what it skips, and why.
+
+mod arena;
+#[path = "../../benches/common/mod.rs"]
+mod common;
+mod disk;
+mod history;
+mod loopback;
+mod network;
+mod plan;
+mod report;
+mod round;
+mod sandbox;
+mod store;
+mod workload;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use demes::protocol::prng::Prng;
+use tokio::signal::unix::{SignalKind, signal};
+
+use report::Report;
+use round::{Chat, Setting};
+
+/// What one chat after the other is like: peers, and whether proxies delay what they say.
+const SETTINGS: [(usize, bool); 4] = [(5, false), (5, true), (3, false), (4, true)];
+/// A chat's life is at most so long.
+const CHAT_LIMIT: Duration = Duration::from_secs(300);
+/// How far a peer is in a chat with delays, one way, until it is moved.
+const DELAY: Duration = Duration::from_millis(5);
+
+#[derive(Parser)]
+struct Options {
+    /// How long faults happen; the first chat's founding and the last check come on top
+    #[arg(long, default_value_t = 0.25)]
+    minutes: f64,
+    /// Draws the faults [default: from the clock]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Messages a second
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Peers in every chat, 2 to 7 [default: 5, 3 and 4 in turn]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=7))]
+    peers: Option<u8>,
+    /// Only faults with this in their names; may be given again
+    #[arg(long)]
+    only: Vec<String>,
+    /// Run on loopback, as on a machine that does not allow more
+    #[arg(long)]
+    loopback: bool,
+    /// Leave the data directories where they are
+    #[arg(long)]
+    keep: bool,
+    /// End with one line of JSON
+    #[arg(long)]
+    json: bool,
+    /// The program under test [default: the one built with this]
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// What `cargo test` gives to every test: names of tests, and how to run them
+    #[arg(hide = true)]
+    names: Vec<String>,
+    #[arg(long, hide = true)]
+    list: bool,
+    #[arg(long, hide = true)]
+    nocapture: bool,
+    #[arg(long, hide = true)]
+    exact: bool,
+    #[arg(long, short, hide = true)]
+    quiet: bool,
+    #[arg(long, hide = true)]
+    test_threads: Option<usize>,
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    if options.list {
+        println!("chaos: test");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !options.names.is_empty() && !options.names.iter().any(|name| "chaos".contains(name)) {
+        return Ok(ExitCode::SUCCESS); // another test is meant
+    }
+    history::check_yourself();
+    let no_own_world = match options.loopback {
+        true => Some("--loopback was given".to_owned()),
+        false => sandbox::enter().err(),
+    };
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(
+        async {
+            tokio::select! {
+                held = run(&options, no_own_world) => held,
+                signal = stop_signal() => {
+                    let number = signal?;
+                    println!("ended by signal {number}");
+                    Ok(ExitCode::from(128 + number))
+                }
+            }
+        },
+    )
+}
+
+/// Chat after chat until the time is over.
+async fn run(options: &Options, no_own_world: Option<String>) -> Result<ExitCode> {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).context("it is after 1970")?;
+    let seed = options.seed.unwrap_or_else(|| Prng::new(clock.as_micros() as u64).below(1 << 32));
+    let total = Duration::from_secs_f64(options.minutes * 60.0);
+    println!("chaos: {:.2} minutes, seed {seed}", options.minutes);
+    if let Some(why) = &no_own_world {
+        println!("SKIPPED: networks and disks of their own ({why}); proxies cut the links instead");
+    }
+    let mut prng = Prng::new(seed);
+    let mut report = Report::default();
+    let mut deck = Vec::new();
+    let begun = Instant::now();
+    while begun.elapsed() < total && report.problems.is_empty() {
+        let (peers, delayed) = SETTINGS[report.chats as usize % SETTINGS.len()];
+        let left = total.saturating_sub(begun.elapsed());
+        let setting = Setting {
+            peers: options.peers.map_or(peers, usize::from),
+            delay: delayed.then_some(DELAY),
+            rate: options.rate,
+            only: options.only.clone(),
+            keep: options.keep,
+            no_own_world: no_own_world.clone(),
+            lasts: (total / 3).max(Duration::from_secs(60)).min(CHAT_LIMIT).min(left),
+        };
+        let binary = options.binary.clone().unwrap_or_else(|| common::binary().to_owned());
+        let mut chat = Chat::found(&binary, setting, prng.next_u64()).await?;
+        let lived = chat.live(&mut deck, &mut report).await;
+        chat.end(lived, &mut report).await;
+    }
+    print!("{}{}", report.table(), report.summary(begun.elapsed(), seed));
+    for problem in &report.problems {
+        println!("PROBLEM {problem}");
+    }
+    if options.json {
+        println!("{}", report.json(begun.elapsed(), seed));
+    }
+    Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The number of the first signal that asks the program to end.
+async fn stop_signal() -> Result<u8> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(tokio::select! {
+        _ = interrupt.recv() => 2,
+        _ = terminate.recv() => 15,
+    })
+}

@@ -1,0 +1,220 @@
+//! A chat's life: fault after fault, each from its beginning to its healing, and the final check.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use demes::cli::demo::check::check;
+use demes::cli::demo::peer::until;
+use demes::protocol::prng::Prng;
+use tokio::time::sleep_until;
+
+use crate::arena::Arena;
+use crate::plan::{Fault, Plan, Step, deck, plan};
+use crate::report::{Report, Round, Row};
+use crate::store::Stores;
+use crate::workload::Workload;
+
+/// How long the chat may take to go on where a majority is left. No fault needs nearly as long.
+const GO_ON_LIMIT: Duration = Duration::from_secs(30);
+/// The same after the healing.
+const HEAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a chat is like.
+pub struct Setting {
+    pub peers: usize,
+    /// One way, through proxies.
+    pub delay: Option<Duration>,
+    pub rate: u32,
+    pub only: Vec<String>,
+    /// Whether the data directories stay where they are, whatever happens.
+    pub keep: bool,
+    /// Why there are no networks and disks of their own, if there are none.
+    pub no_own_world: Option<String>,
+    /// How long faults happen.
+    pub lasts: Duration,
+}
+
+/// A chat under fire.
+pub struct Chat {
+    arena: Arena,
+    setting: Setting,
+    prng: Prng,
+    workload: Option<Workload>,
+}
+
+impl Chat {
+    /// Founds it, and lets people write and read.
+    pub async fn found(binary: &Path, setting: Setting, seed: u64) -> Result<Self> {
+        let own_world = setting.no_own_world.is_none();
+        let arena = Arena::found(binary, setting.peers, setting.delay, own_world).await?;
+        let workload = Workload::start(arena.world.clone(), setting.rate, seed);
+        println!(
+            "a chat of {} peers{}{}",
+            setting.peers,
+            if own_world { ", each on a machine of its own" } else { " on loopback" },
+            if setting.delay.is_some() { ", with delays" } else { "" },
+        );
+        Ok(Self { arena, setting, prng: Prng::new(seed), workload: Some(workload) })
+    }
+
+    /// Plays faults from the deck until the time is over or something is wrong.
+    pub async fn live(&mut self, cards: &mut Vec<Fault>, report: &mut Report) -> Result<()> {
+        let begun = Instant::now();
+        let mut not_for_us = 0;
+        while begun.elapsed() < self.setting.lasts && !self.arena.world.history.is_broken() {
+            if cards.is_empty() {
+                *cards = deck(&mut self.prng, &self.setting.only);
+                cards.reverse();
+            }
+            let fault = cards.pop().context("no fault has such a name")?;
+            if let (true, Some(why)) = (fault.wants_disk(), &self.setting.no_own_world) {
+                let skipped = report.skipped.entry(fault.name()).or_insert((0, why.clone()));
+                skipped.0 += 1;
+                continue;
+            }
+            let (scene, term) = self.arena.scene().await?;
+            let Some(plan) = plan(fault, &scene, &mut self.prng) else {
+                not_for_us += 1;
+                if not_for_us > 200 {
+                    bail!("none of these faults fits a chat of {} peers", scene.peers);
+                }
+                continue;
+            };
+            let round = self.play(&plan, term).await;
+            let Some(round) = round.with_context(|| format!("in this round: {plan:?}"))? else {
+                continue;
+            };
+            let ended = self.arena.unexpected_ends()?;
+            if !ended.is_empty() {
+                bail!("{}", ended.join("\n"));
+            }
+            let row = Row { fault, goes_on: plan.goes_on, delayed: self.setting.delay.is_some() };
+            println!(
+                "{:>6.1} s  {:<34} {:>8.1} ms {:>8.1} ms to heal{}",
+                begun.elapsed().as_secs_f64(),
+                fault.name(),
+                round.without.as_secs_f64() * 1_000.0,
+                round.healed_in.as_secs_f64() * 1_000.0,
+                if round.failed_over { "" } else { ", no other host" },
+            );
+            report.rounds.entry(row).or_default().push(round);
+        }
+        Ok(())
+    }
+
+    /// One fault, from all well to all well; nothing where the host is not where it should be.
+    async fn play(&mut self, plan: &Plan, mut term: u64) -> Result<Option<Round>> {
+        if let Some(target) = plan.first_hand_over_to {
+            self.arena.hand_over(target).await?;
+            let (host, term_now) = self.arena.settle().await?;
+            if host != target {
+                return Ok(None);
+            }
+            term = term_now;
+        }
+        let history = &self.arena.world.clone().history;
+        history.mark();
+        let mut at = Instant::now();
+        for (pause, step) in &plan.steps {
+            at += *pause;
+            sleep_until(at.into()).await;
+            match step {
+                Step::Do(harm) => {
+                    self.arena.harm(harm).await?;
+                    if harm.is_done_at_once() {
+                        history.mark();
+                    }
+                }
+                Step::Undo(harm) => self.arena.undo(harm).await?,
+            }
+        }
+        let lasting = plan.lasting();
+        let mut without = None;
+        if plan.goes_on {
+            without = Some(self.gone_on(GO_ON_LIMIT).await?);
+        }
+        for harm in &lasting {
+            self.arena.await_effect(harm).await?;
+        }
+        sleep_until((Instant::now() + plan.hold).into()).await;
+
+        let healing = Instant::now();
+        for harm in &lasting {
+            self.arena.undo(harm).await?;
+        }
+        if without.is_none() {
+            history.mark();
+        }
+        let without = match without {
+            Some(without) => without,
+            None => self.gone_on(HEAL_LIMIT).await?,
+        };
+        let (_, term_now) = self.arena.settle().await?;
+        let healed_in = healing.elapsed();
+        Ok(Some(Round { without, healed_in, failed_over: term_now > term }))
+    }
+
+    /// Until a message is confirmed that was sent after the mark.
+    async fn gone_on(&self, limit: Duration) -> Result<Duration> {
+        let history = &self.arena.world.history;
+        let first = until(limit, "a message confirmed that was sent afterwards", || async {
+            history.first_after_mark()
+        });
+        match first.await {
+            Ok(first) => Ok(first),
+            Err(error) => Err(error.context(self.arena.cluster.describe().await)),
+        }
+    }
+
+    /// Lets everyone finish, compares everything, and adds it to the report. What is wrong leaves
+    /// the data directories where they are.
+    pub async fn end(mut self, lived: Result<()>, report: &mut Report) {
+        let checked = match lived {
+            Ok(()) => self.check(report).await,
+            Err(error) => Err(error),
+        };
+        let history = &self.arena.world.history;
+        let mut problems = history.take_problems();
+        problems.extend(checked.err().map(|error| format!("{error:#}")));
+        match self.arena.complaints() {
+            Ok(complaints) => problems.extend(complaints),
+            Err(error) => problems.push(format!("{error:#}")),
+        }
+        report.chats += 1;
+        report.add(history.count(), history.refusals());
+        if !problems.is_empty() || self.setting.keep {
+            println!("the data directories are left in {}", self.arena.keep());
+        }
+        report.problems.extend(problems);
+    }
+
+    async fn check(&mut self, report: &mut Report) -> Result<()> {
+        self.arena.settle().await?;
+        self.workload.take().context("it is checked once")?.end().await?;
+        let history = &self.arena.world.clone().history;
+        let ids = self.arena.ids();
+        let feeds = self.arena.cluster.feeds(history.last_confirmed()).await?;
+        let (_, feed) = feeds.first().context("peers have feeds")?;
+        for problem in check(&feeds, &history.told(&ids)).err().unwrap_or_default() {
+            history.problem(problem);
+        }
+        for problem in history.check(feed, &ids) {
+            history.problem(problem);
+        }
+        let terms: Vec<u64> = feed.iter().filter_map(|line| line.host_term).collect();
+        let hosts = terms.len() as u64;
+        report.hosts += hosts.saturating_sub(1);
+        report.terms_without_host += terms.last().copied().unwrap_or(0).saturating_sub(hosts);
+        report.events += feed.len() as u64;
+
+        self.arena.stop_all().await?;
+        let mut stores = Stores::of(feed);
+        for peer in &self.arena.cluster.peers {
+            for problem in stores.check(&peer.name, &peer.data_dir())? {
+                history.problem(problem);
+            }
+        }
+        Ok(())
+    }
+}

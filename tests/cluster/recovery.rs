@@ -1,0 +1,136 @@
+//! A majority that is lost for ever: a survivor recovers the chat (R30), offline and explicitly.
+
+use std::process::Output;
+
+use demes::cli::demo::check::lines_of;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::harness::{Chat, STEP, binary, story};
+
+/// Runs `demes recover` for the chat on a peer's data directory.
+async fn recover(chat: &Chat, peer: usize, flags: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.arg("--data-dir").arg(chat.peers[peer].data_dir());
+    command.args(["recover", &chat.chat[..8]]).args(flags).kill_on_drop(true);
+    tokio::time::timeout(STEP, command.output()).await.expect("it ends by itself").unwrap()
+}
+
+/// What it says to a program.
+async fn recovered(chat: &Chat, peer: usize, flags: &[&str]) -> Value {
+    let output = recover(chat, peer, &[flags, &["--json"]].concat()).await;
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    serde_json::from_slice(&output.stdout).expect("it writes JSON")
+}
+
+/// How it refuses.
+async fn refused(chat: &Chat, peer: usize, flags: &[&str]) -> String {
+    let output = recover(chat, peer, flags).await;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+    error
+}
+
+async fn stop(chat: &mut Chat, peer: usize) {
+    chat.signal(peer, Signal::SIGTERM);
+    chat.peers[peer].ended(STEP).await.unwrap();
+}
+
+/// The texts of a member's messages so far.
+async fn texts(chat: &Chat, peer: usize) -> Vec<Box<str>> {
+    let lines = lines_of(chat.peers[peer].client(), &chat.chat).await.unwrap();
+    lines.into_iter().filter_map(|line| line.message).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_survivor_recovers_a_chat_whose_majority_is_lost() {
+    story(async {
+        let mut chat = Chat::of(3, &[]).await;
+        for peer in 0..3 {
+            chat.says(peer).await;
+        }
+        let running = refused(&chat, 2, &[]).await;
+        assert!(running.contains("while the peer is stopped"), "{running}");
+        let host = chat.host().await.unwrap();
+        let [survivor, lost] = chat.others(&[host])[..] else { panic!("three peers") };
+        chat.all_see("everything", |chat| chat.committed == chat.last).await.unwrap();
+        chat.peers[host].kill().unwrap();
+        chat.peers[lost].kill().unwrap();
+        let queued = chat.queues(survivor).await;
+        chat.peers[survivor].kill().unwrap();
+
+        // Looking changes nothing, and who is behind another survivor is told.
+        let mut other = recovered(&chat, lost, &[]).await;
+        let shown = recovered(&chat, survivor, &[]).await;
+        assert_eq!(shown, recovered(&chat, survivor, &[]).await);
+        assert_eq!(shown["members"].as_array().map(Vec::len), Some(3));
+        assert_eq!(shown["survivor"], other["survivor"], "both had everything");
+        let further = shown["survivor"].as_str().unwrap().replacen('/', "9/", 1);
+        let behind = refused(&chat, survivor, &["--confirm", "--survivor", &further]).await;
+        assert!(behind.contains("is further than this machine"), "{behind}");
+        let other = other["survivor"].take();
+        let flags = ["--confirm", "--survivor", other.as_str().unwrap()];
+        let done = recovered(&chat, survivor, &flags).await;
+        let generation = done["generation"].as_str().unwrap().to_owned();
+        let again = refused(&chat, survivor, &["--confirm"]).await;
+        assert!(again.contains("only voter"), "{again}");
+
+        // Alone, it hosts and confirms, what was queued too.
+        chat.peers[survivor].start().await.unwrap();
+        chat.sees(survivor, "a recovered chat", |chat| {
+            chat.serving && chat.queued == 0 && chat.generation == generation
+        })
+        .await;
+        chat.says(survivor).await;
+        let recovered_texts = texts(&chat, survivor).await;
+        assert!(recovered_texts.iter().any(|text| text.ends_with(&queued)), "{recovered_texts:?}");
+
+        // The two who were given up come back, and go on as before. Nothing crosses.
+        for peer in [host, lost] {
+            chat.peers[peer].start().await.unwrap();
+            chat.sees(peer, "a host of the old course, and the recovery", |chat| {
+                let told = |member: &demes::wire::pb::Member| member.other_generation == generation;
+                chat.serving && chat.members.iter().filter(|member| told(member)).count() == 1
+            })
+            .await;
+        }
+        chat.sees(survivor, "that others go on without the recovery", |chat| {
+            chat.members.iter().filter(|it| !it.other_generation.is_empty()).count() == 2
+        })
+        .await;
+        let apart = chat.send(lost);
+        let request_id = apart.request_id.clone();
+        chat.confirm_apart(apart).await;
+        let (old, new) = (texts(&chat, lost).await, texts(&chat, survivor).await);
+        assert!(old.iter().any(|text| text.ends_with(&request_id)), "{old:?}");
+        assert_eq!(new, recovered_texts, "nothing comes over");
+        assert!(!old.iter().any(|text| text.ends_with(&queued)), "{old:?}");
+
+        // They take part in the recovery after all, and get everything.
+        for peer in [host, lost] {
+            stop(&mut chat, peer).await;
+            let followed = recovered(&chat, peer, &["--follow", &generation]).await;
+            assert!(followed["kept_at"].is_string(), "{followed}");
+            let again = refused(&chat, peer, &["--follow", &generation]).await;
+            assert!(again.contains("already"), "{again}");
+        }
+        for peer in [host, lost] {
+            chat.peers[peer].start().await.unwrap();
+            chat.sees(peer, "the recovered chat", |chat| {
+                chat.serving && chat.generation == generation
+            })
+            .await;
+        }
+        chat.all_see("three voters", |chat| {
+            let voters = chat.members.iter().filter(|member| member.voter);
+            voters.count() == 3 && chat.members.iter().all(|it| it.other_generation.is_empty())
+        })
+        .await
+        .unwrap();
+        chat.finish().await;
+    })
+    .await;
+}

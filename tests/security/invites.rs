@@ -1,0 +1,147 @@
+//! Invitations: for whom, until when, how often, and to where.
+
+use std::time::{Duration, SystemTime};
+
+use demes::crypto::Identity;
+use demes::protocol::types::{Membership, Payload};
+use demes::wire::pb;
+use futures_util::future::join_all;
+use tonic::Code;
+
+use crate::peer::{LUNCH, Peer, assert_refused, lunch_of, reason, until};
+use crate::raw::{Calls, Speaker};
+
+fn join(speaker: &Speaker, signature: [u8; 64]) -> pb::JoinRequest {
+    pb::JoinRequest {
+        header: speaker.header(),
+        name: "Mallory".to_owned(),
+        address: "127.0.0.1:9".to_owned(),
+        created_at: Some(SystemTime::now().into()),
+        decline: false,
+        signature: signature.to_vec(),
+        proof: None,
+    }
+}
+
+fn joined() -> Payload {
+    let (name, address) = ("Mallory".to_owned(), "127.0.0.1:9".to_owned());
+    Payload::Membership(Membership::Joined { name, address, proof: None })
+}
+
+/// How often somebody joined, by the feed of `peer`.
+async fn joins_at(peer: &Peer, id: &str) -> usize {
+    let is_join = |event: &pb::Event| {
+        let change = match &event.kind {
+            Some(pb::event::Kind::Member(member)) => member.change(),
+            _ => return false,
+        };
+        change == pb::MemberChange::Joined && event.author_peer_id == id
+    };
+    peer.feed().await.iter().filter(|event| is_join(event)).count()
+}
+
+// R43: an invitation is for one chat and one key, and is used once, however many try at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invitation_is_used_once_and_only_where_it_is_for() {
+    let (ann, ben) = (Peer::start("Ann").await, Peer::start("Ben").await);
+    lunch_of(&[&ann, &ben], 2).await;
+    let guest = Peer::start("Guest").await;
+    let request =
+        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: guest.address(), timeout_s: 0 };
+    ann.client.clone().invite_member(request).await.expect("on its way");
+    ann.sees("the invitation", |chat| chat.members.len() == 3).await;
+    let (id, identity) = (guest.id(), Identity::load_or_create(guest.dir.path()).expect("a key"));
+    drop(guest);
+    let chat = ann.lunch().await.chat_id.parse().expect("an id");
+    let invited = Speaker::of(identity, 7, chat);
+    let mut calls = Calls::to(&invited.identity, &ann.address()).await;
+
+    // A key that nobody invited, and the chat of somebody else's invitation.
+    let outsider = Speaker::stranger(&ann.lunch().await);
+    let mut outside = Calls::to(&outsider.identity, &ann.address()).await;
+    let answer = outside.host.join(join(&outsider, outsider.sign(0, &joined()))).await;
+    let refused = answer.expect("an answer").into_inner().refused.expect("refused");
+    assert_eq!(refused.reason(), pb::RefusedReason::NotMember);
+    let second = ann.create("second", Vec::new()).await.expect("a chat");
+    let mut elsewhere = join(&invited, invited.sign(0, &joined()));
+    elsewhere.header.as_mut().expect("one").chat_id = second.chat_id.clone();
+    let answer = calls.host.join(elsewhere).await;
+    assert_refused(answer, Code::PermissionDenied, "");
+    // A race of the invited key with itself, in one incarnation.
+    let request = join(&invited, invited.sign(0, &joined()));
+    let race = (0..16).map(|_| {
+        let (mut calls, request) = (calls.clone(), request.clone());
+        async move { calls.host.join(request).await.expect("an answer").into_inner().refused }
+    });
+    assert!(join_all(race).await.iter().all(Option::is_none));
+    let look = || async { (joins_at(&ben, &id).await == 1).then_some(()) };
+    until("the join at Ben", look).await;
+    let answer = calls.host.join(request).await.expect("an answer").into_inner();
+    assert!(answer.accepted, "a repeat finds its entry");
+    ann.says(LUNCH, "welcome").await;
+    assert_eq!((joins_at(&ann, &id).await, ann.lunch().await.members.len()), (1, 3));
+    assert_eq!(ann.chat("second").await.expect("a chat").members.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invitations_that_have_ended_or_are_too_many_are_refused() {
+    let ann = Peer::start("Ann").await;
+    let identity = Identity::generate().expect("a key");
+    let mut calls = Calls::to(&identity, &ann.address()).await;
+    let request = |number: u32, expires_at: SystemTime| pb::InviteRequest {
+        chat_id: format!("{number:032x}"),
+        chat_name: "party".to_owned(),
+        inviter_name: "Mallory".to_owned(),
+        inviter_address: "127.0.0.1:9".to_owned(),
+        expires_at: Some(expires_at.into()),
+    };
+    let soon = SystemTime::now() + Duration::from_secs(600);
+    let ended = SystemTime::now() - Duration::from_secs(1);
+    let answer = calls.peer.invite(request(1, ended)).await;
+    assert_refused(answer, Code::FailedPrecondition, "");
+    let mut bad = request(1, soon);
+    bad.chat_name = "x".repeat(65);
+    assert_refused(calls.peer.invite(bad).await, Code::InvalidArgument, "");
+    assert!(ann.invites().await.is_empty());
+    let mut limited = None;
+    for number in 0..1_000 {
+        if let Err(status) = calls.peer.invite(request(number, soon)).await {
+            limited = Some((number, status));
+            break;
+        }
+    }
+    let (arrived, status) = limited.expect("there is a limit");
+    assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, "RATE_LIMITED".into()));
+    assert!(arrived < 256, "{arrived}");
+    assert_eq!(ann.invites().await.len(), arrived as usize);
+    // Another key has calls of its own.
+    let other = Identity::generate().expect("a key");
+    let mut others = Calls::to(&other, &ann.address()).await;
+    others.peer.invite(request(5_000, soon)).await.expect("one more arrives");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_invites_their_own_peer() {
+    let (ann, ben) = (Peer::start("Ann").await, Peer::start("Ben").await);
+    let port = ann.address().rsplit_once(':').expect("a port").1.to_owned();
+    let own = [
+        ann.address(),
+        format!("localhost:{port}"),
+        format!("{}@elsewhere.example:7443", ann.id()),
+    ];
+    for address in &own {
+        let answer = ann.create(LUNCH, vec![ben.address(), address.clone()]).await;
+        assert_refused(answer, Code::InvalidArgument, "ADDRESS_IS_OWN");
+    }
+    assert!(ann.chat(LUNCH).await.is_err(), "no chat was made");
+    ann.create(LUNCH, Vec::new()).await.expect("a chat");
+    let request =
+        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: ann.address(), timeout_s: 0 };
+    let answer = ann.client.clone().invite_member(request).await;
+    assert_refused(answer, Code::InvalidArgument, "ADDRESS_IS_OWN");
+    assert!(ann.invites().await.is_empty());
+    let request =
+        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: ben.address(), timeout_s: 0 };
+    ann.client.clone().invite_member(request).await.expect("somebody else's");
+    ben.accept(LUNCH).await;
+}

@@ -1,0 +1,16 @@
+//! What people with bad intentions may try, over real connections: each case has a stated result,
+//! changes nothing in the chat, and leaves the peer serving it.
+//!
+//! `raw.rs` has what an attacker brings: keys of its own, the keys of a member that was taken over,
+//! and bytes that no honest peer sends. The other files have a kind of attack each.
+
+mod feeds;
+mod floods;
+mod frames;
+mod invites;
+mod keys;
+mod lying_host;
+mod members;
+mod peer;
+mod raw;
+mod strangers;

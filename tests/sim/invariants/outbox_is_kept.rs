@@ -1,0 +1,29 @@
+//! What a person was told is queued stays in the outbox on disk until it is committed (R31, R34).
+//!
+//! It is the other half of the promise: a message survives the crash of its author's peer and the
+//! loss of the host that had taken it.
+
+use super::{Invariant, Synced};
+
+pub struct OutboxIsKept;
+
+impl Invariant for OutboxIsKept {
+    fn name(&self) -> &'static str {
+        "what is queued is kept until it is committed"
+    }
+
+    fn after_sync(&mut self, synced: &Synced) -> Result<(), String> {
+        let Some(through) = synced.persist.outbox_remove_through else { return Ok(()) };
+        let peer = &synced.peers[synced.peer];
+        let session = peer.disk.incarnation();
+        let queued = (peer.id, session, 0)..=(peer.id, session, through);
+        let last = synced.oracle.committed_through(peer.id, session);
+        if let Some((_, _, number)) = synced.oracle.queued().range(queued).next_back()
+            && *number > last
+        {
+            let peer = synced.peer + 1;
+            return Err(format!("{peer} drops its {number}, and {last} is committed"));
+        }
+        Ok(())
+    }
+}
