@@ -10,3 +10,8 @@ pub mod wire;
 
 /// The rules: a package of its own in `src/protocol`.
 pub use demes_protocol as protocol;
+
+const _: () = assert!(
+    !demes_protocol::planted::PLANTED,
+    "the feature `planted` puts mistakes into the rules: nothing but tests/mutation is built with it"
+);

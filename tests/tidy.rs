@@ -169,6 +169,24 @@ fn the_protocol_depends_on_no_more_than_bytes_and_hashes() {
     assert_eq!(names, ["bytes", "sha2"]);
 }
 
+/// `src/lib.rs` refuses to be built with the feature; here it is that nothing asks for it.
+#[test]
+fn the_program_is_built_without_planted_mistakes() {
+    let read = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        fs::read_to_string(&path).expect("it is part of the repository")
+    };
+    let asks = |line: &&str| !line.starts_with('#') && line.contains("planted");
+    for path in ["Cargo.toml", "Dockerfile"] {
+        assert_eq!(read(path).lines().find(asks), None, "{path} builds the program");
+    }
+    let refusal = "assert!(\n    !demes_protocol::planted::PLANTED,";
+    assert!(read("src/lib.rs").contains(refusal), "src/lib.rs refuses to be built with mistakes");
+    let features = read("src/protocol/Cargo.toml");
+    assert!(features.contains("planted = []"), "it is off unless it is asked for");
+    assert!(!features.contains("default = "), "it is off unless it is asked for");
+}
+
 #[test]
 fn files_and_lines_stay_short() {
     let mut findings = Vec::new();

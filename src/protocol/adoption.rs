@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::event::LinkState;
 use super::message::{Body, FetchLog, FetchLogAnswer, Message, RefusedReason, WithdrawReason};
+use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::Instant;
@@ -104,7 +105,7 @@ impl Replica {
         };
         let Some(adoption) = self.adoption.take_if(awaited) else { return };
         let may = matches!(self.part, Part::Follower) && self.now >= self.suspect_at;
-        if !may {
+        if !may && !planted(Bug::CandidateAdopts) {
             return;
         }
         if let Some(index) = answer.look_back {
@@ -131,7 +132,7 @@ impl Replica {
         let fits = self.log.has(answer.previous) && is_chain(answer.previous, &answer.entries);
         let Some(last) = answer.entries.last().filter(|_| fits) else { return false };
         let position = Position { term: last.term, index: last.index };
-        if last.term > self.hard_state.term {
+        if last.term > self.hard_state.term && !planted(Bug::AdoptionKeepsTerm) {
             self.enter_term(last.term);
         } else {
             // Where a host of this very term is known, its log is attached to anew.
@@ -183,7 +184,8 @@ impl Replica {
             |peer: &PeerId| self.tail_reports.get(peer).is_some_and(|report| !report.in_doubt);
         let all =
             voters.peers().all(|peer| *peer == self.me || self.tail_reports.contains_key(peer));
-        if !all && !is_majority(voters, |peer, _| whole(peer)) {
+        let enough = all || is_majority(voters, |peer, _| whole(peer));
+        if !enough && !planted(Bug::DoubtEndsEarly) {
             return;
         }
         let furthest = self.tail_reports.iter().max_by_key(|(_, report)| report.last);

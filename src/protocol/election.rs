@@ -9,6 +9,7 @@ use super::message::{
     Body, HandOver, HostAlive, Message, Nominate, NominateAnswer, RefusedReason, RequestVote,
     SolicitAnswer, Vote, Withdraw, WithdrawReason,
 };
+use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Candidacy, Part, Replica};
 use super::time::{Instant, Micros};
@@ -133,7 +134,7 @@ impl Replica {
         let reachable = peer == self.me || self.is_within_reach(&peer);
         self.log.voters().contains(&peer)
             && reachable
-            && suspicion.suspected != Some(peer)
+            && (planted(Bug::SuspectedNominated) || suspicion.suspected != Some(peer))
             && !suspicion.withdrawn.contains(&peer)
     }
 
@@ -149,7 +150,10 @@ impl Replica {
         let config = &self.config;
         let grown = (suspicion.back_off + suspicion.back_off / 2).max(config.fallback_min_us);
         suspicion.back_off = grown.min(config.fallback_max_us);
-        let drawn = self.prng.below(suspicion.back_off) + 1;
+        let drawn = match planted(Bug::BackOffNotDrawn) {
+            true => suspicion.back_off,
+            false => self.prng.below(suspicion.back_off) + 1,
+        };
         suspicion.round_until = self.now + round + drawn;
         suspicion.withdrawn.clear();
         suspicion.has_withdrawn = false;
@@ -164,6 +168,9 @@ impl Replica {
     // R16: a nominee whose lease still runs says so, and holds the nomination.
     pub(super) fn on_nominate(&mut self, message: &Message, nominate: Nominate) {
         self.take_nomination(message, nominate.term, nominate.last);
+        if planted(Bug::NominationRaisesTerm) {
+            self.enter_term(self.hard_state.term + 1);
+        }
         let term = self.hard_state.term;
         let host_alive = self.host_alive();
         self.answer(message, Body::NominateAnswer(NominateAnswer { term, host_alive }));
@@ -237,7 +244,7 @@ impl Replica {
     pub(super) fn try_stand(&mut self) {
         let may = matches!(self.part, Part::Follower)
             && self.is_voter()
-            && self.now >= self.suspect_at
+            && (planted(Bug::NomineeDoesNotHold) || self.now >= self.suspect_at)
             && self.stopping.is_none();
         if !may {
             return;
@@ -256,7 +263,9 @@ impl Replica {
         });
         let qualified = is_majority(voters, |peer, incarnation| {
             let nomination = nominated(peer, incarnation);
-            *peer == self.me || nomination.is_some_and(|nomination| nomination.last <= last)
+            let behind = |nomination: &Nomination| nomination.last <= last;
+            let enough = |n: &Nomination| planted(Bug::NominationIgnoresLog) || behind(n);
+            *peer == self.me || nomination.is_some_and(enough)
         });
         if !wanted {
             return;
@@ -328,7 +337,7 @@ impl Replica {
         self.host = None;
         self.attached = None;
         self.relays.clear();
-        self.adoption = None;
+        self.adoption.take_if(|_| !planted(Bug::CandidateAdopts));
         self.nominations.clear();
         for peer in self.other_voters() {
             let incarnation = self.log.voters().0[&peer];
@@ -346,10 +355,11 @@ impl Replica {
             return;
         }
         let permitted = request.hand_over.is_some_and(|hand_over| {
-            hand_over.term == self.hard_state.term
+            (planted(Bug::PermissionOutlivesTerm) || hand_over.term == self.hard_state.term)
                 && hand_over.target == message.from
                 && self.host == Some(hand_over.host)
         });
+        let permitted = permitted || planted(Bug::LeaseIgnoredByVoter);
         let host_alive = self.host_alive().filter(|_| !permitted);
         if host_alive.is_none() && request.term > self.hard_state.term {
             self.enter_term(request.term);
@@ -357,10 +367,13 @@ impl Replica {
         let HardState { term, vote } = self.hard_state;
         let granted = host_alive.is_none()
             && request.term == term
-            && vote.is_none_or(|vote| vote == message.from)
-            && request.last >= self.log.last()
+            && (planted(Bug::VotedTwice) || vote.is_none_or(|vote| vote == message.from))
+            && (planted(Bug::LogCheckSkipped) || request.last >= self.log.last())
+            && (!planted(Bug::RankIsVeto) || self.is_first_ranked(message.from))
+            && (!planted(Bug::OutsiderRefused) || self.log.voters().contains(&message.from))
+            && (!planted(Bug::RemovedRefusesVote) || self.is_voter())
             && matches!(self.part, Part::Follower)
-            && !self.tail_in_doubt;
+            && (planted(Bug::DoubtVotes) || !self.tail_in_doubt);
         if granted {
             self.hard_state.vote = Some(message.from);
             self.ready.persist.hard_state = Some(self.hard_state);
@@ -412,7 +425,16 @@ impl Replica {
             self.suspect();
         }
         self.withdraw(WithdrawReason::NoMajority);
-        self.next_round();
+        // Whoever nominates it again does so after the others have heard that.
+        self.nominations.clear();
+        let prng = &mut self.prng;
+        match &mut self.suspicion {
+            // R20: of two who stand against each other, chance lets one be first.
+            Some(suspicion) if suspicion.back_off > 0 => {
+                suspicion.round_until = self.now + prng.below(suspicion.back_off) + 1;
+            }
+            _ => self.next_round(),
+        }
     }
 
     // ---- being handed over to (R23) ----
@@ -439,7 +461,7 @@ impl Replica {
         let below = past.boot > self.boot
             || past.term > self.hard_state.term
             || past.acknowledged > self.log.last();
-        if below {
+        if below && !planted(Bug::PastIgnored) {
             self.ready.notices.push(Notice::BelowOwnPast);
             self.fault("the store is older than what this peer has told the others");
         }

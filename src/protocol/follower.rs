@@ -9,6 +9,7 @@ use super::message::{
     Acknowledge, Announce, Append, Attach, Body, FindHostAnswer, Heartbeat, LookBack, Message,
     Receipt, RefusedReason, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
+use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::time::{Instant, MS, Micros, SECOND};
 use super::types::{Index, Membership, Payload, PeerId, Position, Term};
@@ -221,6 +222,9 @@ impl Replica {
         }
         // Every host has what is committed here, so there is no need to look behind that.
         let index = look_back.index.min(self.log.last().index).max(self.log.commit());
+        if planted(Bug::CutsAtLookBack) && index < self.log.last().index {
+            self.truncate_from(index + 1);
+        }
         let term = self.log.term_at(index).unwrap_or(0);
         self.attach_at(message.from, Position { term, index });
     }
@@ -252,6 +256,9 @@ impl Replica {
         let matched = matched.max(attached.matched.unwrap_or(0));
         attached.matched = Some(matched);
         attached.acknowledge |= first_answer || !append.entries.is_empty();
+        if planted(Bug::FeedRenewsLease) {
+            self.renew_lease(message.from, self.config.heartbeat_idle_us);
+        }
         // R3: what the host has committed and this log has is committed here.
         self.commit_to(append.commit.min(matched));
         if self.tail_in_doubt && matched >= append.commit {
@@ -264,13 +271,16 @@ impl Replica {
     fn take_entry(&mut self, entry: &Arc<super::types::Entry>, host_term: Term) -> bool {
         if let Some(own) = self.log.term_at(entry.index) {
             if own == entry.term {
-                if self.log.entry(entry.index).is_some_and(|own| own.hash != entry.hash) {
+                if self.log.entry(entry.index).is_some_and(|own| own.hash != entry.hash)
+                    && !planted(Bug::ContentNotCompared)
+                {
                     self.fault("two hosts have made different entries in one term");
                     return false;
                 }
                 return true;
             }
-            if entry.index <= self.log.commit() || own == host_term {
+            let is_hosts_own = own == host_term && !planted(Bug::CutsOwnTerm);
+            if entry.index <= self.log.commit() || is_hosts_own {
                 self.fault("the host's log conflicts with what is committed here");
                 return false;
             }
@@ -321,7 +331,8 @@ impl Replica {
         let Some(matched) = attached.matched else { return };
         attached.holes = if heartbeat.commit > last { attached.holes + 1 } else { 0 };
         let lost = attached.holes >= HOLES_MAX;
-        self.commit_to(heartbeat.commit.min(matched));
+        let compared = if planted(Bug::UnmatchedCommitted) { last } else { matched };
+        self.commit_to(heartbeat.commit.min(compared));
         if lost {
             self.attach();
         }
@@ -346,6 +357,7 @@ impl Replica {
 
     fn flush_acknowledgement(&mut self) {
         let receipt = Receipt { delivered: self.log.commit(), read: self.read };
+        let all = planted(Bug::UnmatchedAcknowledged).then_some(self.log.last().index);
         let Some(attached) = &mut self.attached else { return };
         if !std::mem::take(&mut attached.acknowledge) {
             return;
@@ -353,7 +365,7 @@ impl Replica {
         let acknowledge = Acknowledge {
             term: self.hard_state.term,
             attach: attached.attach,
-            synced: attached.matched.unwrap_or(0),
+            synced: all.or(attached.matched).unwrap_or(0),
             heartbeat: attached.heartbeat,
             receipt,
             ranking_version: if self.ranking.term == self.hard_state.term {
@@ -398,7 +410,9 @@ impl Replica {
             return;
         }
         // R26: it is away at once, and whoever hosts from here on knows.
-        self.goodbyes.insert(message.from, (message.from_incarnation, message.from_boot));
+        if !planted(Bug::GoodbyeForgotten) {
+            self.goodbyes.insert(message.from, (message.from_incarnation, message.from_boot));
+        }
         self.detach_from(message.from);
     }
 
@@ -430,6 +444,9 @@ impl Replica {
         let term = self.hard_state.term;
         let unsent = self.outbox.take_unsent(config.in_flight_max, config.append_bytes_max);
         self.outbox.expect_answer(self.now, config.resend_min_us, config.resend_max_us);
+        if let Some(last) = unsent.last().filter(|_| planted(Bug::OutboxClearedOnSend)) {
+            self.clear_outbox_through(last.number);
+        }
         if !unsent.is_empty() {
             let submit = Submit { term, author, submissions: unsent };
             self.send(source, Body::Submit(submit));

@@ -2,6 +2,7 @@
 //! in a term far ahead.
 
 use super::message::Message;
+use super::planted::{Bug, planted};
 use super::replica::Replica;
 use super::types::{Incarnation, PeerId, Term};
 
@@ -37,6 +38,6 @@ impl Replica {
         }
         self.far_terms.insert(message.from, term);
         let reporters = self.far_terms.values().filter(|far| **far >= term).count();
-        known.is_empty() || reporters >= self.log.voters().majority()
+        known.is_empty() || planted(Bug::LeapBelieved) || reporters >= self.log.voters().majority()
     }
 }

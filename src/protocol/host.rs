@@ -10,6 +10,7 @@ use super::message::{
     Acknowledge, Announce, Append, Attach, Body, Heartbeat, LookBack, Message, Ranking,
     RefusedReason,
 };
+use super::planted::{Bug, planted};
 use super::presence::Presence;
 use super::progress::Progress;
 use super::quorum::{is_majority, majority_index};
@@ -79,11 +80,14 @@ impl Replica {
         for entry in self.log.entries_from(self.log.commit() + 1, usize::MAX) {
             submissions.apply(&entry);
         }
+        if planted(Bug::DuplicatesForgotten) {
+            submissions = Submissions::default();
+        }
         let now = self.now;
         self.part = Part::Host(Box::new(Hosting {
             since: now,
             term_start,
-            serving: false,
+            serving: planted(Bug::ServesAtOnce),
             paused: false,
             progress: Default::default(),
             submissions,
@@ -224,6 +228,7 @@ impl Replica {
         let contact = is_majority(self.log.voters(), |peer, incarnation| {
             self.in_contact(hosting, peer, incarnation)
         });
+        let contact = contact || planted(Bug::NeverPauses);
         let paused = !contact || self.disk == DiskState::Stalled;
         if paused != hosting.paused {
             let Part::Host(hosting) = &mut self.part else { return };
@@ -268,7 +273,7 @@ impl Replica {
             term,
             number: hosting.heartbeat,
             interval_us,
-            probe: hosting.paused,
+            probe: hosting.paused && !planted(Bug::PausedStillHeartbeats),
             commit,
             positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
             ranking: (progress.ranking_version != ranking.version).then(|| Arc::clone(ranking)),
@@ -324,7 +329,8 @@ impl Replica {
         }
         if known {
             progress.matched = attach.look.index;
-            progress.next = Some(attach.look.index + 1);
+            let cursor = attach.look.index + Index::from(planted(Bug::CursorOffByOne));
+            progress.next = Some(cursor + 1);
         }
         hosting.progress.insert(from, progress);
         if !known {
@@ -348,7 +354,7 @@ impl Replica {
         let Some(progress) = hosting.progress.get_mut(&from) else { return };
         // Answers bind to the newest attach, and to the incarnation that made it.
         if acknowledge.term != term
-            || progress.attach != acknowledge.attach
+            || (progress.attach != acknowledge.attach && !planted(Bug::OlderAttachCounts))
             || progress.incarnation != message.from_incarnation
             || acknowledge.synced > last
         {
@@ -365,7 +371,8 @@ impl Replica {
         // R22: contact is dated by when the echoed heartbeat was sent.
         let sent = hosting.heartbeats_sent.iter();
         if let Some(echoed) = sent.rev().find(|sent| sent.number == acknowledge.heartbeat) {
-            progress.contact = progress.contact.max(Some(echoed.at));
+            let at = if planted(Bug::ContactDatedByArrival) { self.now } else { echoed.at };
+            progress.contact = progress.contact.max(Some(at));
             // R28: it keeps up if it has what was committed when that heartbeat left.
             let keeps_up = progress.matched >= echoed.commit;
             progress.steady_since =
@@ -410,6 +417,11 @@ impl Replica {
         self.forget_absent();
     }
 
+    /// The host's own copy counts once its `Ready` was executed.
+    fn own_copy(&self) -> Index {
+        if planted(Bug::HostCountsEarly) { self.log.last().index } else { self.synced }
+    }
+
     // R3: commits an entry of the own term that a majority of the latest voters has made durable;
     // older entries follow. The host's own copy counts once its `Ready` was executed.
     fn advance_commit(&mut self) {
@@ -418,17 +430,21 @@ impl Replica {
             return;
         }
         let voters = self.log.voters();
+        let counts = |peer: &PeerId, progress: &&Progress| {
+            planted(Bug::IncarnationNotCounted) || voters.0.get(peer) == Some(&progress.incarnation)
+        };
         let index = majority_index(voters, |peer| {
             if *peer == self.me {
-                return self.synced;
+                return self.own_copy();
             }
-            let progress = hosting.progress.get(peer);
-            progress
-                .filter(|progress| voters.0.get(peer) == Some(&progress.incarnation))
-                .map_or(0, |progress| progress.matched)
+            if planted(Bug::LearnerCounts) {
+                return hosting.furthest_copy();
+            }
+            let progress = hosting.progress.get(peer).filter(|progress| counts(peer, progress));
+            progress.map_or(0, |progress| progress.matched)
         });
-        let term_start = hosting.term_start;
-        if index < term_start || index <= self.log.commit() {
+        let is_older = index < hosting.term_start && !planted(Bug::OlderTermCommitted);
+        if is_older || index <= self.log.commit() {
             return;
         }
         let members_before = Arc::clone(&self.log.state().members);
@@ -487,8 +503,10 @@ impl Replica {
             progress.sent(entry.index, bytes);
         }
         progress.commit_sent = Some(commit);
+        let too_much = entries.last().map(|entry| entry.index);
+        let told = too_much.filter(|_| planted(Bug::CommitAheadOfQuorum)).unwrap_or(commit);
         let (attach, past) = (progress.attach, progress.past.take());
-        let append = Append { term, attach, previous, entries, commit, past };
+        let append = Append { term, attach, previous, entries, commit: told, past };
         self.send_early(peer, Body::Append(append));
     }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::membership::{ChatState, voters_of};
+use super::planted::{Bug, planted};
 use super::types::{Entry, Hash, Index, Position, Term, VoterSet};
 
 /// Everything that follows from the committed log up to one index, so that a start need not read
@@ -113,7 +114,8 @@ impl Log {
 
     // R5: the voter set is the latest one in the log, in force as soon as it is appended.
     pub fn voters(&self) -> &VoterSet {
-        self.pending_voters.last().map_or(&self.state.voters, |(_, voters)| voters)
+        let latest = self.pending_voters.last().filter(|_| !planted(Bug::VotersOnCommit));
+        latest.map_or(&self.state.voters, |(_, voters)| voters)
     }
     /// Where that voter set stands.
     pub fn voters_index(&self) -> Index {
@@ -197,7 +199,7 @@ impl Log {
         self.terms.truncate_from(from);
         self.last.term = self.terms.term_at(self.last.index);
         // R5: cutting the log rolls the voter set back.
-        self.pending_voters.retain(|(index, _)| *index < from);
+        self.pending_voters.retain(|(at, _)| *at < from || planted(Bug::VotersNotRolledBack));
     }
 
     /// Commits up to `index` and returns the entries that this adds.

@@ -32,6 +32,7 @@ pub mod membership;
 pub mod message;
 mod ordering;
 mod outbox;
+pub mod planted;
 mod presence;
 pub mod prng;
 mod progress;

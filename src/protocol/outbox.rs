@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::planted::{Bug, planted};
 use super::time::{Instant, Micros};
 use super::types::{Membership, Number, Payload, Submission};
 
@@ -94,7 +95,9 @@ impl Outbox {
 
     /// The time for an answer is over: sends everything again.
     pub fn resend_all(&mut self) {
-        self.sent_through = self.confirmed();
+        if !planted(Bug::NotSentAgain) {
+            self.sent_through = self.confirmed();
+        }
         self.resend_at = None;
     }
 
@@ -131,7 +134,9 @@ impl Outbox {
     /// What waits after `number` and is durable, for a host that takes its own submissions.
     pub fn durable_after(&self, number: Number) -> impl Iterator<Item = &Submission> {
         let position = self.queue.partition_point(|submission| submission.number <= number);
-        let durable = |submission: &&Submission| submission.number <= self.synced_through;
+        let durable = |submission: &&Submission| {
+            planted(Bug::OwnSubmissionEarly) || submission.number <= self.synced_through
+        };
         self.queue.iter().skip(position).take_while(durable)
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::event::LinkState;
 use super::host::Hosting;
 use super::message::Absence;
+use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros};
@@ -95,7 +96,8 @@ impl Replica {
                 (Some(_), None) => {
                     let steady = self.steady_us(peer, incarnation);
                     presence.absence = Some(Absence::Returning);
-                    if steady.is_some_and(|steady| steady >= presence.wait_us) {
+                    let wait_us = if planted(Bug::BackAtOnce) { 0 } else { presence.wait_us };
+                    if steady.is_some_and(|steady| steady >= wait_us) {
                         presence.absence = None;
                         presence.back_at = Some(self.now);
                     }
@@ -190,6 +192,9 @@ impl Replica {
     // name whom they can dial.
     fn is_dialled(&self, peer: &PeerId) -> bool {
         let Part::Host(hosting) = &self.part else { return true };
+        if planted(Bug::UndialledKeepsVote) {
+            return true;
+        }
         is_majority(self.log.voters(), |voter, _| {
             if voter == peer || *voter == self.me {
                 return voter == peer || self.links.get(peer) == Some(&LinkState::Up);

@@ -7,6 +7,7 @@
 use super::message::{
     Acknowledge, Attach, Body, LookBack, Message, RefusedReason, Submit, SubmitAnswer,
 };
+use super::planted::{Bug, planted};
 use super::progress::Progress;
 use super::replica::{Part, Replica};
 use super::types::{Index, PeerId};
@@ -25,7 +26,8 @@ impl Replica {
             && self.is_attached_to_host()
             && self.is_served()
             && (known || self.relays.len() < RELAYS_MAX)
-            && self.log.state().is_present(message.from, message.from_incarnation)
+            && (planted(Bug::OutsiderRelayed)
+                || self.log.state().is_present(message.from, message.from_incarnation))
     }
 
     /// An attach that reaches a member which does not host.
@@ -64,6 +66,7 @@ impl Replica {
     pub(super) fn passed_on_through(&self) -> Index {
         match self.part {
             Part::Host(_) => self.log.last().index,
+            _ if planted(Bug::UncommittedRelayed) => self.log.last().index,
             _ => self.log.commit(),
         }
     }

@@ -19,6 +19,7 @@ use super::host::Hosting;
 use super::log::Log;
 use super::message::{Body, Message, Ranking, Receipt, Refused, RefusedReason};
 use super::outbox::Outbox;
+use super::planted::{Bug, planted};
 use super::prng::Prng;
 use super::progress::Progress;
 use super::time::Instant;
@@ -156,7 +157,7 @@ impl Replica {
             flush_at: None,
             outbox,
             read: recovered.read,
-            tail_in_doubt: recovered.tail_in_doubt,
+            tail_in_doubt: recovered.tail_in_doubt && !planted(Bug::DoubtIgnored),
             tail_reports: TailReports::new(),
             part: Part::Follower,
             host: None,
@@ -165,7 +166,10 @@ impl Replica {
             relays: BTreeMap::new(),
             relay_at: now + config.lease_max_us,
             lease_until: now,
-            suspect_at: now + config.lease_min_us,
+            suspect_at: match planted(Bug::RestartSuspectsAtOnce) {
+                true => now,
+                false => now + config.lease_min_us,
+            },
             suspicion: None,
             nominations: BTreeMap::new(),
             adoption: None,
@@ -383,7 +387,8 @@ impl Replica {
             self.other_generations.remove(&message.from);
         }
         // R9: what is meant for another incarnation of this peer is refused.
-        if message.to_incarnation != 0 && message.to_incarnation != self.incarnation {
+        let is_for_me = message.to_incarnation == self.incarnation;
+        if message.to_incarnation != 0 && !is_for_me && !planted(Bug::WrongIncarnationTaken) {
             let incarnation = self.incarnation;
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
             return;

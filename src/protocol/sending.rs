@@ -1,6 +1,7 @@
 //! How messages leave a replica: at once, or after what they rely on is durable.
 
 use super::message::{Body, Message, Refused, RefusedReason};
+use super::planted::{Bug, is_too_early, planted};
 use super::replica::Replica;
 use super::types::{CallId, Incarnation, PeerId};
 
@@ -8,7 +9,7 @@ impl Replica {
     /// Sends after this `Ready` is durable.
     pub(super) fn send(&mut self, to: PeerId, body: Body) {
         let message = self.message(to, body, 0);
-        self.ready.messages.push(message);
+        self.send_synced(message);
     }
 
     /// The same, to that incarnation of the peer and no other.
@@ -27,15 +28,22 @@ impl Replica {
     pub(super) fn answer(&mut self, request: &Message, body: Body) {
         let mut message = self.message(request.from, body, request.call);
         message.to_incarnation = request.from_incarnation;
-        self.ready.messages.push(message);
+        self.send_synced(message);
     }
 
     // R8: a request is refused with this peer's own term, never dropped in silence; answers are
     // never answered.
     pub(super) fn refuse(&mut self, request: &Message, reason: RefusedReason) {
-        if !request.body.is_answer() {
+        if !request.body.is_answer() && !planted(Bug::RefusalUnsaid) {
             let term = self.hard_state.term;
             self.answer(request, Body::Refused(Refused { term, reason }));
+        }
+    }
+
+    fn send_synced(&mut self, message: Message) {
+        match is_too_early(&message.body) {
+            true => self.ready.early.push(message),
+            false => self.ready.messages.push(message),
         }
     }
 

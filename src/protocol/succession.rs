@@ -10,6 +10,7 @@ use super::message::{
     Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, RefusedReason, ReportDelays,
 };
 use super::ordering::Draft;
+use super::planted::{Bug, planted};
 use super::ranking::{edges, rank};
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros, SECOND};
@@ -190,8 +191,14 @@ impl Replica {
     pub(super) fn reconcile(&mut self) {
         let Part::Host(hosting) = &self.part else { return };
         // R6: the next change only when the last one and an entry of this term are committed.
-        let settled = self.log.commit() >= self.log.voters_index();
-        if !hosting.serving || hosting.hand_over.is_some() || !settled {
+        let settled = planted(Bug::TwoVoterChanges) || self.log.commit() >= self.log.voters_index();
+        let begun = hosting.serving || planted(Bug::VoterChangeBeforeTermStart);
+        if !begun || hosting.hand_over.is_some() || !settled {
+            return;
+        }
+        let state = self.log.state();
+        if state.active().next().is_none() {
+            self.end_chat();
             return;
         }
         if hosting.paused {
@@ -201,12 +208,7 @@ impl Replica {
             }
             return;
         }
-        let state = self.log.state();
         let i_leave = !state.active().any(|(peer, _)| peer == self.me);
-        if i_leave && state.active().next().is_none() {
-            self.end_chat();
-            return;
-        }
         if i_leave {
             // R7, R26: a leaving host hands over first, and then is a member like any other. Where
             // nobody could take over yet, somebody gets a vote first.
@@ -259,7 +261,9 @@ impl Replica {
     pub(super) fn forget_absent(&mut self) {
         let Part::Host(hosting) = &mut self.part else { return };
         let state = self.log.state();
-        hosting.progress.retain(|peer, progress| state.is_present(*peer, progress.incarnation));
+        hosting.progress.retain(|peer, progress| {
+            planted(Bug::RemovedStillServed) || state.is_present(*peer, progress.incarnation)
+        });
     }
 
     // ---- hand-over (R23) ----
@@ -300,7 +304,8 @@ impl Replica {
             Some(target) => Some(target).filter(fit),
             None => ranked.chain(anyone).find(fit),
         };
-        let deadline = self.now + self.lease_floor();
+        let endless = planted(Bug::HandOverNeverEnds);
+        let deadline = if endless { Instant(u64::MAX) } else { self.now + self.lease_floor() };
         let Part::Host(hosting) = &mut self.part else { return };
         hosting.hand_over =
             chosen.map(|target| HandingOver { target, tried, deadline, sent: false });
@@ -342,7 +347,8 @@ impl Replica {
         let Some(hand_over) = &mut hosting.hand_over else { return };
         let target = hand_over.target;
         let matched = hosting.progress.get(&target).map(|progress| progress.matched);
-        if hand_over.sent || matched != Some(last) || synced != last {
+        let caught_up = matched == Some(last) || planted(Bug::HandOverToLagging);
+        if hand_over.sent || !caught_up || synced != last {
             return;
         }
         hand_over.sent = true;

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 
+use super::planted::{Bug, planted};
+
 /// A host's reign. Terms only grow; there is at most one host in a term.
 pub type Term = u64;
 /// A position in the log, from 1. The feed's sequence number is the same number.
@@ -246,7 +248,8 @@ impl VoterSet {
     }
     /// How many voters make a majority.
     pub fn majority(&self) -> usize {
-        self.0.len() / 2 + 1
+        let more_than_half = self.0.len() / 2 + 1;
+        if planted(Bug::HalfIsMajority) { self.0.len().div_ceil(2) } else { more_than_half }
     }
     pub fn peers(&self) -> impl Iterator<Item = &PeerId> {
         self.0.keys()

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::Candidate;
+use super::planted::{Bug, planted};
 use super::types::{Incarnation, PeerId, VoterSet};
 
 /// In a chat of three or more, voters are never fewer than this, however many are away (R27).
@@ -69,14 +70,15 @@ fn goal(seats: &Seats<'_>, is_outlived: impl Fn(&PeerId) -> bool) -> Vec<PeerId>
         voters.into_iter().partition(|peer| seats.away.contains(peer) && *peer != seats.host);
     goal.extend(seats.sorted(seats.ready.iter().filter(|peer| !seats.voters.contains(peer))));
     goal.truncate(seats.voters_max);
-    let floor = VOTERS_FLOOR.min(seats.active.len()).min(seats.voters_max);
+    let floor = if planted(Bug::FloorIgnored) { 1 } else { VOTERS_FLOOR };
+    let floor = floor.min(seats.active.len()).min(seats.voters_max);
     let kept = match goal.len() {
         here if here < floor => floor - here,
-        here if here.is_multiple_of(2) && here > floor => 1,
+        here if here.is_multiple_of(2) && here > floor => usize::from(!planted(Bug::EvenVoters)),
         _ => 0,
     };
     goal.extend(away.into_iter().take(kept));
-    if goal.len().is_multiple_of(2) && goal.len() > 2 {
+    if goal.len().is_multiple_of(2) && goal.len() > 2 && !planted(Bug::EvenVoters) {
         goal.pop();
     }
     goal

@@ -13,7 +13,7 @@ use demes_protocol::message::{
 };
 use demes_protocol::types::{Entry, Hash, Membership, Past, Payload, PeerId, Position, Submission};
 
-use crate::world::{World, first_incarnation, id};
+use super::world::{World, first_incarnation, id};
 
 /// `key=value` words.
 struct Words<'a>(BTreeMap<&'a str, &'a str>);

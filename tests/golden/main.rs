@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 const RULES: &str = "R1 R2 R3 R4 R5 R6 R7 R8 R9 R10 R11 R12 R13 R14 R15 R16 R17 R18 R19 R20 R21 \
     R22 R23 R24 R25 R26 R27 R28 R29 R30 R31 R32 R33 R34 R35 R36 R37 R38 R43 R45";
 
-fn scripts() -> Vec<PathBuf> {
+/// Where the scripts are, in order.
+pub fn scripts() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     let files = fs::read_dir(directory).expect("the scripts are here");
     let paths = files.map(|file| file.expect("the directory can be read").path());
@@ -33,18 +34,25 @@ fn scripts() -> Vec<PathBuf> {
     scripts
 }
 
+/// Runs a script. The error says where it does not give its transcript, unless that is rewritten.
+pub fn compare(path: &Path, rewrite: bool) -> Result<(), String> {
+    let expected = fs::read_to_string(path).expect("a script can be read");
+    let actual = script::run(&expected)?;
+    if actual != expected && rewrite {
+        fs::write(path, actual).expect("a script can be written");
+    } else if actual != expected {
+        return Err(format!("\n{}", difference(&expected, &actual)));
+    }
+    Ok(())
+}
+
 #[test]
 fn every_script_gives_its_transcript() {
     let rewrite = std::env::var_os("REWRITE").is_some();
     let mut failures = Vec::new();
     for path in scripts() {
-        let name = path.file_name().expect("it is a file").to_string_lossy().into_owned();
-        let expected = fs::read_to_string(&path).expect("a script can be read");
-        match script::run(&expected) {
-            Err(why) => failures.push(format!("{name}: {why}")),
-            Ok(actual) if actual == expected => {}
-            Ok(actual) if rewrite => fs::write(&path, actual).expect("a script can be written"),
-            Ok(actual) => failures.push(format!("{name}:\n{}", difference(&expected, &actual))),
+        if let Err(why) = compare(&path, rewrite) {
+            failures.push(format!("{}: {why}", path.display()));
         }
     }
     assert!(failures.is_empty(), "REWRITE=1 accepts changes.\n{}", failures.join("\n"));

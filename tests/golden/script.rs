@@ -25,10 +25,10 @@ use demes_protocol::event::{DiskState, Event, LinkState, Proposal};
 use demes_protocol::message::Message;
 use demes_protocol::types::{Membership, Payload, Policy};
 
-use crate::craft;
-use crate::disk::{Disk, Image};
-use crate::text;
-use crate::world::{World, id, link_id};
+use super::craft;
+use super::disk::{Disk, Image};
+use super::text;
+use super::world::{World, id, link_id};
 
 /// A chat that is not complete after this time never will be.
 const GROWN_WITHIN_US: u64 = 60_000_000;

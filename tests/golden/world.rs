@@ -12,8 +12,8 @@ use demes_protocol::recovery::recovery;
 use demes_protocol::time::Instant;
 use demes_protocol::types::{ChatId, Incarnation, InviteLinkId, InviteLinkProof, PeerId};
 
-use crate::disk::Disk;
-use crate::text;
+use super::disk::Disk;
+use super::text;
 
 /// Steps after which a world that does not come to rest is given up.
 const STEPS_MAX: usize = 200_000;

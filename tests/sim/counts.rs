@@ -10,7 +10,7 @@ use demes_protocol::types::{Membership, Payload};
 use crate::oracle::Oracle;
 
 /// What must have happened at least once in the normal run.
-pub const WANTED: [&str; 41] = [
+pub const WANTED: [&str; 46] = [
     "messages confirmed",
     "hosts that served",
     "hosts that paused",
@@ -18,6 +18,8 @@ pub const WANTED: [&str; 41] = [
     "nominations",
     "candidacies",
     "hand-overs sent",
+    "adopted logs",
+    "relayed submissions",
     "candidacies with a hand-over",
     "withdrawals",
     "fallbacks",
@@ -29,6 +31,9 @@ pub const WANTED: [&str; 41] = [
     "members joined",
     "members declined",
     "members removed",
+    "members sent away",
+    "members joined by a link",
+    "invitations revoked",
     "new incarnations",
     "restored stores noticed",
     "torn tails cut",
@@ -81,9 +86,18 @@ impl Counts {
         for entry in ready.committed.iter().filter(|entry| entry.index > oracle.last()) {
             match &entry.payload {
                 Payload::VoterChange(_) => self.add("changes of voters"),
+                Payload::Membership(Membership::Joined { proof: Some(_), .. }) => {
+                    self.add("members joined by a link");
+                }
                 Payload::Membership(Membership::Joined { .. }) => {
-                    let is_back = oracle.was_member(entry.author);
+                    let is_back = oracle.roll.was_member(entry.author);
                     self.add(if is_back { "new incarnations" } else { "members joined" });
+                }
+                Payload::Membership(Membership::Removing { .. }) => {
+                    self.add("members sent away");
+                }
+                Payload::Membership(Membership::InviteRevoked { .. }) => {
+                    self.add("invitations revoked");
                 }
                 Payload::Membership(Membership::Declined) => self.add("members declined"),
                 Payload::Membership(Membership::Removed { .. }) => self.add("members removed"),
@@ -101,6 +115,10 @@ impl Counts {
             }
             Body::Withdraw(_) => self.add("withdrawals"),
             Body::Solicit(_) => self.add("fallbacks"),
+            Body::Submit(submit) if submit.author.is_some() => self.add("relayed submissions"),
+            Body::FetchLogAnswer(answer) if !answer.entries.is_empty() => {
+                self.add("adopted logs");
+            }
             Body::LookBack(_) => self.add("looks further back"),
             Body::SubmitAnswer(answer) => {
                 if let Some(SubmitProblem::Gap { .. }) = answer.problem {

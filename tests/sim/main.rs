@@ -24,6 +24,7 @@ mod oracle;
 mod plan;
 mod process;
 mod queue;
+mod roll;
 mod run;
 mod shrink;
 #[path = "../common/text.rs"]

@@ -5,21 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use demes_protocol::types::{
-    Entry, Incarnation, Index, Membership as Change, Number, Payload, PeerId,
-};
+use demes_protocol::types::{Entry, Incarnation, Index, Number, Payload, PeerId};
+
+use crate::roll::Roll;
 
 /// One author in one session, and its count.
 pub type Submitted = (PeerId, Incarnation, Number);
-
-/// When somebody belonged to the chat: after the first index, through the second.
-#[derive(Clone, Copy, Debug)]
-pub struct Membership {
-    incarnation: Incarnation,
-    from: Index,
-    /// The entry that ended it.
-    pub through: Option<Index>,
-}
 
 #[derive(Default)]
 pub struct Oracle {
@@ -29,8 +20,8 @@ pub struct Oracle {
     confirmed: BTreeMap<Submitted, Index>,
     /// The last number of each author and session that is committed.
     last_numbers: BTreeMap<(PeerId, Incarnation), Number>,
-    invited: BTreeSet<PeerId>,
-    memberships: BTreeMap<PeerId, Vec<Membership>>,
+    /// Who belongs to the chat.
+    pub roll: Roll,
     /// Where each reader of the feed is.
     readers: Vec<Index>,
 }
@@ -80,62 +71,9 @@ impl Oracle {
         if entry.number > 0 {
             self.last_numbers.insert((entry.author, entry.session), entry.number);
         }
-        let Payload::Membership(change) = &entry.payload else { return };
-        match change {
-            Change::Founded { .. } => self.arrive(entry),
-            Change::Invited { peer, .. } => {
-                self.invited.insert(*peer);
-            }
-            Change::Joined { .. } if self.invited.contains(&entry.author) => self.arrive(entry),
-            Change::Declined => {
-                if !self.is_present(entry.author, entry.index) {
-                    self.invited.remove(&entry.author);
-                }
-            }
-            Change::Removed { peer } => {
-                self.invited.remove(peer);
-                self.depart(*peer, entry.index);
-            }
-            // The people of the simulation use no links, remove nobody, and recover nothing.
-            Change::Joined { .. }
-            | Change::Leaving
-            | Change::Removing { .. }
-            | Change::InviteRevoked { .. }
-            | Change::InviteLinkCreated { .. }
-            | Change::InviteLinkRevoked { .. }
-            | Change::Recovered { .. } => {}
+        if let Payload::Membership(change) = &entry.payload {
+            self.roll.apply(entry, change);
         }
-    }
-
-    fn arrive(&mut self, entry: &Entry) {
-        self.invited.insert(entry.author);
-        self.depart(entry.author, entry.index);
-        let (incarnation, from) = (entry.session, entry.index);
-        let membership = Membership { incarnation, from, through: None };
-        self.memberships.entry(entry.author).or_default().push(membership);
-    }
-
-    fn depart(&mut self, peer: PeerId, at: Index) {
-        let all = self.memberships.get_mut(&peer);
-        if let Some(last) = all.and_then(|all| all.last_mut()) {
-            last.through.get_or_insert(at);
-        }
-    }
-
-    fn is_present(&self, peer: PeerId, at: Index) -> bool {
-        let mut all = self.memberships.get(&peer).into_iter().flatten();
-        all.any(|one| one.from <= at && one.through.is_none_or(|through| at <= through))
-    }
-
-    /// The membership of that peer in that incarnation; the latest where it is 0, unknown.
-    pub fn membership(&self, peer: PeerId, incarnation: Incarnation) -> Option<&Membership> {
-        let mut all = self.memberships.get(&peer)?.iter();
-        all.rfind(|one| incarnation == 0 || one.incarnation == incarnation)
-    }
-
-    /// Whether that peer has ever been a member.
-    pub fn was_member(&self, peer: PeerId) -> bool {
-        self.memberships.contains_key(&peer)
     }
 
     /// The last number of that author and session that is committed; 0 if none.

@@ -185,7 +185,12 @@ impl Plan {
             if draw.chance(20) {
                 at += draw.below(self.faults_until - SECOND);
             }
-            self.add(at, workload::join(peer));
+            if draw.chance(10) {
+                self.add(at, workload::make_link(0, peer as u8, 1));
+                self.add(at + SECOND, workload::join_by_link(peer, peer as u8));
+            } else {
+                self.add(at, workload::join(peer));
+            }
         }
     }
 

@@ -5,7 +5,10 @@ use demes_protocol::Replica;
 use demes_protocol::event::{DiskState, Event, LinkState, Notice, Proposal, Role, Status};
 use demes_protocol::founding::founding_entry;
 use demes_protocol::message::{Body, Join, Message};
-use demes_protocol::types::{Incarnation, Index, MemberState, Membership, Number, Payload, PeerId};
+use demes_protocol::types::{
+    Incarnation, Index, InviteLinkId, InviteLinkProof, MemberState, Membership, Number, Payload,
+    PeerId,
+};
 
 use crate::disk::{Disk, Found};
 use crate::invariants::{Broken, Confirmed};
@@ -18,6 +21,21 @@ const STOP_US_MAX: u64 = 5 * SECOND;
 const REPAIR_US_MAX: u64 = 5 * SECOND;
 /// Between a process's end by itself and the next start.
 const RESTART_US_MAX: u64 = 2 * SECOND;
+
+/// How a person who is not in the chat wants it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    Join,
+    JoinByLink(InviteLinkId),
+    /// To be invited, and then not to come.
+    Decline,
+}
+
+impl Wish {
+    fn is_by_link(self) -> bool {
+        matches!(self, Wish::JoinByLink(_))
+    }
+}
 
 impl World {
     /// The peers, of which the first has just founded the chat.
@@ -36,7 +54,7 @@ impl World {
                 status: Status::default(),
                 disk: Disk::new(incarnation(number), entries),
                 wants_in: number == 0,
-                is_declining: false,
+                wish: Wish::Join,
                 has_answered: false,
                 joined: number == 0,
                 epoch: 0,
@@ -206,14 +224,15 @@ impl World {
         if !known.is_empty() {
             let helper = known[self.prng.below(known.len() as u64) as usize];
             let is_invited = self.peers[helper].status.members.contains_key(&id);
-            let has_answered = self.peers[peer].has_answered;
-            if !is_invited && !has_answered && self.prng.below(4) == 0 {
+            let (has_answered, wish) = (self.peers[peer].has_answered, self.peers[peer].wish);
+            let needs_invitation = !is_invited && !has_answered && !wish.is_by_link();
+            if needs_invitation && self.prng.below(4) == 0 {
                 let address = format!("h:{}", peer + 1);
                 let invited = Membership::Invited { peer: id, address };
                 self.propose(helper, Payload::Membership(invited));
             }
             let host = self.peers[helper].status.host.and_then(|host| self.index_of(host));
-            let is_answering = is_invited || has_answered || !self.peers[peer].is_declining;
+            let is_answering = is_invited || has_answered || wish != Wish::Decline;
             if let Some(host) = host
                 && is_answering
                 && self.network.can_dial(peer, helper)
@@ -232,9 +251,12 @@ impl World {
             name: format!("person {}", peer + 1),
             address: format!("h:{}", peer + 1),
             created_at_ms: 0,
-            decline: state.is_declining,
+            decline: state.wish == Wish::Decline,
             signature: [0; 64],
-            proof: None,
+            proof: match state.wish {
+                Wish::JoinByLink(link) => Some(InviteLinkProof { link, signature: [0; 64] }),
+                Wish::Join | Wish::Decline => None,
+            },
             arrived_at_ms: 0,
         };
         let message = Message {
@@ -257,13 +279,16 @@ impl World {
             return false;
         }
         if let Body::Refused(_) = &message.body {
-            // It was taken for an answer to an older invitation: another one is needed.
+            // There is no such invitation any more, and no such link: another one is needed.
             state.has_answered = false;
+            if state.wish != Wish::Decline {
+                state.wish = Wish::Join;
+            }
         }
         if let Body::JoinAnswer(answer) = &message.body
             && answer.accepted
         {
-            if std::mem::take(&mut state.is_declining) {
+            if state.wish == Wish::Decline {
                 // The next invitation is answered in a new incarnation.
                 state.wants_in = false;
                 self.forget_store(peer);
@@ -376,11 +401,11 @@ impl World {
     }
 
     /// A person wants to be in the chat, or to be asked and then decline.
-    pub fn want_in(&mut self, peer: usize, is_declining: bool) {
+    pub fn want_in(&mut self, peer: usize, wish: Wish) {
         let state = &mut self.peers[peer];
         if !state.wants_in && !state.joined && !state.is_lost {
             state.wants_in = true;
-            state.is_declining = is_declining;
+            state.wish = wish;
             state.has_answered = false;
             self.at(0, What::Join { peer });
         }

@@ -1,15 +1,18 @@
 //! What people do: come in, talk, read, pass the hosting on, stop, leave and come back.
 
 use demes_protocol::event::Event;
-use demes_protocol::types::{Membership, Payload, Policy};
+use demes_protocol::types::{InviteLinkId, Membership, Payload, Policy};
 
 use crate::invariants::Broken;
 use crate::plan::{Action, Draw, Who, ms};
+use crate::process::Wish;
 use crate::queue::What;
 use crate::world::{MS, SECOND, World};
 
 /// Programs that read feeds, each at some peer or other.
 const READERS: u64 = 3;
+/// Links that people make.
+const LINKS: u64 = 2;
 /// What somebody says who has much to say at once: more than a window or a checkpoint holds.
 const BURST: u64 = 30;
 
@@ -23,7 +26,13 @@ pub fn draw(draw: &mut Draw, rest_us: u64) -> Action {
         87..89 => rename(peer),
         89..92 => hand_over(draw.chance(50).then_some(peer)),
         92..96 => stop(draw.who(), draw.span(10 * MS, (20 * SECOND).min(rest_us))),
-        96 => leave(peer),
+        96 => match draw.below(5) {
+            0 => leave(peer),
+            1 => remove(peer, draw.peer()),
+            2 => revoke(peer, draw.peer()),
+            3 => make_link(peer, draw.below(LINKS) as u8, 1 + draw.below(3) as u32),
+            _ => join_by_link(peer, draw.below(LINKS) as u8),
+        },
         97..99 => say(peer, BURST),
         _ => join(peer),
     }
@@ -32,26 +41,58 @@ pub fn draw(draw: &mut Draw, rest_us: u64) -> Action {
 /// Wants to be in the chat, for the first time or again.
 pub fn join(peer: usize) -> Action {
     Action::new(format!("{} wants to be in the chat", peer + 1), move |world| {
-        world.want_in(peer, false);
+        world.want_in(peer, Wish::Join);
+    })
+}
+
+/// The same, with a link in the hand (R43).
+pub fn join_by_link(peer: usize, link: u8) -> Action {
+    Action::new(format!("{} wants in by link {link}", peer + 1), move |world| {
+        world.want_in(peer, Wish::JoinByLink(InviteLinkId([link; 32])));
     })
 }
 
 /// Is invited, and does not want to.
 pub fn decline(peer: usize) -> Action {
     Action::new(format!("{} is invited and declines", peer + 1), move |world| {
-        world.want_in(peer, true);
+        world.want_in(peer, Wish::Decline);
     })
 }
 
 /// Goes for good. The last member does not: nobody could ever come back.
 fn leave(peer: usize) -> Action {
     Action::new(format!("{} leaves for good", peer + 1), move |world| {
-        let others = (0..world.peers.len()).filter(|other| *other != peer);
-        let others = others.filter(|other| world.is_active(*other)).count();
-        // Nor does anybody while somebody's memory is gone: see `spared`.
-        if world.is_active(peer) && others >= 2 && world.is_everybody_sound() {
+        if world.can_do_without(peer) {
             world.propose(peer, Payload::Membership(Membership::Leaving));
         }
+    })
+}
+
+/// Sends another member away.
+fn remove(by: usize, peer: usize) -> Action {
+    Action::new(format!("{} sends {} away", by + 1, peer + 1), move |world| {
+        if by != peer && world.is_active(by) && world.can_do_without(peer) {
+            let peer = world.peers[peer].id;
+            world.propose(by, Payload::Membership(Membership::Removing { peer }));
+        }
+    })
+}
+
+/// Takes an invitation back.
+fn revoke(by: usize, peer: usize) -> Action {
+    Action::new(format!("{} takes {}'s invitation back", by + 1, peer + 1), move |world| {
+        let peer = world.peers[peer].id;
+        world.propose(by, Payload::Membership(Membership::InviteRevoked { peer }));
+    })
+}
+
+/// Makes a link that lets some people in.
+pub fn make_link(by: usize, link: u8, uses_max: u32) -> Action {
+    let words = format!("{} makes link {link} for {uses_max} people", by + 1);
+    Action::new(words, move |world| {
+        let (link, expires_at_ms) = (InviteLinkId([link; 32]), u64::MAX);
+        let created = Membership::InviteLinkCreated { link, uses_max, expires_at_ms };
+        world.propose(by, Payload::Membership(created));
     })
 }
 
@@ -118,6 +159,14 @@ impl World {
         }
         self.log(|| format!("-- {}", step.to_string().trim_start()));
         step.action.happen(self);
+    }
+
+    /// Whether the chat goes on as well when that member has gone: others are there, and nobody's
+    /// memory is gone (see `spared`).
+    fn can_do_without(&self, peer: usize) -> bool {
+        let others = (0..self.peers.len()).filter(|other| *other != peer);
+        let others = others.filter(|other| self.is_active(*other)).count();
+        self.is_active(peer) && others >= 2 && self.is_everybody_sound()
     }
 
     /// A program reads everything after its cursor that the peer's feed has.

@@ -20,6 +20,7 @@ use crate::links::Links;
 use crate::network::{Fate, Network};
 use crate::oracle::Oracle;
 use crate::plan::{Plan, Who};
+use crate::process::Wish;
 use crate::queue::{Queue, What};
 use crate::text;
 use crate::traps::Trap;
@@ -47,8 +48,7 @@ pub struct Peer {
     pub disk: Disk,
     /// The person wants to be in the chat.
     pub wants_in: bool,
-    /// And then does not, once it is invited.
-    pub is_declining: bool,
+    pub wish: Wish,
     /// The answer to the invitation is on its way.
     pub has_answered: bool,
     /// There is a store, and the chat's log names its incarnation.

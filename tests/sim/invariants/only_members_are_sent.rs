@@ -29,7 +29,7 @@ impl Invariant for OnlyMembersAreSent {
     fn on_sent(&mut self, sent: &Sent) -> Result<(), String> {
         let Body::Append(append) = &sent.message.body else { return Ok(()) };
         let (to, incarnation) = (sent.message.to, sent.message.to_incarnation);
-        let Some(membership) = sent.oracle.membership(to, incarnation) else {
+        let Some(membership) = sent.oracle.roll.membership(to, incarnation) else {
             return Err(format!("{} sends entries to a stranger", sent.peer + 1));
         };
         let Some(removed_at) = membership.through else { return Ok(()) };
