@@ -9,11 +9,12 @@ use demes_protocol::situation::Scale;
 use demes_protocol::types::{Index, Membership, Payload, Term};
 use stateright::{Model, Property};
 
+use crate::configurations::Configuration;
 use crate::history::{Broken, Sight, Sights};
 use crate::memory::Memory;
 use crate::peer::{Input, PEERS, id, join};
-use crate::start::{self, Time};
-use crate::state::{Item, Left, State, Sync};
+use crate::start;
+use crate::state::{Item, State, Sync};
 use crate::step::Step;
 use crate::text;
 
@@ -107,9 +108,11 @@ impl Bounds {
 }
 
 impl Chat {
-    pub fn new(bounds: Bounds, time: Time, left: Left, states_max: u64) -> Self {
+    /// Of at most `states_max` states it looks at what may follow.
+    pub fn new(configuration: Configuration, states_max: u64) -> Self {
+        let Configuration { time, begin, left, bounds, .. } = configuration;
         let memory = Memory::new();
-        let begin = start::grown(time, left, &memory);
+        let begin = start::begin(begin, time, left, &memory);
         let (founded, states) = (begin.history.last(), AtomicU64::new(0));
         Self { bounds, begin: vec![begin], founded, memory, states_max, states }
     }
@@ -372,6 +375,7 @@ fn promises() -> Vec<Property<Chat>> {
         promise!("a host commits an entry of its own term, older ones with it", CommitOfOlderTerm),
         promise!("no disk loses what is committed", CommittedCut),
         promise!("a durable vote is kept", VoteChanged),
+        promise!("a durable term is at least that of the log's last entry", TermBehindLog),
         promise!("nothing is said before it is durable", SaidBeforeDurable),
         promise!("what is confirmed is committed", ConfirmedWrongly),
         promise!("an author's submissions are committed in order and once", OrderOfAuthor),
@@ -406,6 +410,6 @@ const SIGHTS: [(Sight, &str, Condition); 20] = [
     sight!("three voters again", ThreeVotersAgain),
     sight!("a new incarnation votes", NewIncarnationVotes),
     sight!("a member is removed", Removed),
-    sight!("a peer is shown to be below its own past", BelowOwnPast),
-    sight!("a nominee fetches what it lacks", Adopted),
+    sight!("a nominee adopts a longer log", Adopted),
+    sight!("a nominee adopts a log, and its own is cut", AdoptedAndCut),
 ];

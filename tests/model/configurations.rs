@@ -3,16 +3,18 @@
 //! Some let much go wrong and do not get far, others keep order and get further.
 
 use demes_protocol::message::Body;
+use demes_protocol::situation::Scale;
 
 use crate::chat::{Bounds, Travel};
 use crate::history::Sight;
-use crate::start::Time;
+use crate::start::{Begin, Time};
 use crate::state::Left;
 
 /// One configuration. What does not appear in `left` does not happen in it.
 pub struct Configuration {
     pub name: &'static str,
     pub time: Time,
+    pub begin: Begin,
     pub left: Left,
     pub bounds: Bounds,
     /// States whose successors are looked at in the normal run.
@@ -49,6 +51,7 @@ pub fn elections() -> Configuration {
     Configuration {
         name: "elections",
         time,
+        begin: Begin::Grown,
         left: Left { crashes: 1, doubles: 1, ..Left::default() },
         bounds: Bounds {
             refusals: true,
@@ -82,6 +85,7 @@ pub fn leases() -> Configuration {
     Configuration {
         name: "leases",
         time,
+        begin: Begin::Grown,
         left: Left { says: 1, sleeps: 1, ..Left::default() },
         bounds: Bounds {
             late_syncs: false,
@@ -97,13 +101,16 @@ pub fn leases() -> Configuration {
 }
 
 /// The log: entries and what acknowledges them travel freely, crashes lose what is not synced.
+/// Peers are told how far they were (R9), and nobody is wrongly found to be below its own past.
 pub fn replication() -> Configuration {
     let time = Time::Coarse;
     Configuration {
         name: "replication",
         time,
+        begin: Begin::Grown,
         left: Left { crashes: 1, says: 2, cuts: 1, ..Left::default() },
         bounds: Bounds {
+            scale: Scale { pasts: true, ..time.scale() },
             travel: |body| match body {
                 Body::Attach(_) | Body::Append(_) | Body::LookBack(_) | Body::Acknowledge(_) => {
                     Travel::Free
@@ -132,6 +139,7 @@ pub fn partitions() -> Configuration {
     Configuration {
         name: "partitions",
         time,
+        begin: Begin::Grown,
         left: Left { crashes: 1, says: 2, cuts: 2, ..Left::default() },
         bounds: Bounds {
             terms_max: 4,
@@ -153,6 +161,7 @@ pub fn hand_overs() -> Configuration {
     Configuration {
         name: "hand-overs",
         time,
+        begin: Begin::Grown,
         left: Left { hand_overs: 2, stops: 1, crashes: 1, says: 1, ..Left::default() },
         bounds: Bounds {
             travel: |body| match body {
@@ -174,6 +183,7 @@ pub fn voters() -> Configuration {
     Configuration {
         name: "voters",
         time,
+        begin: Begin::Grown,
         left: Left { leaves: 2, cuts: 2, ..Left::default() },
         bounds: Bounds {
             entries_max: 8,
@@ -193,6 +203,7 @@ pub fn late_voters() -> Configuration {
     Configuration {
         name: "late voters",
         time,
+        begin: Begin::Grown,
         left: Left { leaves: 1, crashes: 1, cuts: 1, ..Left::default() },
         bounds: Bounds {
             held_max: 1,
@@ -213,6 +224,7 @@ pub fn incarnations() -> Configuration {
     Configuration {
         name: "incarnations",
         time,
+        begin: Begin::Grown,
         left: Left { crashes: 2, wipes: 1, says: 1, cuts: 1, ..Left::default() },
         bounds: Bounds {
             entries_max: 6,
@@ -223,6 +235,62 @@ pub fn incarnations() -> Configuration {
                 other => without_search(other),
             },
             sights: &[Sight::TwoVoters, Sight::ThreeVotersAgain, Sight::NewIncarnationVotes],
+            ..bounds(time)
+        },
+        states: 300_000,
+    }
+}
+
+/// A chat grows from one voter to three: newcomers come, and anybody may be cut off or crash.
+pub fn growing() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "growing",
+        time,
+        begin: Begin::Alone,
+        left: Left { crashes: 1, cuts: 1, says: 1, ..Left::default() },
+        bounds: Bounds {
+            entries_max: 6,
+            held_max: 1,
+            hosts_say: true,
+            travel: |body| match body {
+                Body::Append(_) | Body::Acknowledge(_) => Travel::Free,
+                other => without_search(other),
+            },
+            sights: &[
+                Sight::TwoVoters,
+                Sight::ThreeVotersAgain,
+                Sight::HostInTerm2,
+                Sight::UnsyncedLost,
+            ],
+            ..bounds(time)
+        },
+        states: 300_000,
+    }
+}
+
+/// Nominees are behind, and what they fetch travels freely.
+pub fn adoptions() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "adoptions",
+        time,
+        begin: Begin::Forked,
+        left: Left { crashes: 1, says: 1, ..Left::default() },
+        bounds: Bounds {
+            held_max: 1,
+            late_syncs: false,
+            hosts_say: true,
+            travel: |body| match body {
+                Body::FetchLog(_) | Body::FetchLogAnswer(_) => Travel::Free,
+                other => without_search(other),
+            },
+            sights: &[
+                Sight::HostInTerm3,
+                Sight::Adopted,
+                Sight::AdoptedAndCut,
+                Sight::WithdrewBehind,
+            ],
             ..bounds(time)
         },
         states: 300_000,

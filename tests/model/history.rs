@@ -20,6 +20,7 @@ pub enum Broken {
     CommitOfOlderTerm,
     CommittedCut,
     VoteChanged,
+    TermBehindLog,
     SaidBeforeDurable,
     ConfirmedWrongly,
     OrderOfAuthor,
@@ -49,8 +50,8 @@ pub enum Sight {
     ThreeVotersAgain,
     NewIncarnationVotes,
     Removed,
-    BelowOwnPast,
     Adopted,
+    AdoptedAndCut,
 }
 
 /// A set of sights.

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use demes_protocol::event::Persist;
 use demes_protocol::message::{
-    Append, Body, FetchLogAnswer, Heartbeat, HostAlive, Message, RequestVote,
+    Append, Body, FetchLogAnswer, Heartbeat, HostAlive, Message,
 };
 use demes_protocol::situation::{Count, Scale, Situation};
 
@@ -19,7 +19,7 @@ pub const QUANTUM_US: u64 = 1_000_000;
 /// What is this far ahead never comes due.
 pub const FAR_US: u64 = 100 * QUANTUM_US;
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Key {
     pub hash: u64,
     pub counts: Vec<Count>,

@@ -7,6 +7,8 @@ mod disk;
 mod history;
 mod key;
 mod memory;
+#[cfg(feature = "planted")]
+mod mistakes;
 mod peer;
 mod start;
 mod state;
@@ -33,7 +35,7 @@ fn check(configuration: Configuration) {
     let name = configuration.name;
     let states = number("STATES").unwrap_or(configuration.states);
     let begun = Instant::now();
-    let chat = Chat::new(configuration.bounds, configuration.time, configuration.left, states);
+    let chat = Chat::new(configuration, states);
     let checker = chat.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let chat = checker.model();
     let complete = if chat.is_exhausted() { "all" } else { "to that depth" };
@@ -124,4 +126,14 @@ fn late_voters() {
 #[test]
 fn incarnations() {
     check(configurations::incarnations());
+}
+
+#[test]
+fn growing() {
+    check(configurations::growing());
+}
+
+#[test]
+fn adoptions() {
+    check(configurations::adoptions());
 }

@@ -2,23 +2,44 @@
 //!
 //! There are far fewer situations of one peer than of three, so equal peers and messages are kept
 //! once and shared by all states, and what a peer does about a thing is worked out once.
+//!
+//! That is right only if peers in equal situations really do the same. So some of those that are
+//! taken for equal are compared in what they do next (`Compared`).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use demes_protocol::message::Message;
+use demes_protocol::message::{Body, Message};
 use demes_protocol::situation::Scale;
 use demes_protocol::types::Payload;
 
 use crate::key::Key;
-use crate::peer::{Around, Effect, Input, Parcel, Peer};
+use crate::peer::{Around, Effect, Input, PEERS, Parcel, Peer};
 
 /// What came of an input: the peer afterwards, and the rest.
 pub type Outcome = (Arc<Peer>, Arc<[Effect]>);
 
+/// One of so many peers that are taken for known ones is compared with that.
+const COMPARE_EVERY: u64 = 64;
+
 pub struct Memory {
     keeps: bool,
     tables: Mutex<Tables>,
+    merged: AtomicU64,
+    compared: AtomicU64,
+    different: AtomicU64,
+}
+
+/// What was met so far.
+#[derive(Debug)]
+pub struct Sizes {
+    pub peers: usize,
+    pub messages: usize,
+    pub outcomes: usize,
+    /// Peers that were compared with the one that they are taken for, and those that did otherwise.
+    pub compared: u64,
+    pub different: u64,
 }
 
 #[derive(Default)]
@@ -69,7 +90,8 @@ impl Name {
 
 impl Memory {
     pub fn new() -> Self {
-        Self { keeps: true, tables: Mutex::default() }
+        let (merged, compared, different) = Default::default();
+        Self { keeps: true, tables: Mutex::default(), merged, compared, different }
     }
 
     /// One that takes no situation for another, so that what is far away comes nearer.
@@ -92,10 +114,29 @@ impl Memory {
         let known = self.tables().outcomes.get(&name).cloned();
         known.unwrap_or_else(|| {
             let (after, effects) = Peer::clone(peer).happen(input, around);
+            self.compare(&after, around);
             let outcome = (self.peer(after), effects.into());
             self.tables().outcomes.insert(name, outcome.clone());
             outcome
         })
+    }
+
+    /// Looks, now and then, whether a peer does the same as the known one that it is taken for.
+    fn compare(&self, peer: &Peer, around: &Around<'_>) {
+        let known = self.tables().peers.get(&peer.key).cloned();
+        let Some(known) = known else { return };
+        if !self.merged.fetch_add(1, Ordering::Relaxed).is_multiple_of(COMPARE_EVERY) {
+            return;
+        }
+        let tick = |peer: &Peer| Input::Tick { at: peer.timeout().unwrap_or(peer.now) };
+        let is_same = do_the_same([(&known, &tick(&known)), (peer, &tick(peer))], around)
+            && do_the_same([(&known, &Input::Sync), (peer, &Input::Sync)], around)
+            && (0..PEERS).all(|q| {
+                let connect = Input::Connect(q);
+                do_the_same([(&known, &connect), (peer, &connect)], around)
+            });
+        self.compared.fetch_add(1, Ordering::Relaxed);
+        self.different.fetch_add(u64::from(!is_same), Ordering::Relaxed);
     }
 
     /// The peer that is in the same situation as this one.
@@ -114,9 +155,29 @@ impl Memory {
         Arc::clone(parcels.entry(key.clone()).or_insert_with(parcel))
     }
 
-    /// How many peers, messages and outcomes are known.
-    pub fn sizes(&self) -> (usize, usize, usize) {
+    pub fn sizes(&self) -> Sizes {
         let tables = self.tables();
-        (tables.peers.len(), tables.parcels.len(), tables.outcomes.len())
+        Sizes {
+            peers: tables.peers.len(),
+            messages: tables.parcels.len(),
+            outcomes: tables.outcomes.len(),
+            compared: self.compared.load(Ordering::Relaxed),
+            different: self.different.load(Ordering::Relaxed),
+        }
     }
+}
+
+/// Whether the same comes of both. Whom to ask first is left to chance, and is no difference.
+fn do_the_same(both: [(&Peer, &Input); 2], around: &Around<'_>) -> bool {
+    let asks = |message: &Message| matches!(message.body, Body::FindHost);
+    let [one, other] = both.map(|(peer, input)| {
+        let (after, effects) = peer.clone().happen(input, around);
+        let will_ask = after.disk.pending.iter().flat_map(|ready| &ready.messages).any(asks);
+        let said = effects.iter().filter_map(|effect| match effect {
+            Effect::Send(parcel) if !asks(&parcel.message) => Some(parcel.number),
+            _ => None,
+        });
+        (Some(after.key).filter(|_| !will_ask), said.collect::<Vec<_>>())
+    });
+    one == other
 }

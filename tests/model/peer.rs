@@ -16,6 +16,7 @@ use demes_protocol::types::{
     Entry, HardState, Incarnation, Index, Membership, Payload, PeerId, Term,
 };
 
+use crate::chat::Travel;
 use crate::disk::{Disk, Image};
 use crate::history::{Broken, Sight};
 use crate::key::{FAR_US, Key, QUANTUM_US};
@@ -184,6 +185,8 @@ pub struct Around<'a> {
     /// How moments are told apart.
     pub scale: Scale,
     pub memory: &'a Memory,
+    /// What never arrives is not sent.
+    pub travel: fn(&Body) -> Travel,
 }
 
 struct Doing<'a> {
@@ -244,12 +247,23 @@ impl Doing<'_> {
     }
 
     fn hear(&mut self, message: &Message) {
+        let (last, effects) = (self.last_hash(), self.effects.len());
         self.event(Event::Message(message.clone()));
+        if matches!(message.body, Body::FetchLogAnswer(_)) && self.last_hash() != last {
+            let is_cut = |effect: &Effect| matches!(effect, Effect::Sight(Sight::Cut));
+            let cuts = self.effects[effects..].iter().any(is_cut);
+            let sight = if cuts { Sight::AdoptedAndCut } else { Sight::Adopted };
+            self.effects.push(Effect::Sight(sight));
+        }
         if matches!(message.body, Body::HandOver(_)) {
             let status = self.peer.replica.as_ref().map(Replica::status).unwrap_or_default();
             let stands = status.role == Role::Candidate;
             self.peer.handed = if stands { status.term } else { 0 };
         }
+    }
+
+    fn last_hash(&self) -> Option<demes_protocol::types::Hash> {
+        self.peer.replica.as_ref().map(|replica| replica.log().last_hash())
     }
 
     /// What was not synced is lost.
@@ -272,6 +286,9 @@ impl Doing<'_> {
         let commit = replica.log().commit();
         replica.handle(now, event);
         let mut ready = replica.take_ready();
+        let travels = |message: &Message| (self.around.travel)(&message.body) != Travel::Lost;
+        ready.early.retain(travels);
+        ready.messages.retain(travels);
         if replica.log().commit() < commit {
             self.effects.push(Effect::Broken(Broken::CommitWentBack));
         }
@@ -326,6 +343,10 @@ impl Doing<'_> {
         if !keeps_vote(before, after) {
             self.effects.push(Effect::Broken(Broken::VoteChanged));
         }
+        let last = self.peer.disk.image.entries.last();
+        if last.is_some_and(|last| last.term > after.term) {
+            self.effects.push(Effect::Broken(Broken::TermBehindLog));
+        }
         if let Some(from) = ready.persist.truncate_from {
             self.effects.push(Effect::Cut(from));
         }
@@ -356,8 +377,8 @@ impl Doing<'_> {
             Notice::Paused { paused: true } => Effect::Sight(Sight::Paused),
             Notice::Paused { paused: false } => Effect::Sight(Sight::Resumed),
             Notice::Removed { .. } => Effect::Sight(Sight::Removed),
-            Notice::BelowOwnPast => Effect::Sight(Sight::BelowOwnPast),
-            Notice::Fault { .. } => Effect::Broken(Broken::Fault),
+            // No store is ever older than what was told of it.
+            Notice::BelowOwnPast | Notice::Fault { .. } => Effect::Broken(Broken::Fault),
             _ => return,
         };
         self.effects.push(effect);

@@ -76,9 +76,21 @@ impl Time {
     }
 }
 
-/// Three members that all vote, the first hosting in term 1, with a published ranking 1 2 3;
-/// everything is synced, committed and known to all.
-pub fn grown(time: Time, left: Left, memory: &Memory) -> State {
+/// Which chat there is at first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// One member hosts in term 1 and has invited the other two, who have not come yet.
+    Alone,
+    /// Three members that all vote, the first hosting in term 1, with a published ranking 1 2 3.
+    Grown,
+    /// The same chat, later: the first member was parted from the others while it had an entry
+    /// that nobody else got. The second one hosts in term 2. The first one still takes itself for
+    /// the host of term 1.
+    Forked,
+}
+
+/// That chat. Everything is synced, committed and known to all of its members.
+pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
     let bounds = Bounds {
         config: time.config(),
         scale: time.scale(),
@@ -103,19 +115,40 @@ pub fn grown(time: Time, left: Left, memory: &Memory) -> State {
     state = pass(state, change, |state| state.history.last() > 1);
     for p in 1..PEERS {
         state = change(state, &|step| step.happen(0, &Input::Propose(invitation(p))));
-        while state.peers[p].replica.is_none() {
-            let join = none.parcel(join(&state.peers[p], 0), bounds.scale);
-            state = change(state, &|step| step.send(&join));
+    }
+    if begin != Begin::Alone {
+        for p in 1..PEERS {
+            while state.peers[p].replica.is_none() {
+                let join = none.parcel(join(&state.peers[p], 0), bounds.scale);
+                state = change(state, &|step| step.send(&join));
+            }
         }
+        state = pass(state, change, |state| state.peers.iter().all(|peer| has_grown(peer)));
+        for p in 1..PEERS {
+            let at = state.peers[p].now + REPORT_US;
+            state = change(state, &|step| step.happen(p, &Input::Tick { at }));
+        }
+        state = pass(state, change, |state| state.peers.iter().all(|peer| is_ranked(peer)));
     }
-    state = pass(state, change, |state| state.peers.iter().all(|peer| has_grown(peer)));
-    for p in 1..PEERS {
-        let at = state.peers[p].now + REPORT_US;
-        state = change(state, &|step| step.happen(p, &Input::Tick { at }));
-    }
-    state = pass(state, change, |state| state.peers.iter().all(|peer| is_ranked(peer)));
     assert!(state.peers[0].hosts && state.peers[0].term == 1, "the founder hosts");
+    if begin == Begin::Forked {
+        state.cut = Some(0);
+        let message = state.peers[0].message("lost");
+        state = change(state, &|step| step.happen(0, &Input::Propose(message.clone())));
+        for _ in 0..ROUNDS_MAX {
+            for p in 1..PEERS {
+                let at = state.peers[p].now + QUANTUM_US;
+                state = change(state, &|step| step.happen(p, &Input::Tick { at }));
+            }
+            if state.peers[1].hosts && has_grown(&state.peers[1]) {
+                break;
+            }
+        }
+        assert!(state.peers[0].hosts && state.peers[1].hosts, "each of two terms has its host");
+    }
     state.left = left;
+    // What a step showed on the way is no sight of what is explored.
+    state.sights = Sights::default();
     state.peers = state.peers.map(|peer| memory.peer(Peer::clone(&peer)));
     state
 }

@@ -10,7 +10,7 @@ use demes_protocol::message::{Body, Message, WithdrawReason};
 use demes_protocol::quorum::is_majority;
 use demes_protocol::types::{Entry, Index, Payload, PeerId, Term};
 
-use crate::chat::{Bounds, Travel};
+use crate::chat::Bounds;
 use crate::history::{Broken, Sight, has, logs_match, voters_match};
 use crate::memory::Memory;
 use crate::peer::{Around, Effect, Input, PEERS, Parcel, Peer, first_incarnation, id, index};
@@ -31,7 +31,8 @@ pub struct Step<'a> {
 
 impl<'a> Step<'a> {
     pub fn new(state: State, bounds: &'a Bounds, memory: &'a Memory, tell: bool) -> Self {
-        let around = Around { config: &bounds.config, scale: bounds.scale, memory };
+        let Bounds { config, scale, travel, .. } = bounds;
+        let around = Around { config, scale: *scale, memory, travel: *travel };
         Self { state, bounds, around, lines: tell.then(Vec::new) }
     }
 
@@ -179,8 +180,7 @@ impl<'a> Step<'a> {
         let to = &self.state.peers[index(message.to)];
         let hears = to.replica.is_some() || to.joining;
         let parted = self.state.are_parted(index(message.from), index(message.to));
-        let lost = parted || (self.bounds.travel)(&message.body) == Travel::Lost;
-        if !hears || lost {
+        if !hears || parted {
             self.tell(|| format!("{} (lost)", text::message(message)));
             return;
         }
@@ -341,7 +341,6 @@ impl<'a> Step<'a> {
             },
             Body::NominateAnswer(answer) if answer.host_alive.is_some() => Sight::Held,
             Body::Solicit(_) => Sight::FellBack,
-            Body::FetchLogAnswer(answer) if !answer.entries.is_empty() => Sight::Adopted,
             _ => return,
         };
         self.state.sights.add(sight);
