@@ -37,6 +37,8 @@ pub struct Bounds {
     pub hosts_say: bool,
     /// Peers may be told that another one's process is gone.
     pub refusals: bool,
+    /// What a peer must not do by itself counts as broken before anything comes of it.
+    pub strict: bool,
     /// What must be met somewhere.
     pub sights: &'static [Sight],
 }

@@ -33,6 +33,7 @@ fn bounds(time: Time) -> Bounds {
         late_syncs: true,
         hosts_say: false,
         refusals: false,
+        strict: true,
         sights: &[],
     }
 }
@@ -291,6 +292,49 @@ pub fn adoptions() -> Configuration {
                 Sight::AdoptedAndCut,
                 Sight::WithdrewBehind,
             ],
+            ..bounds(time)
+        },
+        states: 300_000,
+    }
+}
+
+/// Votes and what they rely on: the network keeps order, but peers crash before every sync.
+pub fn votes() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "votes",
+        time,
+        begin: Begin::Grown,
+        left: Left { crashes: 2, cuts: 1, ..Left::default() },
+        bounds: Bounds {
+            terms_max: 2,
+            held_max: 0,
+            travel: without_search,
+            sights: &[Sight::HostInTerm2],
+            ..bounds(time)
+        },
+        states: 300_000,
+    }
+}
+
+/// Two logs differ: attaches and what answers them travel freely until they are one (R35).
+pub fn attaches() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "attaches",
+        time,
+        begin: Begin::Forked,
+        left: Left { crashes: 1, says: 1, doubles: 1, ..Left::default() },
+        bounds: Bounds {
+            late_syncs: false,
+            hosts_say: true,
+            travel: |body| match body {
+                Body::Attach(_) | Body::Append(_) | Body::LookBack(_) | Body::Acknowledge(_) => {
+                    Travel::Free
+                }
+                other => without_search(other),
+            },
+            sights: &[Sight::Cut, Sight::CommitInTerm2, Sight::HostInTerm3],
             ..bounds(time)
         },
         states: 300_000,

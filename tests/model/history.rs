@@ -29,6 +29,14 @@ pub enum Broken {
     NoRest,
 }
 
+impl Broken {
+    /// Whether one peer breaks it by itself, and nothing may ever come of that.
+    pub fn is_by_itself(self) -> bool {
+        use Broken::*;
+        matches!(self, VoteChanged | TermBehindLog | SaidBeforeDurable)
+    }
+}
+
 /// What a step showed: that the interesting things do happen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sight {

@@ -7,9 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use demes_protocol::event::Persist;
-use demes_protocol::message::{
-    Append, Body, FetchLogAnswer, Heartbeat, HostAlive, Message,
-};
+use demes_protocol::message::{Append, Body, FetchLogAnswer, Heartbeat, HostAlive, Message};
 use demes_protocol::situation::{Count, Scale, Situation};
 
 use crate::peer::Peer;

@@ -1,8 +1,24 @@
-//! Model check.
+//! Model check: the shipped `Replica`, three times, in every order of events within some bounds.
+//!
+//! ```text
+//! cargo test --release -p demes-protocol --test model                 the normal run
+//!     TIMES=20 … -- --nocapture --test-threads=1                      20 times as far
+//!     STATES=1000000 … -- --nocapture --exact elections               one of them, so far
+//!     THREADS=2                                                       on so many threads
+//! cargo test --release -p demes-protocol --features planted --test model mistakes
+//! ```
+//!
+//! A state is three peers, their disks, what is on its way, and what was promised (`state`). What
+//! may happen next is in `chat`, how it happens in `step` and `peer`, what must hold in `history`
+//! and `step`. `configurations` says what is left free where, and `start` where it begins. The
+//! breadth-first search is stateright's. States count as equal where nothing that a peer will do
+//! can tell them apart (`key`, and `demes_protocol::situation`); `memory` keeps what was met, and
+//! compares samples of what it takes for equal.
 
 mod chat;
 mod configurations;
 #[path = "../common/disk.rs"]
+#[allow(dead_code, reason = "torn writes and offline looks are for the simulation")]
 mod disk;
 mod history;
 mod key;
@@ -18,8 +34,10 @@ mod step;
 mod text;
 
 use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use demes_protocol::planted::PLANTED;
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
 use chat::{Action, Chat};
@@ -30,39 +48,82 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// Explores, prints what was explored, and fails with a path where a property does not hold.
-fn check(configuration: Configuration) {
-    let name = configuration.name;
-    let states = number("STATES").unwrap_or(configuration.states);
+/// What came of exploring a configuration.
+struct Explored {
+    /// What was explored, in one line.
+    line: String,
+    unique: usize,
+    /// Each promise that is broken, with the path to there.
+    broken: Vec<(&'static str, String)>,
+    /// What was to be seen, and was not.
+    unseen: Vec<&'static str>,
+    /// Peers that did otherwise than those that they were taken for, and how many were compared.
+    different: u64,
+    compared: u64,
+}
+
+/// Looks at what may follow each of `states` states, the nearest first, or up to the first that
+/// breaks a promise.
+fn explore(name: &str, chat: Chat) -> Explored {
     let begun = Instant::now();
-    let chat = Chat::new(configuration, states);
-    let checker = chat.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let threads = number("THREADS").unwrap_or(1) as usize;
+    let checker = chat.checker().threads(threads);
+    let checker = checker.finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let chat = checker.model();
-    let complete = if chat.is_exhausted() { "all" } else { "to that depth" };
-    println!(
-        "{name}: {} states, {} unique, {} steps deep ({complete}), {:.1} s, at most {} MiB; {:?}",
+    let (all, depth) = match chat.is_exhausted() {
+        true => ("all there are", checker.max_depth() - 1),
+        false => ("all up to that depth", checker.max_depth().saturating_sub(2)),
+    };
+    let sizes = chat.memory.sizes();
+    let line = format!(
+        "{name}: {} states, {} unique, {depth} steps deep ({all}), {:.1} s, at most {} MiB; {} \
+         situations of a peer, {} messages, {} of {} compared differ",
         checker.state_count(),
         checker.unique_state_count(),
-        checker.max_depth() - if chat.is_exhausted() { 1 } else { 2 },
         begun.elapsed().as_secs_f64(),
         memory_mib(),
-        chat.memory.sizes(),
+        sizes.peers,
+        sizes.messages,
+        sizes.different,
+        sizes.compared,
     );
     chat.reopen();
     let found = checker.discoveries();
-    let mut failures = Vec::new();
+    let (mut broken, mut unseen) = (Vec::new(), Vec::new());
     for property in chat.properties() {
-        let path = found.get(property.name);
-        match property.expectation {
-            Expectation::Sometimes if path.is_none() => {
-                failures.push(format!("{name}: never seen: {}", property.name));
-            }
-            Expectation::Always if path.is_some() => {
-                let path = path.map(|path| told(chat, path)).unwrap_or_default();
-                failures.push(format!("{name}: broken: {}\n{path}", property.name));
-            }
+        match (property.expectation, found.get(property.name)) {
+            (Expectation::Sometimes, None) => unseen.push(property.name),
+            (Expectation::Always, Some(path)) => broken.push((property.name, told(chat, path))),
             _ => {}
         }
+    }
+    let (unique, compared) = (checker.unique_state_count(), sizes.compared);
+    Explored { line, unique, broken, unseen, different: sizes.different, compared }
+}
+
+/// In a build that can plant mistakes, which are planted for the whole process, one test at a time.
+fn unplanted() -> Option<MutexGuard<'static, ()>> {
+    static TURN: Mutex<()> = Mutex::new(());
+    PLANTED.then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Explores, prints what was explored, and fails with a path where a promise is broken.
+fn check(configuration: Configuration) {
+    let _turn = unplanted();
+    let name = configuration.name;
+    let states = configuration.states * number("TIMES").unwrap_or(1);
+    let states = number("STATES").unwrap_or(states);
+    let explored = explore(name, Chat::new(configuration, states));
+    println!("{}", explored.line);
+    let mut failures = Vec::new();
+    for (promise, path) in &explored.broken {
+        failures.push(format!("{name}: broken: {promise}\n{path}"));
+    }
+    if explored.broken.is_empty() {
+        failures.extend(explored.unseen.iter().map(|sight| format!("{name}: never seen: {sight}")));
+    }
+    if explored.different > 0 || explored.compared == 0 {
+        failures.push(format!("{name}: peers are taken for others: {}", explored.line));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
@@ -88,52 +149,18 @@ fn memory_mib() -> u64 {
     kib.unwrap_or(0) / 1_024
 }
 
-#[test]
-fn elections() {
-    check(configurations::elections());
+macro_rules! configurations {
+    ($($name:ident)+) => {
+        $(
+            #[test]
+            fn $name() {
+                check(configurations::$name());
+            }
+        )+
+    };
 }
 
-#[test]
-fn replication() {
-    check(configurations::replication());
-}
-
-#[test]
-fn leases() {
-    check(configurations::leases());
-}
-
-#[test]
-fn partitions() {
-    check(configurations::partitions());
-}
-
-#[test]
-fn hand_overs() {
-    check(configurations::hand_overs());
-}
-
-#[test]
-fn voters() {
-    check(configurations::voters());
-}
-
-#[test]
-fn late_voters() {
-    check(configurations::late_voters());
-}
-
-#[test]
-fn incarnations() {
-    check(configurations::incarnations());
-}
-
-#[test]
-fn growing() {
-    check(configurations::growing());
-}
-
-#[test]
-fn adoptions() {
-    check(configurations::adoptions());
+configurations! {
+    adoptions attaches elections growing hand_overs incarnations late_voters leases partitions
+    replication voters votes
 }

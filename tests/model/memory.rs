@@ -32,11 +32,9 @@ pub struct Memory {
 }
 
 /// What was met so far.
-#[derive(Debug)]
 pub struct Sizes {
     pub peers: usize,
     pub messages: usize,
-    pub outcomes: usize,
     /// Peers that were compared with the one that they are taken for, and those that did otherwise.
     pub compared: u64,
     pub different: u64,
@@ -160,7 +158,6 @@ impl Memory {
         Sizes {
             peers: tables.peers.len(),
             messages: tables.parcels.len(),
-            outcomes: tables.outcomes.len(),
             compared: self.compared.load(Ordering::Relaxed),
             different: self.different.load(Ordering::Relaxed),
         }

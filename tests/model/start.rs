@@ -101,6 +101,7 @@ pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
         late_syncs: false,
         hosts_say: false,
         refusals: false,
+        strict: true,
         sights: &[],
     };
     let none = Memory::none();
