@@ -91,6 +91,8 @@ async fn a_survivor_recovers_a_chat_whose_majority_is_lost() {
         // The two who were given up come back, and go on as before. Nothing crosses.
         for peer in [host, lost] {
             chat.peers[peer].start().await.unwrap();
+        }
+        for peer in [host, lost] {
             chat.sees(peer, "a host of the old course, and the recovery", |chat| {
                 let told = |member: &demes::wire::pb::Member| member.other_generation == generation;
                 chat.serving && chat.members.iter().filter(|member| told(member)).count() == 1
