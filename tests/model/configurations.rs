@@ -76,7 +76,7 @@ pub fn elections() -> Configuration {
             ],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -97,7 +97,7 @@ pub fn leases() -> Configuration {
             sights: &[Sight::HostInTerm2, Sight::Paused, Sight::Resumed, Sight::Held],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -120,7 +120,6 @@ pub fn replication() -> Configuration {
             },
             sights: &[
                 Sight::HostInTerm2,
-                Sight::HostInTerm3,
                 Sight::CommitInTerm2,
                 Sight::Confirmed,
                 Sight::Cut,
@@ -129,7 +128,7 @@ pub fn replication() -> Configuration {
             ],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -152,7 +151,7 @@ pub fn partitions() -> Configuration {
             sights: &[Sight::HostInTerm3, Sight::CommitInTerm2, Sight::Cut, Sight::Adopted],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -174,7 +173,7 @@ pub fn hand_overs() -> Configuration {
             sights: &[Sight::HandedOver, Sight::HostInTerm2, Sight::HostInTerm3],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -194,7 +193,7 @@ pub fn voters() -> Configuration {
             sights: &[Sight::TwoVoters, Sight::OneVoter, Sight::Removed, Sight::Cut],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 60_000,
     }
 }
 
@@ -215,7 +214,7 @@ pub fn late_voters() -> Configuration {
             sights: &[Sight::TwoVoters, Sight::UnsyncedLost, Sight::Cut],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -238,7 +237,7 @@ pub fn incarnations() -> Configuration {
             sights: &[Sight::TwoVoters, Sight::ThreeVotersAgain, Sight::NewIncarnationVotes],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -266,7 +265,7 @@ pub fn growing() -> Configuration {
             ],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -294,7 +293,7 @@ pub fn adoptions() -> Configuration {
             ],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -313,7 +312,7 @@ pub fn votes() -> Configuration {
             sights: &[Sight::HostInTerm2],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }
 
@@ -337,6 +336,6 @@ pub fn attaches() -> Configuration {
             sights: &[Sight::Cut, Sight::CommitInTerm2, Sight::HostInTerm3],
             ..bounds(time)
         },
-        states: 300_000,
+        states: 120_000,
     }
 }

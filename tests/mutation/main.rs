@@ -49,7 +49,7 @@ mod queue;
 #[path = "../sim/run.rs"]
 #[allow(dead_code, reason = "one seed after the other is enough in here")]
 mod run;
-#[path = "../golden/text.rs"]
+#[path = "../common/text.rs"]
 #[allow(dead_code, reason = "the golden scripts show more")]
 mod text;
 #[path = "../sim/traps.rs"]
