@@ -44,6 +44,9 @@ use chat::{Action, Chat};
 use configurations::Configuration;
 use state::State;
 
+/// A configuration with fewer states than this leaves nothing free.
+const STATES_MIN: u64 = 10_000;
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -52,7 +55,7 @@ fn number(variable: &str) -> Option<u64> {
 struct Explored {
     /// What was explored, in one line.
     line: String,
-    unique: usize,
+    unique: u64,
     /// Each promise that is broken, with the path to there.
     broken: Vec<(&'static str, String)>,
     /// What was to be seen, and was not.
@@ -97,7 +100,7 @@ fn explore(name: &str, chat: Chat) -> Explored {
             _ => {}
         }
     }
-    let (unique, compared) = (checker.unique_state_count(), sizes.compared);
+    let (unique, compared) = (checker.unique_state_count() as u64, sizes.compared);
     Explored { line, unique, broken, unseen, different: sizes.different, compared }
 }
 
@@ -121,6 +124,9 @@ fn check(configuration: Configuration) {
     }
     if explored.broken.is_empty() {
         failures.extend(explored.unseen.iter().map(|sight| format!("{name}: never seen: {sight}")));
+    }
+    if explored.unique < states.min(STATES_MIN) {
+        failures.push(format!("{name}: there is next to nothing to explore"));
     }
     if explored.different > 0 || explored.compared == 0 {
         failures.push(format!("{name}: peers are taken for others: {}", explored.line));

@@ -37,6 +37,7 @@ const fn mistake(
 const DURABLE: &str = "what is committed is durable at a majority of the voters";
 const LACKS: &str = "every host has what hosts before it committed";
 const TOO_EARLY: &str = "nothing is said before it is durable";
+const VOTERS: &str = "the voters are those of the latest change in the log";
 
 const MISTAKES: &[Mistake] = &[
     mistake(Bug::LogCheckSkipped, configurations::adoptions, true, LACKS),
@@ -49,11 +50,22 @@ const MISTAKES: &[Mistake] = &[
         false,
         "logs with an entry in common are equal up to it",
     ),
+    mistake(Bug::AcknowledgedBeforeSync, configurations::leases, true, TOO_EARLY),
+    mistake(Bug::AcknowledgedBeforeSync, configurations::late_voters, false, DURABLE),
     mistake(Bug::RequestBeforeSync, configurations::adoptions, true, TOO_EARLY),
     mistake(Bug::HalfIsMajority, configurations::voters, true, LACKS),
     mistake(Bug::HostCountsEarly, configurations::growing, true, DURABLE),
     mistake(Bug::CommitAheadOfQuorum, configurations::leases, true, DURABLE),
+    mistake(
+        Bug::OutboxClearedByAnother,
+        configurations::leases,
+        true,
+        "what is confirmed is committed",
+    ),
     mistake(Bug::LearnerCounts, configurations::voters, true, DURABLE),
+    mistake(Bug::TwoVoterChanges, configurations::voters, true, LACKS),
+    mistake(Bug::VotersOnCommit, configurations::late_voters, true, VOTERS),
+    mistake(Bug::VotersNotRolledBack, configurations::voters, true, VOTERS),
     mistake(Bug::UnmatchedAcknowledged, configurations::adoptions, true, DURABLE),
     mistake(
         Bug::OlderTermCommitted,
