@@ -39,9 +39,6 @@ pub struct Scale {
     pub past_us: Micros,
     /// What is this far ahead is far ahead.
     pub future_us: Micros,
-    /// Whether it counts what is remembered of other peers' pasts (R9). It need not where nobody
-    /// is told of it.
-    pub pasts: bool,
 }
 
 /// A number that one peer counts and others repeat. Only its place among the others of its kind
@@ -202,10 +199,8 @@ impl Replica {
         into.hash((ranking.term, ranking.version, &ranking.candidates));
         into.hash((goodbyes, links, round_trips, syncs, far_terms, newer_incarnations));
         into.hash((other_generations, disk, fault, has_gone, removed_by));
-        if into.scale.pasts {
-            into.hash(pasts);
-            into.due_if(*pasts_due_at);
-        }
+        into.hash(pasts);
+        into.due_if(*pasts_due_at);
         match stopping {
             Some(Stopping::HandingOver { deadline }) => into.due_if(Some(*deadline)),
             Some(Stopping::SaidGoodbye) => into.hash(2_u8),
@@ -327,9 +322,7 @@ impl Progress {
         into.hash((incarnation, boot, matched, next, in_flight, commit_sent, loading));
         into.was_if(*contact);
         into.hash(ranking_version);
-        if into.scale.pasts {
-            into.hash(past);
-        }
+        into.hash(past);
         into.was_if(*steady_since);
     }
 }

@@ -3,7 +3,6 @@
 //! Some let much go wrong and do not get far, others keep order and get further.
 
 use demes_protocol::message::Body;
-use demes_protocol::situation::Scale;
 
 use crate::chat::{Bounds, Travel};
 use crate::history::Sight;
@@ -102,7 +101,6 @@ pub fn leases() -> Configuration {
 }
 
 /// The log: entries and what acknowledges them travel freely, crashes lose what is not synced.
-/// Peers are told how far they were (R9), and nobody is wrongly found to be below its own past.
 pub fn replication() -> Configuration {
     let time = Time::Coarse;
     Configuration {
@@ -111,7 +109,6 @@ pub fn replication() -> Configuration {
         begin: Begin::Grown,
         left: Left { crashes: 1, says: 2, cuts: 1, ..Left::default() },
         bounds: Bounds {
-            scale: Scale { pasts: true, ..time.scale() },
             travel: |body| match body {
                 Body::Attach(_) | Body::Append(_) | Body::LookBack(_) | Body::Acknowledge(_) => {
                     Travel::Free

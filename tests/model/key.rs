@@ -56,9 +56,7 @@ fn add_peer(part: &mut Part, peer: &Peer) {
     let (state, read) = (image.hard_state, image.read);
     (image.incarnation, image.boot, state, last, image.commit, read, image.removed_by)
         .hash(&mut part.hasher);
-    if part.scale.pasts {
-        image.pasts.hash(&mut part.hasher);
-    }
+    image.pasts.hash(&mut part.hasher);
     (&image.outbox, image.last_number, disk.pending.len()).hash(&mut part.hasher);
     for ready in &disk.pending {
         // Their numbers follow one another.
@@ -79,7 +77,7 @@ fn add_persist(part: &mut Part, persist: &Persist) {
     }
     (&persist.outbox_put, persist.outbox_remove_through, persist.commit).hash(into);
     (persist.checkpoint.is_some(), persist.read, persist.removed_by).hash(into);
-    persist.pasts.as_ref().filter(|_| part.scale.pasts).hash(into);
+    persist.pasts.hash(into);
 }
 
 /// For how long a host is alive, and what is for showing, changes nothing that a receiver does.

@@ -21,7 +21,7 @@ use crate::peer::{Around, Effect, Input, PEERS, Parcel, Peer};
 pub type Outcome = (Arc<Peer>, Arc<[Effect]>);
 
 /// One of so many peers that are taken for known ones is compared with that.
-const COMPARE_EVERY: u64 = 64;
+const COMPARE_EVERY: u64 = 32;
 
 pub struct Memory {
     keeps: bool,

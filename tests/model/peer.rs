@@ -384,15 +384,7 @@ impl Doing<'_> {
         self.effects.push(effect);
     }
 
-    fn send(&mut self, mut message: Message) {
-        if !self.around.scale.pasts {
-            // As if nothing were remembered; it is not told apart either.
-            match &mut message.body {
-                Body::Append(append) => append.past = None,
-                Body::RequestVote(request) => request.past = None,
-                _ => {}
-            }
-        }
+    fn send(&mut self, message: Message) {
         if !is_durable(&self.peer, &message) {
             self.tell(text::message(&message));
             self.effects.push(Effect::Broken(Broken::SaidBeforeDurable));

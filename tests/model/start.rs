@@ -72,7 +72,7 @@ impl Time {
             Time::Coarse => 2 * QUANTUM_US,
             Time::Fine => 3 * QUANTUM_US,
         };
-        Scale { quantum_us: QUANTUM_US, past_us, future_us: FAR_US, pasts: false }
+        Scale { quantum_us: QUANTUM_US, past_us, future_us: FAR_US }
     }
 }
 
