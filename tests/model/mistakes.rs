@@ -1,5 +1,5 @@
-//! That the model finds mistakes: some are planted in the rules, one at a time, and each has to break
-//! a promise in the configuration that is named here.
+//! That the model finds mistakes: some are planted in the rules, one at a time, and each has to
+//! break a promise in the configuration that is named here.
 //!
 //! The switch is one for the process, so this is one test, and no other runs meanwhile.
 //!
