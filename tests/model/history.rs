@@ -30,10 +30,10 @@ pub enum Broken {
 }
 
 impl Broken {
-    /// Whether one peer breaks it by itself, and nothing may ever come of that.
+    /// Whether one peer breaks it, or notices something, by itself, and perhaps nothing comes of it.
     pub fn is_by_itself(self) -> bool {
         use Broken::*;
-        matches!(self, VoteChanged | TermBehindLog | SaidBeforeDurable)
+        matches!(self, VoteChanged | TermBehindLog | SaidBeforeDurable | Fault)
     }
 }
 

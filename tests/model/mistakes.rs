@@ -66,7 +66,7 @@ const MISTAKES: &[Mistake] = &[
     mistake(Bug::TwoVoterChanges, configurations::voters, true, LACKS),
     mistake(Bug::VotersOnCommit, configurations::late_voters, true, VOTERS),
     mistake(Bug::VotersNotRolledBack, configurations::voters, true, VOTERS),
-    mistake(Bug::UnmatchedAcknowledged, configurations::adoptions, true, DURABLE),
+    mistake(Bug::UnmatchedAcknowledged, configurations::adoptions, false, DURABLE),
     mistake(
         Bug::OlderTermCommitted,
         configurations::attaches,
@@ -92,12 +92,15 @@ fn mistakes() {
         }
         let mut configuration = explored();
         configuration.bounds.strict = *strict;
-        let place = configuration.name;
+        let place = match strict {
+            true => configuration.name.to_owned(),
+            false => format!("{} (late)", configuration.name),
+        };
         // The chat that it begins with has no mistakes.
         plant(None);
         let chat = Chat::new(configuration, states);
         plant(Some(*bug));
-        let explored = explore(place, chat);
+        let explored = explore(&place, chat);
         let (rule, _) = bug.description();
         let found: Vec<_> = explored.broken.iter().map(|(promise, _)| *promise).collect();
         println!("| {rule} | `{name}` | {place} | {} | {} |", explored.unique, found.join(", "));
