@@ -177,6 +177,22 @@ pub fn load(arguments: &Arguments) -> Result<Settings, ConfigError> {
     Ok(settings)
 }
 
+/// Checks the text of a configuration file by itself, over the defaults.
+///
+/// # Errors
+/// When anything in it is unknown or wrong.
+pub fn check_file(text: &str) -> Result<(), ConfigError> {
+    let layers = Layers {
+        data_dir: PathBuf::new(),
+        file: FILE_NAME.into(),
+        text: Some(text.to_owned()),
+        variables: Vec::new(),
+        flags: Vec::new(),
+        login_name: "me".into(),
+    };
+    merge(layers).map(drop)
+}
+
 /// Whether to write colours: only for a person at a terminal who has not set `NO_COLOR`.
 pub fn wants_color(stream: &impl IsTerminal) -> bool {
     env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && stream.is_terminal()

@@ -5,8 +5,8 @@ use std::process::{self, ExitCode};
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use demes::cli::{self, Cli, EXIT_BUG, EXIT_USAGE};
-use demes::storage;
+use demes::cli::{self, Cli, EXIT_BUG, EXIT_DISK, EXIT_USAGE};
+use demes::storage::{self, Panic};
 
 fn main() -> ExitCode {
     exit_on_panic();
@@ -37,17 +37,21 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// A panic is our own fault, on whatever thread: a peer that goes on without one of its tasks would
-/// be worse than one that its members see die. The storage library's own are caught where they
-/// happen, and told as damage (R38): ending here would leave no word of it for the next start.
+/// be worse than one that its members see die. The storage library's own are told as damage (R38),
+/// most of them where they are caught.
 fn exit_on_panic() {
     let show = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if storage::is_panic_caught() {
-            return;
+    std::panic::set_hook(Box::new(move |panic| match storage::take_panic() {
+        Panic::Caught => {}
+        Panic::Ends(error) => {
+            complain(&format!("demes: {error}; start the peer again\n"));
+            process::exit(i32::from(EXIT_DISK));
         }
-        show(panic);
-        complain("this is a bug in demes; please report it with the lines above\n");
-        process::exit(i32::from(EXIT_BUG));
+        Panic::Other => {
+            show(panic);
+            complain("this is a bug in demes; please report it with the lines above\n");
+            process::exit(i32::from(EXIT_BUG));
+        }
     }));
 }
 

@@ -31,6 +31,7 @@ fn options(name: &str, dir: &TempDir, peer_listen: &str) -> ServeOptions {
         client_listen: "127.0.0.1:0".parse().expect("an address"),
         health_listen: None,
         auto_accept: false,
+        repair: false,
         on_stop: OnStop::Goodbye,
         protocol: Default::default(),
         storage_reserve_bytes: 0,

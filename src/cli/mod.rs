@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::Arguments;
 use crate::wire::pb;
 
-pub use errors::{EXIT_BUG, EXIT_USAGE, Failure, exit_code, explain};
+pub use errors::{EXIT_BUG, EXIT_DISK, EXIT_USAGE, Failure, exit_code, explain};
 use output::Output;
 
 /// Private group chat with no server: every person runs a peer.

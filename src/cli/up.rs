@@ -47,6 +47,10 @@ pub struct UpArgs {
     /// Stop when standard input ends, as it does when the program that holds its other end dies
     #[arg(long)]
     until_stdin_ends: bool,
+    /// Go on with the stores as they are, where nobody else could bring back what is lost: take an
+    /// older copy for the newest, and set the peer's own store aside if it is damaged
+    #[arg(long)]
+    repair: bool,
     /// error, warn, info, debug, trace, or directives [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -74,6 +78,7 @@ impl UpArgs {
 /// Runs the peer until a signal, or until it can no longer work.
 pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
     let settings = config::load(&Arguments { flags: args.flags(), ..global.arguments() })?;
+    let repair = args.repair;
     // From here on a signal is answered by a stop, never by the default of dying at once.
     let signals = Signals::new().context("signals cannot be received")?;
     make_data_dir(&settings.data_dir)?;
@@ -87,7 +92,7 @@ pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
     let data_dir = settings.data_dir.display().to_string();
     let name = settings.name.clone();
     let mut stops = Stops { signals, stdin: args.until_stdin_ends.then(tokio::io::stdin) };
-    let result = match rpc::serve(options(settings)).await {
+    let result = match rpc::serve(options(settings, repair)).await {
         Ok(peer) => {
             announce(global, &peer, &name, &data_dir)?;
             until_stopped(peer, &mut stops).await
@@ -208,7 +213,7 @@ fn write_first_file(settings: &Settings) {
     }
 }
 
-fn options(settings: Settings) -> ServeOptions {
+fn options(settings: Settings, repair: bool) -> ServeOptions {
     ServeOptions {
         data_dir: settings.data_dir,
         name: settings.name,
@@ -217,6 +222,7 @@ fn options(settings: Settings) -> ServeOptions {
         client_listen: settings.client_listen,
         health_listen: settings.health_listen,
         auto_accept: settings.auto_accept,
+        repair,
         on_stop: settings.on_stop,
         protocol: settings.protocol,
         storage_reserve_bytes: settings.storage_reserve_bytes,

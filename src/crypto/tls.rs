@@ -95,16 +95,13 @@ pub fn refusal_of(error: &io::Error) -> Option<Refusal> {
 
 /// The items of a PEM text; those before the first damaged one where it is damaged. The only user
 /// of rustls-pemfile, whose repository is archived.
-pub(super) fn read_pem(text: &[u8]) -> Vec<rustls_pemfile::Item> {
+pub fn read_pem(text: &[u8]) -> Vec<rustls_pemfile::Item> {
     rustls_pemfile::read_all(&mut BufReader::new(text)).map_while(Result::ok).collect()
 }
 
 /// Checks that a certificate is an Ed25519 one, signed by its own key, and valid at `now`. The
 /// handshake must still prove that the other side holds the key.
-pub(super) fn check_certificate(
-    certificate: &CertificateDer<'_>,
-    now: UnixTime,
-) -> Result<PeerId, Error> {
+pub fn check_certificate(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<PeerId, Error> {
     let peer = peer_id_of_certificate(certificate)
         .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
     // A certificate that is its own root is checked like any other: dates, purpose and signature.

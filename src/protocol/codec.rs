@@ -230,7 +230,12 @@ impl Reader<'_> {
     pub fn voters(&mut self) -> Option<VoterSet> {
         let mut voters = BTreeMap::new();
         for _ in 0..self.number()? {
-            voters.insert(self.peer()?, self.number()?);
+            let (peer, incarnation) = (self.peer()?, self.number()?);
+            // In order and once each: there is one form of a set.
+            if voters.last_key_value().is_some_and(|(last, _)| *last >= peer) {
+                return None;
+            }
+            voters.insert(peer, incarnation);
         }
         Some(VoterSet(voters))
     }
@@ -405,6 +410,24 @@ mod tests {
                 assert_eq!(Entry::decode(&bytes[..length]), None, "truncated at {length}");
             }
         }
+    }
+
+    #[test]
+    fn a_set_of_voters_has_one_form() {
+        let (one, two) = (PeerId([1; 32]), PeerId([2; 32]));
+        let form = |voters: &[(PeerId, u64)]| {
+            let mut writer = Writer::default();
+            writer.number(voters.len() as u64);
+            for (peer, incarnation) in voters {
+                writer.fixed(&peer.0);
+                writer.number(*incarnation);
+            }
+            writer.0
+        };
+        let read = |voters: &[(PeerId, u64)]| Reader(&form(voters)).voters();
+        assert_eq!(read(&[(one, 7), (two, 8)]), Some(VoterSet([(one, 7), (two, 8)].into())));
+        assert_eq!(read(&[(two, 8), (one, 7)]), None);
+        assert_eq!(read(&[(one, 7), (one, 8)]), None);
     }
 
     #[test]

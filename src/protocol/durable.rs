@@ -41,7 +41,8 @@ impl Replica {
         if index <= self.log.commit() {
             return;
         }
-        if !matches!(self.part, Part::Host(_)) && self.host_has_doubled(index) {
+        let is_believed = matches!(self.part, Part::Host(_)) || planted(Bug::DoubledCommitted);
+        if !is_believed && self.host_has_doubled(index) {
             self.fault("the host has put a message into the log a second time");
             return;
         }
@@ -51,7 +52,7 @@ impl Replica {
         for entry in &committed {
             members_changed |=
                 matches!(entry.payload, Payload::Membership(_) | Payload::VoterChange(_));
-            let is_own = entry.author == self.me && entry.session == self.incarnation;
+            let is_own = entry.author == self.me;
             if (is_own || planted(Bug::OutboxClearedByAnother)) && entry.number > 0 {
                 self.confirm(entry);
             }
@@ -98,12 +99,17 @@ impl Replica {
         })
     }
 
-    /// R34: this peer's own submission stands committed in its own log.
+    /// R34: this peer's own submission stands committed in its own log. One of an earlier
+    /// incarnation counts for its request id only: whoever repeats that finds it.
     fn confirm(&mut self, entry: &Entry) {
-        self.clear_outbox_through(entry.number);
         if let Payload::Message { request_id, .. } = &entry.payload {
             self.later.request_ids.push((request_id.clone(), entry.index));
         }
+        let is_of_now = entry.author == self.me && entry.session == self.incarnation;
+        if !is_of_now && !planted(Bug::OutboxClearedByAnother) {
+            return;
+        }
+        self.clear_outbox_through(entry.number);
         let (number, index) = (entry.number, entry.index);
         self.ready.notices.push(Notice::Confirmed { number, index });
     }

@@ -2,7 +2,7 @@
 //! submissions in order stands in `ordering.rs`, and who belongs, votes and follows in
 //! `succession.rs`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::event::{DiskState, Load, Notice};
@@ -38,9 +38,11 @@ pub(super) struct Hosting {
     /// `TermStart` is committed (R4).
     pub serving: bool,
     pub paused: bool,
-    pub progress: std::collections::BTreeMap<PeerId, Progress>,
+    pub progress: BTreeMap<PeerId, Progress>,
     /// What the whole log has of each author, committed or not.
     pub submissions: Submissions,
+    /// Members that joined in this term, committed or not, with their incarnation since.
+    pub joined: BTreeMap<PeerId, Incarnation>,
     pub reports: Reports,
     pub publish_at: Instant,
     pub published_at: Instant,
@@ -53,7 +55,7 @@ pub(super) struct Hosting {
     pub announce_at: Instant,
     pub receipts_version: u64,
     pub hand_over: Option<HandingOver>,
-    pub presences: std::collections::BTreeMap<PeerId, Presence>,
+    pub presences: BTreeMap<PeerId, Presence>,
     /// Who is better placed than this host, and since when (R23).
     pub better: Option<(PeerId, Instant)>,
     /// Before that the chat does not move to a better host by itself.
@@ -91,6 +93,7 @@ impl Replica {
             paused: false,
             progress: Default::default(),
             submissions,
+            joined: BTreeMap::new(),
             reports: Reports::new(),
             publish_at: now + self.config.report_us + self.config.report_us / 4,
             published_at: now,
@@ -229,7 +232,8 @@ impl Replica {
             self.in_contact(hosting, peer, incarnation)
         });
         let contact = contact || planted(Bug::NeverPauses);
-        let paused = !contact || self.disk == DiskState::Stalled;
+        let stalled = self.disk == DiskState::Stalled && !planted(Bug::StalledNotPaused);
+        let paused = !contact || stalled;
         if paused != hosting.paused {
             let Part::Host(hosting) = &mut self.part else { return };
             hosting.paused = paused;
@@ -320,7 +324,8 @@ impl Replica {
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation
         {
-            if (message.from_boot, attach.attach) <= (before.boot, before.attach) {
+            let is_older = (message.from_boot, attach.attach) <= (before.boot, before.attach);
+            if is_older && !planted(Bug::OvertakenAttachTaken) {
                 // An older attach that was overtaken by a newer one, or a doubled one.
                 return;
             }
@@ -426,7 +431,7 @@ impl Replica {
     // older entries follow. The host's own copy counts once its `Ready` was executed.
     fn advance_commit(&mut self) {
         let Part::Host(hosting) = &self.part else { return };
-        if hosting.paused {
+        if hosting.paused && !planted(Bug::PausedCommits) {
             return;
         }
         let voters = self.log.voters();

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::event::DiskState;
 use super::message::{Accepted, Body, Message, Submit, SubmitAnswer, SubmitProblem};
+use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::submissions::{Verdict, is_submittable};
 use super::types::{
-    Entry, Hash, Incarnation, Index, MemberState, Number, Payload, PeerId, Signature, Submission,
-    TraceContext,
+    Entry, Hash, Incarnation, Index, MemberState, Membership, Number, Payload, PeerId, Signature,
+    Submission, TraceContext,
 };
 
 /// What an entry says, before it has a place.
@@ -64,11 +65,16 @@ impl Replica {
         });
         let backlog = self.log.last().index - self.log.commit();
         let Part::Host(hosting) = &self.part else { return Err(SubmitProblem::NotServing) };
-        if !hosting.serving || hosting.hand_over.is_some() || self.stopping.is_some() {
+        let is_going = hosting.hand_over.is_some() && !planted(Bug::AcceptsWhileHandingOver);
+        if !hosting.serving || is_going || self.stopping.is_some() {
             return Err(SubmitProblem::NotServing);
         }
         if !active || !is_submittable(&submission.payload) {
             return Err(SubmitProblem::NotMember);
+        }
+        // R9: one whose successor's Join is on its way has come to its end.
+        if hosting.joined.get(&author).is_some_and(|joined| *joined != session) {
+            return Err(SubmitProblem::NotServing);
         }
         let number = submission.number;
         match hosting.submissions.verdict(author, session, number) {
@@ -79,7 +85,9 @@ impl Replica {
                 term: self.log.term_at(index).unwrap_or(0),
                 committed: index <= self.log.commit(),
             })),
-            Verdict::Next if self.disk == DiskState::Full => Err(SubmitProblem::StorageFull),
+            Verdict::Next if self.disk == DiskState::Full && !planted(Bug::FullDiskAccepts) => {
+                Err(SubmitProblem::StorageFull)
+            }
             Verdict::Next if backlog >= self.config.uncommitted_max => {
                 Err(SubmitProblem::NotServing)
             }
@@ -147,6 +155,9 @@ impl Replica {
         let interval = self.config.heartbeat_us;
         if let Part::Host(hosting) = &mut self.part {
             hosting.submissions.apply(&entry);
+            if let Payload::Membership(Membership::Joined { .. }) = &entry.payload {
+                hosting.joined.insert(entry.author, entry.session);
+            }
             if is_message {
                 hosting.active_at = self.now;
                 hosting.heartbeat_at = hosting.heartbeat_at.min(self.now + interval);

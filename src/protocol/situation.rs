@@ -257,6 +257,7 @@ impl Hosting {
             presences,
             better,
             settled_at,
+            joined,
         } = self;
         into.was(*since);
         into.hash((term_start, serving, paused, submissions, reports, intervals_us));
@@ -296,6 +297,7 @@ impl Hosting {
         into.hash(better.map(|(peer, _)| peer));
         into.was_if(better.map(|(_, since)| since));
         into.due(*settled_at);
+        into.hash(joined);
     }
 }
 

@@ -14,7 +14,7 @@ use super::feed::{Frames, Reader};
 use super::node::{Node, now_ms, parse_address};
 use super::own_address::refuse_own;
 use super::pages;
-use super::resolve::{resolve_chat, resolve_peer};
+use super::resolve::{resolve_ailing, resolve_chat, resolve_peer};
 use super::status::{self, unable, until_stopped};
 use crate::crypto::seal;
 use crate::protocol::event::{ProposeError, Role};
@@ -82,9 +82,10 @@ impl ClientService for Person {
         for chat in self.node.handle.chats() {
             chats.extend(self.show(chat.id).await.ok());
         }
-        chats.extend(self.node.damaged.iter().map(|(chat, fault)| pb::Chat {
+        chats.extend(self.node.repairs.ailing().iter().map(|(chat, ailing)| pb::Chat {
             chat_id: hex(&chat.0),
-            fault: fault.clone(),
+            name: ailing.name.clone(),
+            fault: ailing.fault.clone(),
             ..Default::default()
         }));
         chats.sort_by(|a, b| (&a.name, &a.chat_id).cmp(&(&b.name, &b.chat_id)));
@@ -201,6 +202,10 @@ impl ClientService for Person {
         request: Request<pb::LeaveChatRequest>,
     ) -> Result<Response<pb::LeaveChatResponse>, Status> {
         let deadline = deadline(&request);
+        if let Some((chat, _)) = resolve_ailing(&self.node, &request.get_ref().chat) {
+            self.node.give_up(chat)?;
+            return Ok(Response::new(pb::LeaveChatResponse {}));
+        }
         let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
         if chat.is_read_only() {
             self.node.handle.remove(chat.id).await;

@@ -150,6 +150,9 @@ impl Reader {
     async fn fill(&mut self, index: usize, frame: &mut FeedFrame) -> Result<(), Status> {
         let stall = self.stall;
         let position = &mut self.chats[index];
+        if position.chat.is_away() {
+            return Ok(());
+        }
         match position.chat.feed.after(position.after) {
             After::Nothing => position.behind_since = None,
             After::Frame(more, after) => {
@@ -206,11 +209,19 @@ impl Reader {
         frame
     }
 
-    /// Takes up new chats, and drops those that have ended and been read.
+    /// Takes up new chats, and those that have come back, and drops those that have ended and been
+    /// read.
     fn renew_chats(&mut self) {
+        for position in self.chats.iter_mut().filter(|position| position.chat.is_away()) {
+            if let Some(back) = self.handle.chat(position.chat.id) {
+                position.chat = back;
+            }
+        }
         let ended = |id: ChatId| self.handle.chat(id).is_none();
         self.chats.retain(|position| {
-            position.after < position.chat.feed.commit() || !ended(position.chat.id)
+            position.after < position.chat.feed.commit()
+                || position.chat.is_away()
+                || !ended(position.chat.id)
         });
         if !self.all {
             return;

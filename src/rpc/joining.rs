@@ -16,7 +16,9 @@ use super::status;
 use crate::crypto::link::LinkSeed;
 use crate::protocol::message::{Body, Join, RefusedReason};
 use crate::protocol::sign::signed_submission;
-use crate::protocol::types::{ChatId, Generation, InviteLinkProof, Membership, Payload, PeerId};
+use crate::protocol::types::{
+    ChatId, Generation, Incarnation, InviteLinkProof, Membership, Payload, PeerId,
+};
 use crate::wire::entry::to_proof;
 use crate::wire::link::{LinkText, PeerHint};
 use crate::wire::message::{from_join_response, to_join_request};
@@ -119,7 +121,7 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
                 progress.send_replace(Joining::Trying(Some(status)));
             }
         }
-        if now_ms() >= attempt.invite.expires_at_ms.saturating_add(GRACE_MS) {
+        if now_ms() >= attempt.expires_at_ms.saturating_add(GRACE_MS) {
             break;
         }
         wait = match timeout(wait, changed).await {
@@ -142,7 +144,7 @@ fn forget(node: &Node, chat: ChatId) {
 }
 
 /// Why an attempt failed.
-enum Problem {
+pub enum Problem {
     /// The host is about to take the peer on; the next attempt hears of it.
     NotYet,
     /// Another attempt may succeed.
@@ -157,9 +159,9 @@ impl From<Status> for Problem {
 }
 
 /// What is being brought, and where it may be handed in.
-struct Attempt {
+pub struct Attempt {
     chat: ChatId,
-    invite: IncomingInvite,
+    expires_at_ms: u64,
     answer: InviteAnswer,
     seed: Option<LinkSeed>,
     doors: Vec<Door>,
@@ -180,11 +182,49 @@ impl Attempt {
             let others = link.others.into_iter();
             doors.extend(others.map(|(hint, address)| Door { who: Who::Beginning(hint), address }));
         }
-        Some(Self { chat, invite, answer, seed, doors, generation: 0 })
+        let expires_at_ms = invite.expires_at_ms;
+        Some(Self { chat, expires_at_ms, answer, seed, doors, generation: 0 })
+    }
+
+    /// Of a member that comes back in another incarnation (R9), through one of the others.
+    pub fn to_come_back(
+        chat: ChatId,
+        incarnation: Incarnation,
+        contacts: &[(PeerId, String)],
+    ) -> Self {
+        let door = |(peer, address): &(PeerId, String)| Door {
+            who: Who::Peer(*peer),
+            address: address.clone(),
+        };
+        let doors = contacts.iter().take(DOORS_MAX).map(door).collect();
+        let answer = InviteAnswer { accept: true, incarnation };
+        Self { chat, expires_at_ms: u64::MAX, answer, seed: None, doors, generation: 0 }
+    }
+
+    /// How many members there are to ask.
+    pub fn doors(&self) -> usize {
+        self.doors.len()
     }
 
     /// Asks one member for the host, and tells the host.
-    async fn make(&mut self, node: &Node, turn: usize) -> Result<(), Problem> {
+    pub async fn make(&mut self, node: &Node, turn: usize) -> Result<(), Problem> {
+        let (connection, found) = self.ask(node, turn).await?;
+        let host: PeerId = found.host_peer_id.parse().map_err(|_| status::no_host())?;
+        self.learn(&found.host_peer_id, &found.host_address);
+        if host == connection.peer {
+            return self.join(node, &connection, found.incarnation).await;
+        }
+        let door = Door { who: Who::Peer(host), address: found.host_address };
+        let connection = reach(node, &door).await?;
+        self.join(node, &connection, 0).await
+    }
+
+    /// Asks one member who hosts and who belongs to the chat.
+    pub async fn ask(
+        &mut self,
+        node: &Node,
+        turn: usize,
+    ) -> Result<(Connection, pb::FindHostResponse), Problem> {
         let door = self.doors[turn % self.doors.len()].clone();
         let connection = reach(node, &door).await?;
         if let Who::Beginning(_) = door.who {
@@ -195,14 +235,7 @@ impl Attempt {
         for member in &found.members {
             self.learn(&member.peer_id, &member.address);
         }
-        let host: PeerId = found.host_peer_id.parse().map_err(|_| status::no_host())?;
-        self.learn(&found.host_peer_id, &found.host_address);
-        if host == connection.peer {
-            return self.join(node, &connection, found.incarnation).await;
-        }
-        let door = Door { who: Who::Peer(host), address: found.host_address };
-        let connection = reach(node, &door).await?;
-        self.join(node, &connection, 0).await
+        Ok((connection, found))
     }
 
     fn learn(&mut self, peer: &str, address: &str) {
@@ -277,18 +310,23 @@ impl Attempt {
         }
     }
 
+    /// The members that have been heard of.
+    pub fn contacts(&self) -> Vec<(PeerId, String)> {
+        let known = self.doors.iter().filter_map(|door| match door.who {
+            Who::Peer(peer) => Some((peer, door.address.clone())),
+            Who::Beginning(_) => None,
+        });
+        known.collect()
+    }
+
     /// The host has it.
     async fn arrived(&self, node: &Arc<Node>) -> Joining {
         if !self.answer.accept {
             forget(node, self.chat);
             return Joining::Done;
         }
-        let contacts = self.doors.iter().filter_map(|door| match door.who {
-            Who::Peer(peer) => Some((peer, door.address.clone())),
-            Who::Beginning(_) => None,
-        });
         let (incarnation, generation) = (self.answer.incarnation, self.generation);
-        match node.joined(self.chat, incarnation, generation, contacts.collect()).await {
+        match node.joined(self.chat, incarnation, generation, self.contacts()).await {
             Ok(()) => {
                 tracing::info!(chat = ?self.chat, "this peer has joined a chat");
                 Joining::Done

@@ -3,13 +3,13 @@
 //! `serve` starts a peer and returns once its listeners are bound and its chats are running.
 //! `server.rs` has the listeners; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
 //! each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs` and `joining.rs` how chats and people
-//! come and go; `peers.rs` and `dial.rs` the connections that this peer makes; `status.rs` every
-//! error.
+//! come and go, and `records.rs` and `repair.rs` how chats outlive a bad disk; `peers.rs` and
+//! `dial.rs` the connections that this peer makes; `status.rs` every error.
 
 mod accepting;
 mod client;
 mod dial;
-mod edge;
+pub mod edge;
 mod election;
 mod feed;
 mod gate;
@@ -26,6 +26,8 @@ mod own_address;
 mod pages;
 mod peer;
 mod peers;
+mod records;
+mod repair;
 mod resolve;
 mod server;
 mod shown;
@@ -49,7 +51,7 @@ pub use options::{BootstrapChat, Limits, OnStop, ServeError, ServeOptions};
 use crate::crypto::{Identity, tls};
 use crate::protocol::event::Role;
 use crate::protocol::types::PeerId;
-use crate::runtime::driver::{self, DriverOptions, Reports};
+use crate::runtime::driver::{self, DriverOptions, Ended, Reports};
 use crate::runtime::handle::Handle;
 use crate::storage::{DataDir, free_bytes};
 use crate::wire::{check_address, check_name};
@@ -144,6 +146,12 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     let dir = DataDir::open(&options.data_dir).map_err(storage)?;
     let identity = Identity::load_or_create(&options.data_dir);
     let identity = Arc::new(identity.map_err(|error| ServeError::Crypto(error.to_string()))?);
+    if options.repair
+        && let Some(kept_at) = dir.repair_peer_store().map_err(storage)?
+    {
+        let kept_at = kept_at.display().to_string();
+        tracing::warn!(kept_at, "the peer's own store begins anew; the old one is kept");
+    }
     let store = dir.peer_store().map_err(storage)?;
     let invites = invites::Invites::load(&store).map_err(storage)?;
 
@@ -165,13 +173,14 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     let (handle, reports) =
         driver::start(DriverOptions { identity: Arc::clone(&identity), config, keep_seat });
     let stop = CancellationToken::new();
-    let mut node = node::Node {
+    let node = Arc::new(node::Node {
         handle: handle.clone(),
         identity: Arc::clone(&identity),
         name: options.name.clone(),
         address: peer_address.clone(),
         listen_port: listening.port(),
         auto_accept: options.auto_accept,
+        repair: options.repair,
         limits: options.limits.clone(),
         bootstrap: options.bootstrap.clone(),
         gate: gate::Gate::new(&options.limits),
@@ -183,14 +192,9 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         inviting: Mutex::new(BTreeSet::new()),
         invite_changed: Notify::new(),
         joining: Mutex::new(BTreeMap::new()),
-        damaged: BTreeMap::new(),
-    };
-    for chat in node.dir.chats().map_err(storage)? {
-        if let Err(fault) = node.resume(chat).await {
-            tracing::error!(?chat, fault, "a chat cannot be opened; the others go on");
-            node.damaged.insert(chat, fault);
-        }
-    }
+        repairs: repair::Repairs::default(),
+    });
+    node.resume_all().await.map_err(storage)?;
     let address_file = options.data_dir.join("client.addr");
     std::fs::write(&address_file, format!("{client_address}\n")).map_err(|error| {
         ServeError::Storage(format!("cannot write {}: {error}", address_file.display()))
@@ -199,7 +203,6 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     let fatal = reports.fatal.clone();
     let tasks = TaskTracker::new();
     let closed = CancellationToken::new();
-    let node = Arc::new(node);
     let running = Running { node, options, stop: stop.clone(), closed: closed.clone(), tasks };
     let tasks = running.start(peers, programs, health, client_address, reports).await;
     Ok(RunningPeer { handle, peer_address, client_address, fatal, stop, closed, tasks })
@@ -259,7 +262,9 @@ impl Running {
             }
         });
         node.go_on().await;
-        tasks.spawn(forget_left(node, reports, stop));
+        tasks.spawn(records::keep(Arc::clone(&node)));
+        tasks.spawn(repair::check_all(Arc::clone(&node)));
+        tasks.spawn(see_to_ended(node, reports, stop));
         tasks
     }
 }
@@ -349,12 +354,14 @@ async fn report_health(handle: &Handle, reporter: HealthReporter) {
     }
 }
 
-/// Deletes what is kept of chats that this peer has left.
-async fn forget_left(node: Arc<node::Node>, mut reports: Reports, stop: CancellationToken) {
+/// Deletes what is kept of chats that this peer has left, and repairs those whose store cannot be
+/// used.
+async fn see_to_ended(node: Arc<node::Node>, mut reports: Reports, stop: CancellationToken) {
     loop {
         tokio::select! {
-            chat = reports.left.recv() => match chat {
-                Some(chat) => node.forget(chat),
+            ended = reports.ended.recv() => match ended {
+                Some((chat, Ended::Left)) => node.forget(chat),
+                Some((chat, why)) => repair::after(&node, chat, why),
                 None => return,
             },
             () = stop.cancelled() => return,

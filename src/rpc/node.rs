@@ -9,20 +9,21 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::gate::Gate;
-use super::invites::{IncomingInvite, InviteAnswer, Invites, OutgoingInvite, to_json};
+use super::invites::{IncomingInvite, InviteAnswer, Invites, OutgoingInvite};
 use super::joining::Joining;
 use super::lookup::Lookup;
 use super::options::{BootstrapChat, Limits};
+use super::records::{self, ChatRecord};
+use super::repair::{self, Repairs};
 use super::{inviting, joining, status};
 use crate::crypto::Identity;
 use crate::protocol::founding::founding_entry;
 use crate::protocol::types::{ChatId, Generation, PeerId};
-use crate::runtime::handle::{Handle, NewChat};
+use crate::runtime::handle::Handle;
 use crate::storage::{DataDir, PeerStore, StorageError, new_incarnation};
 use crate::wire::check_address;
 use crate::wire::link::LinkText;
 
-const CONTACTS: &str = "contacts";
 const BOOTSTRAP: &str = "bootstrap";
 /// How long invitations of a bootstrap chat are resent: pods may take long to come up.
 const BOOTSTRAP_INVITE: Duration = Duration::from_secs(24 * 3_600);
@@ -37,6 +38,8 @@ pub struct Node {
     /// The port of the listener for other peers.
     pub listen_port: u16,
     pub auto_accept: bool,
+    /// See `ServeOptions::repair`.
+    pub repair: bool,
     pub limits: Limits,
     pub bootstrap: Vec<BootstrapChat>,
     pub gate: Gate,
@@ -51,8 +54,8 @@ pub struct Node {
     pub invite_changed: Notify,
     /// Answers that a task is bringing at the moment, and how far each is.
     pub joining: Mutex<BTreeMap<ChatId, watch::Receiver<Joining>>>,
-    /// Chats whose store cannot be opened, and why.
-    pub damaged: BTreeMap<ChatId, String>,
+    /// Chats that do not run, because their store cannot be used.
+    pub repairs: Repairs,
 }
 
 /// Milliseconds since 1970, by this machine's clock.
@@ -88,7 +91,8 @@ impl Node {
         );
         let created = self.dir.create_chat(chat, incarnation, &[Arc::new(entry)]);
         let (store, recovered) = created.map_err(storage)?;
-        let new = NewChat { id: chat, store, recovered, contacts: Vec::new() };
+        records::put(&self.store, chat, &ChatRecord::default()).map_err(storage)?;
+        let new = repair::new_chat(chat, store, recovered, Vec::new()).map_err(storage)?;
         self.handle.add(new).await.map_err(Status::internal)?;
         Ok(chat)
     }
@@ -218,20 +222,74 @@ impl Node {
             self.handle.remove(chat).await;
             self.dir.remove_chat(chat).map_err(storage)?;
         }
-        let record: Vec<_> = contacts.iter().map(|(p, a)| (p.to_string(), a.clone())).collect();
-        self.store.put(CONTACTS, &chat.to_string(), &to_json(&record)).map_err(storage)?;
-        let created = self.dir.join_chat(chat, incarnation, generation).map_err(storage)?;
-        let (store, recovered) = created;
-        let new = NewChat { id: chat, store, recovered, contacts };
-        self.handle.add(new).await.map_err(Status::internal)?;
+        let members = contacts.iter().map(|(peer, a)| (peer.to_string(), a.clone())).collect();
+        let record = ChatRecord { members, generation, ..ChatRecord::default() };
+        records::put(&self.store, chat, &record).map_err(storage)?;
+        let created = match self.dir.join_chat(chat, incarnation, generation) {
+            // A former run has come this far.
+            Err(StorageError::AlreadyThere { .. }) => self.dir.open_chat(chat),
+            created => created,
+        };
+        match created {
+            Ok((store, recovered)) => {
+                let new = repair::new_chat(chat, store, recovered, contacts).map_err(storage)?;
+                self.handle.add(new).await.map_err(Status::internal)?;
+            }
+            Err(error) if error.needs_repair() => repair::start(self, chat, error.to_string()),
+            Err(error) => return Err(storage(error)),
+        }
         self.lock_invites().remove_incoming(&self.store, chat).map_err(storage)
     }
 
-    /// Takes up an existing chat.
-    pub async fn resume(&self, chat: ChatId) -> Result<(), String> {
-        let (store, recovered) = self.dir.open_chat(chat).map_err(|error| error.to_string())?;
-        let contacts = self.contacts(chat);
-        self.handle.add(NewChat { id: chat, store, recovered, contacts }).await
+    /// Takes up the chats that a former run has left, each by itself: what cannot be used is
+    /// repaired, and holds up nothing else.
+    ///
+    /// # Errors
+    /// When the peer's own store fails.
+    pub async fn resume_all(self: &Arc<Self>) -> Result<(), StorageError> {
+        let mut chats = self.dir.chats()?;
+        chats.extend(records::chats(&self.store)?);
+        chats.sort_unstable();
+        chats.dedup();
+        for chat in chats {
+            self.resume(chat).await?;
+        }
+        Ok(())
+    }
+
+    async fn resume(self: &Arc<Self>, chat: ChatId) -> Result<(), StorageError> {
+        let contacts = records::get(&self.store, chat)?.unwrap_or_default().contacts();
+        let open = || {
+            let (store, recovered) = self.dir.open_chat(chat)?;
+            repair::new_chat(chat, store, recovered, contacts.clone())
+        };
+        let opened = match open() {
+            Err(error) if error.needs_repair() && self.repair && contacts.is_empty() => {
+                self.dir.trust_chat(chat)?;
+                open()
+            }
+            opened => opened,
+        };
+        let answer = self.lock_invites().incoming().get(&chat).and_then(|invite| invite.answer);
+        let is_joining = answer.is_some_and(|answer| answer.accept);
+        match opened {
+            // Bringing the answer goes on with what it has begun.
+            Ok(new) if new.is_empty() && is_joining => {}
+            Err(StorageError::NotThere { .. }) if is_joining => {}
+            // It was begun, and nothing has come: the host may not know of it.
+            Ok(new) if new.is_empty() => repair::go_on(self, new),
+            Ok(new) => {
+                if let Err(fault) = self.handle.add(new).await {
+                    self.repairs.set_ailing(&self.store, chat, fault);
+                }
+            }
+            Err(error) if error.needs_repair() => repair::start(self, chat, error.to_string()),
+            Err(error) => {
+                tracing::error!(?chat, %error, "a chat cannot be opened; the others go on");
+                self.repairs.set_ailing(&self.store, chat, error.to_string());
+            }
+        }
+        Ok(())
     }
 
     /// Goes on with what a former run has left: answers, invitations, bootstrap chats.
@@ -261,14 +319,22 @@ impl Node {
 
     /// Deletes what is kept of a chat that this peer is no longer in.
     pub fn forget(&self, chat: ChatId) {
-        let forgotten = self
-            .dir
-            .remove_chat(chat)
-            .and_then(|()| self.store.remove(CONTACTS, &chat.to_string()))
+        // A file without a record is opened again; a record without a file would be repaired.
+        let forgotten = records::remove(&self.store, chat)
+            .and_then(|()| self.dir.remove_chat(chat))
             .and_then(|()| self.lock_invites().remove_all_of(&self.store, chat));
         if let Err(error) = forgotten {
             tracing::error!(%error, "cannot delete a chat that was left");
         }
+    }
+
+    /// Gives up a chat that does not run: its file is kept aside, and nothing else of it. The other
+    /// members are not told, since only the chat could tell them.
+    pub fn give_up(&self, chat: ChatId) -> Result<(), Status> {
+        self.repairs.clear_ailing(chat);
+        records::remove(&self.store, chat).map_err(storage)?;
+        self.dir.keep_aside(chat).map_err(storage)?;
+        self.lock_invites().remove_all_of(&self.store, chat).map_err(storage)
     }
 
     pub fn lock_invites(&self) -> MutexGuard<'_, Invites> {
@@ -294,13 +360,6 @@ impl Node {
         if self.handle.chats().len() >= most { Err(status::too_many_chats(most)) } else { Ok(()) }
     }
 
-    fn contacts(&self, chat: ChatId) -> Vec<(PeerId, String)> {
-        let record = self.store.get(CONTACTS, &chat.to_string()).ok().flatten();
-        let record = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let contacts: Vec<(String, String)> = record.unwrap_or_default();
-        contacts.into_iter().filter_map(|(p, a)| Some((p.parse().ok()?, a))).collect()
-    }
-
     /// Bootstrap chats are accepted from their founder's address only; joining proves that the
     /// inviter's key answers there. Else only people who share a chat are known.
     fn accepts_by_itself(&self, invite: &IncomingInvite) -> bool {
@@ -322,7 +381,13 @@ impl Node {
         if !is_founder || self.store.get(BOOTSTRAP, &chat.name).map_err(storage)?.is_some() {
             return Ok(());
         }
-        let id = self.found(&chat.name).await?;
+        // The record may be lost with the peer's own store; the chat is not.
+        let chats = self.handle.chats();
+        let known = chats.iter().find(|one| one.view.borrow().status.chat_name == chat.name);
+        let id = match known.map(|known| known.id) {
+            Some(id) => id,
+            None => self.found(&chat.name).await?,
+        };
         self.store.put(BOOTSTRAP, &chat.name, id.to_string().as_bytes()).map_err(storage)?;
         for address in &chat.members[1..] {
             self.invite(id, address, BOOTSTRAP_INVITE)?;

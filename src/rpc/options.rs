@@ -23,6 +23,8 @@ pub struct ServeOptions {
     pub health_listen: Option<SocketAddr>,
     /// Accepts invitations from members of chats that this peer is in.
     pub auto_accept: bool,
+    /// Goes on with the stores as they are where nobody else could bring back what is lost.
+    pub repair: bool,
     /// What a graceful stop tells the others.
     pub on_stop: OnStop,
     /// Timers and limits of the protocol. `Config::check` has passed.

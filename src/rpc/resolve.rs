@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::Status;
 
 use super::node::Node;
+use super::repair::Ailing;
 use super::status;
 use crate::protocol::event::Status as ChatStatus;
 use crate::protocol::types::{ChatId, PeerId};
@@ -13,10 +14,10 @@ use crate::wire::hex;
 
 /// The chat of that id, name, or beginning of an id; in this order, and only if it is one.
 pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> {
+    if let Some((_, ailing)) = resolve_ailing(node, text) {
+        return Err(ailing.refusal());
+    }
     if let Ok(id) = text.parse::<ChatId>() {
-        if let Some(fault) = node.damaged.get(&id) {
-            return Err(status::storage_damaged(fault));
-        }
         return node.handle.chat(id).ok_or_else(status::chat_not_found);
     }
     let chats = node.handle.chats();
@@ -30,6 +31,17 @@ pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> 
         [chat] => Ok(Arc::clone(chat)),
         _ => Err(status::chat_ambiguous(found.iter().map(|chat| hex(&chat.id.0)).collect())),
     }
+}
+
+/// The chat of that id or name that does not run at the moment.
+pub fn resolve_ailing(node: &Node, text: &str) -> Option<(ChatId, Ailing)> {
+    let ailing = node.repairs.ailing();
+    let id = text.parse::<ChatId>();
+    let found = ailing.iter().find(|(chat, ailing)| match id {
+        Ok(id) => id == **chat,
+        Err(_) => !text.is_empty() && ailing.name == text,
+    });
+    found.map(|(chat, ailing)| (*chat, ailing.clone()))
 }
 
 /// The member of that id, name, or beginning of an id.

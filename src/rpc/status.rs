@@ -290,6 +290,7 @@ pub fn store(error: &StorageError) -> Status {
         StorageError::Full { .. } => storage_full(),
         // The error that ends this peer is in its log.
         StorageError::Failed { .. } => stopping(),
+        StorageError::Closed { .. } => chat_not_found(),
         other => storage_damaged(other.to_string()),
     }
 }

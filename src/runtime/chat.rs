@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{Span, info_span};
 
-use super::driver::Io;
+use super::carry::Carried;
+use super::driver::{Ended, Io};
 use super::handle::{Answer, ChatShared, ChatView, Granted, Unable, Wait, Wish};
 use super::journal::Journal;
 use super::outbox::HeartbeatSlot;
@@ -52,10 +53,11 @@ pub(super) struct Chat {
     pub view_at: Instant,
     pub view_due: Option<Instant>,
     pub may_stop: bool,
-    /// This peer has left: the loop ends the chat, and its file is deleted.
-    pub left: bool,
+    /// Why the loop must end the chat, once it must.
+    pub ended: Option<Ended>,
     /// Somebody has removed this peer: the chat can still be read, and that is all.
     pub read_only: bool,
+    pub carried: Carried,
     pub touched: bool,
 }
 
@@ -100,6 +102,7 @@ impl Chat {
     /// Executes everything that the replica wants, and shows what changed.
     pub fn run(&mut self, now: Instant, io: &mut Io) {
         self.touched = false;
+        self.sift_carried(now, io);
         let ready = self.replica.take_ready();
         if !ready.is_empty() {
             self.execute(now, ready, io);
@@ -218,8 +221,12 @@ impl Chat {
         }
     }
 
-    /// Forgets streams that nobody reads any more.
+    /// Forgets streams that nobody reads any more, and looks whether a reader has found damage.
     pub fn sweep(&mut self) {
+        if self.shared.reader.is_damaged() {
+            self.end(Ended::Damaged);
+        }
+        self.touched |= self.carried.is_waiting();
         self.streams.retain(|_, streams| {
             if streams.replicate.as_ref().is_some_and(mpsc::Sender::is_closed) {
                 streams.replicate = None;
@@ -279,7 +286,8 @@ impl Chat {
         let spans = spans.collect();
         let written = !ready.persist.is_empty();
         if written {
-            self.journal.write(ready.number, ready.persist);
+            let ends_carrying = self.carried.ends_with_this_write();
+            self.journal.write(ready.number, ready.persist, ends_carrying);
         } else if self.pending.is_empty() {
             self.finish(ready.messages, ready.persisted_notices, io);
             return;
@@ -391,18 +399,19 @@ impl Chat {
                 tracing::warn!(chat = ?self.id, paused, "contact to a majority changed");
                 self.view_due = Some(Instant::default());
             }
-            Notice::Members => io.members_changed.push(self.id),
+            Notice::Members => {
+                io.members_changed.push(self.id);
+                self.view_due = Some(Instant::default());
+            }
             Notice::MayStop => self.may_stop = true,
-            Notice::Removed { by: None } => self.left = true,
+            Notice::Removed { by: None } => self.end(Ended::Left),
             Notice::Removed { by: Some(_) } => {
                 tracing::info!(chat = ?self.id, "this peer was removed from the chat");
                 self.stay_readable();
                 io.members_changed.push(self.id);
                 io.committed = true;
             }
-            Notice::BelowOwnPast => {
-                self.stop_here("this peer's store is older than what others know of it", io);
-            }
+            Notice::BelowOwnPast => self.end(Ended::BelowOwnPast),
             Notice::OtherGeneration { peer, generation } => {
                 tracing::warn!(chat = ?self.id, ?peer, generation, "a member is in another course \
                     of the chat: it was recovered, here or there");
@@ -410,6 +419,18 @@ impl Chat {
             }
             Notice::Fault { what } => self.stop_here(what, io),
         }
+    }
+
+    /// Lets the loop end the chat in this turn.
+    pub fn end(&mut self, why: Ended) {
+        self.ended.get_or_insert(why);
+    }
+
+    /// The chat as it is at this moment.
+    pub fn view_now(&self) -> ChatView {
+        let mut status = self.replica.status();
+        status.queued += self.carried.len();
+        ChatView { status, fault: self.fault }
     }
 
     /// This peer takes part no more: whoever waits for a proposal is told, and streams end.
@@ -447,7 +468,7 @@ impl Chat {
     fn show(&mut self, now: Instant) {
         self.view_at = now;
         self.view_due = None;
-        let view = ChatView { status: self.replica.status(), fault: self.fault };
+        let view = self.view_now();
         self.view.send_if_modified(|shown| {
             let changed = **shown != view;
             if changed {

@@ -6,13 +6,14 @@
 //! durable to the chat's storage thread, whose return is one more thing that happens.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::sync::{mpsc, watch};
 
+use super::carry::Carried;
 use super::chat::{Calls, Chat, ends_without_answer};
 use super::feed::ChatFeed;
 use super::handle::{
@@ -29,7 +30,7 @@ use crate::protocol::message::Message;
 use crate::protocol::replica::Replica;
 use crate::protocol::time::Instant;
 use crate::protocol::types::{CallId, ChatId, MemberState, Payload, PeerId};
-use crate::storage::ChatReader;
+use crate::storage::{ChatReader, StorageError};
 use crate::wire::view::Names;
 
 /// The most inputs of one turn.
@@ -51,15 +52,26 @@ pub struct DriverOptions {
 pub struct Reports {
     /// Why the process must end, once it must.
     pub fatal: watch::Receiver<Option<String>>,
-    /// Chats that this peer has left. The loop has ended them.
-    pub left: mpsc::UnboundedReceiver<ChatId>,
+    /// Chats that the loop has ended.
+    pub ended: mpsc::UnboundedReceiver<(ChatId, Ended)>,
+}
+
+/// Why the loop has ended a chat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// This peer has left.
+    Left,
+    /// Damage was found in the chat's file (R37).
+    Damaged,
+    /// The others know more of this peer than its own file: an older copy (R9).
+    BelowOwnPast,
 }
 
 /// Starts the loop on the current runtime. It ends when the last handle is gone.
 pub fn start(options: DriverOptions) -> (Handle, Reports) {
     let (inbox_sender, inbox) = mpsc::channel(INBOX_MAX);
     let (done_sender, done) = mpsc::unbounded_channel();
-    let (left_sender, left) = mpsc::unbounded_channel();
+    let (ended_sender, ended) = mpsc::unbounded_channel();
     let (fatal_sender, fatal) = watch::channel(None);
     let shared = Arc::new(Shared {
         me: options.identity.peer_id(),
@@ -88,10 +100,10 @@ pub fn start(options: DriverOptions) -> (Handle, Reports) {
         },
         shared: Arc::clone(&shared),
         fatal: fatal_sender,
-        left: left_sender,
+        ended: ended_sender,
     };
     tokio::spawn(driver.run());
-    (Handle { inbox: inbox_sender, shared }, Reports { fatal, left })
+    (Handle { inbox: inbox_sender, shared }, Reports { fatal, ended })
 }
 
 struct Driver {
@@ -106,7 +118,7 @@ struct Driver {
     io: Io,
     shared: Arc<Shared>,
     fatal: watch::Sender<Option<String>>,
-    left: mpsc::UnboundedSender<ChatId>,
+    ended: mpsc::UnboundedSender<(ChatId, Ended)>,
 }
 
 /// What chats reach the world with.
@@ -137,15 +149,27 @@ impl Io {
         }
     }
 
-    /// Reads entries on a thread for that.
-    pub fn load(&self, chat: ChatId, load: Load, reader: &ChatReader) {
-        let (reader, done) = (reader.clone(), self.done.clone());
+    /// Does something on a thread that may block, and tells the loop.
+    pub fn beside(&self, work: impl FnOnce() -> Option<Done> + Send + 'static) {
+        let done = self.done.clone();
         tokio::task::spawn_blocking(move || {
-            let message = match reader.entries(load.from, load.through, LOAD_BYTES_MAX) {
+            if let Some(message) = work() {
+                let _ = done.send(message);
+            }
+        });
+    }
+
+    /// Reads entries.
+    pub fn load(&self, chat: ChatId, load: Load, reader: &ChatReader) {
+        let reader = reader.clone();
+        self.beside(move || {
+            Some(match reader.entries(load.from, load.through, LOAD_BYTES_MAX) {
                 Ok(entries) => Done::Loaded { chat, load, entries },
+                Err(error) if error.needs_repair() => Done::Damaged { chat },
+                // The chat has ended meanwhile.
+                Err(StorageError::Closed { .. }) => return None,
                 Err(error) => Done::Failed { what: error.to_string() },
-            };
-            let _ = done.send(message);
+            })
         });
     }
 }
@@ -220,6 +244,17 @@ impl Driver {
                     chat.handle(now, Event::Loaded { load, entries });
                 }
             }
+            Done::Damaged { chat } => {
+                if let Some(chat) = self.chats.get_mut(&chat) {
+                    chat.end(Ended::Damaged);
+                }
+            }
+            Done::Sifted { chat, incarnation, left } => {
+                let chat = self.chats.get_mut(&chat);
+                if let Some(chat) = chat.filter(|chat| chat.shared.incarnation == incarnation) {
+                    chat.on_sifted(left);
+                }
+            }
             Done::Failed { what } => self.fail(what),
         }
     }
@@ -274,13 +309,12 @@ impl Driver {
             }
             Input::View { chat, reply } => {
                 if let Some(chat) = self.chats.get(&chat) {
-                    let view = ChatView { status: chat.replica.status(), fault: chat.fault };
-                    let _ = reply.send(view);
+                    let _ = reply.send(chat.view_now());
                 }
             }
             Input::Add { new, reply } => drop(reply.send(self.add(now, *new))),
             Input::Remove { chat, reply } => {
-                self.remove(chat);
+                self.remove(chat, Ended::Left);
                 let _ = reply.send(());
             }
             Input::DiskFull(full) => self.disk_full = full,
@@ -325,11 +359,10 @@ impl Driver {
         for chat in self.chats.values_mut().filter(|chat| chat.touched) {
             chat.run(now, &mut self.io);
         }
-        let left: Vec<_> =
-            self.chats.values().filter(|chat| chat.left).map(|chat| chat.id).collect();
-        for chat in left {
-            self.remove(chat);
-            let _ = self.left.send(chat);
+        let ended = self.chats.values().filter_map(|chat| Some((chat.id, chat.ended?)));
+        for (chat, why) in ended.collect::<Vec<_>>() {
+            self.remove(chat, why);
+            let _ = self.ended.send((chat, why));
         }
         if std::mem::take(&mut self.io.committed) {
             self.shared.activity.send_modify(|count| *count += 1);
@@ -386,7 +419,9 @@ impl Driver {
         let names: Names = members.iter().map(|(peer, m)| (*peer, m.name.clone())).collect();
         let feed = ChatFeed::new(new.id, status.commit, names);
         let (view, shown) = watch::channel(Arc::new(ChatView { status, fault: "" }));
-        let shared = Arc::new(ChatShared { id: new.id, incarnation, feed, reader, view: shown });
+        let away = AtomicBool::new(false);
+        let shared =
+            Arc::new(ChatShared { id: new.id, incarnation, feed, reader, view: shown, away });
         let mut chat = Chat {
             id: new.id,
             replica,
@@ -405,8 +440,9 @@ impl Driver {
             view_at: now,
             view_due: None,
             may_stop: false,
-            left: false,
+            ended: None,
             read_only: false,
+            carried: Carried::new(new.carried),
             touched: true,
         };
         if chat.replica.status().removed_by.is_some() {
@@ -424,9 +460,11 @@ impl Driver {
         Ok(())
     }
 
-    fn remove(&mut self, id: ChatId) {
+    fn remove(&mut self, id: ChatId, why: Ended) {
         let Some(mut chat) = self.chats.remove(&id) else { return };
         chat.close();
+        chat.shared.away.store(why != Ended::Left, Ordering::Relaxed);
+        chat.shared.reader.close();
         self.shared.chats.write().expect("nothing panics in there").remove(&id);
         self.io.committed = true;
         self.renew_roster();

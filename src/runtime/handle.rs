@@ -1,7 +1,7 @@
 //! How everybody else speaks to the loop: a bounded inbox, and what the loop shows of each chat.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,7 +12,7 @@ use crate::protocol::event::{LinkState, ProposeError, Recovered, Status};
 use crate::protocol::message::Message;
 use crate::protocol::time::Micros;
 use crate::protocol::types::{
-    CallId, ChatId, Incarnation, Index, Number, Payload, PeerId, TraceContext,
+    CallId, ChatId, Incarnation, Index, Number, Payload, PeerId, Submission, TraceContext,
 };
 use crate::storage::{ChatReader, ChatStore};
 
@@ -46,6 +46,16 @@ pub struct ChatShared {
     pub reader: ChatReader,
     /// The chat's state; at most some 50 ms old.
     pub view: watch::Receiver<Arc<ChatView>>,
+    /// See `is_away`.
+    pub(super) away: AtomicBool,
+}
+
+impl ChatShared {
+    /// Whether the chat has ended here to come back with the same log, in another incarnation. Who
+    /// follows it waits for that.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Relaxed)
+    }
 }
 
 impl ChatShared {
@@ -192,6 +202,15 @@ pub struct NewChat {
     pub recovered: Recovered,
     /// Peers to ask before the log says who the members are.
     pub contacts: Vec<(PeerId, String)>,
+    /// What the store carries of an earlier incarnation (`ChatStore::carried`).
+    pub carried: Vec<Submission>,
+}
+
+impl NewChat {
+    /// Whether nothing of the chat has come yet.
+    pub fn is_empty(&self) -> bool {
+        self.recovered.checkpoint.index() == 0 && self.recovered.entries.is_empty()
+    }
 }
 
 impl Handle {

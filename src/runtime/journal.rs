@@ -2,6 +2,7 @@
 //!
 //! What arrives while it syncs is written by the next sync, all together: the group commit.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -9,9 +10,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::protocol::event::{Load, Persist};
 use crate::protocol::time::Micros;
-use crate::protocol::types::{ChatId, Entry, Incarnation};
+use crate::protocol::types::{ChatId, Entry, Incarnation, Submission};
 use crate::storage::ChatStore;
-use std::sync::Arc;
 
 /// The most bytes of entries in one sync; the rest goes into the next one.
 const SYNC_BYTES_MAX: usize = 4 << 20;
@@ -22,6 +22,11 @@ pub enum Done {
     Persisted { chat: ChatId, incarnation: Incarnation, ready: u64, sync_us: Micros },
     /// What `Ready::loads` asked for.
     Loaded { chat: ChatId, load: Load, entries: Vec<Arc<Entry>> },
+    /// Damage was found in the chat's file by a reader. The chat ends here; the others go on.
+    Damaged { chat: ChatId },
+    /// What was carried of an earlier incarnation and is not in the log (`carry.rs`). None where
+    /// reading failed.
+    Sifted { chat: ChatId, incarnation: Incarnation, left: Option<Vec<Submission>> },
     /// A write failed. Nothing is tried again (R38).
     Failed { what: String },
 }
@@ -37,6 +42,8 @@ pub struct Journal {
 struct Job {
     ready: u64,
     persist: Persist,
+    /// What was carried goes with this write: its outbox has it now.
+    ends_carrying: bool,
 }
 
 impl Journal {
@@ -51,10 +58,11 @@ impl Journal {
         Ok(Self { jobs })
     }
 
-    /// Makes `persist` durable after everything that was given before.
-    pub fn write(&self, ready: u64, persist: Persist) {
+    /// Makes `persist` durable after everything that was given before. With `ends_carrying`, what
+    /// was carried of an earlier incarnation is forgotten in the same write.
+    pub fn write(&self, ready: u64, persist: Persist, ends_carrying: bool) {
         // The thread is gone only after it has told the loop that it failed.
-        let _ = self.jobs.send(Job { ready, persist });
+        let _ = self.jobs.send(Job { ready, persist, ends_carrying });
     }
 }
 
@@ -72,9 +80,14 @@ fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>
             }
             bytes += size(&next.persist);
             job.ready = next.ready;
+            job.ends_carrying |= next.ends_carrying;
             append(&mut job.persist, next.persist);
         }
-        let message = match store.persist(&job.persist) {
+        let written = match job.ends_carrying {
+            true => store.persist_carried(&job.persist),
+            false => store.persist(&job.persist),
+        };
+        let message = match written {
             Ok(took) => {
                 let sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 Done::Persisted { chat, incarnation, ready: job.ready, sync_us }
@@ -94,17 +107,31 @@ fn size(persist: &Persist) -> usize {
 
 /// Adds `next`, which cuts nothing, to `first`: the same as one after the other.
 fn append(first: &mut Persist, next: Persist) {
-    first.hard_state = next.hard_state.or(first.hard_state);
-    first.entries.extend(next.entries);
-    first.outbox_put.extend(next.outbox_put);
-    first.outbox_remove_through = next.outbox_remove_through.max(first.outbox_remove_through);
-    first.commit = next.commit.or(first.commit);
-    first.request_ids.extend(next.request_ids);
-    first.checkpoint = next.checkpoint.or(first.checkpoint.take());
-    first.read = next.read.or(first.read);
-    first.pasts = next.pasts.or(first.pasts.take());
-    first.generation = next.generation.or(first.generation);
-    first.removed_by = next.removed_by.or(first.removed_by);
+    let Persist {
+        hard_state,
+        truncate_from: _,
+        entries,
+        outbox_put,
+        outbox_remove_through,
+        commit,
+        request_ids,
+        checkpoint,
+        read,
+        pasts,
+        generation,
+        removed_by,
+    } = next;
+    first.hard_state = hard_state.or(first.hard_state);
+    first.entries.extend(entries);
+    first.outbox_put.extend(outbox_put);
+    first.outbox_remove_through = outbox_remove_through.max(first.outbox_remove_through);
+    first.commit = commit.or(first.commit);
+    first.request_ids.extend(request_ids);
+    first.checkpoint = checkpoint.or(first.checkpoint.take());
+    first.read = read.or(first.read);
+    first.pasts = pasts.or(first.pasts.take());
+    first.generation = generation.or(first.generation);
+    first.removed_by = removed_by.or(first.removed_by);
 }
 
 /// A panic in the storage library ends the process, like a failed write (R38).

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use redb::ReadTransaction;
 
 use super::chat::{Beginning, CACHE_BYTES, ChatStore, write_new};
-use super::database::{Database, Problem, marker_of};
+use super::database::{Database, Problem, marker_of, salvage};
 use super::directory::{chat_path, put_in_place, sync_directory};
 use super::error::StorageError;
 use super::recover::{self, decode_submission, get_state};
@@ -52,7 +52,7 @@ pub(super) fn begin_anew(
     generation: Option<Generation>,
 ) -> Result<Anew, StorageError> {
     let path = chat_path(dir, chat);
-    let remains = read_remains(&path, chat)?;
+    let remains = salvage(&path, || read_remains(&path, chat)).transpose()?.unwrap_or_default();
     let beginning = Beginning {
         incarnation,
         entries: &[],

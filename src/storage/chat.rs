@@ -283,6 +283,7 @@ pub(super) fn write_new(
         put_state(&mut table, state::VOWS, &vows.encode())?;
         put_state(&mut table, state::BATCH, &Batch { previous_end: end, end }.encode())?;
         put_state(&mut table, state::PASTS, &schema::encode_pasts(&beginning.pasts))?;
+        put_state(&mut table, state::REMOVED_BY, &[])?;
         let numbers = [
             (state::COMMIT, end),
             (state::GENERATION, beginning.generation),

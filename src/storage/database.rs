@@ -2,9 +2,10 @@
 //!
 //! redb is a library of other people: it may panic on a file that was changed under it. A panic, or
 //! any damage that is found, leaves a marker file beside the store, and a store with a marker is
-//! not opened again.
+//! not opened again. Some files let redb panic once more while the first panic unwinds, which Rust
+//! answers by aborting: the process's panic hook must know of that (`take_panic`).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,14 +30,60 @@ pub struct Database {
 }
 
 thread_local! {
-    /// How many calls of redb this thread is in.
-    static GUARDED: Cell<u32> = const { Cell::new(0) };
+    /// The calls of redb that this thread is in, the innermost last.
+    static GUARDED: RefCell<Vec<Guarded>> = const { RefCell::new(Vec::new()) };
+    /// Whether it reads what is left of a damaged file.
+    static SALVAGING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread at this moment is one of the storage library's, which is caught
-/// and told as damage. A panic hook that ends the process must let those pass.
-pub fn is_panic_caught() -> bool {
-    GUARDED.get() > 0
+/// A call of redb.
+struct Guarded {
+    path: PathBuf,
+    /// It is unwinding.
+    has_panicked: bool,
+}
+
+/// What a panic means for the process.
+#[derive(Debug)]
+pub enum Panic {
+    /// It is not the storage library's.
+    Other,
+    /// It is caught where the library was called, and told as damage.
+    Caught,
+    /// Nothing can catch it. The store is marked: the next start knows of it.
+    Ends(StorageError),
+}
+
+/// Sorts the panic of this thread that is being told at this moment. For the process's panic hook,
+/// which must let pass what is caught, and end the process with a word for what cannot be.
+pub fn take_panic() -> Panic {
+    GUARDED.with_borrow_mut(|calls| match calls.last_mut() {
+        None => Panic::Other,
+        Some(call) if call.has_panicked => {
+            let what = if SALVAGING.get() { SALVAGE_ENDED } else { PANICKED };
+            Panic::Ends(damaged(&call.path, what.to_owned()))
+        }
+        Some(call) => {
+            call.has_panicked = true;
+            Panic::Caught
+        }
+    })
+}
+
+const PANICKED: &str = "the storage library panicked";
+const SALVAGE_ENDED: &str = "reading what is left of it ended the process";
+
+/// Runs `read`, which takes what is left of the damaged file at `path`. `None` without running it
+/// where that has ended the process before: otherwise every start would end there.
+pub fn salvage<T>(path: &Path, read: impl FnOnce() -> T) -> Option<T> {
+    let marked = fs::read_to_string(marker_of(path));
+    if marked.is_ok_and(|what| what.trim_end() == SALVAGE_ENDED) {
+        return None;
+    }
+    SALVAGING.set(true);
+    let left = read();
+    SALVAGING.set(false);
+    Some(left)
 }
 
 /// Why a transaction did not succeed.
@@ -208,14 +255,15 @@ fn guarded<T>(
     doing: &'static str,
     work: impl FnOnce() -> Result<T, Problem>,
 ) -> Result<T, StorageError> {
-    GUARDED.set(GUARDED.get() + 1);
+    let call = Guarded { path: path.to_owned(), has_panicked: false };
+    GUARDED.with_borrow_mut(|calls| calls.push(call));
     // Whatever a panic leaves behind is not used: reads begin anew, and writes have ended.
     let done = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(GUARDED.get() - 1);
+    GUARDED.with_borrow_mut(|calls| calls.pop());
     let problem = match done {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(problem)) => problem,
-        Err(_) => Problem::damaged("the storage library panicked"),
+        Err(_) => Problem::damaged(PANICKED),
     };
     let path_buf = path.to_owned();
     Err(match problem {

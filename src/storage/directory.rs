@@ -123,6 +123,19 @@ impl DataDir {
         Ok((store, recovered))
     }
 
+    /// What is known to be wrong with a chat's file.
+    pub fn damage_of(&self, chat: ChatId) -> Option<String> {
+        let what = fs::read_to_string(marker_of(&chat_path(&self.chats_dir(), chat))).ok()?;
+        Some(what.trim_end().to_owned())
+    }
+
+    /// Takes a chat's file for the newest one, and lets it be looked at afresh.
+    pub fn trust_chat(&self, chat: ChatId) -> Result<(), StorageError> {
+        let path = chat_path(&self.chats_dir(), chat);
+        remove_if_there(&mark_of(&path))?;
+        remove_if_there(&marker_of(&path))
+    }
+
     /// Keeps a chat's file aside, where there is one, and puts a new one in its place that begins
     /// anew in `incarnation`. What the old one had of the person's own is taken along as far as it
     /// can be read; see `ChatStore::carried`.
@@ -141,6 +154,12 @@ impl DataDir {
         generation: Generation,
     ) -> Result<Anew, StorageError> {
         anew::begin_anew(&self.chats_dir(), chat, incarnation, Some(generation))
+    }
+
+    /// Keeps a chat's file aside, where there is one, so that the chat is no longer here.
+    pub fn keep_aside(&self, chat: ChatId) -> Result<Option<PathBuf>, StorageError> {
+        let kept_at = anew::keep_aside(&chat_path(&self.chats_dir(), chat))?;
+        self.remove_chat(chat).map(|()| kept_at)
     }
 
     /// Deletes a chat's file, if it is there, after its store and readers are gone.

@@ -38,6 +38,8 @@ pub enum StorageError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the store {path} took no more writes after an earlier one had failed")]
     Failed { path: PathBuf },
+    #[error("the store {path} is closed here")]
+    Closed { path: PathBuf },
     #[error("there is a store at {path} already")]
     AlreadyThere { path: PathBuf },
     #[error("the store {path} is gone: {}", remedy(path))]

@@ -17,11 +17,11 @@ mod mark;
 pub mod peer;
 mod reader;
 mod recover;
-mod schema;
+pub mod schema;
 
 pub use anew::Anew;
 pub use chat::{ChatStore, new_incarnation};
-pub use database::is_panic_caught;
+pub use database::{Panic, take_panic};
 pub use directory::{DataDir, free_bytes};
 pub use error::StorageError;
 pub use peer::PeerStore;

@@ -1,7 +1,8 @@
 //! Reading a chat's log beside its writer. Every record that is read is verified, and one that must
 //! be there and is not counts as damage (R37).
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable as _};
 
@@ -19,8 +20,11 @@ const CHECK_BYTES: usize = 1 << 20;
 /// Reads one chat's file; cheap to clone, and used from any thread. A call sees the file as it is
 /// at one moment, uncommitted entries included: who calls knows the commit index.
 #[derive(Clone)]
-pub struct ChatReader {
-    database: Arc<Database>,
+pub struct ChatReader(Arc<RwLock<File>>);
+
+enum File {
+    Open(Arc<Database>),
+    Closed(PathBuf),
 }
 
 /// Some messages of the log, oldest first.
@@ -34,12 +38,27 @@ pub struct Page {
 
 impl ChatReader {
     pub(super) fn new(database: Arc<Database>) -> Self {
-        Self { database }
+        Self(Arc::new(RwLock::new(File::Open(database))))
     }
 
     /// Whether damage was found in the file since it was opened, by whomever.
     pub fn is_damaged(&self) -> bool {
-        self.database.is_damaged()
+        self.database().is_ok_and(|database| database.is_damaged())
+    }
+
+    /// Lets go of the file, for this reader and its clones: `StorageError::Closed` from now on.
+    /// Without readers, the file is closed when its writer goes.
+    pub fn close(&self) {
+        let Ok(database) = self.database() else { return };
+        let path = database.path().to_owned();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = File::Closed(path);
+    }
+
+    fn database(&self) -> Result<Arc<Database>, StorageError> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            File::Open(database) => Ok(Arc::clone(database)),
+            File::Closed(path) => Err(StorageError::Closed { path: path.clone() }),
+        }
     }
 
     /// The entries `from..=through`, or as many of them as the log has and `bytes_max` allows, but
@@ -50,7 +69,7 @@ impl ChatReader {
         through: Index,
         bytes_max: usize,
     ) -> Result<Vec<Arc<Entry>>, StorageError> {
-        self.database.read(|transaction| {
+        self.database()?.read(|transaction| {
             let through = through.min(end(transaction)?);
             let mut entries = Vec::new();
             let mut bytes = 0;
@@ -73,7 +92,7 @@ impl ChatReader {
 
     /// Up to `count` messages before the index `before`, the nearest ones.
     pub fn messages_before(&self, before: Index, count: usize) -> Result<Page, StorageError> {
-        self.database.read(|transaction| {
+        self.database()?.read(|transaction| {
             let before = before.min(end(transaction)?.saturating_add(1));
             let log = transaction.open_table(ENTRIES)?;
             let mut page = page(log.range(..before)?.rev(), (1..before).rev(), count)?;
@@ -89,7 +108,7 @@ impl ChatReader {
         through: Index,
         count: usize,
     ) -> Result<Page, StorageError> {
-        self.database.read(|transaction| {
+        self.database()?.read(|transaction| {
             let through = through.min(end(transaction)?);
             if after >= through {
                 return Ok(Page::default());
@@ -101,7 +120,7 @@ impl ChatReader {
 
     /// Where the request that this peer named `request_id` has got to in the log, if it has.
     pub fn index_of_request(&self, request_id: &str) -> Result<Option<Index>, StorageError> {
-        self.database.read(|transaction| {
+        self.database()?.read(|transaction| {
             let Some(value) = transaction.open_table(REQUESTS)?.get(request_id)? else {
                 return Ok(None);
             };
@@ -113,14 +132,14 @@ impl ChatReader {
     /// to the one before, and the request ids, none of which may be missing. It takes about a
     /// second for a million entries, and makes damage known while others still have what is lost.
     pub fn check(&self) -> Result<(), StorageError> {
-        let commit = self.database.read(|transaction| {
+        let commit = self.database()?.read(|transaction| {
             let table = transaction.open_table(STATE)?;
             get_state(&table, state::COMMIT, schema::number)
         })?;
         let (mut next, mut previous) = (1, Hash::default());
         while next <= commit {
             let entries = self.entries(next, commit, CHECK_BYTES)?;
-            self.database.read(|_| {
+            self.database()?.read(|_| {
                 for entry in &entries {
                     if entry.previous != previous || !entry.verify_hash() {
                         return Err(Problem::damaged(format!("entry {} is bad", entry.index)));
@@ -131,7 +150,7 @@ impl ChatReader {
             })?;
             next += entries.len() as Index;
         }
-        self.database.read(check_requests)
+        self.database()?.read(check_requests)
     }
 }
 

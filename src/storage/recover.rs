@@ -119,18 +119,11 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         carried: number(state::CARRIED_COUNT)?,
         writes: number(state::WRITES)?,
     };
-    let removed_by = match table.get(state::REMOVED_BY)? {
-        Some(_) => Some(get_state(&table, state::REMOVED_BY, |payload| {
-            payload.try_into().ok().map(PeerId)
-        })?),
-        None => None,
-    };
-
-    // Written for the first time when something is known of others.
-    let pasts = match table.get(state::PASTS)? {
-        Some(_) => get_state(&table, state::PASTS, schema::decode_pasts)?,
-        None => Pasts::new(),
-    };
+    let removed_by = get_state(&table, state::REMOVED_BY, |payload| match payload {
+        [] => Some(None),
+        key => Some(Some(PeerId(key.try_into().ok()?))),
+    })?;
+    let pasts = get_state(&table, state::PASTS, schema::decode_pasts)?;
 
     let log = transaction.open_table(ENTRIES)?;
     let last = log.last()?.map_or(0, |(key, _)| key.value());

@@ -9,11 +9,12 @@ use redb::TableDefinition;
 use crate::protocol::types::{Boot, HardState, Incarnation, Index, Past, Pasts, PeerId, Position};
 
 /// Written by every version that this one can read. Another number: another format.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The log: an entry's canonical form by its index.
 pub const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
-/// Small facts, each a record of its own, by the names in `state`.
+/// Small facts, each a record of its own, by the names in `state`. Every one of them is always
+/// there, so that one whose name was spoiled is missed.
 pub const STATE: TableDefinition<&str, &[u8]> = TableDefinition::new("state");
 /// Submissions' canonical forms by their number.
 pub const OUTBOX: TableDefinition<u64, &[u8]> = TableDefinition::new("outbox");
@@ -56,7 +57,7 @@ pub mod state {
     pub const BATCH: &str = "batch";
     /// The end of a batch that was cut; 0 when there is no doubt (R37).
     pub const DOUBT: &str = "doubt";
-    /// Who removed this peer from the chat; absent where nobody has.
+    /// Who removed this peer from the chat; empty where nobody has.
     pub const REMOVED_BY: &str = "removed_by";
 }
 

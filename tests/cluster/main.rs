@@ -6,6 +6,7 @@
 #[path = "../common/collector.rs"]
 mod collector;
 mod coming_back;
+mod damage;
 mod failover;
 mod harness;
 mod input;

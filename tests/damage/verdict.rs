@@ -25,9 +25,21 @@ pub enum Verdict {
     Older,
     /// Refused because there is no file.
     Gone,
+    /// The storage library ended the process, and the next start refuses the store.
+    Ends,
 }
 
 impl Verdict {
+    pub const ALL: [Self; 7] = [
+        Self::Intact,
+        Self::Cut,
+        Self::Damaged,
+        Self::DamagedWithin,
+        Self::Older,
+        Self::Gone,
+        Self::Ends,
+    ];
+
     fn of(error: &StorageError) -> Self {
         assert!(error.needs_repair(), "not a clear refusal: {error}");
         match error {
@@ -43,9 +55,18 @@ impl Verdict {
         if self == Self::Intact && marker.exists() { Self::DamagedWithin } else { self }
     }
 
-    /// What a second start must say after a first that said this.
-    fn again(self) -> Self {
-        if self == Self::DamagedWithin { Self::Damaged } else { self }
+    /// What a first and a second start say together. The second says the same as the first, but for
+    /// damage in a place that nothing needs until redb writes there: that may be found late, with
+    /// everything that was read until then as it must be.
+    fn and_then(self, second: Self) -> Self {
+        match (self, second) {
+            (Self::DamagedWithin | Self::Ends, Self::Damaged) => self,
+            (Self::Intact, Self::Damaged | Self::DamagedWithin) => Self::DamagedWithin,
+            _ => {
+                assert_eq!(second, self, "a second start says something else");
+                self
+            }
+        }
     }
 }
 
@@ -54,12 +75,22 @@ pub fn examine(dir: &Path, truth: &Truth) -> Verdict {
     let data = DataDir::open(dir).expect("the directory is sound");
     let mut truth = truth.clone();
     let first = look(&data, &mut truth, true).or_found_in_closing(&chat_file(dir));
-    let second = look(&data, &mut truth, false);
-    assert_eq!(second, first.again(), "a second start says something else");
-    if !matches!(first, Verdict::Intact | Verdict::Cut) {
-        begins_anew(&data, &truth);
+    start_again(&data, &mut truth, first)
+}
+
+/// A start after one that has ended the process.
+pub fn examine_after_end(dir: &Path, truth: &Truth) {
+    let data = DataDir::open(dir).expect("the directory is sound");
+    start_again(&data, &mut truth.clone(), Verdict::Ends);
+}
+
+/// Gives what the two starts say together.
+fn start_again(data: &DataDir, truth: &mut Truth, first: Verdict) -> Verdict {
+    let both = first.and_then(look(data, truth, false));
+    if !matches!(both, Verdict::Intact | Verdict::Cut) {
+        begins_anew(data, truth);
     }
-    first
+    both
 }
 
 fn look(data: &DataDir, truth: &mut Truth, goes_on: bool) -> Verdict {
@@ -153,24 +184,35 @@ fn begins_anew(data: &DataDir, truth: &Truth) {
 /// The same for the peer's own store, which nobody else has: all of it, or a refusal.
 pub fn examine_peer(dir: &Path) -> Verdict {
     let data = DataDir::open(dir).expect("the directory is sound");
-    let look = || {
-        let store = match data.peer_store() {
-            Ok(store) => store,
-            Err(error) => return Verdict::of(&error),
-        };
-        for (table, key, bytes) in peer_records() {
-            assert_eq!(store.get(&table, &key).expect("it was checked"), Some(bytes));
-        }
-        match store.put("table1", "key01", &[2; 90]) {
-            Ok(()) => Verdict::Intact,
-            Err(error) => Verdict::of(&error).max(Verdict::DamagedWithin),
-        }
+    let first = look_at_peer(&data).or_found_in_closing(&dir.join("peer.redb"));
+    start_peer_again(&data, first)
+}
+
+/// A start after one that has ended the process.
+pub fn examine_peer_after_end(dir: &Path) {
+    let data = DataDir::open(dir).expect("the directory is sound");
+    start_peer_again(&data, Verdict::Ends);
+}
+
+fn look_at_peer(data: &DataDir) -> Verdict {
+    let store = match data.peer_store() {
+        Ok(store) => store,
+        Err(error) => return Verdict::of(&error),
     };
-    let first = look().or_found_in_closing(&dir.join("peer.redb"));
-    assert_eq!(look(), first.again(), "a second start says something else");
-    if first != Verdict::Intact {
+    for (table, key, bytes) in peer_records() {
+        assert_eq!(store.get(&table, &key).expect("it was checked"), Some(bytes));
+    }
+    match store.put("table1", "key01", &[2; 90]) {
+        Ok(()) => Verdict::Intact,
+        Err(error) => Verdict::of(&error).max(Verdict::DamagedWithin),
+    }
+}
+
+fn start_peer_again(data: &DataDir, first: Verdict) -> Verdict {
+    let both = first.and_then(look_at_peer(data));
+    if both != Verdict::Intact {
         data.repair_peer_store().expect("it is repaired");
         data.peer_store().expect("it opens again");
     }
-    first
+    both
 }

@@ -54,6 +54,7 @@ impl Peer {
             client_listen: "127.0.0.1:0".parse().expect("an address"),
             health_listen: None,
             auto_accept: false,
+            repair: false,
             on_stop: OnStop::Goodbye,
             protocol,
             storage_reserve_bytes: 0,

@@ -173,9 +173,7 @@ impl Peer {
         if self.is_running() {
             bail!("{}'s peer runs already", self.name);
         }
-        if let Some(mut dying) = self.dying.take() {
-            dying.child.wait().await.context("cannot wait for the killed process")?;
-        }
+        self.gone().await?;
         let address_file = self.data_dir().join("client.addr");
         match fs::remove_file(&address_file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -240,6 +238,14 @@ impl Peer {
     pub fn kill(&mut self) -> Result<()> {
         let process = self.process.take().ok_or_else(|| anyhow!("{} does not run", self.name))?;
         self.dying.insert(process).child.start_kill().context("cannot kill the peer")?;
+        Ok(())
+    }
+
+    /// Waits for the end of a killed process: its files are then nobody's.
+    pub async fn gone(&mut self) -> Result<()> {
+        if let Some(mut dying) = self.dying.take() {
+            dying.child.wait().await.context("cannot wait for the killed process")?;
+        }
         Ok(())
     }
 

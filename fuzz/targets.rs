@@ -1,0 +1,234 @@
+//! What is fuzzed: every decoder that meets bytes which this process has not made itself.
+//!
+//! Each target takes any bytes and must come back: no panic, no endless loop, no allocation without
+//! bound (R45). Where the bytes mean something, it says so, and has checked that writing that down
+//! and reading it again gives the same. The fuzzer calls these functions through `fuzz_targets/`,
+//! and `tests/fuzz/` calls the very same ones on stable Rust.
+
+use demes::config;
+use demes::crypto::tls;
+use demes::protocol::log::Checkpoint;
+use demes::protocol::message::Body;
+use demes::protocol::recovery::LogEnd;
+use demes::protocol::types::{ChatId, Entry, PeerId, Submission};
+use demes::storage::schema;
+use demes::telemetry::context_from_traceparent;
+use demes::wire::link::{LinkText, PREFIX};
+use demes::wire::message as convert;
+use demes::wire::message::Header;
+use demes::wire::{WireError, check_address, check_name, pb, trace_context};
+use prost::Message as _;
+use rustls::pki_types::{CertificateDer, UnixTime};
+
+#[path = "conversation.rs"]
+pub mod talk;
+pub use talk::conversation;
+
+/// A decoder: whether the bytes mean something to it.
+pub type Target = fn(&[u8]) -> bool;
+
+/// All of them, by the names of their directories in `fuzz/corpus/`.
+pub const TARGETS: [(&str, Target); 12] = [
+    ("entry", entry),
+    ("submission", submission),
+    ("checkpoint", checkpoint),
+    ("record", record),
+    ("request", request),
+    ("response", response),
+    ("conversation", conversation),
+    ("certificate", certificate),
+    ("pem", pem),
+    ("invite_link", invite_link),
+    ("configuration", configuration),
+    ("text", text),
+];
+
+/// A log entry as it is stored.
+pub fn entry(bytes: &[u8]) -> bool {
+    let Some(entry) = Entry::decode(bytes) else { return false };
+    assert_eq!(entry.encode(), bytes, "the form is canonical");
+    entry.verify_hash()
+}
+
+/// A submission of the outbox.
+pub fn submission(bytes: &[u8]) -> bool {
+    let Some(submission) = Submission::decode(bytes) else { return false };
+    assert_eq!(submission.encode(), bytes, "the form is canonical");
+    true
+}
+
+/// A checkpoint.
+pub fn checkpoint(bytes: &[u8]) -> bool {
+    let Some(checkpoint) = Checkpoint::decode(bytes) else { return false };
+    let again = Checkpoint::decode(&checkpoint.encode());
+    assert!(again.as_ref() == Some(&checkpoint), "it reads back");
+    true
+}
+
+/// The small records of a store, by the first byte.
+pub fn record(bytes: &[u8]) -> bool {
+    let Some((kind, bytes)) = bytes.split_first() else { return false };
+    match kind % 4 {
+        0 => schema::Vows::decode(bytes).is_some_and(|vows| vows.encode() == bytes),
+        1 => schema::Batch::decode(bytes).is_some_and(|batch| batch.encode() == bytes),
+        2 => schema::decode_pasts(bytes).is_some(),
+        _ => {
+            let payload = schema::payload(schema::Table::Peer, b"key", bytes);
+            payload.is_some_and(|p| schema::value(schema::Table::Peer, b"key", p) == bytes)
+        }
+    }
+}
+
+type Parsed = Result<(Header, Body), WireError>;
+
+/// Decodes a message of one type and converts it.
+fn convert_with<T: prost::Message + Default>(
+    bytes: &[u8],
+    parse: impl FnOnce(T) -> Parsed,
+) -> Option<(Header, Body)> {
+    parse(T::decode(bytes).ok()?).ok()
+}
+
+/// How many kinds of requests there are.
+const REQUESTS: u8 = 16;
+
+/// A request of another peer: its kind by the first byte.
+pub fn parse_request(bytes: &[u8]) -> Option<(Header, Body)> {
+    let (kind, bytes) = bytes.split_first()?;
+    match kind % REQUESTS {
+        0 => convert_with(bytes, convert::from_join_request),
+        1 => convert_with(bytes, convert::from_replicate_request),
+        2 => convert_with(bytes, convert::from_acknowledge),
+        3 => convert_with(bytes, convert::from_submit_request),
+        4 => convert_with(bytes, convert::from_report_request),
+        5 => convert_with(bytes, |request: pb::GoodbyeRequest| {
+            Ok((convert::from_header(request.header)?, Body::Goodbye))
+        }),
+        6 => convert_with(bytes, |request: pb::HeartbeatsRequest| {
+            Ok((convert::from_header(request.header)?, Body::FindHost))
+        }),
+        7 => convert_with(bytes, convert::from_nominate_request),
+        8 => convert_with(bytes, convert::from_solicit_request),
+        9 => convert_with(bytes, convert::from_vote_request),
+        10 => convert_with(bytes, convert::from_withdraw_request),
+        11 => convert_with(bytes, convert::from_announce_request),
+        12 => convert_with(bytes, convert::from_hand_over_request),
+        13 => convert_with(bytes, convert::from_fetch_log_request),
+        _ => None,
+    }
+}
+
+/// The requests that are no messages to a replica.
+fn is_other_request(kind: u8, bytes: &[u8]) -> bool {
+    if kind % REQUESTS == 14 {
+        pb::InviteRequest::decode(bytes).is_ok_and(|request| {
+            request.chat_id.parse::<ChatId>().is_ok()
+                && check_name(&request.chat_name, "chat_name").is_ok()
+                && check_address(&request.inviter_address, "inviter_address").is_ok()
+                && demes::wire::milliseconds(request.expires_at, "expires_at").is_ok()
+        })
+    } else {
+        kind % REQUESTS == 15
+            && pb::FindHostRequest::decode(bytes).is_ok_and(|request| {
+                let proof = request.proof.as_ref().map(demes::wire::entry::from_proof);
+                request.chat_id.parse::<ChatId>().is_ok() && proof.is_none_or(|p| p.is_ok())
+            })
+    }
+}
+
+/// An answer of another peer: its kind by the first byte.
+pub fn parse_response(bytes: &[u8]) -> Option<(Header, Body)> {
+    let (kind, bytes) = bytes.split_first()?;
+    match kind % 10 {
+        0 => convert_with(bytes, convert::from_join_response),
+        1 => convert_with(bytes, convert::from_replicate_response),
+        2 => convert_with(bytes, convert::from_heartbeat),
+        3 => convert_with(bytes, convert::from_submit_response),
+        4 => convert_with(bytes, convert::from_nominate_response),
+        5 => convert_with(bytes, convert::from_solicit_response),
+        6 => convert_with(bytes, convert::from_vote_response),
+        7 => convert_with(bytes, convert::from_fetch_log_response),
+        8 => convert_with(bytes, |response: pb::FindHostResponse| {
+            let header = Header {
+                chat: ChatId::default(),
+                from_incarnation: response.incarnation,
+                from_boot: 0,
+                to_incarnation: 0,
+                generation: response.generation,
+            };
+            Ok((header, convert::from_find_host_response(&response)?))
+        }),
+        _ => convert_with(bytes, |response: pb::GoodbyeResponse| {
+            let refused = response.refused.ok_or(WireError::Missing("refused"))?;
+            let refused = Body::Refused(convert::from_refused(&refused)?);
+            Ok((convert::from_header(response.header)?, refused))
+        }),
+    }
+}
+
+/// Whether a request can be read.
+pub fn request(bytes: &[u8]) -> bool {
+    let parsed = parse_request(bytes);
+    parsed.is_some_and(|(header, body)| header.check(&body).is_ok())
+        || bytes.split_first().is_some_and(|(kind, bytes)| is_other_request(*kind, bytes))
+}
+
+/// Whether an answer can be read.
+pub fn response(bytes: &[u8]) -> bool {
+    let parsed = parse_response(bytes);
+    parsed.is_some_and(|(header, body)| header.check(&body).is_ok())
+}
+
+/// What the other side shows in a handshake.
+pub fn certificate(bytes: &[u8]) -> bool {
+    let certificate = CertificateDer::from(bytes);
+    let named = tls::peer_id_of(std::slice::from_ref(&certificate));
+    let then = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_700_000_000));
+    let checked = tls::check_certificate(&certificate, then).ok();
+    assert!(checked.is_none() || checked == named, "one key, however it is read");
+    checked.is_some()
+}
+
+/// The files of an identity.
+pub fn pem(bytes: &[u8]) -> bool {
+    !tls::read_pem(bytes).is_empty()
+}
+
+/// The text of an invite link; or what stands in one, of which this makes a text with the length and
+/// checksum that random bytes would never have.
+pub fn invite_link(bytes: &[u8]) -> bool {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) if text.starts_with(PREFIX) => text.to_owned(),
+        _ => link_of(bytes),
+    };
+    let Ok(link) = LinkText::parse(&text) else { return false };
+    let again = link.encode().map(|text| LinkText::parse(&text).ok());
+    assert_eq!(again, Ok(Some(link)), "it reads back");
+    true
+}
+
+fn link_of(content: &[u8]) -> String {
+    let content = &content[..content.len().min(200)];
+    let length = u8::try_from(content.len() + 6).expect("it is short");
+    let mut bytes = vec![1, length];
+    bytes.extend_from_slice(content);
+    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_be_bytes());
+    format!("{PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&bytes))
+}
+
+/// The text of a configuration file.
+pub fn configuration(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| config::check_file(text).is_ok())
+}
+
+/// Short texts that stand in messages and on command lines: ids, addresses, trace contexts.
+pub fn text(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let traced = trace_context(text).is_ok_and(|context| context.is_some());
+    traced
+        || context_from_traceparent(text).is_some()
+        || text.parse::<PeerId>().is_ok_and(|id| id.to_string() == text)
+        || text.parse::<ChatId>().is_ok_and(|id| id.to_string() == text)
+        || text.parse::<LogEnd>().is_ok_and(|end| end.to_string() == text)
+        || check_address(text, "text").is_ok()
+}

@@ -1,0 +1,94 @@
+//! What this peer knows of its chats without their files: who else is in them, and where. It is
+//! what a chat is repaired from when its file is lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::invites::to_json;
+use super::node::Node;
+use crate::protocol::types::{ChatId, Generation, MemberState, PeerId};
+use crate::storage::{PeerStore, StorageError};
+
+const CHATS: &str = "chats";
+
+/// One chat's record; the chat's id is its key.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChatRecord {
+    pub name: String,
+    /// The other members that have joined, with their addresses.
+    pub members: BTreeMap<String, String>,
+    /// The course of the chat that this peer takes part in (R30).
+    #[serde(default)]
+    pub generation: Generation,
+    /// When the chat began anew here for the last time; 0 if it never did.
+    pub renewed_at_ms: u64,
+}
+
+impl ChatRecord {
+    /// The other members.
+    pub fn contacts(&self) -> Vec<(PeerId, String)> {
+        let members = self.members.iter();
+        members.filter_map(|(peer, address)| Some((peer.parse().ok()?, address.clone()))).collect()
+    }
+}
+
+/// The record of `chat`, if there is one. One that cannot be read is passed over.
+pub fn get(store: &PeerStore, chat: ChatId) -> Result<Option<ChatRecord>, StorageError> {
+    let record = store.get(CHATS, &chat.to_string())?;
+    Ok(record.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Writes the record of `chat`, durably, if it says something new.
+pub fn put(store: &PeerStore, chat: ChatId, record: &ChatRecord) -> Result<(), StorageError> {
+    if get(store, chat)?.as_ref() == Some(record) {
+        return Ok(());
+    }
+    store.put(CHATS, &chat.to_string(), &to_json(record))
+}
+
+/// Forgets `chat`.
+pub fn remove(store: &PeerStore, chat: ChatId) -> Result<(), StorageError> {
+    store.remove(CHATS, &chat.to_string())
+}
+
+/// The chats that have a record.
+pub fn chats(store: &PeerStore) -> Result<Vec<ChatId>, StorageError> {
+    let records = store.list(CHATS)?;
+    Ok(records.iter().filter_map(|(chat, _)| chat.parse().ok()).collect())
+}
+
+/// Keeps the records as the chats are: whenever the peers to be connected to change, and at first.
+pub async fn keep(node: Arc<Node>) {
+    let mut roster = node.handle.roster();
+    loop {
+        roster.mark_unchanged();
+        for chat in node.handle.chats() {
+            if let Err(error) = renew(&node, chat.id).await {
+                tracing::error!(%error, "cannot keep who is in a chat");
+            }
+        }
+        tokio::select! {
+            changed = roster.changed() => if changed.is_err() { return },
+            () = node.stop.cancelled() => return,
+        }
+    }
+}
+
+async fn renew(node: &Node, chat: ChatId) -> Result<(), StorageError> {
+    let Ok(view) = node.handle.view(chat).await else { return Ok(()) };
+    let me = node.handle.me();
+    let others = view.status.members.iter();
+    let others = others.filter(|(peer, m)| **peer != me && m.state != MemberState::Invited);
+    let members = others.map(|(peer, m)| (peer.to_string(), m.address.clone()));
+    let members: BTreeMap<_, _> = members.collect();
+    let is_known = view.status.members.contains_key(&me);
+    let before = get(&node.store, chat)?.unwrap_or_default();
+    // A log that is still coming in does not say yet who is there.
+    if is_known {
+        let (name, generation) = (view.status.chat_name, view.status.generation);
+        put(&node.store, chat, &ChatRecord { name, members, generation, ..before })?;
+    }
+    Ok(())
+}
