@@ -30,7 +30,7 @@ pub enum Broken {
 }
 
 impl Broken {
-    /// Whether one peer breaks it, or notices something, by itself, and perhaps nothing comes of it.
+    /// Whether one peer breaks it, or notices it, by itself, and perhaps nothing comes of it.
     pub fn is_by_itself(self) -> bool {
         use Broken::*;
         matches!(self, VoteChanged | TermBehindLog | SaidBeforeDurable | Fault)
