@@ -12,8 +12,8 @@ use super::types::{Entry, Index, Membership, Number, Payload, PeerId};
 /// Changes of the store that nothing relies on, so that no sync is made for them alone.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Later {
-    outbox_remove_through: Option<Number>,
-    request_ids: Vec<(String, Index)>,
+    pub outbox_remove_through: Option<Number>,
+    pub request_ids: Vec<(String, Index)>,
 }
 
 impl Replica {

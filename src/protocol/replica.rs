@@ -98,14 +98,14 @@ pub struct Replica {
     pub(super) other_generations: BTreeMap<PeerId, Generation>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
-    fault: Option<&'static str>,
+    pub(super) fault: Option<&'static str>,
     /// This peer was a member, and takes no part any more.
     pub(super) has_gone: bool,
     /// Who removed it, if it did not leave by itself.
     pub(super) removed_by: Option<PeerId>,
 
     pub(super) ready: Ready,
-    ready_count: u64,
+    pub(super) ready_count: u64,
     pub(super) later: Later,
 }
 

@@ -22,10 +22,10 @@ const REPUBLISH_US: Micros = 30 * SECOND;
 /// A hand-over on its way (R23).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct HandingOver {
-    target: PeerId,
-    tried: BTreeSet<PeerId>,
+    pub target: PeerId,
+    pub tried: BTreeSet<PeerId>,
     pub deadline: Instant,
-    sent: bool,
+    pub sent: bool,
 }
 
 impl Replica {
