@@ -305,6 +305,12 @@ impl Attempt {
         match from_join_response(response.into_inner()).map_err(status::invalid)? {
             (_, Body::JoinAnswer(answer)) if answer.accepted => Ok(()),
             (_, Body::JoinAnswer(_)) => Err(Problem::NotYet),
+            // Where there is no invitation any more, there is nothing to decline.
+            (_, Body::Refused(refused))
+                if !accept && refused.reason == RefusedReason::NotMember =>
+            {
+                Ok(())
+            }
             (_, Body::Refused(refused)) => Err(refused_by_host(refused.reason)),
             _ => Err(status::no_host().into()),
         }
