@@ -13,5 +13,5 @@ pub use demes_protocol as protocol;
 
 const _: () = assert!(
     !demes_protocol::planted::PLANTED,
-    "the feature `planted` puts mistakes into the rules: nothing but tests/mutation is built with it"
+    "the feature `planted` puts mistakes into the rules: only tests/mutation is built with it"
 );

@@ -198,7 +198,7 @@ fn joining_text(invite: &pb::Invite) -> String {
     let hindrance = match invite.problem.as_str() {
         "" => return format!("asking {} to be taken on …", clean(&invite.address)),
         "ADDRESS_UNREACHABLE" => format!("{} cannot be reached", clean(&invite.address)),
-        "NO_HOST" => "nobody hosts the chat at the moment, or the host is busy".into(),
+        "NO_HOST" => "nobody hosts the chat at the moment".into(),
         "INVITE_NOT_FOUND" => "whoever was asked does not know the invitation".into(),
         other => other.to_owned(),
     };

@@ -58,6 +58,12 @@ fn peer_text(peer: &pb::GetPeerResponse, chats: &[pb::Chat]) -> String {
 /// Everything about one chat.
 fn chat_text(chat: &pb::Chat) -> String {
     let people = People::of(chat);
+    if !chat.removed_by_peer_id.is_empty() {
+        // What else there is to say of the chat, this peer does not hear any more.
+        let (name, state) = (clean(&chat.name), chat_state(chat, &people));
+        let (id, confirmed) = (&chat.chat_id, chat.committed);
+        return format!("{name} ({id})\n  {state}\n  readable up to {confirmed}\n");
+    }
     let voters = chat.members.iter().filter(|member| member.voter).count();
     let mut text = format!(
         "{} ({})\n  {}, term {}\n  {} of {voters} voters in contact, {} make a majority\n",
@@ -263,6 +269,17 @@ delays (row to column)
         let text = chat_text(&chat);
         assert!(text.contains("  recovered, as generation 00000000000000ab\n"), "{text}");
         assert!(text.contains("  Cleo: without that recovery; `demes recover"), "{text}");
+    }
+
+    #[test]
+    fn of_a_chat_that_one_was_removed_from_only_what_is_left_is_shown() {
+        let chat = pb::Chat { removed_by_peer_id: "b".repeat(64), queued: 1, ..sample_chat() };
+        let expected = "\
+club (c0ffee00c0ffee00c0ffee00c0ffee00)
+  Ben removed you; 1 message of yours not sent
+  readable up to 42
+";
+        assert_eq!(chat_text(&chat), expected);
     }
 
     #[test]

@@ -485,7 +485,7 @@ impl Replica {
             if has_more && !self.log.in_window(next) {
                 self.progress_mut(peer).expect("it was there").loading = true;
                 let through = self.log.base();
-                self.load(Load { peer, attach, from: next, through });
+                self.ready.loads.push(Load { peer, attach, from: next, through });
                 return;
             }
             let mut entries = match has_more {

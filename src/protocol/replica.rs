@@ -11,8 +11,7 @@ use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
 use super::event::{
-    DiskState, Event, LinkState, Load, Notice, Proposal, ProposeError, Ready, Recovered, Role,
-    Status,
+    DiskState, Event, LinkState, Notice, Proposal, ProposeError, Ready, Recovered, Role, Status,
 };
 use super::follower::Attached;
 use super::host::Hosting;
@@ -586,11 +585,6 @@ impl Replica {
     /// The number that the next `Ready` with something durable will have.
     pub(super) fn ready_number(&self) -> u64 {
         self.ready_count
-    }
-
-    /// Asks for entries from the store.
-    pub(super) fn load(&mut self, load: Load) {
-        self.ready.loads.push(load);
     }
 
     /// Stops this chat here, because going on would be wrong.

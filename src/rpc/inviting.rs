@@ -13,7 +13,7 @@ use super::invites::{OutgoingInvite, outgoing_key};
 use super::node::{Node, now_ms};
 use super::status::unable;
 use crate::protocol::types::{ChatId, MemberState, Membership, Payload, PeerId};
-use crate::runtime::handle::{Wait, Wish};
+use crate::runtime::handle::{ChatView, Wait, Wish};
 use crate::wire::pb::peer_service_client::PeerServiceClient;
 use crate::wire::{pb, timestamp};
 
@@ -36,6 +36,14 @@ pub fn start(node: &Arc<Node>, invite: &OutgoingInvite) {
             () = node.stop.cancelled() => {}
         }
         lock(&node).remove(&key);
+        // It may have been sent anew while the old one came to its end.
+        if let Some(invite) = current(&node, &key)
+            && invite.expires_at_ms > now_ms()
+            && node.takes_part(invite.chat)
+            && !node.stop.is_cancelled()
+        {
+            start(&node, &invite);
+        }
     });
 }
 
@@ -71,11 +79,10 @@ async fn bring(node: &Node, key: &str) {
                     return;
                 }
                 let kept = node.lock_invites().put_outgoing(&node.store, invite);
-                if let Err(error) = kept {
-                    tracing::error!(%error, "cannot keep an invitation");
-                    return;
+                match kept {
+                    Ok(()) => continue,
+                    Err(error) => tracing::error!(%error, "cannot keep an invitation"),
                 }
-                continue;
             }
             Err(status) => tracing::debug!(code = ?status.code(), "an invitation did not arrive"),
         }
@@ -90,11 +97,17 @@ fn current(node: &Node, key: &str) -> Option<OutgoingInvite> {
     node.lock_invites().outgoing_to(key).cloned()
 }
 
-/// Its time is over: who has not answered is invited no more.
+/// Its time is over: who has not answered is invited no more. Returns when the log says so, lest
+/// an invitation that follows is taken for this one.
 async fn end(node: &Node, invite: &OutgoingInvite) {
     let peer = invite.reached.as_deref().and_then(|peer| peer.parse().ok());
-    if let Some(peer) = peer.filter(|peer| is_invited(node, invite.chat, peer)) {
+    let Some(chat) = node.handle.chat(invite.chat) else { return };
+    if let Some(peer) = peer
+        && is_invited(&chat.view.borrow(), &peer)
+    {
         take_back(node, invite.chat, peer).await;
+        // The chat may end here before that, which is as good.
+        let _ = chat.view.clone().wait_for(|view| !is_invited(view, &peer)).await;
     }
 }
 
@@ -105,12 +118,9 @@ async fn take_back(node: &Node, chat: ChatId, peer: PeerId) {
 }
 
 /// Whether the peer's invitation stands in the log, and is not answered.
-fn is_invited(node: &Node, chat: ChatId, peer: &PeerId) -> bool {
-    let chat = node.handle.chat(chat);
-    chat.is_some_and(|chat| {
-        let member = chat.view.borrow().status.members.get(peer).map(|member| member.state);
-        member == Some(MemberState::Invited)
-    })
+fn is_invited(view: &ChatView, peer: &PeerId) -> bool {
+    let member = view.status.members.get(peer).map(|member| member.state);
+    member == Some(MemberState::Invited)
 }
 
 /// Brings it once, and notes it in the log. Gives whom it has reached.
@@ -136,7 +146,9 @@ async fn attempt(node: &Node, invite: &OutgoingInvite) -> Result<(PeerId, String
         .await
         .map_err(|_| Status::deadline_exceeded("no answer"))??
         .into_inner();
-    if !chat.view.borrow().status.members.contains_key(&peer) {
+    // What was shown last may be some moments old, and still have one who has left since.
+    let view = node.handle.view(invite.chat).await.map_err(unable)?;
+    if !view.status.members.contains_key(&peer) {
         let address = invite.address.clone();
         propose(node, invite.chat, Membership::Invited { peer, address }).await?;
     }

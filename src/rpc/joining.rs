@@ -37,7 +37,7 @@ const GRACE_MS: u64 = 900_000;
 /// How far an answer has come.
 #[derive(Clone, Debug)]
 pub enum Joining {
-    /// It is on its way; the last attempt failed for that reason.
+    /// It is on its way; the last attempt failed for that reason, if it failed.
     Trying(Option<Status>),
     /// The chat runs here, or the host knows that the person declines.
     Done,
@@ -113,6 +113,9 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
                 forget(node, chat);
                 return Joining::Failed(status);
             }
+            Err(Problem::NotYet) => {
+                progress.send_replace(Joining::Trying(None));
+            }
             Err(Problem::Passing(status)) => {
                 tracing::debug!(code = ?status.code(), "an answer did not arrive");
                 progress.send_replace(Joining::Trying(Some(status)));
@@ -142,6 +145,8 @@ fn forget(node: &Node, chat: ChatId) {
 
 /// Why an attempt failed.
 pub enum Problem {
+    /// The host is about to take the peer on; the next attempt hears of it.
+    NotYet,
     /// Another attempt may succeed.
     Passing(Status),
     Final(Status),
@@ -299,6 +304,7 @@ impl Attempt {
         let response = response.map_err(|_| no_answer())?.map_err(|status| told(&status))?;
         match from_join_response(response.into_inner()).map_err(status::invalid)? {
             (_, Body::JoinAnswer(answer)) if answer.accepted => Ok(()),
+            (_, Body::JoinAnswer(_)) => Err(Problem::NotYet),
             (_, Body::Refused(refused)) => Err(refused_by_host(refused.reason)),
             _ => Err(status::no_host().into()),
         }

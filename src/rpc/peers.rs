@@ -1,7 +1,9 @@
 //! This peer's own connections to the other members: one task and one connection for each.
 //!
 //! A connection that closes is dialled again at once; whether that is refused says that the other
-//! process is gone (R14). No polling: the moment of the close is told by the connection itself.
+//! process is gone (R14). No polling: the moment of the close is told by the connection itself. A
+//! peer that cannot be reached is dialled with growing pauses, and again as soon as it dials us: it
+//! counts only while both directions work (R25).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -30,6 +32,9 @@ use crate::wire::{WireError, hex, pb};
 
 const REDIAL_MIN: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(2);
+/// A dial that has no answer by then is begun anew when the peer dials us; TCP alone would repeat
+/// it only seconds later.
+const DIAL_SLOW: Duration = Duration::from_millis(500);
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Pings in quick succession when a connection is new (R12).
 const PING_BURST: u32 = 3;
@@ -92,7 +97,15 @@ impl Link {
         let mut told = None;
         let mut wait = REDIAL_MIN;
         loop {
-            let state = match self.connect().await {
+            let slow = async {
+                tokio::time::sleep(DIAL_SLOW).await;
+                self.contact.outbox.until_dialled().await;
+            };
+            let connected = tokio::select! {
+                connected = self.connect() => connected,
+                () = slow => continue,
+            };
+            let state = match connected {
                 Ok(connection) => {
                     wait = REDIAL_MIN;
                     self.contact.outbox.set_up(true);
@@ -114,8 +127,10 @@ impl Link {
                 told = Some(state);
                 self.handle.link(self.peer, state).await;
             }
-            tokio::time::sleep(jitter(wait)).await;
-            wait = (wait * 2).min(REDIAL_MAX);
+            wait = match timeout(jitter(wait), self.contact.outbox.until_dialled()).await {
+                Ok(()) => REDIAL_MIN,
+                Err(_) => (wait * 2).min(REDIAL_MAX),
+            };
         }
     }
 

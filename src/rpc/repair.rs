@@ -228,6 +228,7 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
                 tracing::warn!(?chat, code = ?error.code(), "the host does not take this peer back");
                 return Err(Obstacle::Wait(REMOVED.to_owned()));
             }
+            Err(Problem::NotYet) => break,
             Err(Problem::Passing(error)) => {
                 tracing::debug!(code = ?error.code(), "this peer is not taken back yet");
             }
@@ -252,6 +253,7 @@ async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(),
                 obstacle.get_or_insert_with(|| REMOVED.to_owned());
                 continue;
             }
+            Err(Problem::NotYet) => continue,
             Err(Problem::Passing(error)) => {
                 tracing::debug!(code = ?error.code(), "a member does not have the chat");
                 continue;

@@ -218,12 +218,16 @@ async fn accept_peers(
         let handshake = Arc::clone(&handshakes).acquire_owned().await.expect(open);
         let (place, tcp) = accept_one(&listener, &places).await;
         let (acceptor, connections) = (acceptor.clone(), connections.clone());
-        let (node, closed) = (Arc::clone(&inbound.node), closed.clone());
+        let (node, roster) = (Arc::clone(&inbound.node), inbound.handle.roster());
+        let closed = closed.clone();
         tokio::spawn(async move {
             let _handshake = handshake;
             let Ok(Ok(tls)) = timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await else { return };
             let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
             if let Some(peer) = tls::peer_id_of(certificates) {
+                if let Some(contact) = roster.borrow().get(&peer) {
+                    contact.outbox.dialled_us();
+                }
                 let caller = Caller { peer, bucket: node.gate.bucket(peer) };
                 let connection = Served::new(tls, caller, place, &closed);
                 let _ = connections.send(Ok(connection)).await;

@@ -21,6 +21,7 @@ const QUEUE_MAX: usize = 4_096;
 pub struct Outbox {
     queue: Mutex<Queue>,
     filled: Notify,
+    dialled_us: Notify,
     dropped: AtomicU64,
 }
 
@@ -72,6 +73,16 @@ impl Outbox {
         queue.messages.clear();
         queue.acknowledges.clear();
         self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+    }
+
+    /// The peer has just dialled this one, so it is there.
+    pub fn dialled_us(&self) {
+        self.dialled_us.notify_one();
+    }
+
+    /// Waits until the peer has dialled this one since the last time.
+    pub async fn until_dialled(&self) {
+        self.dialled_us.notified().await;
     }
 
     /// Whether nothing waits.
@@ -242,5 +253,15 @@ mod tests {
         assert_eq!(slot.next().await, Some(merged));
         slot.close();
         assert_eq!(slot.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_dial_is_remembered_until_somebody_waits_for_it() {
+        let outbox = Outbox::default();
+        outbox.dialled_us();
+        outbox.dialled_us();
+        outbox.until_dialled().await;
+        let again = tokio::time::timeout(std::time::Duration::ZERO, outbox.until_dialled());
+        assert!(again.await.is_err(), "two dials before it are one");
     }
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::entry::{from_entry, from_submission, to_entry, to_submission};
 pub use super::join::*;
 pub use super::vote::*;
+use super::vote::{from_absence, to_absence};
 use super::{WireError, hex, optional_peer_id, pb, peer_id};
 use crate::protocol::message::{
-    Absence, Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat,
-    LookBack, Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
+    Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat, LookBack,
+    Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
 use crate::protocol::types::{
     Boot, ChatId, DELAY_US_MAX, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
@@ -426,32 +427,11 @@ pub(super) fn from_past(past: pb::Past) -> Past {
     Past { boot: past.boot, term: past.term, acknowledged: from_position(past.acknowledged) }
 }
 
-fn to_absence(absence: Option<Absence>) -> pb::Absence {
-    match absence {
-        None => pb::Absence::Unspecified,
-        Some(Absence::Goodbye) => pb::Absence::Goodbye,
-        Some(Absence::Silent) => pb::Absence::Silent,
-        Some(Absence::NotDialled) => pb::Absence::NotDialled,
-        Some(Absence::Returning) => pb::Absence::Returning,
-    }
-}
-
-/// One that this version does not know is as good as none: it is for showing only.
-fn from_absence(absence: pb::Absence) -> Option<Absence> {
-    match absence {
-        pb::Absence::Unspecified => None,
-        pb::Absence::Goodbye => Some(Absence::Goodbye),
-        pb::Absence::Silent => Some(Absence::Silent),
-        pb::Absence::NotDialled => Some(Absence::NotDialled),
-        pb::Absence::Returning => Some(Absence::Returning),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::invite_link::InviteLinkProblem;
-    use crate::protocol::message::{Refused, RefusedReason};
+    use crate::protocol::message::{Absence, Refused, RefusedReason};
 
     const CHAT: ChatId = ChatId([7; 16]);
 

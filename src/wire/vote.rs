@@ -9,7 +9,7 @@ use super::message::{
 };
 use super::{WireError, hex, pb, peer_id, signature};
 use crate::protocol::message::{
-    Announce, Body, FetchLog, FetchLogAnswer, HandOver, HostAlive, Message, Nominate,
+    Absence, Announce, Body, FetchLog, FetchLogAnswer, HandOver, HostAlive, Message, Nominate,
     NominateAnswer, RequestVote, SolicitAnswer, Vote, Withdraw, WithdrawReason,
 };
 use crate::protocol::types::ChatId;
@@ -256,6 +256,27 @@ pub fn from_fetch_log_response(
         look_back: response.look_back,
     };
     Ok((header, Body::FetchLogAnswer(answer)))
+}
+
+pub(super) fn to_absence(absence: Option<Absence>) -> pb::Absence {
+    match absence {
+        None => pb::Absence::Unspecified,
+        Some(Absence::Goodbye) => pb::Absence::Goodbye,
+        Some(Absence::Silent) => pb::Absence::Silent,
+        Some(Absence::NotDialled) => pb::Absence::NotDialled,
+        Some(Absence::Returning) => pb::Absence::Returning,
+    }
+}
+
+/// One that this version does not know is as good as none: it is for showing only.
+pub(super) fn from_absence(absence: pb::Absence) -> Option<Absence> {
+    match absence {
+        pb::Absence::Unspecified => None,
+        pb::Absence::Goodbye => Some(Absence::Goodbye),
+        pb::Absence::Silent => Some(Absence::Silent),
+        pb::Absence::NotDialled => Some(Absence::NotDialled),
+        pb::Absence::Returning => Some(Absence::Returning),
+    }
 }
 
 fn to_host_alive(alive: HostAlive) -> pb::HostAlive {

@@ -217,9 +217,10 @@ impl World {
         None
     }
 
-    /// Whether the disks of a majority of some healed peer's voters do not hold what they were told
-    /// to keep. A bit that flips unseen at a learner can do that, when it is made a voter before it
-    /// reads the bit. Such a chat waits for a person (R30); what it confirmed is checked all the same.
+    /// Whether so many of some healed peer's voters have lost what they were told to keep that no
+    /// majority is left. A bit that flips unseen at a learner can do that, when it is made a voter
+    /// before it reads the bit. Such a chat waits for a person (R30); what it confirmed is checked
+    /// all the same.
     fn is_majority_lost(&self, healed: &BTreeSet<usize>) -> bool {
         healed.iter().filter(|peer| self.peers[**peer].joined).any(|peer| {
             let voters = self.voters_at(*peer);
