@@ -1,5 +1,5 @@
-//! Messages of every kind, as the peer 1 says them to the peer 3: as values, and as the bytes that the
-//! targets `request` and `response` read, which begin with a number for the kind.
+//! Messages of every kind, as the peer 1 says them to the peer 3: as values, and as the bytes that
+//! the targets `request` and `response` read, which begin with a number for the kind.
 
 use std::sync::Arc;
 
