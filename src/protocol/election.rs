@@ -135,7 +135,7 @@ impl Replica {
         self.log.voters().contains(&peer)
             && reachable
             && (planted(Bug::SuspectedNominated) || suspicion.suspected != Some(peer))
-            && !suspicion.withdrawn.contains(&peer)
+            && (planted(Bug::WithdrawnNominated) || !suspicion.withdrawn.contains(&peer))
     }
 
     // R20: the list is used up. After a back-off that is redrawn every time and grows, this voter
@@ -213,7 +213,8 @@ impl Replica {
 
     fn take_nomination(&mut self, message: &Message, term: Term, last: Position) {
         // R25: who cannot be dialled back could not be led either.
-        let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
+        let dialled = self.links.get(&message.from) == Some(&LinkState::Up)
+            || planted(Bug::OneWayNominationCounts);
         if !dialled || !self.is_voting(message.from, message.from_incarnation) {
             return;
         }
@@ -243,7 +244,7 @@ impl Replica {
     // further than its own.
     pub(super) fn try_stand(&mut self) {
         let may = matches!(self.part, Part::Follower)
-            && self.is_voter()
+            && (planted(Bug::LearnerStands) || self.is_voter())
             && (planted(Bug::NomineeDoesNotHold) || self.now >= self.suspect_at)
             && self.stopping.is_none();
         if !may {
@@ -251,7 +252,8 @@ impl Replica {
         }
         self.resolve_doubt();
         let now = self.now;
-        self.nominations.retain(|_, nomination| nomination.until > now);
+        self.nominations
+            .retain(|_, nomination| planted(Bug::NominationNeverEnds) || nomination.until > now);
         let last = self.log.last();
         let nominated = |peer: &PeerId, incarnation: &Incarnation| {
             let nomination = self.nominations.get(peer);
@@ -356,7 +358,7 @@ impl Replica {
         }
         let permitted = request.hand_over.is_some_and(|hand_over| {
             (planted(Bug::PermissionOutlivesTerm) || hand_over.term == self.hard_state.term)
-                && hand_over.target == message.from
+                && (planted(Bug::PermissionForAnyone) || hand_over.target == message.from)
                 && self.host == Some(hand_over.host)
         });
         let permitted = permitted || planted(Bug::LeaseIgnoredByVoter);
@@ -384,6 +386,9 @@ impl Replica {
 
     /// Having voted, gives the candidate the time to win before nominating anybody else.
     fn wait_for_candidate(&mut self) {
+        if planted(Bug::GrantedNominatesAtOnce) {
+            return;
+        }
         let until = self.now + 3 * self.round();
         self.suspect_at = self.suspect_at.max(until);
         if let Some(suspicion) = &mut self.suspicion {
@@ -399,7 +404,7 @@ impl Replica {
         let voting = self.is_voting(message.from, message.from_incarnation);
         if let Part::Candidate(candidacy) = &mut self.part
             && vote.granted
-            && vote.term == self.hard_state.term
+            && (planted(Bug::OlderVoteCounts) || vote.term == self.hard_state.term)
             && voting
         {
             candidacy.votes.insert(message.from);
@@ -444,7 +449,7 @@ impl Replica {
             && hand_over.host_incarnation == message.from_incarnation
             && hand_over.term == self.hard_state.term
             && hand_over.target == self.me
-            && self.host == Some(message.from);
+            && (planted(Bug::HandOverByAnyone) || self.host == Some(message.from));
         let may = self.is_voter() && self.stopping.is_none() && self.disk < DiskState::Full;
         if valid && may && !self.tail_in_doubt && matches!(self.part, Part::Follower) {
             self.stand(Some(hand_over));

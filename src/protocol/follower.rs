@@ -75,8 +75,11 @@ impl Replica {
     /// forgotten this member.
     fn attach_ends_at(&self, attached: &Attached) -> Instant {
         if Some(attached.source) != self.host {
-            let limit =
-                if attached.matched.is_some() { RELAY_US } else { self.config.lease_max_us };
+            let limit = match attached.matched {
+                Some(_) if planted(Bug::RelayedForEver) => Micros::MAX / 2,
+                Some(_) => RELAY_US,
+                None => self.config.lease_max_us,
+            };
             return attached.since + limit;
         }
         let heard = match attached.matched {
@@ -161,7 +164,7 @@ impl Replica {
         if elsewhere
             && self.attached.is_none()
             && matches!(self.part, Part::Follower)
-            && self.now >= self.relay_at
+            && (planted(Bug::RelayedAtOnce) || self.now >= self.relay_at)
             && self.links.get(&informant) == Some(&LinkState::Up)
         {
             self.attach_at(informant, self.log.last());
@@ -280,7 +283,8 @@ impl Replica {
                 return true;
             }
             let is_hosts_own = own == host_term && !planted(Bug::CutsOwnTerm);
-            if entry.index <= self.log.commit() || is_hosts_own {
+            let is_committed = entry.index <= self.log.commit() && !planted(Bug::CutsCommitted);
+            if is_committed || is_hosts_own {
                 self.fault("the host's log conflicts with what is committed here");
                 return false;
             }
@@ -290,13 +294,14 @@ impl Replica {
         if entry.index != last.index + 1 || entry.term < last.term || entry.term > host_term {
             return false;
         }
-        if entry.previous != self.log.last_hash() {
+        if entry.previous != self.log.last_hash() && !planted(Bug::ChainNotChecked) {
             self.fault("the chain of hashes is broken");
             return false;
         }
         // R30: a running chat is never recovered; only a log on its way to its own generation
         // still meets recoveries.
-        let arrived = self.log.state().generation == self.generation;
+        let arrived =
+            self.log.state().generation == self.generation && !planted(Bug::RunningChatRecovered);
         if arrived && matches!(entry.payload, Payload::Membership(Membership::Recovered { .. })) {
             self.fault("a recovery of the chat came from a host of the same generation");
             return false;

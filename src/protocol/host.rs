@@ -232,7 +232,8 @@ impl Replica {
             self.in_contact(hosting, peer, incarnation)
         });
         let contact = contact || planted(Bug::NeverPauses);
-        let paused = !contact || self.disk == DiskState::Stalled;
+        let stalled = self.disk == DiskState::Stalled && !planted(Bug::StalledNotPaused);
+        let paused = !contact || stalled;
         if paused != hosting.paused {
             let Part::Host(hosting) = &mut self.part else { return };
             hosting.paused = paused;
@@ -323,7 +324,8 @@ impl Replica {
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation
         {
-            if (message.from_boot, attach.attach) <= (before.boot, before.attach) {
+            let is_older = (message.from_boot, attach.attach) <= (before.boot, before.attach);
+            if is_older && !planted(Bug::OvertakenAttachTaken) {
                 // An older attach that was overtaken by a newer one, or a doubled one.
                 return;
             }
@@ -429,7 +431,7 @@ impl Replica {
     // older entries follow. The host's own copy counts once its `Ready` was executed.
     fn advance_commit(&mut self) {
         let Part::Host(hosting) = &self.part else { return };
-        if hosting.paused {
+        if hosting.paused && !planted(Bug::PausedCommits) {
             return;
         }
         let voters = self.log.voters();

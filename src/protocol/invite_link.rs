@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::planted::{Bug, planted};
 use super::types::{INVITE_LINKS_MAX, Index, InviteLinkId, PeerId};
 
 /// One link.
@@ -46,7 +47,8 @@ impl InviteLink {
         if self.uses_left == 0 {
             return Some(InviteLinkProblem::UsedUp);
         }
-        (self.expires_at_ms <= now_ms).then_some(InviteLinkProblem::Expired)
+        let has_expired = self.expires_at_ms <= now_ms && !planted(Bug::LinkNeverExpires);
+        has_expired.then_some(InviteLinkProblem::Expired)
     }
 }
 
@@ -81,7 +83,7 @@ impl InviteLinks {
 
     pub(super) fn revoke(&mut self, id: &InviteLinkId) {
         if let Some(link) = Arc::make_mut(&mut self.0).get_mut(id) {
-            link.revoked = true;
+            link.revoked = !planted(Bug::RevokedLinkGood);
         }
     }
 

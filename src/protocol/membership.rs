@@ -67,7 +67,8 @@ impl ChatState {
     /// Whether `peer` is active in this incarnation, or was and is on its way out.
     pub fn is_present(&self, peer: PeerId, incarnation: Incarnation) -> bool {
         self.members.get(&peer).is_some_and(|member| {
-            member.incarnation == incarnation && member.state != MemberState::Invited
+            (planted(Bug::OutlivedServed) || member.incarnation == incarnation)
+                && member.state != MemberState::Invited
         })
     }
 
@@ -90,6 +91,7 @@ impl ChatState {
     ) -> Result<Admission, RefusedReason> {
         if let Some(member) = self.members.get(&peer) {
             return match member.state {
+                MemberState::Leaving if planted(Bug::LeavingComesBack) => Ok(Admission::Known),
                 MemberState::Leaving => Err(RefusedReason::NotMember),
                 MemberState::Active if member.incarnation == incarnation => Ok(Admission::Done),
                 MemberState::Active | MemberState::Invited => Ok(Admission::Known),
@@ -185,7 +187,7 @@ impl ChatState {
     fn lets_in(&mut self, peer: PeerId, link: Option<InviteLinkId>) -> bool {
         if let Some(member) = self.members.get(&peer) {
             // One who is to go, goes: it does not come back as another incarnation.
-            return member.state != MemberState::Leaving;
+            return member.state != MemberState::Leaving || planted(Bug::LeavingComesBack);
         }
         // The clock was looked at before the entry was made; everybody decides the rest alike.
         link.is_some_and(|link| {
@@ -195,7 +197,8 @@ impl ChatState {
     }
 
     fn end_invitation(&mut self, peer: &PeerId) {
-        if self.members.get(peer).is_some_and(|member| member.state == MemberState::Invited) {
+        let is_invited = |member: &Member| member.state == MemberState::Invited;
+        if self.members.get(peer).is_some_and(is_invited) && !planted(Bug::InvitationStands) {
             self.members_mut().remove(peer);
         }
     }
@@ -212,7 +215,8 @@ impl ChatState {
 
     // R41: only who is to go by its own or a member's signed word can be removed.
     fn end_membership(&mut self, peer: &PeerId, index: Index) {
-        let leaving = self.members.get(peer).filter(|m| m.state == MemberState::Leaving);
+        let may = |m: &&Member| m.state == MemberState::Leaving || planted(Bug::RemovedByHostAlone);
+        let leaving = self.members.get(peer).filter(may);
         let Some(member) = leaving else { return };
         let (incarnation, removed_by) = (member.incarnation, member.removed_by);
         self.members_mut().remove(peer);
@@ -231,6 +235,7 @@ pub(super) fn voters_of(entry: &Entry) -> Option<VoterSet> {
     match &entry.payload {
         Payload::VoterChange(voters) => Some(voters.clone()),
         Payload::Membership(Membership::Founded { .. }) if entry.index > 1 => None,
+        Payload::Membership(Membership::Recovered { .. }) if planted(Bug::LostKeepVotes) => None,
         // R30: who recovers a chat goes on alone, and the others' votes come back one by one.
         Payload::Membership(Membership::Founded { .. } | Membership::Recovered { .. }) => {
             Some(VoterSet([(entry.author, entry.session)].into()))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::event::DiskState;
 use super::message::{Accepted, Body, Message, Submit, SubmitAnswer, SubmitProblem};
+use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::submissions::{Verdict, is_submittable};
 use super::types::{
@@ -64,7 +65,8 @@ impl Replica {
         });
         let backlog = self.log.last().index - self.log.commit();
         let Part::Host(hosting) = &self.part else { return Err(SubmitProblem::NotServing) };
-        if !hosting.serving || hosting.hand_over.is_some() || self.stopping.is_some() {
+        let is_going = hosting.hand_over.is_some() && !planted(Bug::AcceptsWhileHandingOver);
+        if !hosting.serving || is_going || self.stopping.is_some() {
             return Err(SubmitProblem::NotServing);
         }
         if !active || !is_submittable(&submission.payload) {
@@ -83,7 +85,9 @@ impl Replica {
                 term: self.log.term_at(index).unwrap_or(0),
                 committed: index <= self.log.commit(),
             })),
-            Verdict::Next if self.disk == DiskState::Full => Err(SubmitProblem::StorageFull),
+            Verdict::Next if self.disk == DiskState::Full && !planted(Bug::FullDiskAccepts) => {
+                Err(SubmitProblem::StorageFull)
+            }
             Verdict::Next if backlog >= self.config.uncommitted_max => {
                 Err(SubmitProblem::NotServing)
             }

@@ -111,7 +111,8 @@ impl Outbox {
         let mut unsent = Vec::new();
         for submission in self.queue.iter().skip(skip) {
             bytes += submission.size();
-            if submission.number > limit || (bytes > bytes_max && !unsent.is_empty()) {
+            let too_many = submission.number > limit && !planted(Bug::InFlightUnbounded);
+            if too_many || (bytes > bytes_max && !unsent.is_empty()) {
                 break;
             }
             self.sent_through = submission.number;

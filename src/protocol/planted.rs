@@ -5,9 +5,11 @@
 //! built with that (`src/lib.rs`), and `tests/mutation` is what builds it.
 
 use super::host::Hosting;
+use super::membership::ChatState;
 use super::message::Body;
 use super::replica::Replica;
-use super::types::{Index, PeerId};
+use super::submissions::Submissions;
+use super::types::{HardState, Index, PeerId};
 
 /// Whether mistakes can be planted in this build.
 pub const PLANTED: bool = cfg!(feature = "planted");
@@ -39,8 +41,12 @@ bugs! {
     R2 LogCheckSkipped,
     /// A vote is granted though it was given to another.
     R1 VotedTwice,
+    /// A vote of an older term is counted.
+    R8 OlderVoteCounts,
     /// A vote leaves before it is durable.
     R1 VoteBeforeSync,
+    /// A restart forgets whom it has voted for.
+    R1 VoteForgotten,
     /// A candidate asks for votes before its own is durable.
     R1 RequestBeforeSync,
     /// A vote is refused to whoever is not first on the ranked list.
@@ -49,10 +55,14 @@ bugs! {
     R2 LeaseIgnoredByVoter,
     /// A host's permission to succeed it is good in later terms too.
     R2 PermissionOutlivesTerm,
+    /// A host's permission to succeed it is good for others than the successor.
+    R2 PermissionForAnyone,
     /// A vote is refused to who is not in the voter's own set.
     R7 OutsiderRefused,
     /// A vote is refused by who is not in its own set.
     R7 RemovedRefusesVote,
+    /// One without a vote stands.
+    R7 LearnerStands,
     /// Half of an even number of voters is taken for a majority.
     R3 HalfIsMajority,
     /// A restarted voter suspects at once.
@@ -61,10 +71,16 @@ bugs! {
     R15 NominationRaisesTerm,
     /// The suspected host is nominated.
     R15 SuspectedNominated,
+    /// A nomination counts for ever.
+    R15 NominationNeverEnds,
     /// A nominee stands though it hears the host.
     R16 NomineeDoesNotHold,
     /// A nominee stands with a log that is behind its nominators'.
     R17 NominationIgnoresLog,
+    /// A voter that has voted nominates the next one at once.
+    R17 GrantedNominatesAtOnce,
+    /// Who has withdrawn is nominated again.
+    R18 WithdrawnNominated,
     /// The back-off of the fallback is the same each time, for everybody.
     R20 BackOffNotDrawn,
     /// A candidate adopts a log that it asked for before.
@@ -73,8 +89,12 @@ bugs! {
     R10 AdoptionKeepsTerm,
     /// Requests of an older term are dropped in silence.
     R8 RefusalUnsaid,
+    /// A host that is told of a later term goes on.
+    R8 LaterTermIgnored,
     /// One peer's word is enough for a term far ahead.
     R11 LeapBelieved,
+    /// A nomination counts from one that cannot be dialled.
+    R25 OneWayNominationCounts,
 
     // ---- the log ----
     /// The host counts its own copy before it is durable.
@@ -97,18 +117,32 @@ bugs! {
     R35 OlderAttachCounts,
     /// What the host knows a follower to have goes back.
     R35 MatchGoesBack,
+    /// An attach that was overtaken by a newer one is taken.
+    R8 OvertakenAttachTaken,
+    /// A member that acknowledges nothing is sent entries without end.
+    R35 SlowMemberFlooded,
     /// The host leaves out the first entry that a follower lacks.
     R35 CursorOffByOne,
     /// A follower cuts where the host tells it to look back.
     R35 CutsAtLookBack,
     /// A follower cuts an entry of its host's own term.
     R35 CutsOwnTerm,
+    /// A follower cuts what is committed.
+    R35 CutsCommitted,
+    /// An entry that does not hold the hash of the one before is taken.
+    R35 ChainNotChecked,
     /// Two entries of one term at one index are taken for the same.
     R35 ContentNotCompared,
     /// A member passes on what is not committed.
     R35 UncommittedRelayed,
-    /// A member passes the log on to an outsider.
-    R35 OutsiderRelayed,
+    /// A member that does not hear its host passes on what it has.
+    R35 RelayWithoutHost,
+    /// A member hands in what it is given to pass on as its own.
+    R35 RelayedInOwnName,
+    /// A member that reads through another never looks for the host again.
+    R35 RelayedForEver,
+    /// A member reads through another without having looked for the host.
+    R35 RelayedAtOnce,
     /// A removed member is still sent entries.
     R35 RemovedStillServed,
 
@@ -121,12 +155,26 @@ bugs! {
     R22 PausedStillHeartbeats,
     /// Contact is dated by when the answer arrived.
     R22 ContactDatedByArrival,
+    /// A paused host commits.
+    R22 PausedCommits,
+    /// A host whose disk is stalled does not pause.
+    R24 StalledNotPaused,
     /// Entries renew the lease as heartbeats do.
     R22 FeedRenewsLease,
     /// A host hands over to a member that lacks entries.
     R23 HandOverToLagging,
     /// A host waits for its successor for ever, and accepts nothing meanwhile.
     R23 HandOverNeverEnds,
+    /// A host hands over what it does not have durably itself.
+    R23 HandOverBeforeSync,
+    /// A host accepts submissions while it hands over.
+    R23 AcceptsWhileHandingOver,
+    /// Anybody can hand over.
+    R23 HandOverByAnyone,
+    /// The chat moves as soon as another is better placed.
+    R23 MovesAtOnce,
+    /// A host accepts submissions though its disk is full.
+    R38 FullDiskAccepts,
 
     // ---- voters ----
     /// A voter set is in force only once it is committed.
@@ -137,8 +185,14 @@ bugs! {
     R6 TwoVoterChanges,
     /// A voter change comes before `TermStart` is committed.
     R6 VoterChangeBeforeTermStart,
+    /// A step is taken to a set that has no majority in contact.
+    R22 StepStopsChat,
     /// Messages for another incarnation are taken.
     R9 WrongIncarnationTaken,
+    /// An outlived incarnation is served.
+    R9 OutlivedServed,
+    /// An outlived incarnation keeps its vote.
+    R9 OutlivedKeepsVote,
     /// A peer does not notice that its store is older than its own past.
     R9 PastIgnored,
     /// One whom the voters cannot dial keeps its vote.
@@ -151,26 +205,70 @@ bugs! {
     R27 EvenVoters,
     /// One who comes back counts as here at once.
     R28 BackAtOnce,
+    /// A new host takes learners that may have been away for newcomers.
+    R28 NewHostTrustsLearners,
 
     // ---- messages ----
     /// The host takes its own submission before it is durable.
     R31 OwnSubmissionEarly,
     /// A new host knows of no submissions made before it.
     R32 DuplicatesForgotten,
+    /// A checkpoint leaves out what it knows of submissions.
+    R32 CheckpointForgetsNumbers,
+    /// A follower commits what the host has put into the log twice.
+    R32 DoubledCommitted,
     /// The host takes a number that leaves a gap.
     R32 GapAccepted,
     /// On a new host, what was sent to the old one is not sent again.
     R33 NotSentAgain,
+    /// An author sends all that it has at once.
+    R33 InFlightUnbounded,
     /// A submission leaves the outbox when it is sent.
     R34 OutboxClearedOnSend,
     /// A submission leaves the outbox when another's of that number is committed.
     R34 OutboxClearedByAnother,
+    /// How far a person has read goes back.
+    R36 ReadGoesBack,
 
     // ---- members ----
     /// An invite link lets in more than it has uses.
     R43 InviteReusable,
     /// A link that was made before a member was removed brings that one back.
     R43 LinkBringsBackRemoved,
+    /// A revoked link lets people in.
+    R43 RevokedLinkGood,
+    /// A link never expires.
+    R43 LinkNeverExpires,
+    /// The last use of a link is given to two at the same time.
+    R43 UsePromisedTwice,
+    /// An invitation that was taken back lets the invited one in.
+    R43 InvitationStands,
+    /// One who is to go comes back as another incarnation.
+    R41 LeavingComesBack,
+    /// A host removes one of whom nobody said that it is to go.
+    R41 RemovedByHostAlone,
+    /// Who leaves is gone before its vote is.
+    R7 GoesBeforeVote,
+    /// A host that is to go does not hand over before.
+    R7 HostLeavesAtOnce,
+    /// A voter of whose joining this one has not read yet is refused like a stranger.
+    R7 UnknownVoterRefused,
+    /// A stranger is answered like a member.
+    R39 StrangerAnswered,
+    /// A former member is answered like a member.
+    R39 FormerMemberAnswered,
+    /// One who is told that it was removed takes part all the same.
+    R35 RemovalNotBelieved,
+    /// One who was removed takes part again after a restart.
+    R35 RemovalForgotten,
+
+    // ---- recovery ----
+    /// What is said in one generation is heard in another.
+    R30 GenerationsMixed,
+    /// Those who were given up keep their votes.
+    R30 LostKeepVotes,
+    /// A host can recover a running chat.
+    R30 RunningChatRecovered,
 
     // ---- doubt ----
     /// A peer whose log was cut votes.
@@ -189,6 +287,21 @@ pub(crate) fn is_too_early(body: &Body) -> bool {
         Body::Acknowledge(_) => planted(Bug::AcknowledgedBeforeSync),
         _ => false,
     }
+}
+
+/// What a restarted peer knows of its terms and votes.
+pub(super) fn remembered(hard_state: HardState) -> HardState {
+    let vote = hard_state.vote.filter(|_| !planted(Bug::VoteForgotten));
+    HardState { vote, ..hard_state }
+}
+
+/// What a checkpoint keeps.
+pub(super) fn kept(state: &ChatState) -> ChatState {
+    let mut kept = state.clone();
+    if planted(Bug::CheckpointForgetsNumbers) {
+        kept.submissions = Submissions::default();
+    }
+    kept
 }
 
 impl Replica {

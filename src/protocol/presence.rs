@@ -40,6 +40,7 @@ impl Replica {
         let learners =
             self.log.state().active().filter(|(peer, _)| !self.log.voters().contains(peer));
         let returning = Some(Absence::Returning);
+        let returning = returning.filter(|_| !planted(Bug::NewHostTrustsLearners));
         learners.map(|(peer, _)| (peer, self.presence(returning))).collect()
     }
 

@@ -60,7 +60,7 @@ impl Progress {
 
     /// R35: a follower that stalls gets nothing more until it acknowledges.
     pub fn has_room(&self, bytes_max: usize) -> bool {
-        self.in_flight_bytes < bytes_max
+        self.in_flight_bytes < bytes_max || planted(Bug::SlowMemberFlooded)
     }
 
     /// Takes note of entries up to `last` having been sent.

@@ -26,8 +26,7 @@ impl Replica {
             && self.is_attached_to_host()
             && self.is_served()
             && (known || self.relays.len() < RELAYS_MAX)
-            && (planted(Bug::OutsiderRelayed)
-                || self.log.state().is_present(message.from, message.from_incarnation))
+            && self.log.state().is_present(message.from, message.from_incarnation)
     }
 
     /// An attach that reaches a member which does not host.
@@ -87,7 +86,8 @@ impl Replica {
         }
         let state = self.log.state();
         self.relays.retain(|peer, progress| state.is_present(*peer, progress.incarnation));
-        if !self.is_attached_to_host() || !self.is_served() {
+        let hears = self.is_attached_to_host() && self.is_served();
+        if !hears && !planted(Bug::RelayWithoutHost) {
             self.relays.clear();
         }
         let peers: Vec<_> = self.relays.keys().copied().collect();
@@ -105,7 +105,8 @@ impl Replica {
             return;
         };
         let term = self.hard_state.term;
-        self.send(host, Body::Submit(Submit { term, ..submit.clone() }));
+        let author = submit.author.filter(|_| !planted(Bug::RelayedInOwnName));
+        self.send(host, Body::Submit(Submit { term, author, ..submit.clone() }));
         // What becomes of it, the author sees in the log.
         let answer = SubmitAnswer { term, accepted: Vec::new(), problem: None };
         self.answer(message, Body::SubmitAnswer(answer));

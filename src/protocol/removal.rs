@@ -2,6 +2,7 @@
 
 use super::event::Notice;
 use super::message::{Message, Refused, RefusedReason};
+use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::types::{MemberState, PeerId};
 
@@ -12,6 +13,7 @@ impl Replica {
     pub(super) fn refuse_former_member(&mut self, message: &Message) -> bool {
         let former = self.log.state().former_members.get(&message.from);
         let former = former.filter(|former| former.incarnation == message.from_incarnation);
+        let former = former.filter(|_| !planted(Bug::FormerMemberAnswered));
         let Some(removed_by) = former.map(|former| former.removed_by) else { return false };
         self.refuse(message, RefusedReason::Removed { by: removed_by });
         true
@@ -22,6 +24,7 @@ impl Replica {
     /// peer is no such word, unless it was about to go: the other's log may be behind.
     pub(super) fn on_not_member(&mut self, message: &Message, refused: Refused) {
         match refused.reason {
+            RefusedReason::Removed { .. } if planted(Bug::RemovalNotBelieved) => {}
             RefusedReason::Removed { by } => self.end_own_membership(by),
             RefusedReason::NotMember
                 if self.host == Some(message.from) && refused.term == self.hard_state.term =>

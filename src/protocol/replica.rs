@@ -18,7 +18,7 @@ use super::host::Hosting;
 use super::log::Log;
 use super::message::{Body, Message, Ranking, Receipt, Refused, RefusedReason};
 use super::outbox::Outbox;
-use super::planted::{Bug, planted};
+use super::planted::{Bug, planted, remembered};
 use super::prng::Prng;
 use super::progress::Progress;
 use super::time::Instant;
@@ -148,7 +148,7 @@ impl Replica {
             generation: recovered.generation,
             now,
             prng: Prng::new(seed),
-            hard_state: recovered.hard_state,
+            hard_state: remembered(recovered.hard_state),
             synced: log.last().index,
             unsynced: VecDeque::new(),
             commit_persisted: log.commit(),
@@ -190,7 +190,7 @@ impl Replica {
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
-            has_gone: recovered.removed_by.is_some(),
+            has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
             removed_by: recovered.removed_by,
             ready: Ready::default(),
             ready_count: 1,
@@ -379,7 +379,7 @@ impl Replica {
         // R30: nothing crosses from one generation of the chat to another. Only who hosts may be
         // asked by anybody: the answer names the generation.
         if message.body != Body::FindHost {
-            if message.generation != self.generation {
+            if message.generation != self.generation && !planted(Bug::GenerationsMixed) {
                 self.on_other_generation(&message);
                 return;
             }
@@ -439,15 +439,14 @@ impl Replica {
     }
 
     fn on_refused(&mut self, message: &Message, refused: Refused) {
-        if refused.term > self.hard_state.term {
+        if refused.term > self.hard_state.term && !planted(Bug::LaterTermIgnored) {
             self.enter_term(refused.term);
         }
-        let by_host = self.host == Some(message.from);
         let by_source = |attached: &mut Attached| attached.source == message.from;
         self.hand_over_refused(message.from);
         match refused.reason {
             RefusedReason::NotHost { host } => {
-                if self.attached.take_if(by_source).is_some() && !by_host {
+                if self.attached.take_if(by_source).is_some() && self.host != Some(message.from) {
                     self.seek_host_at = self.now + self.config.lease_min_us;
                 }
                 self.learn_host(host, refused.term);
@@ -503,7 +502,7 @@ impl Replica {
 
     fn on_mark_read(&mut self, index: Index) {
         let index = index.min(self.log.commit());
-        if index > self.read {
+        if index > self.read || planted(Bug::ReadGoesBack) {
             self.read = index;
             self.ready.persist.read = Some(index);
             self.acknowledge_soon();

@@ -15,7 +15,7 @@ impl Replica {
     /// The same, to that incarnation of the peer and no other.
     pub(super) fn send_to_incarnation(&mut self, to: PeerId, incarnation: Incarnation, body: Body) {
         let message = self.message(to, body, 0);
-        self.ready.messages.push(Message { to_incarnation: incarnation, ..message });
+        self.send_synced(Message { to_incarnation: incarnation, ..message });
     }
 
     /// Sends at once. For what relies on nothing unsynced.

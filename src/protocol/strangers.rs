@@ -1,8 +1,9 @@
 //! Who may ask the peers of a chat for anything: its members, and nobody else (R39).
 
 use super::message::{Body, Message, RefusedReason};
+use super::planted::{Bug, planted};
 use super::replica::Replica;
-use super::types::MemberState;
+use super::types::{HardState, MemberState};
 
 impl Replica {
     // R39: a stranger cannot raise a term, name a host or say goodbye, whatever it knows of the
@@ -20,9 +21,18 @@ impl Replica {
             Body::Join(_) | Body::FindHost => true,
             // R7: a voter that lags may not have read yet who the candidate is.
             Body::RequestVote(request) => request.last > self.log.last(),
+            Body::Solicit(solicit) => {
+                solicit.last > self.log.last() && !planted(Bug::UnknownVoterRefused)
+            }
+            // Nor whom it has just voted for.
+            Body::Announce(announce) => {
+                let HardState { term, vote } = self.hard_state;
+                announce.term == term && vote == Some(message.from)
+            }
             // What answers this peer's own calls was asked for.
             body => body.is_answer(),
         };
+        let may = may || planted(Bug::StrangerAnswered);
         if !may {
             self.refuse(message, RefusedReason::NotMember);
         }

@@ -100,7 +100,7 @@ impl Replica {
             Membership::Joined { proof: Some(proof), .. } => Some(proof.link) == link,
             _ => false,
         });
-        pending.count() < uses_left as usize
+        planted(Bug::UsePromisedTwice) || pending.count() < uses_left as usize
     }
 
     /// Changes of membership that are not committed, each with its author.
@@ -177,7 +177,7 @@ impl Replica {
         let since = hosting.better.filter(|(peer, _)| Some(*peer) == better);
         hosting.better = better.map(|peer| (peer, since.map_or(now, |(_, since)| since)));
         if let Some((peer, since)) = hosting.better
-            && now.since(since) >= config.move_after_us
+            && (planted(Bug::MovesAtOnce) || now.since(since) >= config.move_after_us)
             && now >= hosting.settled_at
         {
             hosting.better = None;
@@ -209,7 +209,7 @@ impl Replica {
             return;
         }
         let i_leave = !state.active().any(|(peer, _)| peer == self.me);
-        if i_leave {
+        if i_leave && !planted(Bug::HostLeavesAtOnce) {
             // R7, R26: a leaving host hands over first, and then is a member like any other. Where
             // nobody could take over yet, somebody gets a vote first.
             self.start_hand_over(None);
@@ -223,7 +223,7 @@ impl Replica {
         let state = self.log.state();
         let gone = state.members.iter().find(|(peer, member)| {
             member.state == MemberState::Leaving
-                && !self.log.voters().contains(peer)
+                && (planted(Bug::GoesBeforeVote) || !self.log.voters().contains(peer))
                 && !self.has_pending_membership(**peer)
         });
         if let Some((peer, _)) = gone {
@@ -348,7 +348,8 @@ impl Replica {
         let target = hand_over.target;
         let matched = hosting.progress.get(&target).map(|progress| progress.matched);
         let caught_up = matched == Some(last) || planted(Bug::HandOverToLagging);
-        if hand_over.sent || !caught_up || synced != last {
+        let is_own_durable = synced == last || planted(Bug::HandOverBeforeSync);
+        if hand_over.sent || !caught_up || !is_own_durable {
             return;
         }
         hand_over.sent = true;

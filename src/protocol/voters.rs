@@ -42,8 +42,11 @@ pub struct Seats<'a> {
 /// until somebody comes back. So a step that would lead there waits, and another is taken.
 pub fn next_voters(seats: &Seats<'_>) -> Option<VoterSet> {
     let voters = seats.voters;
-    let is_outlived =
-        |peer: &PeerId| *peer != seats.host && seats.active.get(peer) != voters.0.get(peer);
+    let is_outlived = |peer: &PeerId| {
+        *peer != seats.host
+            && seats.active.get(peer) != voters.0.get(peer)
+            && !planted(Bug::OutlivedKeepsVote)
+    };
     let goal = goal(seats, is_outlived);
     let outlived = voters.peers().filter(|peer| is_outlived(peer));
     let outlived = outlived.map(|peer| without(voters, *peer));
@@ -60,7 +63,10 @@ pub fn next_voters(seats: &Seats<'_>) -> Option<VoterSet> {
         let voters = next.0.iter().map(|(peer, incarnation)| (*peer, *incarnation));
         voters.filter(|voter| seats.heard.contains(voter)).count() >= next.majority()
     };
-    outlived.chain(added).chain(removed).find(can_commit)
+    outlived
+        .chain(added)
+        .chain(removed)
+        .find(|next| planted(Bug::StepStopsChat) || can_commit(next))
 }
 
 /// Those who should vote, best first.

@@ -229,7 +229,7 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
                 tracing::warn!(?chat, ?code, "the host does not take this peer back");
                 return Err(Obstacle::Wait(REMOVED.to_owned()));
             }
-            Err(Problem::NotYet) => break,
+            Err(Problem::NotYet) => {}
             Err(Problem::Passing(error)) => {
                 tracing::debug!(code = ?error.code(), "this peer is not taken back yet");
             }

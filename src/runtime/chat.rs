@@ -399,7 +399,10 @@ impl Chat {
                 tracing::warn!(chat = ?self.id, paused, "contact to a majority changed");
                 self.view_due = Some(Instant::default());
             }
-            Notice::Members => io.members_changed.push(self.id),
+            Notice::Members => {
+                io.members_changed.push(self.id);
+                self.view_due = Some(Instant::default());
+            }
             Notice::MayStop => self.may_stop = true,
             Notice::Removed { by: None } => self.end(Ended::Left),
             Notice::Removed { by: Some(_) } => {

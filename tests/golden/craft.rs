@@ -117,7 +117,7 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
         "Solicit" => Body::Solicit(Nominate { term, last }),
         "RequestVote" => {
             let host = words.text("hand_over_by");
-            let target = id(from);
+            let target = words.peer_or("hand_over_to", id(from))?;
             let hand_over = host.map(|_| words.peer_or("hand_over_by", target)).transpose()?;
             let hand_over =
                 hand_over.map(|host| permission(host, words.or("of_term", term), target));
@@ -209,11 +209,14 @@ fn entries(
             term,
             author: id(from),
             session: first_incarnation(from),
-            number: 0,
+            number: words.or("number", 0)?,
             created_at_ms: 0,
             trace: None,
             payload: match words.text("kind") {
                 Some("Recovered") => Payload::Membership(Membership::Recovered { generation: 55 }),
+                Some("Removed") => Payload::Membership(Membership::Removed {
+                    peer: words.peer_or("peer", id(from))?,
+                }),
                 _ => Payload::TermStart,
             },
             signature: None,

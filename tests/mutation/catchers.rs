@@ -7,57 +7,91 @@ use demes_protocol::planted::Bug;
 pub fn script(bug: Bug) -> &'static str {
     match bug {
         Bug::LogCheckSkipped
-        | Bug::PermissionOutlivesTerm
+        | Bug::RankIsVeto
         | Bug::LeaseIgnoredByVoter
-        | Bug::RankIsVeto => "votes",
-        Bug::VotedTwice | Bug::VoteBeforeSync => "one_vote",
+        | Bug::PermissionOutlivesTerm
+        | Bug::PermissionForAnyone => "votes",
+        Bug::VotedTwice | Bug::VoteBeforeSync | Bug::VoteForgotten => "one_vote",
+        Bug::OlderVoteCounts | Bug::GrantedNominatesAtOnce => "voted_and_waiting",
         Bug::RequestBeforeSync => "host_killed",
         Bug::OutsiderRefused | Bug::RemovedRefusesVote | Bug::LearnerCounts => "who_counts",
-        Bug::RemovedStillServed => "removed",
+        Bug::LearnerStands | Bug::WithdrawnNominated => "who_may_stand",
+        Bug::UnknownVoterRefused => "voter_behind_the_candidate",
         Bug::HalfIsMajority => "newcomer",
         Bug::RestartSuspectsAtOnce => "everyone_offline_and_back",
-        Bug::NominationRaisesTerm => "stale_requests",
+        Bug::NominationRaisesTerm | Bug::RefusalUnsaid => "stale_requests",
         Bug::SuspectedNominated => "host_silent",
+        Bug::NominationNeverEnds => "nonsense",
         Bug::NomineeDoesNotHold => "nominee_holds",
         Bug::NominationIgnoresLog => "log_behind",
         Bug::BackOffNotDrawn => "list_exhausted",
         Bug::CandidateAdopts => "adoption_while_standing",
         Bug::AdoptionKeepsTerm => "adoption_in_pieces",
-        Bug::RefusalUnsaid => "stale_requests",
+        Bug::LaterTermIgnored => "refused_by_a_later_term",
         Bug::LeapBelieved => "term_far_ahead",
-        Bug::HostCountsEarly | Bug::AcknowledgedBeforeSync => "host_copy",
+        Bug::OneWayNominationCounts | Bug::UndialledKeepsVote => "one_way",
+        Bug::HostCountsEarly | Bug::CommitAheadOfQuorum | Bug::AcknowledgedBeforeSync => {
+            "host_copy"
+        }
         Bug::IncarnationNotCounted | Bug::OutboxClearedByAnother => "copies_of_a_new_incarnation",
-        Bug::OlderTermCommitted => "older_term",
-        Bug::CommitAheadOfQuorum => "host_copy",
+        Bug::OlderTermCommitted | Bug::ServesAtOnce => "older_term",
         Bug::UnmatchedCommitted | Bug::UnmatchedAcknowledged => "only_what_was_compared",
         Bug::OlderAttachCounts | Bug::MatchGoesBack => "late_acknowledgement",
+        Bug::OvertakenAttachTaken | Bug::CutsAtLookBack => "attach",
+        Bug::SlowMemberFlooded => "slow_member",
         Bug::CursorOffByOne => "founding_and_growing",
-        Bug::CutsAtLookBack => "attach",
-        Bug::CutsOwnTerm => "attach_faults",
+        Bug::CutsOwnTerm | Bug::CutsCommitted => "attach_faults",
+        Bug::ChainNotChecked => "chain_broken",
         Bug::ContentNotCompared => "two_hosts_in_one_term",
-        Bug::UncommittedRelayed | Bug::OutsiderRelayed => "relay",
-        Bug::ServesAtOnce => "older_term",
-        Bug::NeverPauses | Bug::PausedStillHeartbeats | Bug::ContactDatedByArrival => {
-            "pause_and_resume"
-        }
+        Bug::UncommittedRelayed
+        | Bug::RelayedInOwnName
+        | Bug::RelayedForEver
+        | Bug::RelayedAtOnce => "relay",
+        Bug::RelayWithoutHost => "relay_without_host",
+        Bug::RemovedStillServed => "removed",
+        Bug::NeverPauses
+        | Bug::PausedStillHeartbeats
+        | Bug::ContactDatedByArrival
+        | Bug::PausedCommits => "pause_and_resume",
+        Bug::StalledNotPaused => "disk_stalled",
         Bug::FeedRenewsLease => "feed_renews_nothing",
-        Bug::HandOverToLagging | Bug::HandOverNeverEnds => "hand_over_fails",
+        Bug::HandOverToLagging | Bug::HandOverNeverEnds | Bug::HandOverByAnyone => {
+            "hand_over_fails"
+        }
+        Bug::HandOverBeforeSync => "hand_over_when_durable",
+        Bug::AcceptsWhileHandingOver => "hand_over",
+        Bug::MovesAtOnce => "moving_after_a_while",
+        Bug::FullDiskAccepts => "disk",
         Bug::VotersOnCommit | Bug::TwoVoterChanges => "voters_rolled_back",
-        Bug::VoterChangeBeforeTermStart => "voters_after_term_start",
         Bug::VotersNotRolledBack => "voters_cut",
-        Bug::WrongIncarnationTaken => "incarnations",
+        Bug::VoterChangeBeforeTermStart => "voters_after_term_start",
+        Bug::StepStopsChat => "leaving_of_few",
+        Bug::WrongIncarnationTaken | Bug::OutlivedServed | Bug::OutlivedKeepsVote => "incarnations",
         Bug::PastIgnored => "old_copy_restored",
-        Bug::UndialledKeepsVote => "one_way",
         Bug::GoodbyeForgotten | Bug::EvenVoters => "away",
         Bug::FloorIgnored => "stop",
         Bug::BackAtOnce => "flapping",
-        Bug::OwnSubmissionEarly => "hosts_own_submission",
+        Bug::NewHostTrustsLearners | Bug::RemovalNotBelieved => "removed_while_away",
+        Bug::OwnSubmissionEarly | Bug::OutboxClearedOnSend => "hosts_own_submission",
         Bug::DuplicatesForgotten => "adoption_of_a_later_term",
-        Bug::GapAccepted => "submissions",
+        Bug::CheckpointForgetsNumbers => "numbers_in_a_checkpoint",
+        Bug::DoubledCommitted | Bug::RemovedByHostAlone => "lying_host",
+        Bug::GapAccepted | Bug::InFlightUnbounded => "submissions",
         Bug::NotSentAgain => "accepted_by_a_dying_host",
-        Bug::OutboxClearedOnSend => "hosts_own_submission",
-        Bug::InviteReusable => "invite_links",
-        Bug::LinkBringsBackRemoved => "member_removed",
+        Bug::ReadGoesBack => "receipts",
+        Bug::InviteReusable
+        | Bug::RevokedLinkGood
+        | Bug::LinkNeverExpires
+        | Bug::UsePromisedTwice => "invite_links",
+        Bug::LinkBringsBackRemoved | Bug::InvitationStands | Bug::LeavingComesBack => {
+            "to_go_is_to_go"
+        }
+        Bug::GoesBeforeVote => "leaving_waits",
+        Bug::HostLeavesAtOnce => "host_removed",
+        Bug::StrangerAnswered => "strangers",
+        Bug::FormerMemberAnswered | Bug::RemovalForgotten => "member_removed",
+        Bug::GenerationsMixed | Bug::RunningChatRecovered => "recover_and_return",
+        Bug::LostKeepVotes => "recover",
         Bug::DoubtVotes | Bug::DoubtIgnored | Bug::DoubtEndsEarly => "torn_tail",
     }
 }

@@ -4,7 +4,7 @@
 //! cargo test --release -p demes-protocol --features planted --test mutation
 //!     SEEDS=2000          so many seeds of the simulation for each mistake
 //!     THREADS=1           so many mistakes at a time (one for each core)
-//!     -- HostCountsEarly  these mistakes only, with what the script shows of them
+//!     -- HostCountsEarly  these mistakes only, with what every script shows of them
 //! ```
 //!
 //! A mistake counts as found by the script that shows its rule, whose difference was read and is
@@ -19,45 +19,9 @@ mod catchers;
 #[allow(dead_code, unused_imports, reason = "its tests are not run in here")]
 mod golden;
 
-// The simulation, as in tests/sim/main.rs, without what explains a failing seed.
-#[path = "../sim/counts.rs"]
-#[allow(dead_code, reason = "what happened is not counted in here")]
-mod counts;
-#[path = "../sim/disk.rs"]
-mod disk;
-#[path = "../sim/faults/mod.rs"]
-mod faults;
-#[path = "../sim/healing.rs"]
-mod healing;
-#[path = "../common/disk.rs"]
-#[allow(dead_code, reason = "the golden scripts use a simpler disk around it")]
-mod image;
-#[path = "../sim/invariants/mod.rs"]
-mod invariants;
-#[path = "../sim/links.rs"]
-mod links;
-#[path = "../sim/network.rs"]
-mod network;
-#[path = "../sim/oracle.rs"]
-mod oracle;
-#[path = "../sim/plan.rs"]
-mod plan;
-#[path = "../sim/process.rs"]
-mod process;
-#[path = "../sim/queue.rs"]
-mod queue;
-#[path = "../sim/run.rs"]
-#[allow(dead_code, reason = "one seed after the other is enough in here")]
-mod run;
-#[path = "../golden/text.rs"]
-#[allow(dead_code, reason = "the golden scripts show more")]
-mod text;
-#[path = "../sim/traps.rs"]
-mod traps;
-#[path = "../sim/workload.rs"]
-mod workload;
-#[path = "../sim/world.rs"]
-mod world;
+#[path = "../sim/main.rs"]
+#[allow(dead_code, unused_imports, reason = "its tests are not run in here")]
+mod sim;
 
 use std::env;
 use std::io::Read as _;
@@ -70,11 +34,11 @@ use std::time::{Duration, Instant};
 
 use demes_protocol::planted::{Bug, plant};
 
-use plan::Plan;
-use run::run;
+use sim::plan::Plan;
+use sim::run::run;
 
 /// Seeds for each mistake, and for the rules without any.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;
 /// A process that takes longer is stopped. What it had found by then counts.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Tells a process which mistake is its.
@@ -95,8 +59,9 @@ fn main() -> ExitCode {
     let is_chosen = |bug: &&Bug| chosen.is_empty() || chosen.contains(&format!("{bug:?}"));
     let bugs: Vec<_> = Bug::ALL.iter().filter(is_chosen).copied().collect();
     assert!(!bugs.is_empty(), "none of {chosen:?} can be planted");
+    let begun = Instant::now();
     let findings = look_at_all(&bugs, &chosen);
-    report(&findings)
+    report(&findings, begun.elapsed())
 }
 
 // ---- one mistake, in a process of its own ----
@@ -108,14 +73,14 @@ fn look(bug: Option<Bug>, is_verbose: bool) {
     panic::set_hook(Box::new(|_| {}));
     for path in golden::scripts() {
         let name = path.file_stem().expect("it is a file").to_string_lossy().into_owned();
-        if bug.is_some_and(|bug| catchers::script(bug) != name) {
+        if !is_verbose && bug.is_some_and(|bug| catchers::script(bug) != name) {
             continue;
         }
         let compared = panic::catch_unwind(|| golden::compare(&path, false));
         if let Err(why) = compared.unwrap_or(Err("an assertion fails".into())) {
             println!("script {name}");
             if is_verbose {
-                println!("shown {}", why.replace('\n', "\nshown "));
+                println!("shown {name}: {}", why.replace('\n', "\nshown "));
             }
         }
     }
@@ -212,6 +177,10 @@ fn ends_in_time(child: &mut Child) -> bool {
 }
 
 impl Finding {
+    fn is_caught(&self) -> bool {
+        !self.scripts.is_empty() || self.seed.is_some()
+    }
+
     fn line(&self) -> String {
         let (rule, what) = self.bug.map_or(("", " The rules as they are."), Bug::description);
         let name = self.bug.map_or(String::new(), |bug| format!("{bug:?}"));
@@ -225,17 +194,16 @@ impl Finding {
     }
 }
 
-fn report(findings: &[Finding]) -> ExitCode {
+fn report(findings: &[Finding], took: Duration) -> ExitCode {
     println!("\n| rule | mistake | script | seeds: invariant |\n|---|---|---|---|");
     let mut failures = Vec::new();
     for finding in findings {
         println!("{}", finding.line());
-        let is_found = !finding.scripts.is_empty() || finding.seed.is_some();
         match finding.bug {
-            None if is_found || finding.is_endless => {
+            None if finding.is_caught() || finding.is_endless => {
                 failures.push("without any mistake, something fails".into());
             }
-            Some(bug) if !is_found => failures.push(format!("nothing finds {bug:?}")),
+            Some(bug) if !finding.is_caught() => failures.push(format!("nothing finds {bug:?}")),
             Some(bug) if finding.scripts.is_empty() => {
                 let script = catchers::script(bug);
                 failures.push(format!("{script} does not show {bug:?} any more"));
@@ -246,11 +214,14 @@ fn report(findings: &[Finding]) -> ExitCode {
             println!("{line}");
         }
     }
-    let planted = findings.iter().filter(|finding| finding.bug.is_some()).count();
-    let by_seed = findings.iter().filter(|finding| finding.seed.is_some()).count();
-    println!("{planted} mistakes, {by_seed} of them found by the simulation as well");
     for failure in &failures {
         println!("FAILED: {failure}");
     }
+    let planted: Vec<_> = findings.iter().filter(|finding| finding.bug.is_some()).collect();
+    let count = |is: fn(&Finding) -> bool| planted.iter().filter(|finding| is(finding)).count();
+    let caught = count(Finding::is_caught);
+    let (by_script, by_seed) = (count(|f| !f.scripts.is_empty()), count(|f| f.seed.is_some()));
+    println!("{} mistakes planted, {caught} caught in {} s", planted.len(), took.as_secs());
+    println!("{by_script} by a golden script, {by_seed} by the simulation");
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -7,7 +7,7 @@ use demes_protocol::event::{Notice, Ready};
 use demes_protocol::message::{Body, SubmitProblem};
 use demes_protocol::types::{Membership, Payload};
 
-use crate::oracle::Oracle;
+use super::oracle::Oracle;
 
 /// What must have happened at least once in the normal run.
 pub const WANTED: [&str; 46] = [

@@ -8,7 +8,7 @@ use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
 use demes_protocol::types::{Boot, Entry, Incarnation, Index, Payload, Position, Term, VoterSet};
 
-pub use crate::image::Image;
+pub use super::image::Image;
 
 /// Checkpoints that a store keeps: an older one stays, in case the newest is lost.
 const CHECKPOINTS_KEPT: usize = 2;

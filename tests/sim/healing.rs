@@ -7,11 +7,11 @@ use std::mem;
 use demes_protocol::prng::Prng;
 use demes_protocol::types::{MemberState, Position, VoterSet};
 
-use crate::invariants::{Broken, End};
-use crate::network::{Condition, Way};
-use crate::queue::What;
-use crate::text;
-use crate::world::{MS, SECOND, World};
+use super::invariants::{Broken, End};
+use super::network::{Condition, Way};
+use super::queue::What;
+use super::text;
+use super::world::{MS, SECOND, World};
 
 /// Healed peers agree within this time: twenty of the longest leases.
 const AGREED_WITHIN_US: u64 = 20 * 2 * SECOND;

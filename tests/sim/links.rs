@@ -3,8 +3,8 @@
 
 use demes_protocol::event::{Event, LinkState, Role};
 
-use crate::queue::What;
-use crate::world::{MS, SECOND, World};
+use super::queue::What;
+use super::world::{MS, SECOND, World};
 
 /// Pings in quick succession when a connection is new.
 const PING_BURST: usize = 3;
@@ -164,7 +164,7 @@ impl World {
 
     /// Whether somebody hosts who serves.
     pub fn is_served(&self) -> bool {
-        let serves = |peer: &crate::world::Peer| {
+        let serves = |peer: &super::world::Peer| {
             peer.replica.is_some() && peer.status.role == Role::Host && peer.status.serving
         };
         self.peers.iter().any(serves)

@@ -21,11 +21,11 @@ mod invariants;
 mod links;
 mod network;
 mod oracle;
-mod plan;
+pub mod plan;
 mod process;
 mod queue;
 mod roll;
-mod run;
+pub mod run;
 mod shrink;
 #[path = "../golden/text.rs"]
 #[allow(dead_code, reason = "the golden scripts show more")]

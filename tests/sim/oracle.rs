@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use demes_protocol::types::{Entry, Incarnation, Index, Number, Payload, PeerId};
 
-use crate::roll::Roll;
+use super::roll::Roll;
 
 /// One author in one session, and its count.
 pub type Submitted = (PeerId, Incarnation, Number);

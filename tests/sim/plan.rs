@@ -7,8 +7,8 @@ use std::sync::Arc;
 use demes_protocol::config::Config;
 use demes_protocol::prng::Prng;
 
-use crate::world::{MS, SECOND, World};
-use crate::{faults, workload};
+use super::world::{MS, SECOND, World};
+use super::{faults, workload};
 
 /// How many peers there are in a run; some twice, because they tell more.
 const MEMBERS: [usize; 12] = [1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 9];

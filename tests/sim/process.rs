@@ -10,10 +10,10 @@ use demes_protocol::types::{
     PeerId,
 };
 
-use crate::disk::{Disk, Found};
-use crate::invariants::{Broken, Confirmed};
-use crate::queue::What;
-use crate::world::{MS, Peer, SECOND, World};
+use super::disk::{Disk, Found};
+use super::invariants::{Broken, Confirmed};
+use super::queue::What;
+use super::world::{MS, Peer, SECOND, World};
 
 /// A graceful stop that takes longer is ended.
 const STOP_US_MAX: u64 = 5 * SECOND;

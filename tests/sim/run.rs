@@ -7,10 +7,10 @@ use std::sync::{Mutex, Once};
 use std::thread;
 use std::time::Instant;
 
-use crate::counts::Counts;
-use crate::invariants::Broken;
-use crate::plan::Plan;
-use crate::world::World;
+use super::counts::Counts;
+use super::invariants::Broken;
+use super::plan::Plan;
+use super::world::World;
 
 /// Between lines that say how far a long run is.
 const PROGRESS_SECONDS: u64 = 10;

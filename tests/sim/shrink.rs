@@ -4,8 +4,8 @@
 //! Leaving a step out changes everything that is drawn after it, so that a run often succeeds by
 //! mere chance. So each shorter plan is tried with several kinds of luck.
 
-use crate::plan::Plan;
-use crate::run::run;
+use super::plan::Plan;
+use super::run::run;
 
 /// Runs that may be spent on one seed.
 const TRIES_MAX: u64 = 3_000;

@@ -7,7 +7,7 @@ use demes_protocol::event::Ready;
 use demes_protocol::message::Body;
 use demes_protocol::types::{Payload, PeerId};
 
-use crate::world::World;
+use super::world::World;
 
 /// What a `Ready` does that the trap waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

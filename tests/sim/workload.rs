@@ -3,11 +3,11 @@
 use demes_protocol::event::Event;
 use demes_protocol::types::{InviteLinkId, Membership, Payload, Policy};
 
-use crate::invariants::Broken;
-use crate::plan::{Action, Draw, Who, ms};
-use crate::process::Wish;
-use crate::queue::What;
-use crate::world::{MS, SECOND, World};
+use super::invariants::Broken;
+use super::plan::{Action, Draw, Who, ms};
+use super::process::Wish;
+use super::queue::What;
+use super::world::{MS, SECOND, World};
 
 /// Programs that read feeds, each at some peer or other.
 const READERS: u64 = 3;

@@ -13,17 +13,17 @@ use demes_protocol::prng::Prng;
 use demes_protocol::time::Instant;
 use demes_protocol::types::PeerId;
 
-use crate::counts::Counts;
-use crate::disk::Disk;
-use crate::invariants::{Broken, Invariants, Sent, Step, Synced};
-use crate::links::Links;
-use crate::network::{Fate, Network};
-use crate::oracle::Oracle;
-use crate::plan::{Plan, Who};
-use crate::process::Wish;
-use crate::queue::{Queue, What};
-use crate::text;
-use crate::traps::Trap;
+use super::counts::Counts;
+use super::disk::Disk;
+use super::invariants::{Broken, Invariants, Sent, Step, Synced};
+use super::links::Links;
+use super::network::{Fate, Network};
+use super::oracle::Oracle;
+use super::plan::{Plan, Who};
+use super::process::Wish;
+use super::queue::{Queue, What};
+use super::text;
+use super::traps::Trap;
 
 pub const MS: u64 = 1_000;
 pub const SECOND: u64 = 1_000_000;
@@ -360,7 +360,7 @@ impl World {
         if ready.is_empty() {
             return;
         }
-        disk.pending.push_back(crate::disk::Pending { ready, since: self.now });
+        disk.pending.push_back(super::disk::Pending { ready, since: self.now });
         if disk.writing == 0 {
             self.start_write(peer);
         }

@@ -5,10 +5,10 @@
 
 use demes_protocol::types::{Incarnation, MemberState, PeerId, VoterSet};
 
+use super::super::plan::{Action, Draw, Who, ms};
+use super::super::queue::What;
+use super::super::world::{MS, Peer, SECOND, World};
 use super::{down, span};
-use crate::plan::{Action, Draw, Who, ms};
-use crate::queue::What;
-use crate::world::{MS, Peer, SECOND, World};
 
 /// The longest that a write takes.
 const STALL_US_MAX: u64 = 30 * SECOND;

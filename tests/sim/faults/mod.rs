@@ -5,8 +5,8 @@ mod disks;
 mod networks;
 mod processes;
 
-use crate::plan::{Action, Draw};
-use crate::world::{MS, SECOND};
+use super::plan::{Action, Draw};
+use super::world::{MS, SECOND};
 
 /// Most faults last this long.
 const SPAN_US_MIN: u64 = 100 * MS;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::super::network::{Condition, Way};
+use super::super::plan::{Action, Draw, ms};
+use super::super::queue::What;
+use super::super::world::{MS, World};
 use super::{numbers, span};
-use crate::network::{Condition, Way};
-use crate::plan::{Action, Draw, ms};
-use crate::queue::What;
-use crate::world::{MS, World};
 
 /// A share of all messages is lost, and streams break.
 pub fn loss(draw: &mut Draw, rest_us: u64) -> Action {

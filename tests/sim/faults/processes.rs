@@ -1,9 +1,9 @@
 //! Processes are killed, frozen and put to sleep, and clocks jump.
 
+use super::super::plan::{Action, Draw, ms};
+use super::super::traps::{DOINGS, MOMENTS, Trap};
+use super::super::world::{MS, SECOND, World};
 use super::{down, numbers};
-use crate::plan::{Action, Draw, ms};
-use crate::traps::{DOINGS, MOMENTS, Trap};
-use crate::world::{MS, SECOND, World};
 
 /// The longest that a process gets no time.
 const FROZEN_US_MAX: u64 = 120 * SECOND;

@@ -15,20 +15,26 @@ mod new_host_is_complete;
 mod nothing_unsynced_is_told;
 mod one_host_per_term;
 mod one_vote_per_term;
+mod only_committed_is_relayed;
 mod only_members_are_sent;
 mod outbox_is_kept;
+mod own_term_first;
 mod paused_confirms_nothing;
+mod paused_renews_nothing;
 mod quorum_is_synced;
 mod receipts_are_bounded;
+mod successor_is_complete;
+mod voters_in_force;
 mod voters_step_by_step;
+mod votes_go_to_full_logs;
 
 use demes_protocol::Replica;
 use demes_protocol::event::{Persist, Ready, Status};
 use demes_protocol::message::Message;
 use demes_protocol::types::{Index, Number};
 
-use crate::oracle::Oracle;
-use crate::world::Peer;
+use super::oracle::Oracle;
+use super::world::Peer;
 
 /// What does not hold, and how that was seen.
 #[derive(Clone, Debug)]
@@ -112,12 +118,15 @@ impl Invariants {
         Self(vec![
             Box::new(one_host_per_term::OneHostPerTerm::default()),
             Box::new(one_vote_per_term::OneVotePerTerm::default()),
+            Box::new(votes_go_to_full_logs::VotesGoToFullLogs::default()),
             Box::new(committed_everywhere_alike::CommittedEverywhereAlike),
             Box::new(log_matching::LogMatching::default()),
             Box::new(commit_never_back::CommitNeverBack),
             Box::new(quorum_is_synced::QuorumIsSynced::default()),
             Box::new(new_host_is_complete::NewHostIsComplete),
+            Box::new(own_term_first::OwnTermFirst),
             Box::new(paused_confirms_nothing::PausedConfirmsNothing),
+            Box::new(paused_renews_nothing::PausedRenewsNothing),
             Box::new(author_order::AuthorOrder::default()),
             Box::new(as_submitted::AsSubmitted),
             Box::new(confirmed_is_kept::ConfirmedIsKept),
@@ -125,9 +134,12 @@ impl Invariants {
             Box::new(acknowledged_is_synced::AcknowledgedIsSynced),
             Box::new(nothing_unsynced_is_told::NothingUnsyncedIsTold),
             Box::new(only_members_are_sent::OnlyMembersAreSent::default()),
+            Box::new(only_committed_is_relayed::OnlyCommittedIsRelayed::default()),
             Box::new(outbox_is_kept::OutboxIsKept),
             Box::new(receipts_are_bounded::ReceiptsAreBounded::default()),
+            Box::new(successor_is_complete::SuccessorIsComplete::default()),
             Box::new(voters_step_by_step::VotersStepByStep::default()),
+            Box::new(voters_in_force::VotersInForce::default()),
         ])
     }
 

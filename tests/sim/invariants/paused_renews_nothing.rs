@@ -1,0 +1,25 @@
+//! The heartbeats of a host that is paused renew no lease (R22).
+//!
+//! Those who hear it, and others do not, would go on waiting for it, and elect nobody who could
+//! serve them.
+
+use demes_protocol::message::Body;
+
+use super::{Invariant, Step};
+
+pub struct PausedRenewsNothing;
+
+impl Invariant for PausedRenewsNothing {
+    fn name(&self) -> &'static str {
+        "a paused host renews no lease"
+    }
+
+    fn after_step(&mut self, step: &Step) -> Result<(), String> {
+        let is_paused = step.before.paused && step.status.paused;
+        let renews = |body: &Body| matches!(body, Body::Heartbeat(heartbeat) if !heartbeat.probe);
+        if is_paused && step.ready.early.iter().any(|message| renews(&message.body)) {
+            return Err(format!("{} renews leases while it is paused", step.peer + 1));
+        }
+        Ok(())
+    }
+}
