@@ -21,10 +21,10 @@ use super::types::{Entry, Index, PeerId, Position};
 /// A fetch that is on its way.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Adoption {
-    from: PeerId,
+    pub from: PeerId,
     /// Counts the fetches; the answer names it.
-    fetch: u64,
-    look: Position,
+    pub fetch: u64,
+    pub look: Position,
     pub deadline: Instant,
 }
 

@@ -12,8 +12,8 @@ use super::types::{Entry, Index, Membership, Number, Payload, PeerId};
 /// Changes of the store that nothing relies on, so that no sync is made for them alone.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Later {
-    outbox_remove_through: Option<Number>,
-    request_ids: Vec<(String, Index)>,
+    pub outbox_remove_through: Option<Number>,
+    pub request_ids: Vec<(String, Index)>,
 }
 
 impl Replica {
@@ -72,7 +72,7 @@ impl Replica {
             let is_host = matches!(self.part, Part::Host(_));
             if present && !is_host && self.log.state().active().next().is_none() {
                 // Everybody leaves: there will be no host to say that this membership has ended.
-                self.end_own_membership(None);
+                self.end_own_membership(self.removed_by_whom());
             } else if present && !self.log.state().members.contains_key(&self.me) {
                 let former = self.log.state().former_members.get(&self.me);
                 self.end_own_membership(former.and_then(|former| former.removed_by));

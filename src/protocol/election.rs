@@ -18,26 +18,26 @@ use super::types::{HardState, Incarnation, Past, PeerId, Position, Term};
 /// A voter's search for a new host.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Suspicion {
-    suspected: Option<PeerId>,
+    pub suspected: Option<PeerId>,
     /// The next place on the ranked list.
-    place: usize,
+    pub place: usize,
     /// Whom this voter nominates in this round.
-    nominee: Option<PeerId>,
-    round_until: Instant,
-    withdrawn: BTreeSet<PeerId>,
+    pub nominee: Option<PeerId>,
+    pub round_until: Instant,
+    pub withdrawn: BTreeSet<PeerId>,
     /// The span of the fallback's next back-off; 0 while the list is not used up.
-    back_off: Micros,
+    pub back_off: Micros,
     /// This peer has told the others that it cannot stand.
-    has_withdrawn: bool,
+    pub has_withdrawn: bool,
 }
 
 /// Somebody wants this peer to host (R15).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Nomination {
-    until: Instant,
-    incarnation: Incarnation,
-    term: Term,
-    last: Position,
+    pub until: Instant,
+    pub incarnation: Incarnation,
+    pub term: Term,
+    pub last: Position,
 }
 
 impl Replica {

@@ -19,7 +19,7 @@ const SEEK_PEERS_MAX: usize = 3;
 /// Heartbeats that tell of entries which do not come, before the member attaches again.
 const HOLES_MAX: u32 = 3;
 /// One who reads through another member looks for the host itself again after this.
-const RELAY_US: Micros = 5 * SECOND;
+pub(super) const RELAY_US: Micros = 5 * SECOND;
 /// The pause before attaching again where a stream, but not the connection, was lost.
 const REATTACH_US: Micros = 10 * MS;
 
@@ -28,15 +28,15 @@ const REATTACH_US: Micros = 10 * MS;
 pub(super) struct Attached {
     /// Whom the log comes from: the host, or a member that passes it on.
     pub source: PeerId,
-    attach: u64,
-    since: Instant,
+    pub attach: u64,
+    pub since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
     pub matched: Option<Index>,
     /// The newest heartbeat heard.
-    heartbeat: u64,
+    pub heartbeat: u64,
     /// Heartbeats in a row that told of entries which have not come.
-    holes: u32,
-    acknowledge: bool,
+    pub holes: u32,
+    pub acknowledge: bool,
 }
 
 impl Replica {

@@ -14,6 +14,7 @@ impl Replica {
             message.from_incarnation != *incarnation || message.from_boot > *boot
         }) {
             self.goodbyes.remove(&message.from);
+            self.watch_majority();
         }
     }
 

@@ -34,7 +34,7 @@ const HEARTBEATS_MAX: usize = 256;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Hosting {
     pub since: Instant,
-    term_start: Index,
+    pub term_start: Index,
     /// `TermStart` is committed (R4).
     pub serving: bool,
     pub paused: bool,
@@ -46,14 +46,14 @@ pub(super) struct Hosting {
     pub reports: Reports,
     pub publish_at: Instant,
     pub published_at: Instant,
-    heartbeat: u64,
+    pub heartbeat: u64,
     pub heartbeat_at: Instant,
-    heartbeats_sent: VecDeque<HeartbeatSent>,
+    pub heartbeats_sent: VecDeque<HeartbeatSent>,
     /// What the last two heartbeats said of the time to the next.
-    intervals_us: (Micros, Micros),
+    pub intervals_us: (Micros, Micros),
     pub active_at: Instant,
-    announce_at: Instant,
-    receipts_version: u64,
+    pub announce_at: Instant,
+    pub receipts_version: u64,
     pub hand_over: Option<HandingOver>,
     pub presences: BTreeMap<PeerId, Presence>,
     /// Who is better placed than this host, and since when (R23).
@@ -63,11 +63,11 @@ pub(super) struct Hosting {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct HeartbeatSent {
-    number: u64,
-    at: Instant,
+pub(super) struct HeartbeatSent {
+    pub number: u64,
+    pub at: Instant,
     /// What was committed then.
-    commit: Index,
+    pub commit: Index,
 }
 
 impl Replica {

@@ -54,8 +54,13 @@ impl ChatState {
         self.submissions.apply(entry);
         match &entry.payload {
             Payload::Membership(change) => self.apply_membership(entry, change),
-            Payload::Policy(policy) => self.chat_name.clone_from(&policy.chat_name),
-            Payload::VoterChange(_) | Payload::TermStart | Payload::Message { .. } => {}
+            Payload::Policy(policy) if self.is_active(entry.author, entry.session) => {
+                self.chat_name.clone_from(&policy.chat_name);
+            }
+            Payload::Policy(_)
+            | Payload::VoterChange(_)
+            | Payload::TermStart
+            | Payload::Message { .. } => {}
         }
         // R29: who votes changes nobody's membership, keys or rights.
         if let Some(voters) = voters_of(entry) {
@@ -70,6 +75,11 @@ impl ChatState {
             (planted(Bug::OutlivedServed) || member.incarnation == incarnation)
                 && member.state != MemberState::Invited
         })
+    }
+
+    fn is_active(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+        let is_active = |member: &Member| member.state == MemberState::Active;
+        self.is_present(peer, incarnation) && self.members.get(&peer).is_some_and(is_active)
     }
 
     /// The members that may vote: active ones, each with its incarnation.
@@ -129,20 +139,20 @@ impl ChatState {
     fn apply_membership(&mut self, entry: &Entry, change: &Membership) {
         let author = entry.author;
         let present = self.is_present(author, entry.session);
-        let active = present && self.members[&author].state == MemberState::Active;
+        let active = self.is_active(author, entry.session);
         match change {
             Membership::Founded { chat_name, name, address } if entry.index == 1 => {
                 self.chat_name.clone_from(chat_name);
                 self.members_mut().insert(author, joined(entry, name, address));
             }
             Membership::Founded { .. } => {}
-            Membership::Invited { peer, address } => {
-                if present && self.members.len() < MEMBERS_MAX {
+            Membership::Invited { peer, address } if active => {
+                if self.members.len() < MEMBERS_MAX {
                     self.members_mut().entry(*peer).or_insert_with(|| invited(entry, address));
                 }
             }
             Membership::Joined { name, address, proof } => {
-                if self.lets_in(author, proof.as_ref().map(|proof| proof.link)) {
+                if self.lets_in(author, entry.session, proof.as_ref().map(|proof| proof.link)) {
                     self.members_mut().insert(author, joined(entry, name, address));
                     // R9: a new incarnation is the goodbye of the old one.
                     self.submissions.retain_session(author, entry.session);
@@ -171,7 +181,8 @@ impl ChatState {
             Membership::Recovered { generation } => self.generation = *generation,
             Membership::InviteLinkRevoked { link } if active => self.invite_links.revoke(link),
             // An author who may not do that changes nothing.
-            Membership::InviteRevoked { .. }
+            Membership::Invited { .. }
+            | Membership::InviteRevoked { .. }
             | Membership::Leaving
             | Membership::Removing { .. }
             | Membership::InviteLinkCreated { .. }
@@ -184,7 +195,17 @@ impl ChatState {
     }
 
     // R43: a link's use is consumed by the very entry that lets somebody in.
-    fn lets_in(&mut self, peer: PeerId, link: Option<InviteLinkId>) -> bool {
+    fn lets_in(
+        &mut self,
+        peer: PeerId,
+        incarnation: Incarnation,
+        link: Option<InviteLinkId>,
+    ) -> bool {
+        let former = self.former_members.get(&peer);
+        if former.is_some_and(|former| former.incarnation == incarnation) {
+            // R41: that incarnation has ended. A host shows its old word again.
+            return false;
+        }
         if let Some(member) = self.members.get(&peer) {
             // One who is to go, goes: it does not come back as another incarnation.
             return member.state != MemberState::Leaving || planted(Bug::LeavingComesBack);
@@ -349,6 +370,7 @@ mod tests {
             Membership::InviteRevoked { peer: PeerId([4; 32]) },
             Membership::InviteLinkCreated { link: other, uses_max: 1, expires_at_ms: 1_000 },
             Membership::InviteLinkRevoked { link: LINK },
+            Membership::Invited { peer: PeerId([5; 32]), address: "e:1".into() },
             joined_by(None),
         ] {
             is_void(&state, BEN, change);
@@ -358,6 +380,19 @@ mod tests {
         is_void(&state, BEN, joined_by(Some(LINK)));
         apply(&mut state, CLEO, joined_by(Some(LINK)));
         assert_eq!(state.members[&CLEO].state, MemberState::Active);
+    }
+
+    #[test]
+    fn r41_an_old_word_of_one_who_left_lets_it_in_no_more() {
+        let mut state = chat();
+        let created =
+            Membership::InviteLinkCreated { link: LINK, uses_max: 2, expires_at_ms: 1_000 };
+        apply(&mut state, ANA, created);
+        apply(&mut state, BEN, Membership::Leaving);
+        apply(&mut state, ANA, Membership::Removed { peer: BEN });
+        is_void(&state, BEN, joined_by(Some(LINK)));
+        apply(&mut state, ANA, Membership::Invited { peer: BEN, address: "b:1".into() });
+        is_void(&state, BEN, joined_by(None));
     }
 
     #[test]

@@ -44,6 +44,7 @@ mod removal;
 pub mod replica;
 mod sending;
 pub mod sign;
+pub mod situation;
 mod strangers;
 pub mod submissions;
 mod succession;

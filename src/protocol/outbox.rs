@@ -9,17 +9,17 @@ use super::types::{Membership, Number, Payload, Submission};
 /// This peer's submissions that its own log has not confirmed yet, in the order of their numbers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Outbox {
-    queue: VecDeque<Submission>,
-    last_number: Number,
+    pub queue: VecDeque<Submission>,
+    pub last_number: Number,
     /// Numbers whose sync has not returned: the `Ready` of each, and its last one.
-    unsynced: VecDeque<(u64, Number)>,
+    pub unsynced: VecDeque<(u64, Number)>,
     /// Everything up to here is durable.
-    synced_through: Number,
+    pub synced_through: Number,
     /// The last number that is on its way to the present host.
-    sent_through: Number,
+    pub sent_through: Number,
     /// When to send again what got no answer, and the span that the next wait takes.
-    resend_at: Option<Instant>,
-    resend_span: Micros,
+    pub resend_at: Option<Instant>,
+    pub resend_span: Micros,
 }
 
 impl Outbox {

@@ -253,6 +253,8 @@ bugs! {
     R7 HostLeavesAtOnce,
     /// A voter of whose joining this one has not read yet is refused like a stranger.
     R7 UnknownVoterRefused,
+    /// Who said goodbye counts as gone though it is reached again.
+    R26 GoodbyeForEver,
     /// A stranger is answered like a member.
     R39 StrangerAnswered,
     /// A former member is answered like a member.

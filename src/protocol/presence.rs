@@ -19,13 +19,13 @@ pub(super) struct Presence {
     /// Until it has been steady for `wait_us`.
     pub absence: Option<Absence>,
     /// Since when this host knows of it.
-    known_since: Instant,
+    pub known_since: Instant,
     /// Since when a majority of voters cannot dial it, without a break (R25).
-    undialled_since: Option<Instant>,
+    pub undialled_since: Option<Instant>,
     /// When it last came back.
-    back_at: Option<Instant>,
+    pub back_at: Option<Instant>,
     /// How long it must be steady before it counts as here again.
-    wait_us: Micros,
+    pub wait_us: Micros,
 }
 
 impl Replica {

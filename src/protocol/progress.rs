@@ -19,8 +19,8 @@ pub(super) struct Progress {
     /// The next entry to send; `None` until a common position is found.
     pub next: Option<Index>,
     /// What was sent and not acknowledged: the last index and the bytes of each batch.
-    in_flight: VecDeque<(Index, usize)>,
-    in_flight_bytes: usize,
+    pub in_flight: VecDeque<(Index, usize)>,
+    pub in_flight_bytes: usize,
     /// The commit index that the member was told last.
     pub commit_sent: Option<Index>,
     /// Entries are being read from the store for this member.

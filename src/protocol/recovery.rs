@@ -186,9 +186,13 @@ impl Replica {
         let (from, generation) = (message.from, message.generation);
         let members = &self.log.state().members;
         let has_room = self.other_generations.len() < MEMBERS_MAX;
-        let matters = members.contains_key(&from) || (members.is_empty() && has_room);
-        if matters && self.other_generations.insert(from, generation) != Some(generation) {
+        let has_joined =
+            members.get(&from).is_some_and(|member| member.state != MemberState::Invited);
+        let matters = has_joined || (members.is_empty() && has_room);
+        // Told once, until the peer is heard in this generation again: it may say another each time.
+        if matters && self.other_generations.insert(from, generation).is_none() {
             self.ready.notices.push(Notice::OtherGeneration { peer: from, generation });
+            self.watch_majority();
         }
         self.refuse(message, RefusedReason::OtherGeneration);
     }

@@ -40,6 +40,11 @@ impl Replica {
         }
     }
 
+    /// Who sends this peer away, as far as its log says; `None` where it goes by itself.
+    pub(super) fn removed_by_whom(&self) -> Option<PeerId> {
+        self.log.state().members.get(&self.me).and_then(|me| me.removed_by)
+    }
+
     /// From now on this peer takes no part in anything. One who has left is forgotten with the
     /// chat; one who was removed keeps what was said until then.
     pub(super) fn end_own_membership(&mut self, by: Option<PeerId>) {

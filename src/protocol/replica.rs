@@ -98,14 +98,14 @@ pub struct Replica {
     pub(super) other_generations: BTreeMap<PeerId, Generation>,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
-    fault: Option<&'static str>,
+    pub(super) fault: Option<&'static str>,
     /// This peer was a member, and takes no part any more.
     pub(super) has_gone: bool,
     /// Who removed it, if it did not leave by itself.
     pub(super) removed_by: Option<PeerId>,
 
     pub(super) ready: Ready,
-    ready_count: u64,
+    pub(super) ready_count: u64,
     pub(super) later: Later,
 }
 
@@ -380,10 +380,14 @@ impl Replica {
         // asked by anybody: the answer names the generation.
         if message.body != Body::FindHost {
             if message.generation != self.generation && !planted(Bug::GenerationsMixed) {
-                self.on_other_generation(&message);
+                if !self.refuse_stranger(&message) {
+                    self.on_other_generation(&message);
+                }
                 return;
             }
-            self.other_generations.remove(&message.from);
+            if self.other_generations.remove(&message.from).is_some() {
+                self.watch_majority();
+            }
         }
         // R9: what is meant for another incarnation of this peer is refused.
         let is_for_me = message.to_incarnation == self.incarnation;
@@ -467,6 +471,11 @@ impl Replica {
 
     fn on_link(&mut self, peer: PeerId, state: LinkState) {
         let before = self.links.insert(peer, state);
+        if state == LinkState::Up && before != Some(LinkState::Up) && !planted(Bug::GoodbyeForEver)
+        {
+            // R26: who is reached anew has come back, though it may have told only the host so.
+            self.goodbyes.remove(&peer);
+        }
         self.watch_majority();
         match state {
             LinkState::Up if before != Some(LinkState::Up) => {

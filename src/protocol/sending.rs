@@ -53,10 +53,12 @@ impl Replica {
         // voters' set names, and of no other.
         let newer = self.newer_incarnations.get(&to).filter(|_| follows(&body));
         let newer = newer.filter(|(outlived, _)| known == Some(*outlived));
+        // Who asks for the host may have no log yet; it says no boot.
+        let says_boot = !matches!(body, Body::FindHost | Body::FindHostAnswer(_));
         Message {
             from: self.me,
             from_incarnation: self.incarnation,
-            from_boot: self.boot,
+            from_boot: if says_boot { self.boot } else { 0 },
             to,
             to_incarnation: newer.map(|(_, newer)| *newer).or(known).unwrap_or(0),
             generation: self.generation,

@@ -17,8 +17,12 @@ impl Replica {
         if has_joined || members.is_empty() || self.log.voters().contains(&message.from) {
             return false;
         }
+        // Who was sent away might ask for votes ever again.
+        let former = self.log.state().former_members.get(&message.from);
+        let was_removed = former.is_some_and(|former| former.removed_by.is_some());
         let may = match &message.body {
             Body::Join(_) | Body::FindHost => true,
+            Body::RequestVote(_) | Body::Solicit(_) | Body::Announce(_) if was_removed => false,
             // R7: a voter that lags may not have read yet who the candidate is.
             Body::RequestVote(request) => request.last > self.log.last(),
             Body::Solicit(solicit) => {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::event::{DiskState, Notice};
+use super::event::DiskState;
 use super::membership::Admission;
 use super::message::{
     Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, RefusedReason, ReportDelays,
@@ -22,10 +22,10 @@ const REPUBLISH_US: Micros = 30 * SECOND;
 /// A hand-over on its way (R23).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct HandingOver {
-    target: PeerId,
-    tried: BTreeSet<PeerId>,
+    pub target: PeerId,
+    pub tried: BTreeSet<PeerId>,
     pub deadline: Instant,
-    sent: bool,
+    pub sent: bool,
 }
 
 impl Replica {
@@ -33,6 +33,12 @@ impl Replica {
 
     pub(super) fn on_join(&mut self, message: &Message, join: &Join) {
         let (from, session) = (message.from, message.from_incarnation);
+        // R39: nobody else learns anything.
+        let members = &self.log.state().members;
+        if !members.is_empty() && !members.contains_key(&from) && join.proof.is_none() {
+            self.refuse(message, RefusedReason::NotMember);
+            return;
+        }
         let Part::Host(hosting) = &self.part else {
             self.refuse(message, RefusedReason::NotHost { host: self.host });
             return;
@@ -240,8 +246,9 @@ impl Replica {
             .progress
             .iter()
             .filter(|(peer, progress)| self.in_contact(hosting, peer, &progress.incarnation));
-        if heard.all(|(_, progress)| progress.receipt.delivered >= commit) {
-            self.ready.notices.push(Notice::Removed { by: None });
+        let all_know = heard.all(|(_, progress)| progress.receipt.delivered >= commit);
+        if all_know {
+            self.end_own_membership(self.removed_by_whom());
         }
     }
 

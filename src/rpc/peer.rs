@@ -120,6 +120,10 @@ impl Inbound {
         if !verify_proof(chat, from, request.incarnation, &proof) {
             return Err(chat_not_found());
         }
+        // R43: a link from before its removal tells a former member nothing.
+        if former.is_some_and(|it| it.removed_by.is_some() && link.created < it.index) {
+            return Err(chat_not_found());
+        }
         match link.problem(now_ms()) {
             Some(problem) => Err(link_problem(problem)),
             None => Ok(()),

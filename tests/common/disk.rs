@@ -21,12 +21,13 @@ pub struct Image {
     pub last_number: Number,
     pub commit: Index,
     pub read: Index,
-    removed_by: Option<PeerId>,
-    pasts: Pasts,
+    pub removed_by: Option<PeerId>,
+    pub pasts: Pasts,
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
 /// The image, and the `Ready`s whose sync has not returned.
+#[derive(Clone)]
 pub struct Disk {
     pub image: Image,
     pub pending: VecDeque<Ready>,

@@ -11,6 +11,7 @@ mod craft;
 #[allow(dead_code, reason = "the simulation asks the disk for more")]
 mod disk;
 mod script;
+#[path = "../common/text.rs"]
 mod text;
 mod world;
 

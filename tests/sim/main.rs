@@ -27,7 +27,7 @@ mod queue;
 mod roll;
 pub mod run;
 mod shrink;
-#[path = "../golden/text.rs"]
+#[path = "../common/text.rs"]
 #[allow(dead_code, reason = "the golden scripts show more")]
 mod text;
 mod traps;

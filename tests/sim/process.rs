@@ -4,7 +4,7 @@ use bytes::Bytes;
 use demes_protocol::Replica;
 use demes_protocol::event::{DiskState, Event, LinkState, Notice, Proposal, Role, Status};
 use demes_protocol::founding::founding_entry;
-use demes_protocol::message::{Body, Join, Message};
+use demes_protocol::message::{Body, Join, Message, RefusedReason};
 use demes_protocol::types::{
     Incarnation, Index, InviteLinkId, InviteLinkProof, MemberState, Membership, Number, Payload,
     PeerId,
@@ -278,23 +278,25 @@ impl World {
         if state.joined || message.to_incarnation != state.disk.incarnation() {
             return false;
         }
-        if let Body::Refused(_) = &message.body {
+        let is_accepted = matches!(&message.body, Body::JoinAnswer(answer) if answer.accepted);
+        let refused = match &message.body {
+            Body::Refused(refused) => Some(refused.reason),
+            _ => None,
+        };
+        let declines = state.wish == Wish::Decline;
+        if declines && (is_accepted || refused == Some(RefusedReason::NotMember)) {
+            // Where there is no such invitation, there is nothing to decline. The next one is
+            // answered in a new incarnation.
+            state.wants_in = false;
+            self.forget_store(peer);
+        } else if is_accepted {
+            state.joined = true;
+            self.start(peer);
+        } else if refused.is_some() {
             // There is no such invitation any more, and no such link: another one is needed.
             state.has_answered = false;
-            if state.wish != Wish::Decline {
+            if !declines {
                 state.wish = Wish::Join;
-            }
-        }
-        if let Body::JoinAnswer(answer) = &message.body
-            && answer.accepted
-        {
-            if state.wish == Wish::Decline {
-                // The next invitation is answered in a new incarnation.
-                state.wants_in = false;
-                self.forget_store(peer);
-            } else {
-                state.joined = true;
-                self.start(peer);
             }
         }
         true

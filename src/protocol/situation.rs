@@ -1,0 +1,395 @@
+//! A replica as a model checker tells it from others: without what cannot change what it will do.
+//!
+//! Two replicas of one peer with equal situations do the same from now on, apart from a shift of
+//! their clocks and from the numbers that they count with. So moments are taken by their distance
+//! from the replica's own clock, and numbers that only name things are taken out. Every struct is
+//! taken apart whole, so that a new field does not compile before somebody decides what it means.
+
+use std::hash::{Hash, Hasher};
+
+use super::adoption::Adoption;
+use super::durable::Later;
+use super::election::{Nomination, Suspicion};
+use super::follower::{Attached, RELAY_US};
+use super::host::{HeartbeatSent, Hosting};
+use super::outbox::Outbox;
+use super::presence::Presence;
+use super::progress::Progress;
+use super::replica::{Candidacy, Part, Replica, Stopping};
+use super::succession::HandingOver;
+use super::time::{Instant, Micros};
+use super::types::{Index, PeerId, Term};
+
+/// What is left of a replica: a hash, and the numbers that other peers repeat.
+pub struct Situation<H> {
+    pub hasher: H,
+    /// In an order that follows from what is hashed.
+    pub counts: Vec<Count>,
+    pub scale: Scale,
+    now: Instant,
+}
+
+/// How moments are told apart. A driver that uses this calls a replica only at multiples of
+/// `quantum_us`, and never lets a timer of `future_us` or more ahead come due.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// Deadlines are rounded up to multiples of this.
+    pub quantum_us: Micros,
+    /// What is this long ago is long ago. At least the longest span that a rule looks back.
+    pub past_us: Micros,
+    /// What is this far ahead is far ahead.
+    pub future_us: Micros,
+}
+
+/// A number that one peer counts and others repeat. Only its place among the others of its kind
+/// matters, and of a heartbeat only when it was sent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Count {
+    /// An attach of a member.
+    Attach { member: PeerId, number: u64 },
+    /// A member's request for a part of another's log.
+    Fetch { member: PeerId, number: u64 },
+    /// A heartbeat of the host of `term`; 0 is none.
+    Heartbeat { term: Term, number: u64 },
+    /// The host of `term`, this replica, sent that heartbeat, and perhaps some before it that are
+    /// not listed, so long ago (`past_us`: long ago), with that commit index.
+    Sent { term: Term, number: u64, ago_us: Micros, commit: Index },
+}
+
+impl<H: Hasher> Situation<H> {
+    pub fn new(hasher: H, scale: Scale) -> Self {
+        Self { hasher, counts: Vec::new(), scale, now: Instant::default() }
+    }
+
+    /// Something that is to come: all that is past is due.
+    fn due(&mut self, at: Instant) {
+        let ahead = at.since(self.now).min(self.scale.future_us);
+        ahead.div_ceil(self.scale.quantum_us).hash(&mut self.hasher);
+    }
+
+    fn due_if(&mut self, at: Option<Instant>) {
+        at.is_some().hash(&mut self.hasher);
+        if let Some(at) = at {
+            self.due(at);
+        }
+    }
+
+    /// Something that was.
+    fn was(&mut self, at: Instant) {
+        let ago = self.now.since(at).min(self.scale.past_us);
+        (ago / self.scale.quantum_us).hash(&mut self.hasher);
+    }
+
+    fn was_if(&mut self, at: Option<Instant>) {
+        at.is_some().hash(&mut self.hasher);
+        if let Some(at) = at {
+            self.was(at);
+        }
+    }
+
+    fn hash(&mut self, value: impl Hash) {
+        value.hash(&mut self.hasher);
+    }
+}
+
+impl Replica {
+    /// Adds this replica's situation. Everything that it wanted done must have been taken.
+    pub fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
+        // The configuration and the peer's own name never change. Random numbers are for spans
+        // of back-off, which a driver makes all alike, and for whom to ask first. Receipts are
+        // passed on and shown, and nothing is decided by them. A majority that is lost is only
+        // told of.
+        let Self {
+            config: _,
+            me,
+            incarnation,
+            boot,
+            generation,
+            now,
+            prng: _,
+            receipts: _,
+            hard_state,
+            log,
+            outbox,
+            read,
+            tail_in_doubt,
+            tail_reports,
+            synced,
+            unsynced,
+            commit_persisted,
+            checkpoint_index,
+            flush_at,
+            part,
+            host,
+            attached,
+            attach_count,
+            relays,
+            relay_at,
+            lease_until,
+            suspect_at,
+            suspicion,
+            nominations,
+            adoption,
+            fetch_count,
+            seek_host_at,
+            report_at,
+            ranking,
+            goodbyes,
+            links,
+            round_trips,
+            syncs,
+            apart_since: _,
+            pasts,
+            pasts_due_at,
+            far_terms,
+            newer_incarnations,
+            other_generations,
+            disk,
+            stopping,
+            fault,
+            has_gone,
+            removed_by,
+            ready,
+            ready_count,
+            later,
+        } = self;
+        debug_assert!(ready.is_empty(), "what is to be done was not taken");
+        into.now = *now;
+        // The hash of the last entry stands for all of the log's content.
+        into.hash((incarnation, boot, generation, hard_state));
+        into.hash((log.last_hash(), log.commit(), log.base()));
+        outbox.situation(*ready_count, into);
+        into.hash((read, tail_in_doubt, tail_reports, synced, commit_persisted, checkpoint_index));
+        into.hash(unsynced.len());
+        for (number, index) in unsynced {
+            into.hash((ready_count - number, index));
+        }
+        into.due_if(*flush_at);
+        into.hash(host);
+        into.counts.push(Count::Attach { member: *me, number: *attach_count });
+        part.situation(*ready_count, hard_state.term, into);
+        into.hash(attached.is_some());
+        if let Some(attached) = attached {
+            attached.situation(*me, *host, hard_state.term, into);
+        }
+        into.hash(relays.len());
+        for (peer, progress) in relays {
+            into.hash(peer);
+            progress.situation(*peer, into);
+        }
+        into.due(*relay_at);
+        into.due(*lease_until);
+        into.due(*suspect_at);
+        into.hash(suspicion.is_some());
+        if let Some(suspicion) = suspicion {
+            suspicion.situation(into);
+        }
+        into.hash(nominations.len());
+        for (peer, nomination) in nominations {
+            into.hash(peer);
+            nomination.situation(into);
+        }
+        into.counts.push(Count::Fetch { member: *me, number: *fetch_count });
+        into.hash(adoption.is_some());
+        if let Some(adoption) = adoption {
+            adoption.situation(*me, into);
+        }
+        into.due(*seek_host_at);
+        into.due(*report_at);
+        into.hash((ranking.term, ranking.version, &ranking.candidates));
+        into.hash((goodbyes, links, round_trips, syncs, far_terms, newer_incarnations));
+        into.hash((other_generations, disk, fault, has_gone, removed_by));
+        into.hash(pasts);
+        into.due_if(*pasts_due_at);
+        match stopping {
+            Some(Stopping::HandingOver { deadline }) => into.due_if(Some(*deadline)),
+            Some(Stopping::SaidGoodbye) => into.hash(2_u8),
+            None => into.hash(3_u8),
+        }
+        // The ids of requests are kept for programs.
+        let Later { outbox_remove_through, request_ids: _ } = later;
+        into.hash(outbox_remove_through);
+    }
+}
+
+impl Part {
+    fn situation<H: Hasher>(&self, ready_count: u64, term: Term, into: &mut Situation<H>) {
+        match self {
+            Part::Follower => into.hash(0_u8),
+            Part::Candidate(Candidacy { votes, own_vote_ready, deadline, was_handed_over }) => {
+                into.hash((
+                    1_u8,
+                    votes,
+                    was_handed_over,
+                    own_vote_ready.map(|number| ready_count - number),
+                ));
+                into.due(*deadline);
+            }
+            Part::Host(hosting) => {
+                into.hash(2_u8);
+                hosting.situation(term, into);
+            }
+        }
+    }
+}
+
+impl Hosting {
+    fn situation<H: Hasher>(&self, term: Term, into: &mut Situation<H>) {
+        // Versions of receipts are for showing; a heartbeat's number only has to be a new one.
+        let Self {
+            since,
+            term_start,
+            serving,
+            paused,
+            progress,
+            submissions,
+            reports,
+            publish_at,
+            published_at,
+            heartbeat: _,
+            heartbeat_at,
+            heartbeats_sent,
+            intervals_us,
+            active_at,
+            announce_at,
+            receipts_version: _,
+            hand_over,
+            presences,
+            better,
+            settled_at,
+            joined,
+        } = self;
+        into.was(*since);
+        into.hash((term_start, serving, paused, submissions, reports, intervals_us));
+        into.hash(progress.len());
+        for (peer, progress) in progress {
+            into.hash(peer);
+            progress.situation(*peer, into);
+        }
+        into.due(*publish_at);
+        into.was(*published_at);
+        into.due(*heartbeat_at);
+        for (place, sent) in heartbeats_sent.iter().enumerate() {
+            let HeartbeatSent { number, at, commit } = *sent;
+            let ago_us = into.now.since(at).min(into.scale.past_us);
+            // Of those that are long ago, the last of each commit index stands for all of them.
+            let next = heartbeats_sent.get(place + 1);
+            let stands_for_all = next.is_none_or(|next| next.commit != commit);
+            if ago_us < into.scale.past_us || stands_for_all {
+                into.counts.push(Count::Sent { term, number, ago_us, commit });
+            }
+        }
+        into.was(*active_at);
+        into.due(*announce_at);
+        into.hash(hand_over.is_some());
+        if let Some(HandingOver { target, tried, deadline, sent }) = hand_over {
+            into.hash((target, tried, sent));
+            into.due(*deadline);
+        }
+        into.hash(presences.len());
+        for (peer, presence) in presences {
+            let Presence { absence, known_since, undialled_since, back_at, wait_us } = presence;
+            into.hash((peer, absence, wait_us));
+            into.was(*known_since);
+            into.was_if(*undialled_since);
+            into.was_if(*back_at);
+        }
+        into.hash(better.map(|(peer, _)| peer));
+        into.was_if(better.map(|(_, since)| since));
+        into.due(*settled_at);
+        into.hash(joined);
+    }
+}
+
+impl Progress {
+    fn situation<H: Hasher>(&self, member: PeerId, into: &mut Situation<H>) {
+        let Self {
+            incarnation,
+            boot,
+            attach,
+            matched,
+            next,
+            in_flight,
+            in_flight_bytes: _,
+            commit_sent,
+            loading,
+            contact,
+            receipt: _,
+            receipts_version_sent: _,
+            ranking_version,
+            past,
+            steady_since,
+        } = self;
+        into.counts.push(Count::Attach { member, number: *attach });
+        into.hash((incarnation, boot, matched, next, in_flight, commit_sent, loading));
+        into.was_if(*contact);
+        into.hash(ranking_version);
+        into.hash(past);
+        into.was_if(*steady_since);
+    }
+}
+
+impl Attached {
+    fn situation<H: Hasher>(
+        &self,
+        me: PeerId,
+        host: Option<PeerId>,
+        term: Term,
+        into: &mut Situation<H>,
+    ) {
+        let Self { source, attach, since, matched, heartbeat, holes, acknowledge } = self;
+        into.counts.push(Count::Attach { member: me, number: *attach });
+        into.counts.push(Count::Heartbeat { term, number: *heartbeat });
+        into.hash((source, matched, holes, acknowledge));
+        into.was(*since);
+        if Some(*source) != host {
+            into.due(*since + RELAY_US);
+        }
+    }
+}
+
+impl Adoption {
+    fn situation<H: Hasher>(&self, me: PeerId, into: &mut Situation<H>) {
+        let Self { from, fetch, look, deadline } = self;
+        into.counts.push(Count::Fetch { member: me, number: *fetch });
+        into.hash((from, look));
+        into.due(*deadline);
+    }
+}
+
+impl Suspicion {
+    fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
+        let Self { suspected, place, nominee, round_until, withdrawn, back_off, has_withdrawn } =
+            self;
+        into.hash((suspected, place, nominee, withdrawn, back_off, has_withdrawn));
+        into.due(*round_until);
+    }
+}
+
+impl Nomination {
+    fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
+        let Self { until, incarnation, term, last } = self;
+        into.hash((incarnation, term, last));
+        into.due(*until);
+    }
+}
+
+impl Outbox {
+    fn situation<H: Hasher>(&self, ready_count: u64, into: &mut Situation<H>) {
+        let Self {
+            queue,
+            last_number,
+            unsynced,
+            synced_through,
+            sent_through,
+            resend_at,
+            resend_span,
+        } = self;
+        into.hash((queue, last_number, synced_through, sent_through, resend_span));
+        into.hash(unsynced.len());
+        for (ready, number) in unsynced {
+            into.hash((ready_count - ready, number));
+        }
+        into.due_if(*resend_at);
+    }
+}
