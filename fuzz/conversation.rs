@@ -165,7 +165,8 @@ impl Talk {
 
     /// A message of one of the two others; its text may claim anything.
     fn message(&mut self, kind: u8, argument: u8, bytes: &[u8]) {
-        let parsed = if kind % 2 == 0 { parse_request(bytes) } else { parse_response(bytes) };
+        let parsed =
+            if kind.is_multiple_of(2) { parse_request(bytes) } else { parse_response(bytes) };
         let Some((header, mut body)) = parsed else { return };
         let number = 1 + argument % 2;
         let header = Header {

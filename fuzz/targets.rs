@@ -194,8 +194,8 @@ pub fn pem(bytes: &[u8]) -> bool {
     !tls::read_pem(bytes).is_empty()
 }
 
-/// The text of an invite link; or what stands in one, of which this makes a text with the length and
-/// checksum that random bytes would never have.
+/// The text of an invite link; or what stands in one, of which this makes a text with the length
+/// and checksum that random bytes would never have.
 pub fn invite_link(bytes: &[u8]) -> bool {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) if text.starts_with(PREFIX) => text.to_owned(),

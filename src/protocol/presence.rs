@@ -1,5 +1,5 @@
-//! Who is here and who is away, as the host sees it: what decides whose vote is taken out and who
-//! gets one (R25–R28).
+//! Who is here and who is away: links, goodbyes, and what the host makes of them, which decides
+//! whose vote is taken out and who gets one (R25–R28).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +29,32 @@ pub(super) struct Presence {
 }
 
 impl Replica {
+    pub(super) fn on_link(&mut self, peer: PeerId, state: LinkState) {
+        let before = self.links.insert(peer, state);
+        if state == LinkState::Up && before != Some(LinkState::Up) && !planted(Bug::GoodbyeForEver)
+        {
+            // R26: who is reached anew has come back, though it may have told only the host so.
+            self.goodbyes.remove(&peer);
+        }
+        self.watch_majority();
+        match state {
+            LinkState::Up if before != Some(LinkState::Up) => {
+                self.seek_host_at = self.seek_host_at.min(self.now);
+                if let Part::Host(_) = self.part {
+                    self.announce_to(peer);
+                } else if self.host == Some(peer) {
+                    self.attach();
+                }
+            }
+            LinkState::Up => {}
+            LinkState::Down => self.detach_from(peer),
+            LinkState::Refused => {
+                self.detach_from(peer);
+                self.host_process_is_gone(peer);
+            }
+        }
+    }
+
     /// Whether that peer can be reached, and has not said that it goes.
     pub(super) fn is_linked(&self, peer: PeerId) -> bool {
         self.links.get(&peer) == Some(&LinkState::Up) && !self.goodbyes.contains_key(&peer)

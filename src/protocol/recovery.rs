@@ -189,7 +189,8 @@ impl Replica {
         let has_joined =
             members.get(&from).is_some_and(|member| member.state != MemberState::Invited);
         let matters = has_joined || (members.is_empty() && has_room);
-        // Told once, until the peer is heard in this generation again: it may say another each time.
+        // Told once until the peer is heard in this generation again: it could say another each
+        // time.
         if matters && self.other_generations.insert(from, generation).is_none() {
             self.ready.notices.push(Notice::OtherGeneration { peer: from, generation });
             self.watch_majority();

@@ -469,32 +469,6 @@ impl Replica {
         }
     }
 
-    fn on_link(&mut self, peer: PeerId, state: LinkState) {
-        let before = self.links.insert(peer, state);
-        if state == LinkState::Up && before != Some(LinkState::Up) && !planted(Bug::GoodbyeForEver)
-        {
-            // R26: who is reached anew has come back, though it may have told only the host so.
-            self.goodbyes.remove(&peer);
-        }
-        self.watch_majority();
-        match state {
-            LinkState::Up if before != Some(LinkState::Up) => {
-                self.seek_host_at = self.seek_host_at.min(self.now);
-                if let Part::Host(_) = self.part {
-                    self.announce_to(peer);
-                } else if self.host == Some(peer) {
-                    self.attach();
-                }
-            }
-            LinkState::Up => {}
-            LinkState::Down => self.detach_from(peer),
-            LinkState::Refused => {
-                self.detach_from(peer);
-                self.host_process_is_gone(peer);
-            }
-        }
-    }
-
     fn on_propose(&mut self, proposal: Proposal) {
         let submission = Submission {
             number: self.outbox.next_number(),

@@ -31,15 +31,15 @@ const RENEW_EVERY_MS: u64 = 600_000;
 const CLOSE_LOOK: Duration = Duration::from_millis(10);
 const CLOSE_LOOKS: u32 = 1_000;
 
-const NOBODY: &str = "Nobody else is known to have it: put back a copy of the file if it is bad, and \
-                      start with `demes up --repair`, which takes what is there for the newest; or \
-                      give the chat up here with `demes leave`";
+const NOBODY: &str = "Nobody else is known to have it: put back a copy of the file if it is bad, \
+                      and start with `demes up --repair`, which takes what is there for the \
+                      newest; or give the chat up here with `demes leave`";
 const TOO_SOON: &str =
     "It was repaired a short while ago, and is again in some minutes: look at the disk";
 const WAITS_FOR_HOST: &str = "It waits for the chat's host, which must take this peer back: a \
                               majority of the voters must be there for that";
-const REMOVED: &str = "The others say that this peer is no longer a member: ask to be invited again, \
-                       or give the chat up here with `demes leave`";
+const REMOVED: &str = "The others say that this peer is no longer a member: ask to be invited \
+                       again, or give the chat up here with `demes leave`";
 
 /// The chats that do not run, and the tasks that repair them.
 #[derive(Default)]
@@ -225,7 +225,8 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
                 return node.handle.add(new).await.map_err(Obstacle::Final);
             }
             Err(Problem::Final(error)) => {
-                tracing::warn!(?chat, code = ?error.code(), "the host does not take this peer back");
+                let code = error.code();
+                tracing::warn!(?chat, ?code, "the host does not take this peer back");
                 return Err(Obstacle::Wait(REMOVED.to_owned()));
             }
             Err(Problem::NotYet) => {}

@@ -55,6 +55,12 @@ fn spoil(store: &Path, text: &str) {
     fs::write(store, bytes).unwrap();
 }
 
+/// Takes the second half of the store away.
+fn cut_in_half(store: &Path) {
+    let file = fs::OpenOptions::new().write(true).open(store).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+}
+
 /// Three members with some messages, and the one whose store will be hurt: not the host.
 async fn three(settings: &[(&str, &str)]) -> (Chat, usize) {
     let mut chat = Chat::prepared(3, &[]);
@@ -143,7 +149,8 @@ async fn a_store_damaged_in_the_middle_is_fetched_from_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_was_emptied_or_deleted_is_fetched_from_the_others() {
+async fn a_store_that_was_cut_emptied_or_deleted_is_fetched_from_the_others() {
+    story(hurt_while_down(|files| cut_in_half(&files.store), 1, Waiting::IsRepeated)).await;
     story(hurt_while_down(|files| fs::write(&files.store, b"").unwrap(), 1, Waiting::IsRepeated))
         .await;
     story(hurt_while_down(|files| fs::remove_file(&files.store).unwrap(), 0, Waiting::IsRepeated))

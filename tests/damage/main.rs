@@ -1,9 +1,9 @@
 //! Damaged stores (R37, R38): bytes flipped, files cut, emptied, deleted, replaced by older copies.
 //!
-//!     cargo test --release --test damage                      # 5,000 seeded flips, and the rest
-//!     cargo test --release --test damage -- flips             # what has this in its name
-//!     DEMES_FLIPS=20000 cargo test --release --test damage    # more flips of each file
-//!     DEMES_FLIPS=all cargo test --release --test damage      # every byte that is not zero, once
+//!     cargo test --release --test damage                        # 5,000 seeded flips, and the rest
+//!     cargo test --release --test damage -- flips               # what has this in its name
+//!     DEMES_FLIPS=20000 cargo test --release --test damage      # more flips of each file
+//!     DEMES_FLIPS=all cargo test --release --test damage        # every non-zero byte, once
 //!
 //! Each case is opened as `demes up` opens it, and must end in one of these ways: the content is
 //! what was synced; the last batch is cut and the tail in doubt; or a clear error, which says that
