@@ -370,6 +370,9 @@ fn told(status: &Status) -> Problem {
     if let Some(problem) = status::link_problem_of(&reason) {
         return Problem::Final(status::link_problem(problem));
     }
+    if reason == "NOT_MEMBER" {
+        return Problem::Final(status::removed_before());
+    }
     Problem::Passing(match (reason.as_str(), status.code()) {
         ("CHAT_NOT_FOUND", _) => status::invite_not_found(),
         (_, tonic::Code::ResourceExhausted) => status::too_often(),

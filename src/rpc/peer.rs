@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::inbound::Inbound;
 use super::invites::IncomingInvite;
 use super::node::now_ms;
-use super::status::{chat_not_found, invalid, link_problem, too_often};
+use super::status::{chat_not_found, invalid, link_problem, removed_before, too_often};
 use crate::crypto::verify::verify_proof;
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, Member, MemberState, PeerId};
@@ -122,7 +122,7 @@ impl Inbound {
         }
         // R43: a link from before its removal tells a former member nothing.
         if former.is_some_and(|it| it.removed_by.is_some() && link.created < it.index) {
-            return Err(chat_not_found());
+            return Err(removed_before());
         }
         match link.problem(now_ms()) {
             Some(problem) => Err(link_problem(problem)),
