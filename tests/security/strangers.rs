@@ -32,13 +32,15 @@ async fn every_call(
     let request = pb::NominateRequest { header: header(), term, last };
     let answer = calls.election.nominate(request).await;
     answers.push(("Nominate", answer.map(|answer| answer.into_inner().refused)));
-    let request = pb::SolicitRequest { header: header(), term, last };
+    // R7: only one whose log is ahead may be a voter that the other has not read of yet.
+    let behind = Some(pb::Position::default());
+    let request = pb::SolicitRequest { header: header(), term, last: behind };
     let answer = calls.election.solicit(request).await;
     answers.push(("Solicit", answer.map(|answer| answer.into_inner().refused)));
     let request = pb::RequestVoteRequest {
         header: header(),
         term,
-        last: Some(pb::Position::default()),
+        last: behind,
         ..Default::default()
     };
     let answer = calls.election.request_vote(request).await;
