@@ -31,15 +31,15 @@ const RENEW_EVERY_MS: u64 = 600_000;
 const CLOSE_LOOK: Duration = Duration::from_millis(10);
 const CLOSE_LOOKS: u32 = 1_000;
 
-const NOBODY: &str = "Nobody else is known to have it: put back a copy of the file if it is bad, and \
-                      start with `demes up --repair`, which takes what is there for the newest; or \
-                      give the chat up here with `demes leave`";
+const NOBODY: &str = "Nobody else is known to have it: put back a copy of the file if it is bad, \
+                      and start with `demes up --repair`, which takes what is there for the \
+                      newest; or give the chat up here with `demes leave`";
 const TOO_SOON: &str =
     "It was repaired a short while ago, and is again in some minutes: look at the disk";
 const WAITS_FOR_HOST: &str = "It waits for the chat's host, which must take this peer back: a \
                               majority of the voters must be there for that";
-const REMOVED: &str = "The others say that this peer is no longer a member: ask to be invited again, \
-                       or give the chat up here with `demes leave`";
+const REMOVED: &str = "The others say that this peer is no longer a member: ask to be invited \
+                       again, or give the chat up here with `demes leave`";
 
 /// The chats that do not run, and the tasks that repair them.
 #[derive(Default)]
@@ -198,7 +198,7 @@ async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut new: Option<NewCh
 
 /// One attempt: finds a host, begins anew, and is taken back.
 async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Result<(), Obstacle> {
-    let record = records::get(&node.store, chat).map_err(unwritable)?.unwrap_or_default();
+    let mut record = records::get(&node.store, chat).map_err(unwritable)?.unwrap_or_default();
     let contacts = record.contacts();
     if contacts.is_empty() {
         return Err(Obstacle::Final(NOBODY.to_owned()));
@@ -208,15 +208,16 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
         if now_ms() < record.renewed_at_ms.saturating_add(RENEW_EVERY_MS) {
             return Err(Obstacle::Wait(TOO_SOON.to_owned()));
         }
-        let renewed = ChatRecord { renewed_at_ms: now_ms(), ..record.clone() };
-        records::put(&node.store, chat, &renewed).map_err(unwritable)?;
+        record.renewed_at_ms = now_ms();
+        records::put(&node.store, chat, &record).map_err(unwritable)?;
         let Anew { store, recovered, .. } = begin_anew(node, chat, &record).await?;
         *new = Some(new_chat(chat, store, recovered, contacts.clone()).map_err(unwritable)?);
     }
-    let Some(incarnation) = new.as_ref().map(|new| new.recovered.incarnation) else {
-        return Ok(());
-    };
-    let mut attempt = Attempt::to_come_back(chat, incarnation, &contacts);
+    let Some(begun) = new.as_ref().map(|new| &new.recovered) else { return Ok(()) };
+    let (incarnation, generation) = (begun.incarnation, begun.generation);
+    // R30: the generation that a person has chosen stays chosen if this file is lost as well.
+    records::put(&node.store, chat, &ChatRecord { generation, ..record }).map_err(unwritable)?;
+    let mut attempt = Attempt::to_come_back(chat, incarnation, generation, &contacts);
     for turn in 0..attempt.doors() {
         match attempt.make(node, turn).await {
             Ok(()) => {
@@ -225,7 +226,8 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
                 return node.handle.add(new).await.map_err(Obstacle::Final);
             }
             Err(Problem::Final(error)) => {
-                tracing::warn!(?chat, code = ?error.code(), "the host does not take this peer back");
+                let code = error.code();
+                tracing::warn!(?chat, ?code, "the host does not take this peer back");
                 return Err(Obstacle::Wait(REMOVED.to_owned()));
             }
             Err(Problem::NotYet) => {}
@@ -242,7 +244,7 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
 async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(), Obstacle> {
     let contacts = record.contacts();
     let me = node.handle.me().to_string();
-    let mut attempt = Attempt::to_come_back(chat, 0, &contacts);
+    let mut attempt = Attempt::to_come_back(chat, 0, record.generation, &contacts);
     // What the members say that do not help; the first word counts.
     let mut holders = 0;
     let mut obstacle = None;
