@@ -29,7 +29,7 @@ use crate::wire::{check_address, hex, pb};
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 const CALL_MAX: Duration = Duration::from_secs(5);
-/// The most members that are asked for the host in turn.
+/// With so many members to ask in turn for the host, no more are learnt from others.
 const DOORS_MAX: usize = 16;
 /// An answer is brought for at least this long after the invitation has ended.
 const GRACE_MS: u64 = 900_000;
@@ -165,8 +165,11 @@ pub struct Attempt {
     answer: InviteAnswer,
     seed: Option<LinkSeed>,
     doors: Vec<Door>,
-    /// The chat's generation where the answer was handed in (R30).
+    /// The chat's generation (R30): that of the store which comes back, or else where the answer
+    /// was handed in.
     generation: Generation,
+    /// Whether there is such a store, which takes part in no other generation.
+    comes_back: bool,
 }
 
 impl Attempt {
@@ -183,22 +186,26 @@ impl Attempt {
             doors.extend(others.map(|(hint, address)| Door { who: Who::Beginning(hint), address }));
         }
         let expires_at_ms = invite.expires_at_ms;
-        Some(Self { chat, expires_at_ms, answer, seed, doors, generation: 0 })
+        let (generation, comes_back) = (0, false);
+        Some(Self { chat, expires_at_ms, answer, seed, doors, generation, comes_back })
     }
 
-    /// Of a member that comes back in another incarnation (R9), through one of the others.
+    /// Of a member that comes back in another incarnation (R9), through one of the others that take
+    /// part in the same generation. That may be any one of them, so that all are asked.
     pub fn to_come_back(
         chat: ChatId,
         incarnation: Incarnation,
+        generation: Generation,
         contacts: &[(PeerId, String)],
     ) -> Self {
         let door = |(peer, address): &(PeerId, String)| Door {
             who: Who::Peer(*peer),
             address: address.clone(),
         };
-        let doors = contacts.iter().take(DOORS_MAX).map(door).collect();
+        let doors = contacts.iter().map(door).collect();
         let answer = InviteAnswer { accept: true, incarnation };
-        Self { chat, expires_at_ms: u64::MAX, answer, seed: None, doors, generation: 0 }
+        let (expires_at_ms, seed, comes_back) = (u64::MAX, None, true);
+        Self { chat, expires_at_ms, answer, seed, doors, generation, comes_back }
     }
 
     /// How many members there are to ask.
@@ -209,6 +216,15 @@ impl Attempt {
     /// Asks one member for the host, and tells the host.
     pub async fn make(&mut self, node: &Node, turn: usize) -> Result<(), Problem> {
         let (connection, found) = self.ask(node, turn).await?;
+        if !self.comes_back {
+            self.generation = found.generation;
+        } else if found.generation != self.generation {
+            // R30: a join there would end this peer's place in a course that it has no part in.
+            return Err(status::no_host().into());
+        }
+        for member in &found.members {
+            self.learn(&member.peer_id, &member.address);
+        }
         let host: PeerId = found.host_peer_id.parse().map_err(|_| status::no_host())?;
         self.learn(&found.host_peer_id, &found.host_address);
         if host == connection.peer {
@@ -219,7 +235,7 @@ impl Attempt {
         self.join(node, &connection, 0).await
     }
 
-    /// Asks one member who hosts and who belongs to the chat.
+    /// Asks one member who hosts and who belongs to the chat, in whatever generation.
     pub async fn ask(
         &mut self,
         node: &Node,
@@ -231,10 +247,6 @@ impl Attempt {
             self.learn(&connection.peer.to_string(), &door.address);
         }
         let found = self.find_host(node, &connection).await?;
-        self.generation = found.generation;
-        for member in &found.members {
-            self.learn(&member.peer_id, &member.address);
-        }
         Ok((connection, found))
     }
 

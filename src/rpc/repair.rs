@@ -198,7 +198,7 @@ async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut new: Option<NewCh
 
 /// One attempt: finds a host, begins anew, and is taken back.
 async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Result<(), Obstacle> {
-    let record = records::get(&node.store, chat).map_err(unwritable)?.unwrap_or_default();
+    let mut record = records::get(&node.store, chat).map_err(unwritable)?.unwrap_or_default();
     let contacts = record.contacts();
     if contacts.is_empty() {
         return Err(Obstacle::Final(NOBODY.to_owned()));
@@ -208,15 +208,16 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
         if now_ms() < record.renewed_at_ms.saturating_add(RENEW_EVERY_MS) {
             return Err(Obstacle::Wait(TOO_SOON.to_owned()));
         }
-        let renewed = ChatRecord { renewed_at_ms: now_ms(), ..record.clone() };
-        records::put(&node.store, chat, &renewed).map_err(unwritable)?;
+        record.renewed_at_ms = now_ms();
+        records::put(&node.store, chat, &record).map_err(unwritable)?;
         let Anew { store, recovered, .. } = begin_anew(node, chat, &record).await?;
         *new = Some(new_chat(chat, store, recovered, contacts.clone()).map_err(unwritable)?);
     }
-    let Some(incarnation) = new.as_ref().map(|new| new.recovered.incarnation) else {
-        return Ok(());
-    };
-    let mut attempt = Attempt::to_come_back(chat, incarnation, &contacts);
+    let Some(begun) = new.as_ref().map(|new| &new.recovered) else { return Ok(()) };
+    let (incarnation, generation) = (begun.incarnation, begun.generation);
+    // R30: the generation that a person has chosen stays chosen if this file is lost as well.
+    records::put(&node.store, chat, &ChatRecord { generation, ..record }).map_err(unwritable)?;
+    let mut attempt = Attempt::to_come_back(chat, incarnation, generation, &contacts);
     for turn in 0..attempt.doors() {
         match attempt.make(node, turn).await {
             Ok(()) => {
@@ -243,7 +244,7 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
 async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(), Obstacle> {
     let contacts = record.contacts();
     let me = node.handle.me().to_string();
-    let mut attempt = Attempt::to_come_back(chat, 0, &contacts);
+    let mut attempt = Attempt::to_come_back(chat, 0, record.generation, &contacts);
     // What the members say that do not help; the first word counts.
     let mut holders = 0;
     let mut obstacle = None;

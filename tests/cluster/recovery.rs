@@ -136,3 +136,73 @@ async fn a_survivor_recovers_a_chat_whose_majority_is_lost() {
     })
     .await;
 }
+
+/// Five members: the one with the greatest id recovers the chat while it is apart, the one with the
+/// least follows, and the three between go on in the old course, where they are a majority. Contacts
+/// are asked in the order of their ids, so that the follower meets the old course first, and the
+/// least of those three the recovery.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_a_recovery_passes_by_those_who_go_on_without_it() {
+    story(async {
+        let mut chat = Chat::of(5, &[]).await;
+        for peer in 0..5 {
+            chat.says(peer).await;
+        }
+        chat.all_see("everything", |chat| chat.committed == chat.last).await.unwrap();
+        let mut by_id = chat.others(&[]);
+        by_id.sort_by_key(|peer| chat.peers[*peer].id.clone());
+        let [follower, hurt, second, third, survivor] = by_id[..] else { panic!("five peers") };
+        stop(&mut chat, survivor).await;
+        stop(&mut chat, follower).await;
+        chat.all_see("the old course with voters of its own", |chat| {
+            chat.serving && chat.members.iter().filter(|member| member.voter).count() == 3
+        })
+        .await
+        .unwrap();
+        let done = recovered(&chat, survivor, &["--confirm"]).await;
+        let generation = done["generation"].as_str().unwrap().to_owned();
+        recovered(&chat, follower, &["--follow", &generation]).await;
+
+        for peer in [survivor, follower] {
+            chat.peers[peer].start().await.unwrap();
+        }
+        for peer in [survivor, follower] {
+            chat.sees(peer, "the recovered chat with the follower", |chat| {
+                let voters = chat.members.iter().filter(|member| member.voter);
+                chat.serving && chat.generation == generation && voters.count() == 2
+            })
+            .await;
+        }
+
+        // One of the old course loses its file, and takes up that course again, not the recovery.
+        stop(&mut chat, hurt).await;
+        let store = format!("chats/{}.redb", chat.chat);
+        std::fs::remove_file(chat.peers[hurt].data_dir().join(store)).unwrap();
+        chat.peers[hurt].start().await.unwrap();
+        let founded = "0".repeat(generation.len());
+        for peer in [hurt, second, third] {
+            chat.sees(peer, "the old course", |chat| {
+                let voters = chat.members.iter().filter(|member| member.voter);
+                chat.serving && chat.generation == founded && voters.count() == 3
+            })
+            .await;
+        }
+        let before = texts(&chat, survivor).await;
+        let apart = chat.send(hurt);
+        chat.confirm_apart(apart).await;
+        assert_eq!(texts(&chat, survivor).await, before, "nothing comes over");
+
+        // The others follow as well, one after the other, past those who have not yet.
+        for peer in [hurt, second, third] {
+            stop(&mut chat, peer).await;
+            recovered(&chat, peer, &["--follow", &generation]).await;
+            chat.peers[peer].start().await.unwrap();
+            chat.sees(peer, "the recovered chat", |chat| {
+                chat.serving && chat.generation == generation
+            })
+            .await;
+        }
+        chat.finish().await;
+    })
+    .await;
+}
