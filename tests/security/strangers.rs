@@ -37,12 +37,8 @@ async fn every_call(
     let request = pb::SolicitRequest { header: header(), term, last: behind };
     let answer = calls.election.solicit(request).await;
     answers.push(("Solicit", answer.map(|answer| answer.into_inner().refused)));
-    let request = pb::RequestVoteRequest {
-        header: header(),
-        term,
-        last: behind,
-        ..Default::default()
-    };
+    let request =
+        pb::RequestVoteRequest { header: header(), term, last: behind, ..Default::default() };
     let answer = calls.election.request_vote(request).await;
     answers.push(("RequestVote", answer.map(|answer| answer.into_inner().refused)));
     let request = pb::WithdrawRequest {
