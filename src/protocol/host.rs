@@ -180,9 +180,13 @@ impl Replica {
     /// The lease that members have at least, as the host must assume.
     pub(super) fn lease_floor(&self) -> Micros {
         let Part::Host(hosting) = &self.part else { return self.config.lease_min_us };
-        // Where the pace has just changed, the newest heartbeat may not have arrived yet.
+        self.config.lease_min_us.max(3 * self.slowest_pace(hosting))
+    }
+
+    /// Where the pace of heartbeats has just changed, the newest may not have arrived yet.
+    fn slowest_pace(&self, hosting: &Hosting) -> Micros {
         let (before, newest) = hosting.intervals_us;
-        self.config.lease_min_us.max(3 * before.max(newest))
+        before.max(newest)
     }
 
     fn heartbeat_interval(&self) -> Micros {
@@ -209,14 +213,21 @@ impl Replica {
         peer: &PeerId,
         incarnation: &Incarnation,
     ) -> bool {
-        let span = self.lease_floor() * self.config.pause_percent / 100;
         if *peer == self.me {
             return true;
         }
+        // The peer's lease is as long as the round trip to it is more (R14), and begins when a
+        // heartbeat arrives; contact is dated by when that was sent.
+        let round_trip = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
+        let round_trip = round_trip.unwrap_or(0);
+        let lease = (3 * self.slowest_pace(hosting) + round_trip)
+            .clamp(self.config.lease_min_us, self.config.lease_max_us);
+        let span = lease * self.config.pause_percent / 100 + round_trip / 2;
         let progress = hosting.progress.get(peer);
         let progress = progress.filter(|progress| progress.incarnation == *incarnation);
-        // A new host has just had the votes of a majority.
-        let contact = progress.and_then(|progress| progress.contact).unwrap_or(hosting.since);
+        // A new host has just had the votes of a majority, who attach once they hear of it.
+        let contact = progress.and_then(|progress| progress.contact);
+        let contact = contact.unwrap_or(hosting.since + round_trip);
         self.now.since(contact) <= span
     }
 

@@ -2,10 +2,12 @@
 
 use tonic::{Request, Response, Status};
 
-use super::inbound::Inbound;
+use super::inbound::{Caller, Inbound};
+use super::status::unable;
+use crate::protocol::types::{ChatId, PeerId};
 use crate::wire::message as convert;
-use crate::wire::pb;
 use crate::wire::pb::election_service_server::ElectionService;
+use crate::wire::{check_address, pb};
 
 #[tonic::async_trait]
 impl ElectionService for Inbound {
@@ -28,7 +30,17 @@ impl ElectionService for Inbound {
         &self,
         request: Request<pb::SolicitRequest>,
     ) -> Result<Response<pb::SolicitResponse>, Status> {
-        self.unary(request, convert::from_solicit_request, convert::to_solicit_response).await
+        let unread = {
+            let asked = request.get_ref();
+            Unread::of(&self.caller(&request)?, asked.header.as_ref(), &asked.address)
+        };
+        let answer =
+            self.unary(request, convert::from_solicit_request, convert::to_solicit_response);
+        let answer = answer.await?;
+        if answer.get_ref().refused.is_none() {
+            self.meet(unread).await?;
+        }
+        Ok(answer)
     }
 
     async fn request_vote(
@@ -57,7 +69,14 @@ impl ElectionService for Inbound {
         &self,
         request: Request<pb::AnnounceRequest>,
     ) -> Result<Response<pb::AnnounceResponse>, Status> {
+        let unread = {
+            let asked = request.get_ref();
+            Unread::of(&self.caller(&request)?, asked.header.as_ref(), &asked.address)
+        };
         let (header, refused) = self.notice(request, convert::from_announce_request).await?;
+        if refused.is_none() {
+            self.meet(unread).await?;
+        }
         Ok(Response::new(pb::AnnounceResponse { header, refused }))
     }
 
@@ -67,5 +86,32 @@ impl ElectionService for Inbound {
     ) -> Result<Response<pb::ElectionServiceHandOverResponse>, Status> {
         let (header, refused) = self.notice(request, convert::from_hand_over_request).await?;
         Ok(Response::new(pb::ElectionServiceHandOverResponse { header, refused }))
+    }
+}
+
+// R7: two peers count as linked where each dials the other, and a voter whose log is behind cannot
+// dial one of whose joining it has not read. So those who want its vote say where they are.
+/// Where a peer says that it can be dialled.
+struct Unread {
+    chat: Option<ChatId>,
+    peer: PeerId,
+    address: String,
+}
+
+impl Unread {
+    fn of(caller: &Caller, header: Option<&pb::Header>, address: &str) -> Self {
+        let chat = header.and_then(|header| header.chat_id.parse().ok());
+        Self { chat, peer: caller.peer, address: address.to_owned() }
+    }
+}
+
+impl Inbound {
+    /// Has a peer dialled whose call the chat has taken.
+    async fn meet(&self, unread: Unread) -> Result<(), Status> {
+        let Unread { chat: Some(chat), peer, address } = unread else { return Ok(()) };
+        if check_address(&address, "address").is_err() {
+            return Ok(());
+        }
+        self.handle.meet(chat, peer, address).await.map_err(unable)
     }
 }

@@ -232,6 +232,14 @@ struct Inward {
 }
 
 impl Inward {
+    /// Where the other members dial this peer; empty while the log does not say.
+    fn own_address(&self) -> String {
+        let chat = self.handle.chat(self.chat);
+        let members = chat.map(|chat| Arc::clone(&chat.view.borrow().status.members));
+        let me = members.as_ref().and_then(|members| members.get(&self.handle.me()));
+        me.map_or_else(String::new, |me| me.address.clone())
+    }
+
     /// Hands a parsed answer to the core; says whether the stream it came from may go on.
     async fn take(&self, parsed: Result<(Header, Body), WireError>) -> bool {
         let checked = parsed.and_then(|(header, body)| {
@@ -428,7 +436,9 @@ impl Single {
                 Some(convert::from_nominate_response(response))
             }
             Body::Solicit(nominate) => {
+                let address = self.inward.own_address();
                 let request = convert::to_solicit_request(header, nominate);
+                let request = pb::SolicitRequest { address, ..request };
                 let response = election.solicit(request).await?.into_inner();
                 Some(convert::from_solicit_response(response))
             }
@@ -448,7 +458,8 @@ impl Single {
                 refused(response.header, response.refused)
             }
             Body::Announce(announce) => {
-                let request = pb::AnnounceRequest { header, term: announce.term };
+                let address = self.inward.own_address();
+                let request = pb::AnnounceRequest { header, term: announce.term, address };
                 let response = election.announce(request).await?.into_inner();
                 refused(response.header, response.refused)
             }

@@ -27,6 +27,8 @@ const SYNC_STALLING_US: Micros = 500 * MS;
 const SYNC_STALLED_US: Micros = 2_000 * MS;
 pub(super) const SYNC_DEAD_US: Micros = 20_000 * MS;
 
+/// Peers to dial that the log does not name.
+const CONTACTS_MAX: usize = 64;
 /// A chat's view is renewed at most this often, unless the host or the members changed.
 const VIEW_US: Micros = 50 * MS;
 
@@ -97,6 +99,18 @@ impl Chat {
     pub fn knows(&self, peer: &PeerId) -> bool {
         let is_contact = || self.contacts.iter().any(|(other, _)| other == peer);
         !self.read_only && (self.members.contains_key(peer) || is_contact())
+    }
+
+    /// Takes a peer, whose joining is not in the log here yet, for a contact. The longest known of
+    /// too many is given up: whoever needs to be dialled says so again.
+    pub fn meet(&mut self, met: PeerId, address: String) {
+        let members = &self.members;
+        self.contacts.retain(|(peer, _)| !members.contains_key(peer) && *peer != met);
+        if !self.members.contains_key(&met) {
+            let surplus = (self.contacts.len() + 1).saturating_sub(CONTACTS_MAX);
+            self.contacts.drain(..surplus);
+            self.contacts.push((met, address));
+        }
     }
 
     /// Executes everything that the replica wants, and shows what changed.

@@ -317,6 +317,12 @@ impl Driver {
                 self.remove(chat, Ended::Left);
                 let _ = reply.send(());
             }
+            Input::Meet { chat, peer, address } => {
+                if let Some(chat) = self.chats.get_mut(&chat) {
+                    chat.meet(peer, address);
+                    self.renew_roster();
+                }
+            }
             Input::DiskFull(full) => self.disk_full = full,
             Input::Stop { reply } => {
                 self.stopping = Some(reply);

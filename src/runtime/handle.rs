@@ -189,6 +189,11 @@ pub(super) enum Input {
         chat: ChatId,
         reply: oneshot::Sender<()>,
     },
+    Meet {
+        chat: ChatId,
+        peer: PeerId,
+        address: String,
+    },
     DiskFull(bool),
     Stop {
         reply: oneshot::Sender<()>,
@@ -342,6 +347,17 @@ impl Handle {
         let input = Input::Add { new: Box::new(new), reply };
         self.send(input).await.map_err(|error| error.to_string())?;
         replied.await.unwrap_or_else(|_| Err(Unable::Stopping.to_string()))
+    }
+
+    /// Has a peer dialled that wants this one's vote, or has got it, if its joining has not been
+    /// read here yet.
+    pub async fn meet(&self, chat: ChatId, peer: PeerId, address: String) -> Result<(), Unable> {
+        match self.chat(chat) {
+            Some(shown) if !shown.view.borrow().status.members.contains_key(&peer) => {
+                self.send(Input::Meet { chat, peer, address }).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ends a chat here; its store is closed once its last reader is gone.

@@ -52,8 +52,10 @@ pub fn from_nominate_response(response: pb::NominateResponse) -> Result<(Header,
     Ok((header, Body::NominateAnswer(NominateAnswer { term: response.term, host_alive })))
 }
 
+/// Without the caller's address, which the log says.
 pub fn to_solicit_request(header: Option<pb::Header>, n: &Nominate) -> pb::SolicitRequest {
-    pb::SolicitRequest { header, term: n.term, last: Some(to_position(n.last)) }
+    let last = Some(to_position(n.last));
+    pb::SolicitRequest { header, term: n.term, last, ..Default::default() }
 }
 
 pub fn from_solicit_request(request: pb::SolicitRequest) -> Result<(Header, Body), WireError> {

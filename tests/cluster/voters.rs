@@ -97,3 +97,49 @@ async fn the_chat_moves_to_a_member_that_is_better_placed() {
     })
     .await;
 }
+
+async fn comes_in(chat: &Chat, peer: usize) {
+    let address = chat.peers[peer].address().to_string();
+    let request =
+        pb::InviteMemberRequest { chat: chat.chat.clone(), address, ..Default::default() };
+    chat.peers[0].client().invite_member(request).await.unwrap();
+    chat.accept(peer).await.unwrap();
+}
+
+// R7: two of the three who are left have joined while the third was frozen, and it is needed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_follows_a_host_whose_joining_it_has_not_read_yet() {
+    story(async {
+        let mut chat = Chat::prepared(5, &[]);
+        for peer in &mut chat.peers {
+            peer.set("DEMES__TIMERS__SILENT_CRITICAL_MS", "60000");
+        }
+        chat.start_all().await.unwrap();
+        let request = pb::CreateChatRequest { name: "Friday".into(), ..Default::default() };
+        let answer = chat.peers[0].client().create_chat(request).await.unwrap().into_inner();
+        chat.chat = answer.chat.expect("CreateChat answers with the chat").chat_id;
+        comes_in(&chat, 1).await;
+        comes_in(&chat, 2).await;
+        chat.sees(0, "three voters", |chat| chat.serving && voters(chat) == 3).await;
+        let behind = chat.says(2).await;
+
+        chat.signal(2, Signal::SIGSTOP);
+        comes_in(&chat, 3).await;
+        comes_in(&chat, 4).await;
+        chat.sees(0, "five voters", |chat| voters(chat) == 5).await;
+        let last = chat.says(3).await;
+        for peer in [3, 4] {
+            chat.sees(peer, "what was said", |chat| chat.committed >= last).await;
+        }
+        chat.peers[0].kill().unwrap();
+        chat.peers[1].kill().unwrap();
+        chat.signal(2, Signal::SIGCONT);
+
+        chat.says(4).await;
+        chat.sees(2, "its new host", |chat| chat.serving && chat.committed > behind).await;
+        chat.start_all().await.unwrap();
+        chat.settled().await.unwrap();
+        chat.finish().await;
+    })
+    .await;
+}

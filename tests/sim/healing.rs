@@ -278,7 +278,8 @@ impl World {
                 // The others may be too few to let it go, or have to wait for their votes.
                 () if is_whole && is_soon && !self.is_active(peer) => "is still leaving",
                 () if (status.host, status.term) != (first.host, first.term) => "has another host",
-                () if status.queued > 0 => "has something queued",
+                // Nothing more is taken from one who is to go.
+                () if status.queued > 0 && self.is_active(peer) => "has something queued",
                 () if !status.serving => "is not served",
                 () if status.last != first.last || stored != first.last => "has another log",
                 () if status.commit != status.last => "has uncommitted entries",

@@ -109,6 +109,18 @@ fn explain(seed: u64, broken: &invariants::Broken) {
     println!("replay: {}\n", command(seed, Some(&shrunk)));
 }
 
+/// R14, R22: leases and contact allow for a round trip.
+#[test]
+fn peers_that_are_far_apart_have_a_host_that_lasts() {
+    for (seed, one_way_ms) in (1..).zip([20, 50, 80, 120, 160, 200]) {
+        let outcome = run(Plan::of_far_members(seed, one_way_ms * world::MS), false);
+        assert!(outcome.broken.is_none(), "{one_way_ms} ms: {:?}", outcome.broken);
+        let [served, paused] =
+            ["hosts that served", "hosts that paused"].map(|what| outcome.counts.get(what));
+        assert_eq!((served, paused), (2, 0), "{one_way_ms} ms away");
+    }
+}
+
 #[test]
 fn same_seed_same_transcript() {
     for seed in [3, 7, 11, 19, 23, 42] {

@@ -142,6 +142,32 @@ impl Draw {
 }
 
 impl Plan {
+    /// Five members who come in one after the other, each as far from each. After a while the host
+    /// is killed once, and nothing more happens.
+    pub fn of_far_members(seed: u64, one_way_us: u64) -> Self {
+        let mut draw = Draw { prng: Prng::new(seed), members: 5 };
+        let mut plan = Self {
+            members: draw.members,
+            distances: vec![vec![one_way_us; draw.members]; draw.members],
+            config: Config::default(),
+            sync_us_max: 2 * MS,
+            is_busy: false,
+            steps: Vec::new(),
+            faults_until: 60 * SECOND,
+            heals_everything: true,
+            ..Self::new(seed, None)
+        };
+        plan.draw_growth(&mut draw);
+        let kill = Action::new("the host is killed".to_owned(), |world| {
+            if let Some(host) = world.find(Who::Host) {
+                world.kill(host, 2 * SECOND, false);
+            }
+        });
+        plan.add(40 * SECOND, kill);
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
     /// The plan of a seed. `keep` leaves only those steps.
     pub fn new(seed: u64, keep: Option<&[usize]>) -> Self {
         let mut draw = Draw { prng: Prng::new(seed), members: 0 };

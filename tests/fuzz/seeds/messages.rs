@@ -80,7 +80,9 @@ pub fn request(body: Body) -> Option<Kind> {
         Body::Solicit(n) => (8, convert::to_solicit_request(header, n).encode_to_vec()),
         Body::RequestVote(r) => (9, convert::to_vote_request(header, r).encode_to_vec()),
         Body::Withdraw(w) => (10, convert::to_withdraw_request(header, w).encode_to_vec()),
-        Body::Announce(a) => (11, pb::AnnounceRequest { header, term: a.term }.encode_to_vec()),
+        Body::Announce(a) => {
+            (11, pb::AnnounceRequest { header, term: a.term, ..Default::default() }.encode_to_vec())
+        }
         Body::HandOver(h) => {
             let hand_over = Some(convert::to_hand_over(h));
             (12, pb::ElectionServiceHandOverRequest { header, hand_over }.encode_to_vec())
