@@ -10,9 +10,14 @@ use demes_protocol::types::{Incarnation, PeerId, Position, Term};
 
 use super::{Invariant, Sent, Step};
 
-/// Where the log of each candidate ended when it asked for votes.
 #[derive(Default)]
-pub struct VotesGoToFullLogs(BTreeMap<(PeerId, Incarnation, Term), Position>);
+pub struct VotesGoToFullLogs {
+    /// Where the log of each candidate ended when it asked for votes.
+    candidacies: BTreeMap<(PeerId, Incarnation, Term), Position>,
+    /// Where the log of each peer ended before the step: within one, it may vote and then be given
+    /// more.
+    before: BTreeMap<usize, Position>,
+}
 
 impl Invariant for VotesGoToFullLogs {
     fn name(&self) -> &'static str {
@@ -23,16 +28,17 @@ impl Invariant for VotesGoToFullLogs {
         let message = sent.message;
         if let Body::RequestVote(request) = &message.body {
             let candidacy = (message.from, message.from_incarnation, request.term);
-            self.0.insert(candidacy, request.last);
+            self.candidacies.insert(candidacy, request.last);
         }
         Ok(())
     }
 
     fn after_step(&mut self, step: &Step) -> Result<(), String> {
-        let own = step.replica.log().last();
+        let after = step.replica.log().last();
+        let own = self.before.insert(step.peer, after).map_or(after, |before| before.min(after));
         for message in step.ready.messages.iter().chain(&step.ready.early) {
             let Body::Vote(vote) = &message.body else { continue };
-            let last = self.0.get(&(message.to, message.to_incarnation, vote.term));
+            let last = self.candidacies.get(&(message.to, message.to_incarnation, vote.term));
             if let Some(last) = last.filter(|last| vote.granted && **last < own) {
                 let (voter, candidate) = (step.peer + 1, message.to.0[0]);
                 return Err(format!("{voter} at {own:?} votes for {candidate} at {last:?}"));
