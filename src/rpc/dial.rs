@@ -61,7 +61,11 @@ pub async fn dial(
     address: &str,
     expected: Option<PeerId>,
 ) -> Result<Connection, DialError> {
-    let other = |error: &dyn std::fmt::Display| DialError::Other(error.to_string());
+    secure(identity, connect(address).await?, expected).await
+}
+
+/// The first half of `dial`: TCP alone.
+pub async fn connect(address: &str) -> Result<TcpStream, DialError> {
     let tcp = timeout(CONNECT_MAX, TcpStream::connect(address))
         .await
         .map_err(|_| other(&"no answer in time"))?
@@ -70,6 +74,15 @@ pub async fn dial(
             _ => other(&error),
         })?;
     tcp.set_nodelay(true).map_err(|error| other(&error))?;
+    Ok(tcp)
+}
+
+/// The second half: keys, and a channel.
+pub async fn secure(
+    identity: &Identity,
+    tcp: TcpStream,
+    expected: Option<PeerId>,
+) -> Result<Connection, DialError> {
     let name = ServerName::try_from("peer.demes").expect("a valid name");
     let connector = TlsConnector::from(tls::client_config(identity, expected));
     let tls = timeout(CONNECT_MAX, connector.connect(name, tcp))
@@ -96,6 +109,10 @@ pub async fn dial(
         .await
         .map_err(|error| other(&error))?;
     Ok(Connection { channel: GrpcClientLayer.layer(channel), peer, closed })
+}
+
+fn other(error: &dyn std::fmt::Display) -> DialError {
+    DialError::Other(error.to_string())
 }
 
 /// A process that is gone, behind a proxy or in a container, is accepted and then closed.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::dial::{Connection, DialError, MESSAGE_BYTES_MAX, Traced, dial};
+use super::dial::{self, Connection, DialError, MESSAGE_BYTES_MAX, Traced, secure};
 use super::edge::is_genuine;
 use crate::crypto::Identity;
 use crate::protocol::event::LinkState;
@@ -32,8 +33,8 @@ use crate::wire::{WireError, hex, pb};
 
 const REDIAL_MIN: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(2);
-/// A dial that has no answer by then is begun anew when the peer dials us; TCP alone would repeat
-/// it only seconds later.
+/// Where TCP has no answer by then, it is begun anew when the peer dials us; alone it would repeat
+/// itself only seconds later.
 const DIAL_SLOW: Duration = Duration::from_millis(500);
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Pings in quick succession when a connection is new (R12).
@@ -97,15 +98,7 @@ impl Link {
         let mut told = None;
         let mut wait = REDIAL_MIN;
         loop {
-            let slow = async {
-                tokio::time::sleep(DIAL_SLOW).await;
-                self.contact.outbox.until_dialled().await;
-            };
-            let connected = tokio::select! {
-                connected = self.connect() => connected,
-                () = slow => continue,
-            };
-            let state = match connected {
+            let state = match self.connect().await {
                 Ok(connection) => {
                     wait = REDIAL_MIN;
                     self.contact.outbox.set_up(true);
@@ -136,9 +129,25 @@ impl Link {
 
     /// A connection over which one call was answered.
     async fn connect(&self) -> Result<Connection, DialError> {
-        let connection = dial(&self.identity, &self.contact.address, Some(self.peer)).await?;
+        let tcp = self.connect_tcp().await?;
+        // What has come so far is left to end by itself: over a long link the peer's own dial
+        // arrives in the midst of it, and two who began anew for that would never connect.
+        let connection = secure(&self.identity, tcp, Some(self.peer)).await?;
         ping(&connection.channel).await.map_err(|status| DialError::Other(status.to_string()))?;
         Ok(connection)
+    }
+
+    async fn connect_tcp(&self) -> Result<TcpStream, DialError> {
+        loop {
+            let slow = async {
+                tokio::time::sleep(DIAL_SLOW).await;
+                self.contact.outbox.until_dialled().await;
+            };
+            tokio::select! {
+                connected = dial::connect(&self.contact.address) => return connected,
+                () = slow => {}
+            }
+        }
     }
 
     /// Works until the connection closes.

@@ -215,8 +215,11 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
     }
     let Some(begun) = new.as_ref().map(|new| &new.recovered) else { return Ok(()) };
     let (incarnation, generation) = (begun.incarnation, begun.generation);
-    // R30: the generation that a person has chosen stays chosen if this file is lost as well.
-    records::put(&node.store, chat, &ChatRecord { generation, ..record }).map_err(unwritable)?;
+    if record.generation != generation {
+        // R30: what a person has chosen stays chosen if this file is lost as well.
+        records::put(&node.store, chat, &ChatRecord { generation, ..record })
+            .map_err(unwritable)?;
+    }
     let mut attempt = Attempt::to_come_back(chat, incarnation, generation, &contacts);
     for turn in 0..attempt.doors() {
         match attempt.make(node, turn).await {

@@ -1,5 +1,7 @@
 //! Everything survives everyone having been away, and two people may begin at the same moment.
 
+use std::time::Duration;
+
 use demes::cli::demo::check::lines_of;
 use demes::cli::demo::peer::until;
 use demes::wire::pb;
@@ -52,6 +54,32 @@ async fn a_message_queued_before_everyone_was_killed_is_sent_after_the_restart()
         assert!(landed.count() <= 1, "at most once so far at another member");
         let repeated = chat.send_as(others[0], queued);
         chat.confirm(repeated).await;
+        chat.finish().await;
+    })
+    .await;
+}
+
+/// Over such a long link a peer is dialled in the midst of its own dial.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_who_start_at_the_same_moment_connect_over_a_long_link() {
+    story(async {
+        let mut chat = Chat::of(2, &[0, 0]).await;
+        for _ in 0..3 {
+            for peer in &mut chat.peers {
+                peer.set_delay(Duration::from_millis(150));
+                peer.kill().unwrap();
+            }
+            for peer in &mut chat.peers {
+                peer.gone().await.unwrap();
+            }
+            chat.start_all().await.unwrap();
+            for peer in 0..2 {
+                chat.sees(peer, "the other one", |chat| chat.voters_in_contact == 2).await;
+            }
+        }
+        for peer in &chat.peers {
+            peer.set_delay(Duration::ZERO);
+        }
         chat.finish().await;
     })
     .await;

@@ -140,7 +140,7 @@ async fn a_survivor_recovers_a_chat_whose_majority_is_lost() {
 /// Five members: the one with the greatest id recovers the chat while it is apart, the one with the
 /// least follows, and the three between go on in the old course, where they are a majority.
 /// Contacts are asked in the order of their ids, so that the follower meets the old course first,
-/// and the least of those three the recovery.
+/// and the least of those three meets the recovery.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_follows_a_recovery_passes_by_those_who_go_on_without_it() {
     story(async {
