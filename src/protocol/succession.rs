@@ -138,7 +138,6 @@ impl Replica {
         let members: Vec<_> = self.log.state().active().map(|(peer, _)| peer).collect();
         let now = self.now;
         let Part::Host(hosting) = &mut self.part else { return };
-        hosting.publish_at = now + self.config.publish_us;
         hosting.reports.insert(self.me, own);
         hosting.reports.retain(|peer, _| members.contains(peer));
         let quantum = self.config.rank_quantum_us;
@@ -149,6 +148,13 @@ impl Replica {
         }
         self.consider_moving(&candidates);
         let Part::Host(hosting) = &mut self.part else { return };
+        // Somebody who is here has not been measured yet, and is soon.
+        let awaited = |one: &Candidate| one.farness_us.is_none() && one.absence.is_none();
+        hosting.publish_at = now
+            + match candidates.iter().any(awaited) {
+                true => self.config.report_us + self.config.report_us / 4,
+                false => self.config.publish_us,
+            };
         let order = |list: &[Candidate]| -> Vec<_> {
             list.iter().map(|one| (one.peer, one.farness_us.is_some(), one.absence)).collect()
         };
@@ -256,11 +262,22 @@ impl Replica {
         matches!(&self.part, Part::Host(hosting) if hosting.hand_over.is_some())
     }
 
+    /// The list follows what has changed, once the members have reported. A list that does not name
+    /// everybody does not wait for that: whom it lacks could not be nominated.
     pub(super) fn publish_soon(&mut self) {
-        let soon = self.now + self.config.report_us + self.config.report_us / 4;
+        let wait = match self.lists_everybody() {
+            true => self.config.report_us + self.config.report_us / 4,
+            false => 0,
+        };
+        let soon = self.now + wait;
         if let Part::Host(hosting) = &mut self.part {
             hosting.publish_at = hosting.publish_at.min(soon);
         }
+    }
+
+    fn lists_everybody(&self) -> bool {
+        let listed = |peer| self.ranking.candidates.iter().any(|candidate| candidate.peer == peer);
+        self.log.state().active().all(|(peer, _)| listed(peer))
     }
 
     /// One who is no member any more, or has come back as another incarnation, has just been told

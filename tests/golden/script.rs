@@ -31,6 +31,8 @@ use super::text;
 use super::world::{World, id, link_id};
 
 /// A chat that is not complete after this time never will be.
+/// Measured, ranked, and quiet again.
+const GROWN_AT_US: u64 = 6_500_000;
 const GROWN_WITHIN_US: u64 = 60_000_000;
 const STEP_US: u64 = 50_000;
 
@@ -148,7 +150,7 @@ impl Runner {
             }
         }
         let deadline = self.world.now + GROWN_WITHIN_US;
-        while !self.is_grown(usize::from(members)) {
+        while !self.is_grown(usize::from(members)) || self.world.now < GROWN_AT_US {
             if self.world.now > deadline {
                 return Err("the chat does not grow up".into());
             }

@@ -137,7 +137,8 @@ pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
         let message = state.peers[0].message("lost");
         state = change(state, &|step| step.happen(0, &Input::Propose(message.clone())));
         for _ in 0..ROUNDS_MAX {
-            for p in 1..PEERS {
+            // The one who is to host comes last, when the others already want that.
+            for p in (1..PEERS).rev() {
                 let at = state.peers[p].now + QUANTUM_US;
                 state = change(state, &|step| step.happen(p, &Input::Tick { at }));
             }
