@@ -192,7 +192,7 @@ async fn damage_that_is_found_later_is_repaired_while_the_peer_runs() {
         let (mut chat, hurt) = three(&[("DEMES__LIMITS__CHECKPOINT_EVERY", "8")]).await;
         let files = Files::of(&chat, hurt);
         let id = killed_with_a_message_that_waits(&mut chat, hurt).await;
-        spoil(&files.store, "text of request-3");
+        spoil(&files.store, "text of request-5");
         chat.peers[hurt].start().await.unwrap();
         let pid = chat.peers[hurt].pid();
         let all = pb::FeedRequest { cursors: vec![] };
