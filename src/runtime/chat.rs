@@ -18,7 +18,7 @@ use crate::protocol::message::{Body, Message, Submit};
 use crate::protocol::replica::Replica;
 use crate::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
 use crate::protocol::time::{Instant, MS, Micros};
-use crate::protocol::types::{CallId, ChatId, Entry, Index, Member, Number, PeerId};
+use crate::protocol::types::{CallId, ChatId, Entry, Index, Member, Number, Payload, PeerId};
 use crate::telemetry::{self, child_of};
 
 /// R24: how long a sync may take before the host hands over, before it pauses, and before the
@@ -288,6 +288,7 @@ impl Chat {
                 self.trace_commits(&ready.committed);
             }
             self.shared.feed.push(&ready.committed);
+            self.note_outlived(&ready.committed, io.identity.peer_id());
             io.committed = true;
         }
         for notice in ready.notices {
@@ -324,6 +325,17 @@ impl Chat {
             let kind = if name == "deliver" { "consumer" } else { "internal" };
             info_span!("log", otel.name = name, otel.kind = kind, index = entry.index)
         }))
+    }
+
+    /// What an earlier incarnation of this peer has said is found when it is repeated.
+    fn note_outlived(&mut self, committed: &[Arc<Entry>], me: PeerId) {
+        let incarnation = self.shared.incarnation;
+        for entry in committed.iter().filter(|it| it.author == me && it.session != incarnation) {
+            if let Payload::Message { request_id, .. } = &entry.payload {
+                let granted = Granted { number: entry.number, index: Some(entry.index) };
+                self.requests.add_outlived(request_id.clone(), granted);
+            }
+        }
     }
 
     /// The host's commit, and the delivery at every member.

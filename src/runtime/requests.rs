@@ -11,36 +11,49 @@ const REQUESTS_MAX: usize = 16_384;
 /// Recent requests by id. When it is full, the oldest is forgotten.
 #[derive(Default)]
 pub struct Requests {
-    by_id: HashMap<String, Number>,
-    by_number: HashMap<Number, Option<Index>>,
-    order: VecDeque<(String, Number)>,
+    by_id: HashMap<String, Granted>,
+    /// Those of this incarnation.
+    by_number: HashMap<Number, String>,
+    order: VecDeque<(String, Option<Number>)>,
 }
 
 impl Requests {
     /// What has become of a request.
     pub fn get(&self, id: &str) -> Option<Granted> {
-        let number = *self.by_id.get(id)?;
-        Some(Granted { number, index: self.by_number.get(&number).copied().flatten() })
+        self.by_id.get(id).copied()
     }
 
     /// Takes note of a new request.
     pub fn add(&mut self, id: String, number: Number) {
-        if self.order.len() >= REQUESTS_MAX
-            && let Some((id, number)) = self.order.pop_front()
-        {
-            self.by_id.remove(&id);
-            self.by_number.remove(&number);
+        self.by_number.insert(number, id.clone());
+        self.insert(id, Granted { number, index: None }, Some(number));
+    }
+
+    /// Takes note of a committed one of an earlier incarnation: until the store has it, a repeat
+    /// finds it here only.
+    pub fn add_outlived(&mut self, id: String, granted: Granted) {
+        if !self.by_id.contains_key(&id) {
+            self.insert(id, granted, None);
         }
-        self.by_number.insert(number, None);
-        self.by_id.insert(id.clone(), number);
-        self.order.push_back((id, number));
     }
 
     /// The request of that number is committed.
     pub fn confirm(&mut self, number: Number, index: Index) {
-        if let Some(known) = self.by_number.get_mut(&number) {
-            *known = Some(index);
+        let known = self.by_number.get(&number).and_then(|id| self.by_id.get_mut(id));
+        if let Some(known) = known.filter(|known| known.number == number) {
+            known.index = Some(index);
         }
+    }
+
+    fn insert(&mut self, id: String, granted: Granted, number: Option<Number>) {
+        if self.order.len() >= REQUESTS_MAX
+            && let Some((id, number)) = self.order.pop_front()
+        {
+            self.by_id.remove(&id);
+            number.and_then(|number| self.by_number.remove(&number));
+        }
+        self.by_id.insert(id.clone(), granted);
+        self.order.push_back((id, number));
     }
 }
 
@@ -60,5 +73,15 @@ mod tests {
         }
         assert_eq!(requests.get("a"), None);
         assert_eq!(requests.get("2"), Some(Granted { number: 2, index: None }));
+    }
+
+    #[test]
+    fn a_repeat_finds_what_an_earlier_incarnation_has_said() {
+        let mut requests = Requests::default();
+        requests.add_outlived("a".into(), Granted { number: 1, index: Some(9) });
+        requests.add("b".into(), 1);
+        requests.confirm(1, 12);
+        assert_eq!(requests.get("a"), Some(Granted { number: 1, index: Some(9) }));
+        assert_eq!(requests.get("b"), Some(Granted { number: 1, index: Some(12) }));
     }
 }
