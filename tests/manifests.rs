@@ -27,11 +27,15 @@ fn read(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// All files of `k8s/`, by name.
-fn manifests() -> Vec<(String, String)> {
-    let entries = fs::read_dir(path("k8s")).expect("there are manifests");
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.map(|name| (name.clone(), read(&format!("k8s/{name}")))).collect()
+/// All files below `directory`, by name.
+fn manifests(directory: &str) -> Vec<(String, String)> {
+    let entries = fs::read_dir(path(directory)).expect("there are manifests");
+    let of_entry = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.unwrap();
+        let name = format!("{directory}/{}", entry.file_name().into_string().unwrap());
+        if entry.path().is_dir() { manifests(&name) } else { vec![(name.clone(), read(&name))] }
+    };
+    entries.flat_map(of_entry).collect()
 }
 
 /// The values of a key, in lines of the form `key: value` or `- key: value`, without quotes.
@@ -53,7 +57,7 @@ fn list(text: &str, before: &str) -> Vec<String> {
 
 /// The variables of the StatefulSet's container, as they are in the pod of that ordinal.
 fn variables(ordinal: usize) -> Vec<(String, String)> {
-    let text = read("k8s/statefulset.yaml");
+    let text = read("k8s/base/statefulset.yaml");
     let lines: Vec<_> = text.lines().map(str::trim).collect();
     let variable = |pair: &[&str]| {
         let name = pair[0].strip_prefix("- name: ")?;
@@ -67,7 +71,7 @@ fn variables(ordinal: usize) -> Vec<(String, String)> {
 fn settings(data_dir: &TempDir) -> Settings {
     let arguments = Arguments {
         data_dir: Some(data_dir.path().to_owned()),
-        file: Some(path("k8s/demes.toml")),
+        file: Some(path("k8s/base/demes.toml")),
         ..Arguments::default()
     };
     config::load(&arguments).expect("the pods' configuration is valid")
@@ -90,7 +94,7 @@ fn arguments_are_known() {
     let lines = [
         [entrypoint.clone(), list(&dockerfile, "CMD ")].concat(),
         list(dockerfile[health..].lines().next().unwrap_or_default(), "CMD "),
-        [entrypoint, list(&read("k8s/statefulset.yaml"), "args: ")].concat(),
+        [entrypoint, list(&read("k8s/base/statefulset.yaml"), "args: ")].concat(),
     ];
     for line in lines {
         if let Err(error) = Cli::try_parse_from(&line) {
@@ -111,7 +115,7 @@ fn variables_are_known() {
             known.insert(format!("DEMES__{section}__{}", key.to_uppercase()));
         }
     }
-    let mut files = manifests();
+    let mut files = manifests("k8s");
     files.push(("Dockerfile".to_owned(), read("Dockerfile")));
     for (file, text) in files {
         let words = text.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
@@ -125,11 +129,11 @@ fn variables_are_known() {
 async fn each_pod_is_a_member_of_the_chat_that_the_pods_found() {
     let home = TempDir::new().unwrap();
     let [chat] = &settings(&home).bootstrap[..] else { panic!("the pods found one chat") };
-    let replicas = values(&read("k8s/statefulset.yaml"), "replicas")[0].parse();
+    let replicas = values(&read("k8s/base/statefulset.yaml"), "replicas")[0].parse();
     assert_eq!(replicas, Ok(chat.members.len()));
     assert_eq!(chat.members.len() % 2, 1, "an even number votes no better than one less");
     for (ordinal, member) in chat.members.iter().enumerate() {
-        let file = path("k8s/demes.toml");
+        let file = path("k8s/base/demes.toml");
         let mut command = program(&home, ordinal);
         let showing = command.args(["config", "--json", "--config"]).arg(file).output();
         let shown = timeout(STEP, showing).await.expect("in time").unwrap();
@@ -139,7 +143,7 @@ async fn each_pod_is_a_member_of_the_chat_that_the_pods_found() {
         assert_eq!(shown["keys"]["peer.name"]["value"], format!("demes-{ordinal}"));
         assert_eq!(shown["bootstrap_chats"], 1);
     }
-    let service = read("k8s/service.yaml");
+    let service = read("k8s/base/service.yaml");
     let host = format!("demes-0.{}", values(&service, "name")[0]);
     assert_eq!(chat.members[0].rsplit_once(':').map(|(host, _)| host), Some(&*host));
 }
@@ -150,15 +154,15 @@ fn ports_are_those_of_the_listeners() {
     let settings = settings(&data_dir);
     let peer = settings.peer_listen.port().to_string();
     let health = settings.health_listen.expect("the probes need it").port().to_string();
-    let stateful_set = read("k8s/statefulset.yaml");
+    let stateful_set = read("k8s/base/statefulset.yaml");
     assert_eq!(values(&stateful_set, "containerPort"), [&*peer, &health]);
     assert_eq!(values(&stateful_set, "port"), [&*health, &health, &health], "the probes ask it");
-    let service = read("k8s/service.yaml");
+    let service = read("k8s/base/service.yaml");
     assert_eq!(values(&service, "port"), [&*peer]);
     assert_eq!(values(&service, "targetPort"), ["peer"]);
     let dns = "53";
     let allowed = ["peer", "health", "peer", dns, dns];
-    assert_eq!(values(&read("k8s/networkpolicy.yaml"), "port"), allowed);
+    assert_eq!(values(&read("k8s/base/networkpolicy.yaml"), "port"), allowed);
     for member in &settings.bootstrap[0].members {
         assert!(member.ends_with(&format!(":{peer}")), "{member}");
     }
@@ -171,17 +175,17 @@ fn the_volume_is_where_the_image_keeps_its_data() {
     let home = dockerfile.split("XDG_DATA_HOME=").nth(1).and_then(|rest| rest.split(' ').next());
     let data_dir = format!("{}/demes", home.expect("the image says where its data is"));
     assert!(dockerfile.contains(&format!("\nVOLUME {data_dir}\n")));
-    assert_eq!(values(&read("k8s/statefulset.yaml"), "mountPath")[0], data_dir);
+    assert_eq!(values(&read("k8s/base/statefulset.yaml"), "mountPath")[0], data_dir);
 }
 
 #[tokio::test]
 async fn probes_ask_for_services_that_a_pod_has() {
     let home = TempDir::new().unwrap();
-    let stateful_set = read("k8s/statefulset.yaml");
+    let stateful_set = read("k8s/base/statefulset.yaml");
     let loopback = |flag: &str| [flag.to_owned(), "127.0.0.1:0".to_owned()];
     let arguments =
         list(&stateful_set, "args: ").into_iter().map(|argument| match argument.rsplit_once('/') {
-            Some((_, file)) => path("k8s").join(file).display().to_string(),
+            Some((_, file)) => path("k8s/base").join(file).display().to_string(),
             None => argument,
         });
     let mut peer = program(&home, 1)
