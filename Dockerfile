@@ -1,12 +1,13 @@
-# syntax=docker/dockerfile:1
-
-# Base images. Their tags were not pulled when this was written: override them where your registry
-# has others, and pin digests where you deploy. Both must be of the same Debian release, since the
-# program is linked to its C library.
+# Builds the program with the toolchain of one official image, and puts it beside nothing but the C
+# library that it is linked to. `tests/container.sh` builds and runs this file.
 #
-#     docker build -t demes:0.1.0 --build-arg RUST_IMAGE=… --build-arg RUN_IMAGE=… .
-ARG RUST_IMAGE=rust:1.95-slim-bookworm
-ARG RUN_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+#     docker build -t demes:0.1.0 .
+#     docker run --name ana -v ana:/var/lib/demes -p 7443:7443 demes:0.1.0 up --advertise HOST:7443
+#
+# The tag names the toolchain's and the system's version. It was not pulled when this was written: set
+# RUST_IMAGE to another one where your registry has others, and to a digest where builds must be the
+# same for ever.
+ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /demes
@@ -24,21 +25,39 @@ RUN echo 'fn main() {}' > src/main.rs \
 # above.
 COPY src src
 RUN find src -exec touch {} + \
-    && cargo build --release --locked --bin demes \
-    && mkdir /data
+    && cargo build --release --locked --bin demes
 
-FROM ${RUN_IMAGE}
+# The whole file system of the final image: the program, the libraries that it is linked to, how
+# names are looked up, and the user. Nobody else can be: there is no shell and no other program.
+FROM ${RUST_IMAGE} AS layout
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+WORKDIR /layout
+COPY --from=build /demes/target/release/demes usr/local/bin/demes
+RUN ldd usr/local/bin/demes > /libraries \
+    && ! grep 'not found' /libraries \
+    && grep --only-matching '/[^ ]*' /libraries \
+        | xargs cp --dereference --parents --target-directory . \
+    && mkdir etc /data \
+    && echo 'hosts: files dns' > etc/nsswitch.conf \
+    && echo 'demes:x:65532:65532:demes:/var/lib/demes:/usr/local/bin/demes' > etc/passwd \
+    && echo 'demes:x:65532:' > etc/group
+
+FROM scratch
 ARG VERSION=0.1.0
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="demes" \
       org.opencontainers.image.description="Private group chat with no server of its own" \
       org.opencontainers.image.licenses="Apache-2.0 OR MIT" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 
-COPY --from=build /demes/target/release/demes /usr/local/bin/demes
-COPY --from=build --chown=65532:65532 --chmod=0700 /data /var/lib/demes
+COPY --from=layout /layout /
+COPY --from=layout --chown=65532:65532 --chmod=0700 /data /var/lib/demes
 
 # Identity, chats and configuration are in /var/lib/demes, for every command without a flag.
-ENV XDG_DATA_HOME=/var/lib \
+ENV PATH=/usr/local/bin \
+    HOME=/var/lib/demes \
+    XDG_DATA_HOME=/var/lib \
     XDG_CONFIG_HOME=/var/lib
 VOLUME /var/lib/demes
 USER 65532:65532
