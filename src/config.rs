@@ -77,6 +77,8 @@ pub struct Settings {
     pub client_listen: SocketAddr,
     /// Where the peer answers health checks in plaintext; none: nowhere.
     pub health_listen: Option<SocketAddr>,
+    /// Where the peer tells Prometheus its metrics in plaintext; none: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Whether invitations of known peers are accepted without asking.
     pub auto_accept: bool,
     /// How long invitations are resent, unless the caller says otherwise.

@@ -29,6 +29,7 @@ fn options(name: &str, dir: &TempDir, peer_listen: &str) -> ServeOptions {
         peer_listen: peer_listen.parse().expect("an address"),
         advertise: None,
         client_listen: "127.0.0.1:0".parse().expect("an address"),
+        metrics_listen: None,
         health_listen: None,
         auto_accept: false,
         repair: false,

@@ -1,6 +1,7 @@
 //! `up`: runs this person's peer until it is stopped.
 
 use std::fs::DirBuilder;
+use std::io::IsTerminal as _;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{self, ExitCode};
@@ -19,7 +20,7 @@ use super::{Failure, Global};
 use crate::config::{self, Arguments, Flag, Settings};
 use crate::crypto::Identity;
 use crate::rpc::{self, RunningPeer, ServeError, ServeOptions};
-use crate::telemetry;
+use crate::telemetry::{self, LogLevel};
 
 /// How long a stop may take; then the process ends regardless, as a crash would.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +42,9 @@ pub struct UpArgs {
     /// Where to answer health checks in plaintext [default: nowhere]
     #[arg(long, value_name = "IP:PORT")]
     health_listen: Option<String>,
+    /// Where to tell Prometheus the metrics in plaintext, as /metrics [default: nowhere]
+    #[arg(long, value_name = "IP:PORT")]
+    metrics_listen: Option<String>,
     /// Accept invitations of people that you already share a chat with
     #[arg(long)]
     auto_accept: bool,
@@ -51,7 +55,8 @@ pub struct UpArgs {
     /// older copy for the newest, and set the peer's own store aside if it is damaged
     #[arg(long)]
     repair: bool,
-    /// error, warn, info, debug, trace, or directives [default: info]
+    /// error, warn, info, debug, trace, or directives [default: info]; SIGHUP rereads what the
+    /// configuration file has
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -66,6 +71,7 @@ impl UpArgs {
             ("peer.advertise", "--advertise", &self.advertise),
             ("client.listen", "--client-listen", &self.client_listen),
             ("health.listen", "--health-listen", &self.health_listen),
+            ("metrics.listen", "--metrics-listen", &self.metrics_listen),
             ("invite.auto_accept", "--auto-accept", &auto_accept),
             ("telemetry.log_level", "--log-level", &self.log_level),
         ]
@@ -91,7 +97,11 @@ pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
     write_first_file(&settings);
     let data_dir = settings.data_dir.display().to_string();
     let name = settings.name.clone();
-    let mut stops = Stops { signals, stdin: args.until_stdin_ends.then(tokio::io::stdin) };
+    let reload = Reload {
+        arguments: Arguments { flags: args.flags(), ..global.arguments() },
+        level: guard.log_level(),
+    };
+    let mut stops = Stops { signals, reload, stdin: args.until_stdin_ends.then(tokio::io::stdin) };
     let result = match rpc::serve(options(settings, repair)).await {
         Ok(peer) => {
             announce(global, &peer, &name, &data_dir)?;
@@ -107,20 +117,24 @@ pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
 fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> Result<()> {
     let (peer_id, address) = (peer.peer_id(), peer.peer_address());
     let client_address = peer.client_address();
+    let metrics = peer.metrics_address().map(|address| format!("http://{address}/metrics"));
     let written = global.output().emit(
         || {
             json!({
                 "peer_id": peer_id.to_string(),
                 "address": address,
                 "client_address": client_address.to_string(),
+                "metrics": metrics,
                 "data_dir": data_dir,
             })
         },
         || {
             let name = clean(name);
+            let metrics = metrics.as_ref().map(|at| format!("  metrics     {at}\n"));
+            let metrics = metrics.unwrap_or_default();
             format!(
                 "{name}'s peer is running; Ctrl-C stops it\n  peer        {peer_id}\n  \
-                 invite me   {peer_id}@{address}\n  programs    {client_address}\n  \
+                 invite me   {peer_id}@{address}\n  programs    {client_address}\n{metrics}  \
                  data        {data_dir}\n"
             )
         },
@@ -146,7 +160,7 @@ async fn until_stopped(peer: RunningPeer, stops: &mut Stops) -> Result<ExitCode>
     tokio::select! {
         stopped = timeout(STOP_TIMEOUT, peer.stop()) => {
             if stopped.is_err() {
-                tracing::warn!("the stop took more than five seconds and was cut short");
+                tracing::warn!("the stop took more than five seconds and was cut short: nothing confirmed is lost");
             }
         }
         () = stops.signals.next() => process::exit(i32::from(EXIT_REFUSED)),
@@ -157,23 +171,58 @@ async fn until_stopped(peer: RunningPeer, stops: &mut Stops) -> Result<ExitCode>
 /// What ends a peer.
 struct Stops {
     signals: Signals,
+    reload: Reload,
     /// Watched for its end, where that counts.
     stdin: Option<Stdin>,
 }
 
 impl Stops {
     async fn next(&mut self) {
-        let Some(stdin) = &mut self.stdin else { return self.signals.next().await };
-        let mut nowhere = tokio::io::sink();
+        let stdin = self.stdin.as_mut();
+        let ended = async {
+            match stdin {
+                Some(stdin) => drop(tokio::io::copy(stdin, &mut tokio::io::sink()).await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = self.signals.next() => {}
-            _ = tokio::io::copy(stdin, &mut nowhere) => {}
+            () = self.signals.next_stop(&self.reload) => {}
+            () = ended => {}
         }
     }
 }
 
-/// SIGTERM and SIGINT.
+/// What a SIGHUP changes.
+struct Reload {
+    arguments: Arguments,
+    level: LogLevel,
+}
+
+impl Reload {
+    /// Reads the configuration again and takes its log level. Nothing else changes without a start.
+    fn run(&self) {
+        let changed = config::load(&self.arguments).map_err(|error| error.to_string());
+        let changed = changed.and_then(|settings| {
+            let level = settings.telemetry.log_level;
+            let set = self.level.set(&level).map_err(|error| error.to_string());
+            set.map(|()| level)
+        });
+        match changed {
+            Ok(level) => tracing::info!(level, "the log level was read again"),
+            Err(error) => tracing::warn!(
+                error,
+                "the configuration cannot be read again, and the \
+                log level stays: correct it and send SIGHUP once more"
+            ),
+        }
+    }
+}
+
+/// SIGTERM and SIGINT stop the peer. SIGHUP has the log level read again, unless the peer has a
+/// terminal: there it says that the terminal is gone, and stops the peer too.
 struct Signals {
+    hang_up: Signal,
+    has_terminal: bool,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -181,9 +230,27 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
+            has_terminal: std::io::stdin().is_terminal(),
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// The next signal that stops the peer; rereads what may change meanwhile.
+    async fn next_stop(&mut self, reload: &Reload) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {
+                    if self.has_terminal {
+                        return;
+                    }
+                    reload.run();
+                }
+            }
+        }
     }
 
     async fn next(&mut self) {
@@ -209,7 +276,9 @@ fn write_first_file(settings: &Settings) {
     match config::write_default_file(&settings.file) {
         Ok(true) => tracing::info!("a commented configuration file was written"),
         Ok(false) => {}
-        Err(error) => tracing::warn!(%error, "the configuration file could not be written"),
+        Err(error) => {
+            tracing::warn!(%error, "the configuration file could not be written: the defaults hold")
+        }
     }
 }
 
@@ -221,6 +290,7 @@ fn options(settings: Settings, repair: bool) -> ServeOptions {
         advertise: settings.advertise,
         client_listen: settings.client_listen,
         health_listen: settings.health_listen,
+        metrics_listen: settings.metrics_listen,
         auto_accept: settings.auto_accept,
         repair,
         on_stop: settings.on_stop,

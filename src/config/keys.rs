@@ -297,8 +297,17 @@ pub(super) const KEYS: &[Key] = &[
         "How many bytes of them."),
     key("limits.checkpoint_every", Kind::Integer(1, 1 << 24), "4096",
         "How many messages lie between checkpoints."),
+    key("metrics.listen", Kind::ListenOrOff, "",
+        "Where Prometheus is told the metrics in plaintext, as /metrics, such as \"127.0.0.1:7446\";\n\
+         \"\" for nowhere."),
+    key("metrics.otlp_interval_s", Kind::Integer(0, 3_600), "60",
+        "How often metrics go to `telemetry.otlp_endpoint`, if that is set; 0 sends none there,\n\
+         for a collector that only takes traces."),
+    key("metrics.otlp_temporality", Kind::Choice(&["cumulative", "delta"]), "cumulative",
+        "Whether those count since the start, or since they were last sent."),
     key("telemetry.otlp_endpoint", Kind::Endpoint, "",
-        "Where traces go, by OTLP over gRPC, such as \"http://127.0.0.1:4317\"; \"\" for nowhere."),
+        "Where traces and metrics go, by OTLP over gRPC, such as \"http://127.0.0.1:4317\"; \"\" for\n\
+         nowhere."),
     key("telemetry.log_level", Kind::Text, "info",
         "error, warn, info, debug or trace; or directives such as \"info,demes::runtime=debug\"."),
     key("telemetry.log_format", Kind::Choice(&["text", "json"]), "text",

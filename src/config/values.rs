@@ -14,7 +14,7 @@ use super::{
 use crate::protocol::config::Config as ProtocolConfig;
 use crate::protocol::time::MS;
 use crate::rpc::{Limits, OnStop};
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry::{self, Counting, LogFormat, MetricsSettings};
 
 /// The merged values by their dotted keys. Every key is there, and of its kind.
 pub(super) struct Values(pub BTreeMap<String, Value>);
@@ -44,6 +44,7 @@ impl Values {
             },
             client_listen,
             health_listen: self.address("health.listen"),
+            metrics_listen: self.address("metrics.listen"),
             auto_accept: self.boolean("invite.auto_accept"),
             invite_timeout: Duration::from_secs(self.integer("invite.timeout_s")),
             storage_reserve_bytes: self.integer("storage.reserve_mib") << 20,
@@ -141,6 +142,17 @@ impl Values {
             sampling_ratio: match self.kind("telemetry.sampling_ratio") {
                 ValueKind::Float(ratio) => *ratio,
                 _ => self.integer("telemetry.sampling_ratio") as f64,
+            },
+            metrics: MetricsSettings {
+                prometheus: self.address("metrics.listen").is_some(),
+                otlp_interval: match self.integer("metrics.otlp_interval_s") {
+                    0 => None,
+                    seconds => Some(Duration::from_secs(seconds)),
+                },
+                counting: match self.text("metrics.otlp_temporality").as_str() {
+                    "delta" => Counting::Delta,
+                    _ => Counting::Cumulative,
+                },
             },
         }
     }

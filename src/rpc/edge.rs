@@ -5,6 +5,7 @@ use crate::protocol::founding::chat_id;
 use crate::protocol::message::{Body, Message};
 use crate::protocol::sign::signed_submission;
 use crate::protocol::types::{ChatId, Entry, Membership, Payload};
+use crate::telemetry::metrics::rejected;
 
 /// Whether all that the message carries is signed and hashed as it must be (R41). What is not is
 /// dropped and counted; the sender is at fault.
@@ -42,7 +43,9 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
         _ => true,
     };
     if !genuine {
-        tracing::warn!(?chat, from = ?message.from, "dropped a message that is not genuine");
+        rejected("NOT_GENUINE");
+        tracing::warn!(?chat, from = ?message.from, "dropped a message that is not genuine: \
+            if it goes on, that member's peer is broken or lies; remove it");
     }
     genuine
 }

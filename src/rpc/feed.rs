@@ -16,6 +16,8 @@ use super::status::{cursor_ahead, slow_consumer, storage_damaged, store};
 use crate::protocol::types::{ChatId, Index};
 use crate::runtime::feed::{After, FRAME_BYTES_MAX};
 use crate::runtime::handle::{ChatShared, Handle};
+use crate::runtime::measure::chat_attribute;
+use crate::telemetry::metrics::{self, Metric};
 use crate::wire::feed::{FeedFrame, encode_event};
 use crate::wire::view::Names;
 use crate::wire::{hex, pb};
@@ -54,6 +56,15 @@ impl Position {
         // Who reads from the beginning learns the names on the way.
         let names = if after == 0 { Names::new() } else { (*chat.feed.names()).clone() };
         Self { chat, after, missed_through, behind_since: None, names }
+    }
+
+    /// The reader is given everything up to there.
+    fn moves_to(&mut self, after: Index) {
+        if metrics::is_enabled() {
+            let entries = after - self.after;
+            metrics::add(Metric::FeedEvents, entries, &[chat_attribute(self.chat.id)]);
+        }
+        self.after = after;
     }
 
     fn event(&self, kind: pb::event::Kind) -> bytes::Bytes {
@@ -157,7 +168,7 @@ impl Reader {
             After::Nothing => position.behind_since = None,
             After::Frame(more, after) => {
                 frame.append(more);
-                position.after = after;
+                position.moves_to(after);
                 position.behind_since = None;
             }
             After::Stored { through } => {
@@ -178,7 +189,7 @@ impl Reader {
                 let Some(last) = entries.last() else {
                     return Err(storage_damaged("the log ends before its committed end"));
                 };
-                position.after = last.index;
+                position.moves_to(last.index);
                 frame.append(position.chat.feed.frame_of_stored(&entries, &mut position.names));
             }
         }

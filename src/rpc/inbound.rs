@@ -10,7 +10,9 @@ use tonic::{Request, Response, Status};
 use super::edge::is_genuine;
 use super::gate::Bucket;
 use super::node::Node;
-use super::status::{chat_not_found, invalid, rate_limited, too_often, unable};
+use super::status::{
+    chat_not_found, invalid, no_key, not_genuine, rate_limited, too_often, unable,
+};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, PeerId};
 use crate::runtime::handle::{Answer, ChatShared, Handle};
@@ -50,7 +52,7 @@ impl Inbound {
     /// The peer that calls.
     pub fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let caller = request.extensions().get::<Caller>();
-        caller.cloned().ok_or_else(|| Status::unauthenticated("no key was shown"))
+        caller.cloned().ok_or_else(no_key)
     }
 
     /// R44: takes one of the caller's tokens, for a call or a message of a stream.
@@ -91,7 +93,7 @@ impl Inbound {
         }
         let message = header.message(from, self.handle.me(), body);
         if !is_genuine(header.chat, &message) {
-            return Err(Status::permission_denied("a signature or hash is wrong"));
+            return Err(not_genuine());
         }
         Ok((header.chat, message))
     }

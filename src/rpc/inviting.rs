@@ -81,7 +81,9 @@ async fn bring(node: &Node, key: &str) {
                 let kept = node.lock_invites().put_outgoing(&node.store, invite);
                 match kept {
                     Ok(()) => continue,
-                    Err(error) => tracing::error!(%error, "cannot keep an invitation"),
+                    Err(error) => {
+                        tracing::error!(%error, "cannot keep an invitation: see to the disk")
+                    }
                 }
             }
             Err(status) => tracing::debug!(code = ?status.code(), "an invitation did not arrive"),

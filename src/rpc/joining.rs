@@ -139,7 +139,7 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
 
 fn forget(node: &Node, chat: ChatId) {
     if let Err(error) = node.lock_invites().remove_incoming(&node.store, chat) {
-        tracing::error!(%error, "cannot remove an invitation");
+        tracing::error!(%error, "cannot remove an invitation: see to the disk");
     }
 }
 
@@ -350,7 +350,7 @@ impl Attempt {
                 Joining::Done
             }
             Err(error) => {
-                tracing::error!(error = error.message(), "cannot keep a chat");
+                tracing::error!(code = ?error.code(), "cannot keep a chat: see to the disk");
                 Joining::Failed(error)
             }
         }

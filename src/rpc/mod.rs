@@ -4,7 +4,8 @@
 //! `server.rs` has the listeners; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
 //! each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs` and `joining.rs` how chats and people
 //! come and go, and `records.rs` and `repair.rs` how chats outlive a bad disk; `peers.rs` and
-//! `dial.rs` the connections that this peer makes; `status.rs` every error.
+//! `dial.rs` the connections that this peer makes; `observe.rs` and `scrape.rs` what metrics are read
+//! and told; `status.rs` every error.
 
 mod accepting;
 mod client;
@@ -21,6 +22,7 @@ mod joining;
 mod links;
 mod lookup;
 mod node;
+mod observe;
 mod options;
 mod own_address;
 mod pages;
@@ -29,6 +31,7 @@ mod peers;
 mod records;
 mod repair;
 mod resolve;
+mod scrape;
 mod server;
 mod shown;
 mod status;
@@ -54,6 +57,7 @@ use crate::protocol::types::PeerId;
 use crate::runtime::driver::{self, DriverOptions, Ended, Reports};
 use crate::runtime::handle::Handle;
 use crate::storage::{DataDir, free_bytes};
+use crate::telemetry::Observed;
 use crate::wire::{check_address, check_name};
 
 /// A graceful stop takes at most this long, of which the hand-over may take the first part.
@@ -71,12 +75,15 @@ pub struct RunningPeer {
     handle: Handle,
     peer_address: String,
     client_address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
     fatal: watch::Receiver<Option<String>>,
     /// Ends streams with a status, and the connections to other peers.
     stop: CancellationToken,
     /// Ends the listeners and all their connections. Both are cancelled when this is dropped.
     closed: CancellationToken,
     tasks: TaskTracker,
+    /// Its metrics are read for as long as it is here.
+    _observed: Observed,
 }
 
 impl RunningPeer {
@@ -93,6 +100,11 @@ impl RunningPeer {
     /// Where the person's programs reach it.
     pub fn client_address(&self) -> SocketAddr {
         self.client_address
+    }
+
+    /// Where Prometheus is told the metrics; none: nowhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Hands over, says goodbye, ends the streams and stops; takes at most 5 seconds.
@@ -150,17 +162,19 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         && let Some(kept_at) = dir.repair_peer_store().map_err(storage)?
     {
         let kept_at = kept_at.display().to_string();
-        tracing::warn!(kept_at, "the peer's own store begins anew; the old one is kept");
+        tracing::warn!(
+            kept_at,
+            "the peer's own store begins anew; the old one is kept: invitations \
+            that were in it are gone"
+        );
     }
     let store = dir.peer_store().map_err(storage)?;
     let invites = invites::Invites::load(&store).map_err(storage)?;
 
     let peers = server::bind(options.peer_listen, "--listen").await?;
     let programs = server::bind(options.client_listen, "--client-listen").await?;
-    let health = match options.health_listen {
-        Some(address) => Some(server::bind(address, "--health-listen").await?),
-        None => None,
-    };
+    let health = bind_if(options.health_listen, "--health-listen").await?;
+    let metrics = bind_if(options.metrics_listen, "--metrics-listen").await?;
     let client_address = local_address(&programs, "--client-listen", options.client_listen)?;
     let listening = local_address(&peers, "--listen", options.peer_listen)?;
     let peer_address = match &options.advertise {
@@ -203,9 +217,35 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     let fatal = reports.fatal.clone();
     let tasks = TaskTracker::new();
     let closed = CancellationToken::new();
+    let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+    if let Some(listener) = metrics {
+        tasks.spawn(scrape::serve_metrics(listener, closed.clone()));
+    }
+    let reserve = options.storage_reserve_bytes;
+    let _observed = observe::observe_peer(&node, options.data_dir.clone(), reserve);
     let running = Running { node, options, stop: stop.clone(), closed: closed.clone(), tasks };
     let tasks = running.start(peers, programs, health, client_address, reports).await;
-    Ok(RunningPeer { handle, peer_address, client_address, fatal, stop, closed, tasks })
+    Ok(RunningPeer {
+        handle,
+        peer_address,
+        client_address,
+        metrics_address,
+        fatal,
+        stop,
+        closed,
+        tasks,
+        _observed,
+    })
+}
+
+async fn bind_if(
+    address: Option<SocketAddr>,
+    flag: &'static str,
+) -> Result<Option<TcpListener>, ServeError> {
+    match address {
+        Some(address) => Ok(Some(server::bind(address, flag).await?)),
+        None => Ok(None),
+    }
 }
 
 /// What the tasks of a peer are started with.
@@ -321,7 +361,15 @@ async fn watch_disk(handle: &Handle, path: &std::path::Path, reserve_bytes: u64)
             && (free < reserve_bytes) != told
         {
             told = !told;
-            tracing::warn!(full = told, "free space crossed the reserve");
+            match told {
+                true => tracing::warn!(
+                    free_bytes = free,
+                    reserve_bytes,
+                    "the disk is full: nothing \
+                    new is taken until there is more free space than `storage.reserve_mib`"
+                ),
+                false => tracing::info!(free_bytes = free, "there is free space again"),
+            }
             handle.disk_full(told).await;
         }
         tokio::time::sleep(LOOK_EVERY).await;

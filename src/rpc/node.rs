@@ -127,7 +127,7 @@ impl Node {
         }
         let now = now_ms();
         if invite.expires_at_ms <= now {
-            return Err(Status::failed_precondition("the invitation has ended"));
+            return Err(super::status::invitation_ended());
         }
         let accept = self.accepts_by_itself(&invite);
         {
@@ -285,7 +285,8 @@ impl Node {
             }
             Err(error) if error.needs_repair() => repair::start(self, chat, error.to_string()),
             Err(error) => {
-                tracing::error!(?chat, %error, "a chat cannot be opened; the others go on");
+                tracing::error!(?chat, %error, "a chat cannot be opened; the others go on. \
+                    `demes status` shows it");
                 self.repairs.set_ailing(&self.store, chat, error.to_string());
             }
         }
@@ -297,7 +298,7 @@ impl Node {
         let (answers, outgoing) = {
             let mut invites = self.lock_invites();
             if let Err(error) = invites.remove_expired_links(&self.store, now_ms()) {
-                tracing::error!(%error, "cannot remove links that have expired");
+                tracing::error!(%error, "cannot remove links that have expired: see to the disk");
             }
             let answered = invites.incoming().iter().filter(|(_, i)| i.answer.is_some());
             let answers: Vec<_> = answered.map(|(chat, _)| *chat).collect();
@@ -312,7 +313,8 @@ impl Node {
         }
         for chat in &self.bootstrap {
             if let Err(status) = self.bootstrap(chat).await {
-                tracing::error!(error = status.message(), "cannot found a bootstrap chat");
+                tracing::error!(code = ?status.code(), "cannot found a bootstrap chat: check \
+                    [[bootstrap.chat]], then start the peer again");
             }
         }
     }
@@ -324,7 +326,7 @@ impl Node {
             .and_then(|()| self.dir.remove_chat(chat))
             .and_then(|()| self.lock_invites().remove_all_of(&self.store, chat));
         if let Err(error) = forgotten {
-            tracing::error!(%error, "cannot delete a chat that was left");
+            tracing::error!(%error, "cannot delete a chat that was left: see to the disk");
         }
     }
 
@@ -350,7 +352,7 @@ impl Node {
         let waiting = invites.incoming().values();
         let waiting = waiting.filter(|invite| invite.expires_at_ms > now_ms).count();
         if waiting >= self.limits.invites_pending_max {
-            return Err(Status::resource_exhausted("too many invitations wait there"));
+            return Err(super::status::invitations_too_many());
         }
         Ok(())
     }
@@ -398,6 +400,6 @@ impl Node {
 
 /// A failure of the peer's own store.
 pub fn storage(error: StorageError) -> Status {
-    tracing::error!(%error, "the store failed");
+    tracing::error!(%error, "the store failed: see to the disk");
     status::store(&error)
 }

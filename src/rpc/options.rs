@@ -21,6 +21,8 @@ pub struct ServeOptions {
     pub client_listen: SocketAddr,
     /// Where only the health service is served, in plain text.
     pub health_listen: Option<SocketAddr>,
+    /// Where Prometheus is told the metrics, in plain text.
+    pub metrics_listen: Option<SocketAddr>,
     /// Accepts invitations from members of chats that this peer is in.
     pub auto_accept: bool,
     /// Goes on with the stores as they are where nobody else could bring back what is lost.

@@ -24,6 +24,7 @@ use crate::protocol::event::LinkState;
 use crate::protocol::message::{Attach, Body, Message};
 use crate::protocol::types::{ChatId, PeerId, Term};
 use crate::runtime::handle::{Contact, Handle};
+use crate::telemetry::metrics::rejected;
 use crate::wire::message as convert;
 use crate::wire::message::Header;
 use crate::wire::pb::election_service_client::ElectionServiceClient;
@@ -258,7 +259,9 @@ impl Inward {
         let (header, body) = match checked {
             Ok(parsed) => parsed,
             Err(error) => {
-                tracing::warn!(peer = ?self.peer, %error, "dropped an answer that is not valid");
+                rejected("ANSWER_INVALID");
+                tracing::warn!(peer = ?self.peer, %error, "dropped an answer that is not valid: \
+                    that peer may run another version");
                 return false;
             }
         };

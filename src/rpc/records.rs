@@ -66,7 +66,7 @@ pub async fn keep(node: Arc<Node>) {
         roster.mark_unchanged();
         for chat in node.handle.chats() {
             if let Err(error) = renew(&node, chat.id).await {
-                tracing::error!(%error, "cannot keep who is in a chat");
+                tracing::error!(%error, "cannot keep who is in a chat: see to the disk");
             }
         }
         tokio::select! {

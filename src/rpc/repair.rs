@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use tonic::Status;
 
 use super::joining::{Attempt, Problem};
@@ -21,6 +22,7 @@ use crate::protocol::types::{ChatId, PeerId};
 use crate::runtime::driver::Ended;
 use crate::runtime::handle::NewChat;
 use crate::storage::{Anew, ChatStore, PeerStore, StorageError, new_incarnation};
+use crate::telemetry::metrics::{Metric, REPAIR_OUTCOME, add};
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -101,7 +103,8 @@ pub async fn check_all(node: Arc<Node>) {
         let checked = tokio::task::spawn_blocking(move || reader.check());
         tokio::select! {
             checked = checked => if let Ok(Err(error)) = checked {
-                tracing::error!(chat = ?chat.id, %error, "a store was checked");
+                tracing::error!(chat = ?chat.id, %error, "the check of a chat's store found damage: it \
+                    is repaired from the other members; see to the disk");
             },
             () = node.stop.cancelled() => return,
         }
@@ -124,7 +127,13 @@ pub fn after(node: &Arc<Node>, chat: ChatId, why: Ended) {
 
 /// Starts to repair a chat. `why` says what is wrong with it.
 pub fn start(node: &Arc<Node>, chat: ChatId, why: String) {
-    tracing::error!(?chat, fault = why, "a chat cannot be gone on with; the others go on");
+    add(Metric::StorageDamages, 1, &[]);
+    tracing::error!(
+        ?chat,
+        fault = why,
+        "a chat cannot be gone on with and is repaired from the \
+        other members; the other chats go on. `demes status` shows it"
+    );
     run(node, chat, why, None);
 }
 
@@ -169,7 +178,8 @@ async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut new: Option<NewCh
         let obstacle = match step(node, chat, &mut new).await {
             Ok(()) => {
                 node.repairs.clear_ailing(chat);
-                tracing::warn!(?chat, "the chat has begun anew and catches up");
+                add(Metric::StorageRepairs, 1, &[KeyValue::new(REPAIR_OUTCOME, "begun_anew")]);
+                tracing::info!(?chat, "the chat has begun anew and catches up");
                 return;
             }
             Err(obstacle) => obstacle,
@@ -183,7 +193,12 @@ async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut new: Option<NewCh
             }
             Obstacle::Final(what) => {
                 let fault = format!("{why}. {what}");
-                tracing::error!(?chat, fault, "the chat cannot be repaired");
+                add(Metric::StorageRepairs, 1, &[KeyValue::new(REPAIR_OUTCOME, "failed")]);
+                tracing::error!(
+                    ?chat,
+                    fault,
+                    "the chat cannot be repaired: the fault says what to do"
+                );
                 node.repairs.set_ailing(&node.store, chat, fault);
                 return;
             }
@@ -230,7 +245,12 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
             }
             Err(Problem::Final(error)) => {
                 let code = error.code();
-                tracing::warn!(?chat, ?code, "the host does not take this peer back");
+                tracing::warn!(
+                    ?chat,
+                    ?code,
+                    "the host does not take this peer back: ask a member \
+                    for a new invitation"
+                );
                 return Err(Obstacle::Wait(REMOVED.to_owned()));
             }
             Err(Problem::NotYet) => {}
@@ -305,7 +325,12 @@ async fn begin_anew(node: &Arc<Node>, chat: ChatId, record: &ChatRecord) -> Resu
         match begun.await {
             Ok(Ok(anew)) => {
                 let kept_at = anew.kept_at.as_ref().map(|path| path.display().to_string());
-                tracing::warn!(?chat, kept_at, "the chat begins anew; its old store is kept");
+                tracing::warn!(
+                    ?chat,
+                    kept_at,
+                    "the chat begins anew; its old store is kept: \
+                    delete it once nothing is missing"
+                );
                 return Ok(anew);
             }
             Ok(Err(StorageError::InUse { .. })) => tokio::time::sleep(CLOSE_LOOK).await,

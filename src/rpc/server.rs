@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,7 +29,8 @@ use super::dial::MESSAGE_BYTES_MAX;
 use super::inbound::{Caller, Inbound};
 use super::options::{Limits, ServeError};
 use crate::crypto::tls;
-use crate::telemetry::GrpcServerLayer;
+use crate::telemetry::metrics::{Held, LISTENER, Metric, hold, rejected};
+use crate::telemetry::{GrpcDurationLayer, GrpcServerLayer};
 use crate::wire::FILE_DESCRIPTOR_SET;
 use crate::wire::pb::client_service_server::ClientServiceServer;
 use crate::wire::pb::election_service_server::ElectionServiceServer;
@@ -46,8 +48,8 @@ const HEALTH_STREAMS_MAX: u32 = 64;
 const HEALTH_CONNECTIONS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Every call that arrives may be part of a trace.
-type Traced = Stack<GrpcServerLayer, Identity>;
+/// Every call that arrives may be part of a trace, and is measured.
+type Traced = Stack<GrpcDurationLayer, Stack<GrpcServerLayer, Identity>>;
 
 /// Opens a listener; an error names the flag that moves it.
 pub async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeError> {
@@ -103,7 +105,7 @@ pub async fn serve_programs(
     routes.add_service(health);
     add_reflection(&mut routes, &["demes.v1.ClientService", "grpc.health.v1.Health"]);
     let server = builder(limits.client_streams_max).add_routes(routes.routes());
-    serve_plain(listener, server, limits.client_connections_max, stop).await;
+    serve_plain(listener, "client", server, limits.client_connections_max, stop).await;
 }
 
 /// Serves health alone until `stop`.
@@ -113,12 +115,13 @@ pub async fn serve_health(
     stop: CancellationToken,
 ) {
     let server = builder(HEALTH_STREAMS_MAX).add_service(health);
-    serve_plain(listener, server, HEALTH_CONNECTIONS_MAX, stop).await;
+    serve_plain(listener, "health", server, HEALTH_CONNECTIONS_MAX, stop).await;
 }
 
 /// Connections in plain text. At the limit, further ones wait in the kernel's queue.
 async fn serve_plain(
     listener: TcpListener,
+    name: &'static str,
     server: Router<Traced>,
     connections_max: usize,
     stop: CancellationToken,
@@ -129,7 +132,7 @@ async fn serve_plain(
     let accepting = async {
         loop {
             let (place, tcp) = accept_one(&listener, &places).await;
-            let connection = Served::new(tcp, (), place, &closed);
+            let connection = Served::new(tcp, (), place, name, &closed);
             let _ = connections.send(Ok(connection)).await;
         }
     };
@@ -150,7 +153,7 @@ async fn run<S, I>(
         () = accepting => {}
         result = server.serve_with_incoming(ReceiverStream::new(incoming)) => {
             if let Err(error) = result {
-                tracing::error!(%error, "a listener ended");
+                tracing::error!(%error, "a listener ended: start the peer again");
             }
         }
         () = stop.cancelled() => {}
@@ -158,7 +161,7 @@ async fn run<S, I>(
 }
 
 /// Waits for a place, and then for a connection.
-async fn accept_one(
+pub(super) async fn accept_one(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
 ) -> (OwnedSemaphorePermit, TcpStream) {
@@ -183,6 +186,7 @@ fn builder(streams_max: u32) -> Server<Traced> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(GrpcServerLayer)
+        .layer(GrpcDurationLayer)
 }
 
 /// Lists the services of this listener. The details of errors are described too, so that programs
@@ -222,14 +226,18 @@ async fn accept_peers(
         let closed = closed.clone();
         tokio::spawn(async move {
             let _handshake = handshake;
-            let Ok(Ok(tls)) = timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await else { return };
+            let tls = match timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await {
+                Ok(Ok(tls)) => tls,
+                Ok(Err(_)) => return rejected("HANDSHAKE_FAILED"),
+                Err(_) => return rejected("HANDSHAKE_TIMEOUT"),
+            };
             let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
             if let Some(peer) = tls::peer_id_of(certificates) {
                 if let Some(contact) = roster.borrow().get(&peer) {
                     contact.outbox.dialled_us();
                 }
                 let caller = Caller { peer, bucket: node.gate.bucket(peer) };
-                let connection = Served::new(tls, caller, place, &closed);
+                let connection = Served::new(tls, caller, place, "peer", &closed);
                 let _ = connections.send(Ok(connection)).await;
             }
         });
@@ -242,11 +250,20 @@ struct Served<S, I> {
     info: I,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: OwnedSemaphorePermit,
+    _held: Held,
 }
 
 impl<S, I> Served<S, I> {
-    fn new(io: S, info: I, place: OwnedSemaphorePermit, closed: &CancellationToken) -> Self {
-        Self { io, info, closed: Box::pin(closed.clone().cancelled_owned()), _place: place }
+    fn new(
+        io: S,
+        info: I,
+        place: OwnedSemaphorePermit,
+        listener: &'static str,
+        closed: &CancellationToken,
+    ) -> Self {
+        let closed = Box::pin(closed.clone().cancelled_owned());
+        let held = hold(Metric::Connections, KeyValue::new(LISTENER, listener));
+        Self { io, info, closed, _place: place, _held: held }
     }
 }
 

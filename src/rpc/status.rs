@@ -14,6 +14,7 @@ use crate::protocol::types::{
 };
 use crate::runtime::handle::Unable;
 use crate::storage::StorageError;
+use crate::telemetry::metrics::rejected;
 use crate::wire::WireError;
 use crate::wire::link::LinkTextError;
 
@@ -21,10 +22,11 @@ const DOMAIN: &str = "demes";
 
 fn status<const N: usize>(
     code: Code,
-    reason: &str,
+    reason: &'static str,
     message: impl Into<String>,
     metadata: [(&str, String); N],
 ) -> Status {
+    rejected(reason);
     let metadata: HashMap<String, String> =
         metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
@@ -36,7 +38,10 @@ pub fn unable(error: Unable) -> Status {
     match error {
         Unable::NoChat => chat_not_found(),
         Unable::Stopping | Unable::Propose(ProposeError::Stopping) => stopping(),
-        Unable::Busy => Status::resource_exhausted(error.to_string()),
+        Unable::Busy => {
+            rejected("BUSY");
+            Status::resource_exhausted(error.to_string())
+        }
         Unable::Propose(ProposeError::NotMember) => not_member(),
         Unable::Propose(ProposeError::OutboxFull) => status(
             Code::ResourceExhausted,
@@ -50,7 +55,30 @@ pub fn unable(error: Unable) -> Status {
 
 /// Why a request is not valid.
 pub fn invalid(error: WireError) -> Status {
+    rejected("INVALID_ARGUMENT");
     Status::invalid_argument(error.to_string())
+}
+
+/// A peer that shows no key.
+pub fn no_key() -> Status {
+    rejected("NO_KEY");
+    Status::unauthenticated("no key was shown")
+}
+
+/// A message whose signature or hash is wrong. `edge.rs` has counted it.
+pub fn not_genuine() -> Status {
+    Status::permission_denied("a signature or hash is wrong")
+}
+
+/// A peer that invites has ended the invitation itself.
+pub fn invitation_ended() -> Status {
+    rejected("INVITATION_ENDED");
+    Status::failed_precondition("the invitation has ended")
+}
+
+pub fn invitations_too_many() -> Status {
+    rejected("INVITATIONS_TOO_MANY");
+    Status::resource_exhausted("too many invitations wait there")
 }
 
 pub fn stopping() -> Status {

@@ -10,7 +10,8 @@ use super::carry::Carried;
 use super::driver::{Ended, Io};
 use super::handle::{Answer, ChatShared, ChatView, Granted, Unable, Wait, Wish};
 use super::journal::Journal;
-use super::outbox::HeartbeatSlot;
+use super::measure::Measures;
+use super::outbox::{HeartbeatSlot, dropped};
 use super::requests::Requests;
 use crate::crypto::Identity;
 use crate::protocol::event::{DiskState, Event, Notice, Proposal, ProposeError, Ready, Role};
@@ -60,6 +61,8 @@ pub(super) struct Chat {
     /// Somebody has removed this peer: the chat can still be read, and that is all.
     pub read_only: bool,
     pub carried: Carried,
+    /// None while metrics are off.
+    pub measures: Option<Box<Measures>>,
     pub touched: bool,
 }
 
@@ -116,6 +119,7 @@ impl Chat {
     /// Executes everything that the replica wants, and shows what changed.
     pub fn run(&mut self, now: Instant, io: &mut Io) {
         self.touched = false;
+        self.set_now(now);
         self.sift_carried(now, io);
         let ready = self.replica.take_ready();
         if !ready.is_empty() {
@@ -169,6 +173,7 @@ impl Chat {
 
     /// A sync came back: what relied on it happens, in order, and then the replica hears of it.
     pub fn on_persisted(&mut self, now: Instant, ready: u64, sync_us: Micros, io: &mut Io) {
+        self.set_now(now);
         while let Some(pending) = self.pending.front() {
             if pending.written && pending.ready > ready {
                 break;
@@ -211,6 +216,10 @@ impl Chat {
         });
         if let Some(id) = wish.request_id {
             self.requests.add(id, number);
+        }
+        if let Some(measures) = &mut self.measures {
+            measures.set_now(now);
+            measures.on_proposed(number);
         }
         self.waiting.entry(number).or_default().push(Waiting { wait: wish.wait, reply });
         let proposal = Proposal {
@@ -274,6 +283,12 @@ impl Chat {
         }
     }
 
+    fn set_now(&mut self, now: Instant) {
+        if let Some(measures) = &mut self.measures {
+            measures.set_now(now);
+        }
+    }
+
     fn oldest_sync(&self) -> Option<Instant> {
         self.pending.front().map(|pending| pending.since)
     }
@@ -286,6 +301,9 @@ impl Chat {
         if !ready.committed.is_empty() {
             if telemetry::is_enabled() {
                 self.trace_commits(&ready.committed);
+            }
+            if let Some(measures) = &mut self.measures {
+                measures.on_committed(&ready.committed, self.shared.feed.commit());
             }
             self.shared.feed.push(&ready.committed);
             self.note_outlived(&ready.committed, io.identity.peer_id());
@@ -301,6 +319,9 @@ impl Chat {
         let spans = spans.collect();
         let written = !ready.persist.is_empty();
         if written {
+            if let Some(measures) = &mut self.measures {
+                measures.on_written(&ready.persist.entries);
+            }
             let ends_carrying = self.carried.ends_with_this_write();
             self.journal.write(ready.number, ready.persist, ends_carrying);
         } else if self.pending.is_empty() {
@@ -366,6 +387,7 @@ impl Chat {
                 let Some(stream) = &streams.replicate else { return };
                 // A member whose stream is full attaches again once it has read what there is.
                 if stream.try_send(message).is_err() {
+                    dropped(1, "stream_full");
                     streams.replicate = None;
                 }
             }
@@ -395,6 +417,9 @@ impl Chat {
     }
 
     fn on_notice(&mut self, notice: Notice, io: &mut Io) {
+        if let Some(measures) = &mut self.measures {
+            measures.on_notice(&notice);
+        }
         match notice {
             Notice::Queued { number } => {
                 self.queued_through = self.queued_through.max(number);
@@ -422,7 +447,13 @@ impl Chat {
                 tracing::info!(chat = ?self.id, term, "this peer stands");
             }
             Notice::Paused { paused } => {
-                tracing::warn!(chat = ?self.id, paused, "contact to a majority changed");
+                match paused {
+                    true => {
+                        tracing::warn!(chat = ?self.id, "nothing is confirmed until a majority \
+                        is back: `demes status` shows who is away")
+                    }
+                    false => tracing::info!(chat = ?self.id, "a majority is in contact again"),
+                }
                 self.view_due = Some(Instant::default());
             }
             Notice::Members => {
@@ -440,7 +471,7 @@ impl Chat {
             Notice::BelowOwnPast => self.end(Ended::BelowOwnPast),
             Notice::OtherGeneration { peer, generation } => {
                 tracing::warn!(chat = ?self.id, ?peer, generation, "a member is in another course \
-                    of the chat: it was recovered, here or there");
+                    of the chat: it was recovered, here or there. `demes status` says what to do");
                 self.view_due = Some(Instant::default());
             }
             Notice::Fault { what } => self.stop_here(what, io),
@@ -471,7 +502,8 @@ impl Chat {
     }
 
     fn stop_here(&mut self, what: &'static str, io: &mut Io) {
-        tracing::error!(chat = ?self.id, what, "the chat stops at this peer");
+        tracing::error!(chat = ?self.id, what, "the chat stops at this peer: `demes status` shows it, and \
+            the other members go on");
         self.fault = what;
         self.may_stop = true;
         self.view_due = Some(Instant::default());

@@ -21,6 +21,7 @@ use super::handle::{
     Unable,
 };
 use super::journal::{Done, Journal};
+use super::measure::{Gauges, Measures};
 use super::outbox::Outbox;
 use super::requests::Requests;
 use crate::crypto::Identity;
@@ -416,7 +417,8 @@ impl Driver {
         let queued_through = new.recovered.last_number;
         let incarnation = new.recovered.incarnation;
         let reader = new.store.reader();
-        let journal = Journal::start(new.store, self.io.done.clone())
+        let gauges = Arc::new(Gauges::default());
+        let journal = Journal::start(new.store, self.io.done.clone(), Arc::clone(&gauges))
             .map_err(|error| format!("cannot start a thread: {error}"))?;
         let config = self.config.clone();
         let replica = Replica::new(config, self.shared.me, new.recovered, now, seed);
@@ -426,8 +428,16 @@ impl Driver {
         let feed = ChatFeed::new(new.id, status.commit, names);
         let (view, shown) = watch::channel(Arc::new(ChatView { status, fault: "" }));
         let away = AtomicBool::new(false);
-        let shared =
-            Arc::new(ChatShared { id: new.id, incarnation, feed, reader, view: shown, away });
+        let measures = Measures::new(self.shared.me, new.id, &gauges);
+        let shared = Arc::new(ChatShared {
+            id: new.id,
+            incarnation,
+            feed,
+            reader,
+            view: shown,
+            gauges,
+            away,
+        });
         let mut chat = Chat {
             id: new.id,
             replica,
@@ -449,6 +459,7 @@ impl Driver {
             ended: None,
             read_only: false,
             carried: Carried::new(new.carried),
+            measures,
             touched: true,
         };
         if chat.replica.status().removed_by.is_some() {
@@ -498,7 +509,10 @@ impl Driver {
     }
 
     fn fail(&mut self, what: String) {
-        tracing::error!(what, "the peer cannot go on");
+        tracing::error!(
+            what,
+            "the peer cannot go on and ends: see to its disk, then start it again"
+        );
         self.fatal.send_if_modified(|fatal| {
             let first = fatal.is_none();
             fatal.get_or_insert(what);

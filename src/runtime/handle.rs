@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::feed::ChatFeed;
+use super::measure::Gauges;
 use super::outbox::{HeartbeatSlot, Outbox};
 use crate::protocol::event::{LinkState, ProposeError, Recovered, Status};
 use crate::protocol::message::Message;
@@ -46,6 +47,7 @@ pub struct ChatShared {
     pub reader: ChatReader,
     /// The chat's state; at most some 50 ms old.
     pub view: watch::Receiver<Arc<ChatView>>,
+    pub gauges: Arc<Gauges>,
     /// See `is_away`.
     pub(super) away: AtomicBool,
 }
@@ -242,6 +244,11 @@ impl Handle {
     /// The peers to be connected to.
     pub fn roster(&self) -> watch::Receiver<Arc<Roster>> {
         self.shared.roster.subscribe()
+    }
+
+    /// How many inputs wait for the loop.
+    pub fn inputs_waiting(&self) -> usize {
+        self.inbox.max_capacity() - self.inbox.capacity()
     }
 
     /// A number for an inbound call.

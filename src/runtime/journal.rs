@@ -3,15 +3,18 @@
 //! What arrives while it syncs is written by the next sync, all together: the group commit.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::measure::Gauges;
 use crate::protocol::event::{Load, Persist};
 use crate::protocol::time::Micros;
 use crate::protocol::types::{ChatId, Entry, Incarnation, Submission};
 use crate::storage::ChatStore;
+use crate::telemetry::metrics::{self, Metric};
 
 /// The most bytes of entries in one sync; the rest goes into the next one.
 const SYNC_BYTES_MAX: usize = 4 << 20;
@@ -37,6 +40,7 @@ pub enum Done {
 /// outbox, of entries beyond the commit index, and of bytes that a follower has not acknowledged.
 pub struct Journal {
     jobs: Sender<Job>,
+    gauges: Arc<Gauges>,
 }
 
 struct Job {
@@ -48,29 +52,36 @@ struct Job {
 
 impl Journal {
     /// Starts the thread.
-    pub fn start(store: ChatStore, done: UnboundedSender<Done>) -> std::io::Result<Self> {
+    pub fn start(
+        store: ChatStore,
+        done: UnboundedSender<Done>,
+        gauges: Arc<Gauges>,
+    ) -> std::io::Result<Self> {
         let (jobs, queue) = channel();
+        let counted = Arc::clone(&gauges);
         thread::Builder::new().name("demes-storage".into()).spawn(move || {
             let mut guard = PanicGuard { done: done.clone(), armed: true };
-            run(store, &queue, &done);
+            run(store, &queue, &done, &counted);
             guard.armed = false;
         })?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, gauges })
     }
 
     /// Makes `persist` durable after everything that was given before. With `ends_carrying`, what
     /// was carried of an earlier incarnation is forgotten in the same write.
     pub fn write(&self, ready: u64, persist: Persist, ends_carrying: bool) {
+        self.gauges.writes.fetch_add(1, Ordering::Relaxed);
         // The thread is gone only after it has told the loop that it failed.
         let _ = self.jobs.send(Job { ready, persist, ends_carrying });
     }
 }
 
-fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>) {
+fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>, gauges: &Gauges) {
     let (chat, incarnation) = (store.chat(), store.incarnation());
     let mut held: Option<Job> = None;
     while let Some(mut job) = held.take().or_else(|| queue.recv().ok()) {
         let mut bytes = size(&job.persist);
+        let mut jobs = 1;
         while bytes < SYNC_BYTES_MAX
             && let Ok(next) = queue.try_recv()
         {
@@ -79,6 +90,7 @@ fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>
                 break;
             }
             bytes += size(&next.persist);
+            jobs += 1;
             job.ready = next.ready;
             job.ends_carrying |= next.ends_carrying;
             append(&mut job.persist, next.persist);
@@ -87,8 +99,10 @@ fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>
             true => store.persist_carried(&job.persist),
             false => store.persist(&job.persist),
         };
+        gauges.writes.fetch_sub(jobs, Ordering::Relaxed);
         let message = match written {
             Ok(took) => {
+                metrics::record(Metric::SyncDuration, took, &[]);
                 let sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 Done::Persisted { chat, incarnation, ready: job.ready, sync_us }
             }

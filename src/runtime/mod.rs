@@ -4,7 +4,7 @@
 //! Read `driver.rs` first, the loop, and `chat.rs`, what it does for one chat. `handle.rs` is how
 //! everybody else speaks to the loop, `outbox.rs` what waits for another peer, `journal.rs` the
 //! thread that makes things durable, and `feed.rs` the way of committed entries to their readers.
-//! `carry.rs` goes on with what an earlier incarnation of this peer had to say.
+//! `measure.rs` counts for the metrics; `carry.rs` goes on with what an earlier incarnation of this peer had to say.
 
 mod carry;
 mod chat;
@@ -12,5 +12,6 @@ pub mod driver;
 pub mod feed;
 pub mod handle;
 mod journal;
+pub mod measure;
 pub mod outbox;
 mod requests;

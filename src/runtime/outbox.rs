@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use opentelemetry::KeyValue;
 use tokio::sync::Notify;
 
 use crate::protocol::message::{Body, Heartbeat, Message};
 use crate::protocol::types::ChatId;
+use crate::telemetry::metrics::{self, DROP_REASON, Metric};
 
 /// The most messages that wait for one peer; further ones are dropped.
 const QUEUE_MAX: usize = 4_096;
@@ -37,7 +39,9 @@ impl Outbox {
     pub fn push(&self, chat: ChatId, message: Message) {
         let mut queue = self.lock();
         if !queue.up || queue.messages.len() >= QUEUE_MAX {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            let reason = if queue.up { "queue_full" } else { "link_down" };
+            drop(queue);
+            self.drop_messages(1, reason);
             return;
         }
         if matches!(message.body, Body::Acknowledge(_)) {
@@ -72,7 +76,10 @@ impl Outbox {
         let lost = queue.messages.len() + queue.acknowledges.len();
         queue.messages.clear();
         queue.acknowledges.clear();
-        self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+        drop(queue);
+        if lost > 0 {
+            self.drop_messages(lost as u64, "link_down");
+        }
     }
 
     /// The peer has just dialled this one, so it is there.
@@ -87,8 +94,13 @@ impl Outbox {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many messages wait.
+    pub fn len(&self) -> usize {
         let queue = self.lock();
-        queue.messages.is_empty() && queue.acknowledges.is_empty()
+        queue.messages.len() + queue.acknowledges.len()
     }
 
     /// How many messages have been dropped so far.
@@ -96,9 +108,19 @@ impl Outbox {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    fn drop_messages(&self, count: u64, reason: &'static str) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+        dropped(count, reason);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("nothing panics while it holds this lock")
     }
+}
+
+/// Counts messages that do not leave.
+pub(super) fn dropped(count: u64, reason: &'static str) {
+    metrics::add(Metric::PeerDropped, count, &[KeyValue::new(DROP_REASON, reason)]);
 }
 
 /// The newest heartbeat for one member: the newer replaces the older, which is never sent (R22).

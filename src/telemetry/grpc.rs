@@ -154,7 +154,8 @@ fn grpc_span(method: &str, kind: &'static str) -> Span {
     )
 }
 
-fn code_name(status: &[u8]) -> &'static str {
+/// The name of a code, as the wire has it in `grpc-status`.
+pub(super) fn code_name(status: &[u8]) -> &'static str {
     match status {
         b"0" => "OK",
         b"1" => "CANCELLED",

@@ -1,31 +1,38 @@
-//! Logs and traces: what operators see of a peer. Never a text, name or address of a person.
+//! Logs, metrics and traces: what operators see of a peer. Never a text, name or address of a person.
 //!
 //! Logs go to stderr. Traces leave only when an OTLP endpoint is set; without one no span is made,
 //! nothing is propagated, and the only cost is reading one flag. Spans of one call are made by
 //! [`GrpcServerLayer`] and [`GrpcClientLayer`]; how one trace passes from peer to peer, through
-//! request metadata and log entries, is in `context.rs`.
+//! request metadata and log entries, is in `context.rs`. Every metric is in `metrics.rs`.
 
+mod calls;
 mod context;
 mod grpc;
+mod instruments;
+mod logs;
+pub mod metrics;
+mod process;
 
-use std::io;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, Targets, filter_fn};
-use tracing_subscriber::fmt;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub use calls::{GrpcDuration, GrpcDurationLayer, Measured};
 pub use context::{
     child_of, context_from_traceparent, current_context, extract, inject, is_enabled, set_parent,
     traceparent,
 };
 pub use grpc::{GrpcClientLayer, GrpcServerLayer, GrpcTrace};
+pub use instruments::{Counting, MetricsSettings, Observed, Readings, observe, scrape};
+pub use logs::LogLevel;
 
 /// How long the last spans may take to leave when the peer stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -55,6 +62,8 @@ pub struct Settings {
     pub color: bool,
     /// The share of traces that begin here and are kept, from 0 to 1. A caller's decision wins.
     pub sampling_ratio: f64,
+    /// Which way metrics leave.
+    pub metrics: MetricsSettings,
 }
 
 impl Default for Settings {
@@ -65,6 +74,7 @@ impl Default for Settings {
             log_format: LogFormat::Text,
             color: false,
             sampling_ratio: 1.0,
+            metrics: MetricsSettings::default(),
         }
     }
 }
@@ -83,48 +93,57 @@ pub enum TelemetryError {
     Twice,
 }
 
-/// Keeps traces flowing. Call [`Guard::flush`] before the process ends.
+/// Keeps traces and metrics flowing. Call [`Guard::flush`] before the process ends.
 #[derive(Default)]
 #[must_use = "spans are lost when the guard is not flushed at the end"]
 pub struct Guard {
     provider: Option<SdkTracerProvider>,
+    meters: Option<SdkMeterProvider>,
+    log_level: LogLevel,
 }
 
 impl Guard {
-    /// Sends the spans that are still here, for two seconds at most.
+    /// Changes what is logged.
+    pub fn log_level(&self) -> LogLevel {
+        self.log_level.clone()
+    }
+
+    /// Sends the spans and counts that are still here, for two seconds at most.
     pub async fn flush(self) {
-        let Some(provider) = self.provider else { return };
-        // The exporter waits for tasks of this runtime, so it must not hold one of its workers.
-        let flushed =
-            tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT))
-                .await;
-        if let Ok(Err(error)) = flushed {
-            tracing::debug!(%error, "the last spans could not be sent");
+        let Self { provider, meters, .. } = self;
+        // The exporters wait for tasks of this runtime, so they must not hold one of its workers.
+        let spans = tokio::task::spawn_blocking(move || {
+            provider.map_or(Ok(()), |it| it.shutdown_with_timeout(FLUSH_TIMEOUT))
+        });
+        let counts = tokio::task::spawn_blocking(move || {
+            meters.map_or(Ok(()), |it| it.shutdown_with_timeout(FLUSH_TIMEOUT))
+        });
+        // A collector that takes its time does not hold up the end.
+        let both = async { (spans.await, counts.await) };
+        let Ok((spans, counts)) = tokio::time::timeout(FLUSH_TIMEOUT, both).await else { return };
+        for flushed in [spans, counts] {
+            if let Ok(Err(error)) = flushed {
+                tracing::debug!(%error, "the last spans or counts could not be sent");
+            }
         }
     }
 }
 
-/// Sets up logs, and traces if an endpoint is set. Call it once, inside the Tokio runtime.
+/// Sets up logs, metrics if somebody wants them, and traces if an endpoint is set. Call it once,
+/// inside the Tokio runtime.
 ///
-/// `instance_id` is the peer id: traces carry it as `service.instance.id`.
+/// `instance_id` is the peer id: traces and metrics carry it as `service.instance.id`.
 ///
 /// # Errors
 /// When the level or the endpoint cannot be read, or the process has a subscriber already.
 pub fn start(settings: &Settings, instance_id: &str) -> Result<Guard, TelemetryError> {
-    let logs = fmt::layer().with_writer(io::stderr);
-    let logs = match settings.log_format {
-        LogFormat::Text => logs.with_ansi(settings.color).boxed(),
-        LogFormat::Json => logs.json().flatten_event(true).boxed(),
-    };
-    // Spans exist for traces alone: without an endpoint nobody asks for them, and they cost
-    // nothing.
-    let logs = logs.with_filter(log_filter(&settings.log_level)?.and(filter_fn(|m| m.is_event())));
+    let (logs, log_level) = logs::layer(settings)?;
     let provider = match &settings.otlp_endpoint {
         Some(endpoint) => Some(tracer_provider(endpoint, settings.sampling_ratio, instance_id)?),
         None => None,
     };
     // A list, because an absent layer in a stack would let everybody's spans be made.
-    let mut layers = vec![logs.boxed()];
+    let mut layers = vec![logs];
     if let Some(provider) = &provider {
         // Only our own spans: the exporter is a gRPC client too and would trace itself.
         let ours = Targets::new().with_target("demes", LevelFilter::INFO);
@@ -133,16 +152,21 @@ pub fn start(settings: &Settings, instance_id: &str) -> Result<Guard, TelemetryE
     }
     tracing_subscriber::registry().with(layers).try_init().map_err(|_| TelemetryError::Twice)?;
     context::enable(provider.is_some());
-    Ok(Guard { provider })
+    process::started();
+    let endpoint = settings.otlp_endpoint.as_deref();
+    let meters = instruments::start(&settings.metrics, endpoint, resource(instance_id))?;
+    Ok(Guard { provider, meters, log_level })
 }
 
-/// The libraries below us log every frame and connection; they speak up only when something is
-/// wrong.
-fn log_filter(level: &str) -> Result<EnvFilter, TelemetryError> {
-    let directives = format!("h2=warn,hyper=warn,tonic=warn,tower=warn,opentelemetry=warn,{level}");
-    EnvFilter::builder()
-        .parse(directives)
-        .map_err(|error| TelemetryError::LogLevel(level.to_owned(), error))
+/// Who tells this.
+fn resource(instance_id: &str) -> Resource {
+    Resource::builder_empty()
+        .with_service_name("demes")
+        .with_attributes([
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.instance.id", instance_id.to_owned()),
+        ])
+        .build()
 }
 
 fn tracer_provider(
@@ -156,28 +180,9 @@ fn tracer_provider(
         .with_timeout(EXPORT_TIMEOUT)
         .build()
         .map_err(|error| TelemetryError::Endpoint(error.to_string()))?;
-    let resource = Resource::builder_empty()
-        .with_service_name("demes")
-        .with_attributes([
-            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            KeyValue::new("service.instance.id", instance_id.to_owned()),
-        ])
-        .build();
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sampling_ratio))))
-        .with_resource(resource)
+        .with_resource(resource(instance_id))
         .build())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_level_or_directives_are_accepted_and_nonsense_is_not() {
-        assert!(log_filter("debug").is_ok());
-        assert!(log_filter("warn,demes::runtime=trace").is_ok());
-        assert!(matches!(log_filter("demes=loud"), Err(TelemetryError::LogLevel(..))));
-    }
 }
