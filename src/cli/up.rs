@@ -208,7 +208,7 @@ impl Reload {
             set.map(|()| level)
         });
         match changed {
-            Ok(level) => tracing::info!(level, "the log level was read again"),
+            Ok(log_level) => tracing::info!(log_level, "the log level was read again"),
             Err(error) => tracing::warn!(
                 error,
                 "the configuration cannot be read again, and the \

@@ -430,7 +430,10 @@ impl Chat {
                 self.reply(number, Some(index));
             }
             Notice::Host { host, term } => {
-                tracing::info!(chat = ?self.id, term, host = ?host, "host changed");
+                match host {
+                    Some(host) => tracing::info!(chat = ?self.id, term, ?host, "host changed"),
+                    None => tracing::info!(chat = ?self.id, term, "no host is known"),
+                }
                 self.view_due = Some(Instant::default());
             }
             Notice::Serving { term } => {
