@@ -155,13 +155,15 @@ fn ports_are_those_of_the_listeners() {
     let peer = settings.peer_listen.port().to_string();
     let health = settings.health_listen.expect("the probes need it").port().to_string();
     let stateful_set = read("k8s/base/statefulset.yaml");
-    assert_eq!(values(&stateful_set, "containerPort"), [&*peer, &health]);
+    let metrics = settings.metrics_listen.expect("Prometheus needs it").port().to_string();
+    assert_eq!(values(&stateful_set, "containerPort"), [&*peer, &health, &metrics]);
+    assert_eq!(values(&stateful_set, "prometheus.io/port"), [&*metrics]);
     assert_eq!(values(&stateful_set, "port"), [&*health, &health, &health], "the probes ask it");
     let service = read("k8s/base/service.yaml");
     assert_eq!(values(&service, "port"), [&*peer]);
     assert_eq!(values(&service, "targetPort"), ["peer"]);
     let dns = "53";
-    let allowed = ["peer", "health", "peer", dns, dns];
+    let allowed = ["peer", "health", "metrics", "peer", dns, dns];
     assert_eq!(values(&read("k8s/base/networkpolicy.yaml"), "port"), allowed);
     for member in &settings.bootstrap[0].members {
         assert!(member.ends_with(&format!(":{peer}")), "{member}");

@@ -286,9 +286,30 @@ pub fn is_enabled() -> bool {
     INSTRUMENTS.get().is_some()
 }
 
+/// Takes the instruments, once in a process; says whether they were the first.
 pub(super) fn enable(instruments: Instruments) -> bool {
-    INSTRUMENTS.set(instruments).is_ok()
+    let is_first = INSTRUMENTS.set(instruments).is_ok();
+    // What alarms watch is there from the start: Prometheus sees no rise in a counter that begins
+    // with 1.
+    add(Metric::StorageDamages, 0, &[]);
+    for (metric, attribute, values) in WATCHED {
+        for value in values {
+            add(metric, 0, &[KeyValue::new(attribute, *value)]);
+        }
+    }
+    is_first
 }
+
+/// Counters that alarms watch, and the values of their attributes that do so.
+const WATCHED: [(Metric, &str, &[&str]); 3] = [
+    (Metric::StorageRepairs, REPAIR_OUTCOME, &["begun_anew", "failed"]),
+    (Metric::PeerDropped, DROP_REASON, &["link_down", "queue_full", "stream_full"]),
+    (
+        Metric::InputRejected,
+        ERROR_TYPE,
+        &["NOT_GENUINE", "HANDSHAKE_FAILED", "HANDSHAKE_TIMEOUT", "NO_KEY"],
+    ),
+];
 
 /// Counts; nothing happens while metrics are off.
 pub fn add(metric: Metric, count: u64, attributes: &[KeyValue]) {

@@ -11,6 +11,7 @@ mod failover;
 mod harness;
 mod input;
 mod links;
+mod observe;
 mod outage;
 mod process;
 mod ranking;
