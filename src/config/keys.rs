@@ -306,8 +306,8 @@ pub(super) const KEYS: &[Key] = &[
     key("metrics.otlp_temporality", Kind::Choice(&["cumulative", "delta"]), "cumulative",
         "Whether those count since the start, or since they were last sent."),
     key("telemetry.otlp_endpoint", Kind::Endpoint, "",
-        "Where traces and metrics go, by OTLP over gRPC, such as \"http://127.0.0.1:4317\"; \"\" for\n\
-         nowhere."),
+        "Where traces and metrics go, by OTLP over gRPC, such as \"http://127.0.0.1:4317\";\n\
+         \"\" for nowhere."),
     key("telemetry.log_level", Kind::Text, "info",
         "error, warn, info, debug or trace; or directives such as \"info,demes::runtime=debug\"."),
     key("telemetry.log_format", Kind::Choice(&["text", "json"]), "text",

@@ -505,8 +505,8 @@ impl Chat {
     }
 
     fn stop_here(&mut self, what: &'static str, io: &mut Io) {
-        tracing::error!(chat = ?self.id, what, "the chat stops at this peer: `demes status` shows it, and \
-            the other members go on");
+        tracing::error!(chat = ?self.id, what, "the chat stops at this peer: `demes status` shows \
+            it, and the other members go on");
         self.fault = what;
         self.may_stop = true;
         self.view_due = Some(Instant::default());

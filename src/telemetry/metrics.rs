@@ -1,7 +1,7 @@
 //! Every metric of a peer, and how numbers get into them.
 //!
-//! `TABLE` is the one place that has names, kinds, units, attributes and meanings; `docs/metrics.md`
-//! and the alarms in `k8s/monitoring/` are tested against it. Names follow OpenTelemetry: dots,
+//! `TABLE` is the one place that has names, kinds, units, attributes and meanings;
+//! `docs/metrics.md` and the alarms of `k8s/` are tested against it. Names follow OpenTelemetry: dots,
 //! no units, no plural of what is a level. Prometheus shows them with underscores, with the unit
 //! and, for counters, with `_total` at the end ([`prometheus_name`]).
 //!

@@ -1,4 +1,5 @@
-//! Logs, metrics and traces: what operators see of a peer. Never a text, name or address of a person.
+//! Logs, metrics and traces: what operators see of a peer. Never a text, name or address of a
+//! person.
 //!
 //! Logs go to stderr. Traces leave only when an OTLP endpoint is set; without one no span is made,
 //! nothing is propagated, and the only cost is reading one flag. Spans of one call are made by

@@ -169,7 +169,7 @@ async fn a_collector_is_told_the_same_by_otlp() {
         let told = async {
             let mut hosts = false;
             let mut committed = 0;
-            while !(hosts && committed >= 3) {
+            while !(hosts && committed >= 1) {
                 let export = exports.recv().await.expect("the collector runs");
                 let resources = export.resource_metrics.into_iter();
                 for metric in resources.flat_map(|it| it.scope_metrics).flat_map(|it| it.metrics) {
@@ -276,11 +276,14 @@ async fn a_hang_up_signal_has_the_log_level_read_again() {
         chat.signal(0, Signal::SIGHUP);
         logged("the log level stays").await.unwrap();
 
-        // Off is off, up to the next change.
-        fs::write(&file, "[telemetry]\nlog_level = \"debug\"\n").unwrap();
-        chat.signal(0, Signal::SIGHUP);
-        logged("the log level was read again").await.unwrap();
-        assert!(log().contains("log_level=\"debug\""), "{}", log());
+        // What is read again holds at once: at `error` not even that it was read is written.
+        for level in ["error", "debug"] {
+            fs::write(&file, format!("[telemetry]\nlog_level = \"{level}\"\n")).unwrap();
+            chat.signal(0, Signal::SIGHUP);
+            chat.says(0).await;
+        }
+        logged("log_level=\"debug\"").await.unwrap();
+        assert!(!log().contains("log_level=\"error\""), "{}", log());
         chat.says(0).await;
         chat.finish().await;
     })
