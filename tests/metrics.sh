@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The metrics and alarms with Prometheus' own tool: the rules parse, each alarm fires when it must and
-# not before, and what a peer says at /metrics is well-formed.
+# The metrics and alarms with Prometheus' own tool: the rules parse, each alarm fires when it must
+# and not before, and what a peer says at /metrics is well-formed.
 #
 #     tests/metrics.sh [PROGRAM]      PROGRAM is target/release/demes by default
 set -euo pipefail
@@ -50,7 +50,8 @@ address=$(sed -n 's/.*"metrics": *"\([^"]*\)".*/\1/p' "$scratch/up")
 curl --silent --show-error --fail --max-time 10 "$address" >"$scratch/metrics"
 
 # The conventions of OpenTelemetry and of Prometheus disagree about the end of this one name.
-known='process_unix_file_descriptor_count non-histogram and non-summary metrics should not have "_count" suffix'
+known='process_unix_file_descriptor_count non-histogram and non-summary metrics '
+known+='should not have "_count" suffix'
 promtool check metrics <"$scratch/metrics" >"$scratch/lint" 2>&1 || true
 if grep -vxF "$known" "$scratch/lint"; then
     echo "promtool finds fault with the metrics" >&2

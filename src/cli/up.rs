@@ -160,7 +160,8 @@ async fn until_stopped(peer: RunningPeer, stops: &mut Stops) -> Result<ExitCode>
     tokio::select! {
         stopped = timeout(STOP_TIMEOUT, peer.stop()) => {
             if stopped.is_err() {
-                tracing::warn!("the stop took more than five seconds and was cut short: nothing confirmed is lost");
+                tracing::warn!("the stop took more than five seconds and was cut short: \
+                    nothing confirmed is lost");
             }
         }
         () = stops.signals.next() => process::exit(i32::from(EXIT_REFUSED)),

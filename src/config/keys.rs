@@ -298,7 +298,7 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.checkpoint_every", Kind::Integer(1, 1 << 24), "4096",
         "How many messages lie between checkpoints."),
     key("metrics.listen", Kind::ListenOrOff, "",
-        "Where Prometheus is told the metrics in plaintext, as /metrics, such as \"127.0.0.1:7446\";\n\
+        "Where Prometheus is told the metrics in plaintext, as /metrics: \"127.0.0.1:7446\", or\n\
          \"\" for nowhere."),
     key("metrics.otlp_interval_s", Kind::Integer(0, 3_600), "60",
         "How often metrics go to `telemetry.otlp_endpoint`, if that is set; 0 sends none there,\n\

@@ -103,8 +103,8 @@ pub async fn check_all(node: Arc<Node>) {
         let checked = tokio::task::spawn_blocking(move || reader.check());
         tokio::select! {
             checked = checked => if let Ok(Err(error)) = checked {
-                tracing::error!(chat = ?chat.id, %error, "the check of a chat's store found damage: \
-                    it is repaired from the other members; see to the disk");
+                tracing::error!(chat = ?chat.id, %error, "the check of a chat's store found \
+                    damage: it is repaired from the other members; see to the disk");
             },
             () = node.stop.cancelled() => return,
         }

@@ -23,7 +23,7 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const READINGS_FRESH: Duration = Duration::from_millis(100);
 
 /// Which way metrics leave. With neither, nothing is counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MetricsSettings {
     /// Whether [`scrape`] has something to say.
     pub prometheus: bool,
@@ -31,6 +31,13 @@ pub struct MetricsSettings {
     pub otlp_interval: Option<Duration>,
     /// How counters are told by OTLP.
     pub counting: Counting,
+}
+
+impl Default for MetricsSettings {
+    fn default() -> Self {
+        let otlp_interval = Some(Duration::from_secs(60));
+        Self { prometheus: false, otlp_interval, counting: Counting::default() }
+    }
 }
 
 /// How counters and histograms are told by OTLP.
