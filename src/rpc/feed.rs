@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
+use opentelemetry::KeyValue;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -48,6 +49,8 @@ struct Position {
     behind_since: Option<Instant>,
     /// Names that the reader has come past in the store.
     names: Names,
+    /// What its metrics are told apart by.
+    label: [KeyValue; 1],
 }
 
 impl Position {
@@ -55,15 +58,13 @@ impl Position {
         let missed_through = Some(chat.feed.commit());
         // Who reads from the beginning learns the names on the way.
         let names = if after == 0 { Names::new() } else { (*chat.feed.names()).clone() };
-        Self { chat, after, missed_through, behind_since: None, names }
+        let label = [chat_attribute(chat.id)];
+        Self { chat, after, missed_through, behind_since: None, names, label }
     }
 
     /// The reader is given everything up to there.
     fn moves_to(&mut self, after: Index) {
-        if metrics::is_enabled() {
-            let entries = after - self.after;
-            metrics::add(Metric::FeedEvents, entries, &[chat_attribute(self.chat.id)]);
-        }
+        metrics::add(Metric::FeedEvents, after - self.after, &self.label);
         self.after = after;
     }
 
