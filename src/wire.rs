@@ -14,6 +14,7 @@ pub mod message;
 pub mod view;
 mod vote;
 
+use crate::protocol::traceparent::from_traceparent;
 use crate::protocol::types::{ADDRESS_BYTES_MAX, NAME_CHARS_MAX, PeerId, Signature, TraceContext};
 
 /// The generated messages and stubs of `proto/demes/v1`.
@@ -79,32 +80,9 @@ pub fn milliseconds(
         .ok_or(WireError::Invalid(field))
 }
 
-/// A W3C `traceparent`; empty for a call that was not sampled.
-pub fn traceparent(trace: &TraceContext) -> String {
-    trace.map_or_else(String::new, |bytes| {
-        format!("00-{}-{}-{}", hex(&bytes[..16]), hex(&bytes[16..24]), hex(&bytes[24..]))
-    })
-}
-
-/// Reads a W3C `traceparent`. Empty text is no context; anything else must be of version 00.
-pub fn trace_context(text: &str) -> Result<TraceContext, WireError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let invalid = WireError::Invalid("traceparent");
-    let parts: Vec<&str> = text.splitn(5, '-').collect();
-    let ["00", trace, span, flags] = parts[..] else { return Err(invalid) };
-    let mut bytes = [0; 25];
-    for (text, range) in [(trace, 0..16), (span, 16..24), (flags, 24..25)] {
-        let target = &mut bytes[range];
-        if text.len() != 2 * target.len() {
-            return Err(invalid);
-        }
-        for (byte, pair) in target.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            *byte = hex_digit(pair[0]).ok_or(invalid)? << 4 | hex_digit(pair[1]).ok_or(invalid)?;
-        }
-    }
-    Ok(Some(bytes))
+/// The context of the call that made an entry. Empty text is none.
+fn trace_context(text: &str) -> Result<TraceContext, WireError> {
+    from_traceparent(text).map_err(|_| WireError::Invalid("traceparent"))
 }
 
 /// Checks a person's or chat's name: 1 to 64 characters, none of them a control character.
@@ -138,29 +116,9 @@ fn signature(bytes: &[u8]) -> Result<Option<Signature>, WireError> {
     bytes.try_into().map(Some).map_err(|_| WireError::Invalid("signature"))
 }
 
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_traceparent_reads_back() {
-        let trace = Some(std::array::from_fn(|i| i as u8));
-        let text = traceparent(&trace);
-        assert_eq!(text, "00-000102030405060708090a0b0c0d0e0f-1011121314151617-18");
-        assert_eq!(trace_context(&text), Ok(trace));
-        assert_eq!(trace_context(""), Ok(None));
-        for bad in ["00", "01-00-00-00", "00-é-0-0", &text[1..], &format!("{text}-00")] {
-            assert!(trace_context(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn names_and_addresses_have_limits() {

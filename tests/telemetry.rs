@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use collector::{collect, text};
+use demes::protocol::traceparent::{from_traceparent, to_traceparent};
 use demes::telemetry::{self, GrpcClientLayer, GrpcServerLayer};
 use http::{Request, Response};
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -31,7 +32,7 @@ async fn one_trace_goes_through_a_call_and_a_log_entry() {
     // context in a log entry, and delivers it later.
     let server = GrpcServerLayer.layer(service_fn(|_: Request<()>| async {
         let entry = telemetry::current_context();
-        assert_eq!(telemetry::context_from_traceparent(&telemetry::traceparent(&entry)), entry);
+        assert_eq!(from_traceparent(&to_traceparent(&entry)), Ok(entry));
         telemetry::child_of(entry, || info_span!(target: "demes", "deliver")).in_scope(|| {});
         Ok::<_, Infallible>(Response::builder().header("grpc-status", "5").body(()).expect("valid"))
     }));

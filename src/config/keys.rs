@@ -313,5 +313,5 @@ pub(super) const KEYS: &[Key] = &[
     key("telemetry.log_format", Kind::Choice(&["text", "json"]), "text",
         "How a log line looks."),
     key("telemetry.sampling_ratio", Kind::Ratio, "1.0",
-        "The share of traces to keep."),
+        "The share of messages' traces to keep; failovers and hand-overs always are."),
 ];

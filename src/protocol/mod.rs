@@ -50,6 +50,7 @@ pub mod submissions;
 mod succession;
 pub mod time;
 pub mod timers;
+pub mod traceparent;
 pub mod types;
 pub mod voters;
 

@@ -8,7 +8,7 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::info_span;
+use tracing::Span;
 
 use super::inbound::Inbound;
 use super::node::now_ms;
@@ -17,7 +17,7 @@ use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
 use crate::runtime::handle::Answer;
 use crate::runtime::outbox::HeartbeatSlot;
-use crate::telemetry::child_of;
+use crate::telemetry::{call_span, child_of};
 use crate::wire::message as convert;
 use crate::wire::pb;
 use crate::wire::pb::host_service_server::HostService;
@@ -27,6 +27,11 @@ use crate::wire::pb::host_service_server::HostService;
 const REPLICATE_MAX: usize = 1_024;
 /// Requests of one `Submit` stream that wait for their answers; more wait in the connection.
 const SUBMITS_MAX: usize = 64;
+/// The call's name in traces.
+const SUBMIT: &str = "demes.v1.HostService/Submit";
+
+/// A `Submit` request that has been handed in, and what is traced of it until it is answered.
+type HandedIn = (ChatId, oneshot::Receiver<Answer>, Vec<Span>);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -53,8 +58,7 @@ impl HostService for Inbound {
     ) -> Result<Response<Self::SubmitStream>, Status> {
         let caller = self.caller(&request)?;
         let mut requests = request.into_inner();
-        let (waiting, answers) =
-            mpsc::channel::<Result<(ChatId, oneshot::Receiver<Answer>), Status>>(SUBMITS_MAX);
+        let (waiting, answers) = mpsc::channel::<Result<HandedIn, Status>>(SUBMITS_MAX);
         let inbound = self.clone();
         tokio::spawn(async move {
             // Requests go in as they come; their answers are awaited in the same order beside it.
@@ -62,10 +66,10 @@ impl HostService for Inbound {
                 let parsed = convert::from_submit_request(request);
                 let handed_in = match inbound.message(&caller, parsed) {
                     Ok((chat, mut message)) => {
-                        trace_submissions(&message);
+                        let spans = trace_submissions(&message);
                         message.call = inbound.handle.next_call();
                         let handed_in = inbound.handle.deliver_call(chat, message).await;
-                        handed_in.map(|answer| (chat, answer)).map_err(unable)
+                        handed_in.map(|answer| (chat, answer, spans)).map_err(unable)
                     }
                     Err(status) => Err(status),
                 };
@@ -76,8 +80,14 @@ impl HostService for Inbound {
             }
         });
         let answers = ReceiverStream::new(answers).then(|handed_in| async {
-            let (chat, answer) = handed_in?;
-            match answer.await {
+            let (chat, answer, spans) = handed_in?;
+            let answer = answer.await;
+            if answer.is_ok() {
+                for span in spans {
+                    span.record("rpc.response.status_code", "OK");
+                }
+            }
+            match answer {
                 Ok(Answer::Message(message)) => convert::to_submit_response(chat, &message)
                     .ok_or_else(|| Status::internal("the answer is of another kind")),
                 Ok(Answer::Empty) | Err(_) => Err(chat_not_found()),
@@ -192,14 +202,12 @@ impl HostService for Inbound {
     }
 }
 
-/// The arrival of each traced submission, in the trace of the call that made it.
-fn trace_submissions(message: &Message) {
-    let Body::Submit(submit) = &message.body else { return };
-    for submission in submit.submissions.iter().filter(|s| s.trace.is_some()) {
-        drop(child_of(submission.trace, || {
-            info_span!("submit", otel.name = "submit", otel.kind = "server")
-        }));
-    }
+/// The request as each traced submission in it sees it, in the trace of the call that made that.
+fn trace_submissions(message: &Message) -> Vec<Span> {
+    let Body::Submit(submit) = &message.body else { return Vec::new() };
+    let traces = submit.submissions.iter().map(|submission| submission.trace);
+    let spans = traces.map(|trace| child_of(trace, || call_span(SUBMIT, "server")));
+    spans.filter(|span| !span.is_none()).collect()
 }
 
 /// The next message of a `Replicate` stream, and where its refusal would come from.

@@ -22,7 +22,7 @@ use super::edge::is_genuine;
 use crate::crypto::Identity;
 use crate::protocol::event::LinkState;
 use crate::protocol::message::{Attach, Body, Message};
-use crate::protocol::types::{ChatId, PeerId, Term};
+use crate::protocol::types::{ChatId, PeerId, Term, TraceContext};
 use crate::runtime::handle::{Contact, Handle};
 use crate::telemetry::metrics::rejected;
 use crate::wire::message as convert;
@@ -161,8 +161,8 @@ impl Link {
         };
         let sending = async {
             loop {
-                for (chat, message) in self.contact.outbox.drain().await {
-                    calls.send(chat, message);
+                for (chat, message, trace) in self.contact.outbox.drain().await {
+                    calls.send(chat, message, trace);
                 }
             }
         };
@@ -285,7 +285,7 @@ impl Calls {
         Inward { handle: self.handle.clone(), peer: self.peer, chat }
     }
 
-    fn send(&mut self, chat: ChatId, message: Message) {
+    fn send(&mut self, chat: ChatId, message: Message, trace: TraceContext) {
         match &message.body {
             Body::Attach(attach) => {
                 self.attach(chat, convert::to_header(chat, &message), attach);
@@ -299,7 +299,8 @@ impl Calls {
                 self.submit(chat, convert::to_submit_request(header, submit));
             }
             _ => {
-                let call = Single { channel: self.channel.clone(), inward: self.inward(chat) };
+                let channel = self.channel.clone().following(trace);
+                let call = Single { channel, inward: self.inward(chat) };
                 tokio::spawn(call.run(message));
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{Span, info_span};
+use tracing::Span;
 
 use super::carry::Carried;
 use super::driver::{Ended, Io};
@@ -13,14 +13,16 @@ use super::journal::Journal;
 use super::measure::Measures;
 use super::outbox::{HeartbeatSlot, dropped};
 use super::requests::Requests;
+use super::spans::Spans;
 use crate::crypto::Identity;
-use crate::protocol::event::{DiskState, Event, Notice, Proposal, ProposeError, Ready, Role};
+use crate::protocol::event::{DiskState, Event, Notice, Proposal, ProposeError, Ready};
 use crate::protocol::message::{Body, Message, Submit};
 use crate::protocol::replica::Replica;
 use crate::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
 use crate::protocol::time::{Instant, MS, Micros};
-use crate::protocol::types::{CallId, ChatId, Entry, Index, Member, Number, Payload, PeerId};
-use crate::telemetry::{self, child_of};
+use crate::protocol::types::{
+    CallId, ChatId, Entry, Index, Member, Number, Payload, PeerId, TraceContext,
+};
 
 /// R24: how long a sync may take before the host hands over, before it pauses, and before the
 /// process ends.
@@ -63,6 +65,8 @@ pub(super) struct Chat {
     pub carried: Carried,
     /// None while metrics are off.
     pub measures: Option<Box<Measures>>,
+    /// What traces are shown; nothing while they are off.
+    pub spans: Option<Box<Spans>>,
     pub touched: bool,
 }
 
@@ -74,7 +78,7 @@ pub(super) struct Pending {
     since: Instant,
     messages: Vec<Message>,
     notices: Vec<Notice>,
-    /// The append and sync of each traced entry; they end with this.
+    /// What is traced of it; the spans end with this.
     _spans: Vec<Span>,
 }
 
@@ -96,6 +100,14 @@ impl Chat {
     pub fn handle(&mut self, now: Instant, event: Event) {
         self.touched = true;
         self.replica.handle(now, event);
+    }
+
+    /// Lets a message arrive, by a call with this context.
+    pub fn receive(&mut self, now: Instant, message: Message, call: TraceContext) {
+        if let Some(spans) = &mut self.spans {
+            spans.receive(&message, call);
+        }
+        self.handle(now, Event::Message(message));
     }
 
     /// Whether the peer matters in this chat.
@@ -225,7 +237,7 @@ impl Chat {
         let proposal = Proposal {
             payload: wish.payload,
             created_at_ms: wish.created_at_ms,
-            trace: wish.trace,
+            trace: self.spans.as_mut().and_then(|spans| spans.send(number, wish.trace)),
             signature,
         };
         self.handle(now, Event::Propose(proposal));
@@ -250,6 +262,9 @@ impl Chat {
             self.end(Ended::Damaged);
         }
         self.touched |= self.carried.is_waiting();
+        if let Some(spans) = &mut self.spans {
+            spans.sweep();
+        }
         self.streams.retain(|_, streams| {
             if streams.replicate.as_ref().is_some_and(mpsc::Sender::is_closed) {
                 streams.replicate = None;
@@ -295,12 +310,16 @@ impl Chat {
 
     // The order is that of `Ready`'s fields; see its contract.
     fn execute(&mut self, now: Instant, ready: Ready, io: &mut Io) {
+        if let Some(spans) = &mut self.spans {
+            spans.begin(&ready, || self.replica.status().generation);
+        }
+        let traced = self.spans.as_mut().map_or_else(Vec::new, |spans| spans.write(&ready));
         for message in ready.early {
             self.route(message, io);
         }
         if !ready.committed.is_empty() {
-            if telemetry::is_enabled() {
-                self.trace_commits(&ready.committed);
+            if let Some(spans) = &mut self.spans {
+                spans.commit(&ready.committed);
             }
             if let Some(measures) = &mut self.measures {
                 measures.on_committed(&ready.committed, self.shared.feed.commit());
@@ -315,15 +334,13 @@ impl Chat {
         for load in ready.loads {
             io.load(self.id, load, &self.shared.reader);
         }
-        let spans = ready.persist.entries.iter().filter_map(|entry| self.span("append", entry));
-        let spans = spans.collect();
         let written = !ready.persist.is_empty();
         if written {
             if let Some(measures) = &mut self.measures {
                 measures.on_written(&ready.persist.entries);
             }
             let ends_carrying = self.carried.ends_with_this_write();
-            self.journal.write(ready.number, ready.persist, ends_carrying);
+            self.journal.write(ready.number, ready.persist, ends_carrying, traced.clone());
         } else if self.pending.is_empty() {
             self.finish(ready.messages, ready.persisted_notices, io);
             return;
@@ -334,18 +351,8 @@ impl Chat {
             since: now,
             messages: ready.messages,
             notices: ready.persisted_notices,
-            _spans: spans,
+            _spans: traced,
         });
-    }
-
-    /// A span in the trace of the call that made an entry; `None`, at no cost, for most entries.
-    fn span(&self, name: &'static str, entry: &Entry) -> Option<Span> {
-        entry.trace?;
-        let parent = entry.trace;
-        Some(child_of(parent, || {
-            let kind = if name == "deliver" { "consumer" } else { "internal" };
-            info_span!("log", otel.name = name, otel.kind = kind, index = entry.index)
-        }))
     }
 
     /// What an earlier incarnation of this peer has said is found when it is repeated.
@@ -356,17 +363,6 @@ impl Chat {
                 let granted = Granted { number: entry.number, index: Some(entry.index) };
                 self.requests.add_outlived(request_id.clone(), granted);
             }
-        }
-    }
-
-    /// The host's commit, and the delivery at every member.
-    fn trace_commits(&self, committed: &[Arc<Entry>]) {
-        let hosts = self.view.borrow().status.role == Role::Host;
-        for entry in committed {
-            if hosts {
-                drop(self.span("commit", entry));
-            }
-            drop(self.span("deliver", entry));
         }
     }
 
@@ -403,17 +399,29 @@ impl Chat {
                     let signed = signed_hand_over(self.id, hand_over);
                     hand_over.signature = Some(io.identity.sign(&signed));
                 }
-                io.send(self.id, message);
+                self.send(message, io);
             }
             Body::Submit(submit)
                 if submit.author.is_some_and(|(author, _)| author == message.from) =>
             {
                 sign_submissions(self.id, submit, &io.identity);
-                io.send(self.id, message);
+                self.send(message, io);
             }
             Body::Goodbye if io.keep_seat => {}
-            _ => io.send(self.id, message),
+            _ => self.send(message, io),
         }
+    }
+
+    /// Sends a message over this peer's own connection.
+    fn send(&mut self, message: Message, io: &Io) {
+        let mut trace = None;
+        if let Some(spans) = &mut self.spans {
+            trace = spans.context_of(&message.body);
+            if let Body::Submit(submit) = &message.body {
+                spans.submit(submit.author, &submit.submissions);
+            }
+        }
+        io.send(self.id, message, trace);
     }
 
     fn on_notice(&mut self, notice: Notice, io: &mut Io) {
@@ -423,6 +431,9 @@ impl Chat {
         match notice {
             Notice::Queued { number } => {
                 self.queued_through = self.queued_through.max(number);
+                if let Some(spans) = &mut self.spans {
+                    spans.queued(number);
+                }
                 self.reply(number, None);
             }
             Notice::Confirmed { number, index } => {

@@ -24,13 +24,14 @@ use super::journal::{Done, Journal};
 use super::measure::{Gauges, Measures};
 use super::outbox::Outbox;
 use super::requests::Requests;
+use super::spans::Spans;
 use crate::crypto::Identity;
 use crate::protocol::config::Config;
 use crate::protocol::event::{DiskState, Event, LinkState, Load};
 use crate::protocol::message::Message;
 use crate::protocol::replica::Replica;
 use crate::protocol::time::Instant;
-use crate::protocol::types::{CallId, ChatId, MemberState, Payload, PeerId};
+use crate::protocol::types::{CallId, ChatId, MemberState, Payload, PeerId, TraceContext};
 use crate::storage::{ChatReader, StorageError};
 use crate::wire::view::Names;
 
@@ -136,10 +137,11 @@ pub(super) struct Io {
 }
 
 impl Io {
-    /// Sends a message over this peer's own connection to the addressee, if there is one.
-    pub fn send(&self, chat: ChatId, message: Message) {
+    /// Sends a message over this peer's own connection to the addressee, if there is one. `trace`
+    /// goes with it as metadata.
+    pub fn send(&self, chat: ChatId, message: Message, trace: TraceContext) {
         if let Some(outbox) = self.outboxes.get(&message.to) {
-            outbox.push(chat, message);
+            outbox.push(chat, message, trace);
         }
     }
 
@@ -263,7 +265,7 @@ impl Driver {
     fn on_input(&mut self, input: Input, calls: &mut Vec<CallId>) {
         let now = self.now();
         match input {
-            Input::Message { chat, message, answer } => {
+            Input::Message { chat, message, answer, trace } => {
                 let Some(chat) = self.chats.get_mut(&chat) else { return };
                 if let Some(answer) = answer {
                     if ends_without_answer(&message.body) {
@@ -271,7 +273,7 @@ impl Driver {
                     }
                     self.io.calls.insert(message.call, answer);
                 }
-                chat.handle(now, Event::Message(message));
+                chat.receive(now, message, trace);
             }
             Input::Replicate { chat, attach, stream, refused } => {
                 let Some(chat) = self.chats.get_mut(&chat) else { return };
@@ -303,8 +305,11 @@ impl Driver {
                     chat.handle(now, Event::MarkRead { index });
                 }
             }
-            Input::HandOver { chat, target } => {
+            Input::HandOver { chat, target, trace } => {
                 if let Some(chat) = self.chats.get_mut(&chat) {
+                    if let Some(spans) = &mut chat.spans {
+                        spans.ask_hand_over(trace);
+                    }
                     chat.handle(now, Event::HandOver { target });
                 }
             }
@@ -460,6 +465,7 @@ impl Driver {
             read_only: false,
             carried: Carried::new(new.carried),
             measures,
+            spans: Spans::new(new.id, self.shared.me),
             touched: true,
         };
         if chat.replica.status().removed_by.is_some() {

@@ -16,6 +16,7 @@ use crate::protocol::types::{
     CallId, ChatId, Incarnation, Index, Number, Payload, PeerId, Submission, TraceContext,
 };
 use crate::storage::{ChatReader, ChatStore};
+use crate::telemetry::current_context;
 
 /// The most inputs that wait for the loop. Beyond it streams wait, which slows their senders
 /// through flow control, and single calls are refused.
@@ -107,6 +108,7 @@ pub struct Wish {
     pub request_id: Option<String>,
     pub payload: Payload,
     pub created_at_ms: u64,
+    /// The call that makes it, where that is traced.
     pub trace: TraceContext,
     pub wait: Wait,
 }
@@ -142,6 +144,8 @@ pub(super) enum Input {
         chat: ChatId,
         message: Message,
         answer: Option<oneshot::Sender<Answer>>,
+        /// The call that brought it, where that is traced.
+        trace: TraceContext,
     },
     Replicate {
         chat: ChatId,
@@ -178,6 +182,7 @@ pub(super) enum Input {
     HandOver {
         chat: ChatId,
         target: Option<PeerId>,
+        trace: TraceContext,
     },
     View {
         chat: ChatId,
@@ -258,7 +263,7 @@ impl Handle {
 
     /// Hands in a message of a stream; waits while the inbox is full.
     pub async fn deliver(&self, chat: ChatId, message: Message) -> Result<(), Unable> {
-        self.send(Input::Message { chat, message, answer: None }).await
+        self.send(Input::Message { chat, message, answer: None, trace: None }).await
     }
 
     /// The same, where the message begins a call: what comes back is its answer. The call ends
@@ -269,7 +274,8 @@ impl Handle {
         message: Message,
     ) -> Result<oneshot::Receiver<Answer>, Unable> {
         let (answer, answered) = oneshot::channel();
-        self.send(Input::Message { chat, message, answer: Some(answer) }).await?;
+        let input = Input::Message { chat, message, answer: Some(answer), trace: None };
+        self.send(input).await?;
         Ok(answered)
     }
 
@@ -277,7 +283,8 @@ impl Handle {
     pub async fn call(&self, chat: ChatId, mut message: Message) -> Result<Answer, Unable> {
         message.call = self.next_call();
         let (answer, answered) = oneshot::channel();
-        let input = Input::Message { chat, message, answer: Some(answer) };
+        let trace = current_context();
+        let input = Input::Message { chat, message, answer: Some(answer), trace };
         self.inbox.try_send(input).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unable::Busy,
             mpsc::error::TrySendError::Closed(_) => Unable::Stopping,
@@ -338,7 +345,7 @@ impl Handle {
 
     /// Asks this peer, the host, to hand over.
     pub async fn hand_over(&self, chat: ChatId, target: Option<PeerId>) -> Result<(), Unable> {
-        self.send(Input::HandOver { chat, target }).await
+        self.send(Input::HandOver { chat, target, trace: current_context() }).await
     }
 
     /// A chat's state at this moment.

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use tokio::sync::mpsc::UnboundedSender;
+use tracing::{Span, info_span};
 
 use super::measure::Gauges;
 use crate::protocol::event::{Load, Persist};
@@ -48,6 +49,8 @@ struct Job {
     persist: Persist,
     /// What was carried goes with this write: its outbox has it now.
     ends_carrying: bool,
+    /// What is traced of it.
+    spans: Vec<Span>,
 }
 
 impl Journal {
@@ -68,11 +71,12 @@ impl Journal {
     }
 
     /// Makes `persist` durable after everything that was given before. With `ends_carrying`, what
-    /// was carried of an earlier incarnation is forgotten in the same write.
-    pub fn write(&self, ready: u64, persist: Persist, ends_carrying: bool) {
+    /// was carried of an earlier incarnation is forgotten in the same write. Each of `spans` gets
+    /// the sync as its child.
+    pub fn write(&self, ready: u64, persist: Persist, ends_carrying: bool, spans: Vec<Span>) {
         self.gauges.writes.fetch_add(1, Ordering::Relaxed);
         // The thread is gone only after it has told the loop that it failed.
-        let _ = self.jobs.send(Job { ready, persist, ends_carrying });
+        let _ = self.jobs.send(Job { ready, persist, ends_carrying, spans });
     }
 }
 
@@ -93,12 +97,16 @@ fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>
             jobs += 1;
             job.ready = next.ready;
             job.ends_carrying |= next.ends_carrying;
+            job.spans.extend(next.spans);
             append(&mut job.persist, next.persist);
         }
+        let syncs: Vec<Span> =
+            job.spans.drain(..).map(|span| info_span!(parent: &span, "sync")).collect();
         let written = match job.ends_carrying {
             true => store.persist_carried(&job.persist),
             false => store.persist(&job.persist),
         };
+        drop(syncs);
         gauges.writes.fetch_sub(jobs, Ordering::Relaxed);
         let message = match written {
             Ok(took) => {

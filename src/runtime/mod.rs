@@ -16,3 +16,4 @@ mod journal;
 pub mod measure;
 pub mod outbox;
 mod requests;
+mod spans;

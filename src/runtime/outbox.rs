@@ -9,7 +9,7 @@ use opentelemetry::KeyValue;
 use tokio::sync::Notify;
 
 use crate::protocol::message::{Body, Heartbeat, Message};
-use crate::protocol::types::ChatId;
+use crate::protocol::types::{ChatId, TraceContext};
 use crate::telemetry::metrics::{self, DROP_REASON, Metric};
 
 /// The most messages that wait for one peer; further ones are dropped.
@@ -30,13 +30,14 @@ pub struct Outbox {
 #[derive(Default)]
 struct Queue {
     up: bool,
-    messages: VecDeque<(ChatId, Message)>,
+    messages: VecDeque<(ChatId, Message, TraceContext)>,
     acknowledges: BTreeMap<ChatId, Message>,
 }
 
 impl Outbox {
-    /// Adds a message, or drops it where the connection is down or the queue is full.
-    pub fn push(&self, chat: ChatId, message: Message) {
+    /// Adds a message, or drops it where the connection is down or the queue is full. `trace` is
+    /// what it follows from, where that is traced.
+    pub fn push(&self, chat: ChatId, message: Message, trace: TraceContext) {
         let mut queue = self.lock();
         if !queue.up || queue.messages.len() >= QUEUE_MAX {
             let reason = if queue.up { "queue_full" } else { "link_down" };
@@ -47,20 +48,21 @@ impl Outbox {
         if matches!(message.body, Body::Acknowledge(_)) {
             queue.acknowledges.insert(chat, message);
         } else {
-            queue.messages.push_back((chat, message));
+            queue.messages.push_back((chat, message, trace));
         }
         drop(queue);
         self.filled.notify_one();
     }
 
     /// Waits until there is something, and takes all of it in order.
-    pub async fn drain(&self) -> Vec<(ChatId, Message)> {
+    pub async fn drain(&self) -> Vec<(ChatId, Message, TraceContext)> {
         loop {
             let filled = self.filled.notified();
             {
                 let mut queue = self.lock();
                 let mut taken: Vec<_> = queue.messages.drain(..).collect();
-                taken.extend(std::mem::take(&mut queue.acknowledges));
+                let acknowledges = std::mem::take(&mut queue.acknowledges);
+                taken.extend(acknowledges.into_iter().map(|(chat, message)| (chat, message, None)));
                 if !taken.is_empty() {
                     return taken;
                 }
@@ -233,21 +235,22 @@ mod tests {
     async fn the_newest_acknowledge_replaces_the_older() {
         let outbox = Outbox::default();
         outbox.set_up(true);
-        outbox.push(CHAT, acknowledge(1));
-        outbox.push(CHAT, message(Body::Goodbye));
-        outbox.push(CHAT, acknowledge(2));
+        outbox.push(CHAT, acknowledge(1), None);
+        outbox.push(CHAT, message(Body::Goodbye), None);
+        outbox.push(CHAT, acknowledge(2), None);
         let taken = outbox.drain().await;
-        assert_eq!(taken, [(CHAT, message(Body::Goodbye)), (CHAT, acknowledge(2))]);
+        let expected = [(CHAT, message(Body::Goodbye), None), (CHAT, acknowledge(2), None)];
+        assert_eq!(taken, expected);
     }
 
     #[test]
     fn what_does_not_fit_is_dropped_and_counted() {
         let outbox = Outbox::default();
-        outbox.push(CHAT, message(Body::Goodbye));
+        outbox.push(CHAT, message(Body::Goodbye), None);
         assert_eq!(outbox.dropped(), 1);
         outbox.set_up(true);
         for _ in 0..QUEUE_MAX + 3 {
-            outbox.push(CHAT, message(Body::Goodbye));
+            outbox.push(CHAT, message(Body::Goodbye), None);
         }
         assert_eq!(outbox.dropped(), 4);
     }

@@ -1,8 +1,9 @@
 //! Spans of gRPC calls, by OpenTelemetry's semantic conventions, and their way across peers.
 //!
 //! A call gets a span when it is part of a trace: the caller sent a sampled `traceparent`, the
-//! calling code is inside a span, or a person's program asked (those calls begin traces). Pings and
-//! streams that the peers keep open by themselves get none. A span ends with the headers of the
+//! calling code is inside a span or names one, or a person's program asked (those calls begin
+//! traces, unless the program says that its own is not sampled). Pings and streams that the peers
+//! keep open by themselves get none. A span ends with the headers of the
 //! response: a unary call is answered then, and a stream is open.
 
 use std::task::{Context, Poll};
@@ -13,10 +14,15 @@ use tower::{Layer, Service};
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
-use super::context::{current_context, extract, inject, is_enabled, set_parent};
+use super::context::{context_of, current_context, extract, inject, is_enabled, set_parent};
+use crate::protocol::traceparent::is_sampled;
+use crate::protocol::types::TraceContext;
 
 /// Calls to this service begin traces.
 const ROOT_SERVICE: &str = "demes.v1.ClientService/";
+/// `server.address` of calls to other peers. They are reached by their keys and share one name; the
+/// address of a person is in no span.
+const PEERS: &str = "peer.demes";
 
 /// Makes spans of the calls that arrive.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,9 +37,17 @@ pub struct GrpcClientLayer;
 pub struct GrpcTrace<S> {
     inner: S,
     side: Side,
+    parent: TraceContext,
 }
 
-#[derive(Clone, Copy, PartialEq, Debug)]
+impl<S> GrpcTrace<S> {
+    /// The same service, for calls that follow from another span than the current one.
+    pub fn following(self, parent: TraceContext) -> Self {
+        Self { parent, ..self }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Side {
     Server,
     Client,
@@ -42,14 +56,14 @@ enum Side {
 impl<S> Layer<S> for GrpcServerLayer {
     type Service = GrpcTrace<S>;
     fn layer(&self, inner: S) -> GrpcTrace<S> {
-        GrpcTrace { inner, side: Side::Server }
+        GrpcTrace { inner, side: Side::Server, parent: None }
     }
 }
 
 impl<S> Layer<S> for GrpcClientLayer {
     type Service = GrpcTrace<S>;
     fn layer(&self, inner: S) -> GrpcTrace<S> {
-        GrpcTrace { inner, side: Side::Client }
+        GrpcTrace { inner, side: Side::Client, parent: None }
     }
 }
 
@@ -69,11 +83,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let Some(span) = self.side.span_of(&request) else {
+        let Some(span) = self.side.span_of(&request, self.parent) else {
             return Either::Left(self.inner.call(request));
         };
         if self.side == Side::Client {
-            span.in_scope(|| inject(request.headers_mut()));
+            inject(request.headers_mut(), &context_of(&span));
         }
         let response = span.in_scope(|| self.inner.call(request));
         let side = self.side;
@@ -87,26 +101,28 @@ where
 }
 
 impl Side {
-    fn span_of<B>(self, request: &Request<B>) -> Option<Span> {
+    fn span_of<B>(self, request: &Request<B>, parent: TraceContext) -> Option<Span> {
         if !is_enabled() {
             return None;
         }
         let method = request.uri().path().trim_start_matches('/');
-        match self {
-            Side::Client => {
-                current_context()?;
-                Some(grpc_span(method, "client"))
-            }
-            Side::Server => {
-                let parent = extract(request.headers());
-                if parent.is_none() && !method.starts_with(ROOT_SERVICE) {
-                    return None;
-                }
-                let span = grpc_span(method, "server");
-                set_parent(&span, parent);
-                Some(span)
-            }
-        }
+        let parent = match self {
+            Side::Client => parent.or_else(current_context),
+            Side::Server => extract(request.headers()),
+        };
+        let wanted = match parent {
+            // A caller who does not record its part does not want ours.
+            Some(_) => is_sampled(&parent),
+            None => self == Side::Server && method.starts_with(ROOT_SERVICE),
+        };
+        wanted.then(|| {
+            let span = match self {
+                Side::Client => call_span(method, "client"),
+                Side::Server => call_span(method, "server"),
+            };
+            set_parent(&span, parent);
+            span
+        })
     }
 
     /// Writes down how the call went. Without headers the connection failed.
@@ -141,7 +157,9 @@ impl Side {
     }
 }
 
-fn grpc_span(method: &str, kind: &'static str) -> Span {
+/// The span of one call, or of one request of a stream whose requests belong to different traces.
+/// `kind` is `client` or `server`.
+pub fn call_span(method: &str, kind: &'static str) -> Span {
     info_span!(
         "rpc",
         otel.name = method,
@@ -150,6 +168,7 @@ fn grpc_span(method: &str, kind: &'static str) -> Span {
         rpc.system.name = "grpc",
         rpc.method = method,
         rpc.response.status_code = Empty,
+        server.address = (kind == "client").then_some(PEERS),
         error.type = Empty,
     )
 }
@@ -191,7 +210,7 @@ mod tests {
             Ok::<_, Infallible>(Response::new(request.headers().len()))
         });
         for side in [Side::Client, Side::Server] {
-            let traced = GrpcTrace { inner: echo, side };
+            let traced = GrpcTrace { inner: echo, side, parent: None };
             let future = traced.oneshot(Request::new(()));
             assert_eq!(future.await.map(Response::into_body), Ok(0));
         }

@@ -4,7 +4,8 @@
 //! Logs go to stderr. Traces leave only when an OTLP endpoint is set; without one no span is made,
 //! nothing is propagated, and the only cost is reading one flag. Spans of one call are made by
 //! [`GrpcServerLayer`] and [`GrpcClientLayer`]; how one trace passes from peer to peer, through
-//! request metadata and log entries, is in `context.rs`. Every metric is in `metrics.rs`.
+//! request metadata and log entries, is in `context.rs`; which ones are kept and how they leave, in
+//! `traces.rs`. What spans there are is in `docs/traces.md`. Every metric is in `metrics.rs`.
 
 mod calls;
 mod context;
@@ -13,32 +14,29 @@ mod instruments;
 mod logs;
 pub mod metrics;
 mod process;
+mod traces;
 
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::{Layer, SubscriberExt};
+use opentelemetry_sdk::resource::TelemetryResourceDetector;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use calls::{GrpcDuration, GrpcDurationLayer, Measured};
 pub use context::{
-    child_of, context_from_traceparent, current_context, extract, inject, is_enabled, set_parent,
-    traceparent,
+    child_of, context_of, current_context, election_context, fail, is_enabled, link, set_parent,
 };
-pub use grpc::{GrpcClientLayer, GrpcServerLayer, GrpcTrace};
+pub use grpc::{GrpcClientLayer, GrpcServerLayer, GrpcTrace, call_span};
 pub use instruments::{Counting, MetricsSettings, Observed, Readings, observe, scrape};
 pub use logs::LogLevel;
+pub use traces::{HAND_OVER, end_election};
 
 /// How long the last spans may take to leave when the peer stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long one export may take.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a log line looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -61,7 +59,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Whether log lines for people are coloured.
     pub color: bool,
-    /// The share of traces that begin here and are kept, from 0 to 1. A caller's decision wins.
+    /// The share of traces that begin here and are kept, from 0 to 1. A caller's decision wins,
+    /// and traces about the choice of a host are always kept.
     pub sampling_ratio: f64,
     /// Which way metrics leave.
     pub metrics: MetricsSettings,
@@ -140,16 +139,15 @@ impl Guard {
 pub fn start(settings: &Settings, instance_id: &str) -> Result<Guard, TelemetryError> {
     let (logs, log_level) = logs::layer(settings)?;
     let provider = match &settings.otlp_endpoint {
-        Some(endpoint) => Some(tracer_provider(endpoint, settings.sampling_ratio, instance_id)?),
+        Some(endpoint) => {
+            Some(traces::provider(endpoint, settings.sampling_ratio, resource(instance_id))?)
+        }
         None => None,
     };
     // A list, because an absent layer in a stack would let everybody's spans be made.
     let mut layers = vec![logs];
     if let Some(provider) = &provider {
-        // Only our own spans: the exporter is a gRPC client too and would trace itself.
-        let ours = Targets::new().with_target("demes", LevelFilter::INFO);
-        let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("demes"));
-        layers.push(traces.with_filter(ours).boxed());
+        layers.push(traces::layer(provider));
     }
     tracing_subscriber::registry().with(layers).try_init().map_err(|_| TelemetryError::Twice)?;
     context::enable(provider.is_some());
@@ -159,31 +157,14 @@ pub fn start(settings: &Settings, instance_id: &str) -> Result<Guard, TelemetryE
     Ok(Guard { provider, meters, log_level })
 }
 
-/// Who tells this.
+/// Whose telemetry this is. Nothing of the machine or the person is looked up.
 fn resource(instance_id: &str) -> Resource {
     Resource::builder_empty()
+        .with_detector(Box::new(TelemetryResourceDetector))
         .with_service_name("demes")
         .with_attributes([
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
             KeyValue::new("service.instance.id", instance_id.to_owned()),
         ])
         .build()
-}
-
-fn tracer_provider(
-    endpoint: &str,
-    sampling_ratio: f64,
-    instance_id: &str,
-) -> Result<SdkTracerProvider, TelemetryError> {
-    let exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(EXPORT_TIMEOUT)
-        .build()
-        .map_err(|error| TelemetryError::Endpoint(error.to_string()))?;
-    Ok(SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(sampling_ratio))))
-        .with_resource(resource(instance_id))
-        .build())
 }

@@ -2,8 +2,9 @@
 
 use super::{
     WireError, check_address, check_name, hex, milliseconds, pb, peer_id, signature, timestamp,
-    trace_context, traceparent,
+    trace_context,
 };
+use crate::protocol::traceparent::to_traceparent;
 use crate::protocol::types::{
     ADDRESS_BYTES_MAX, Entry, Hash, INVITE_LINK_USES_MAX, InviteLinkId, InviteLinkProof,
     MEMBERS_MAX, Membership, NAME_CHARS_MAX, Payload, Policy, REQUEST_ID_BYTES_MAX,
@@ -20,7 +21,7 @@ pub fn to_entry(entry: &Entry) -> pb::Entry {
         session: entry.session,
         number: entry.number,
         created_at: Some(timestamp(entry.created_at_ms)),
-        traceparent: traceparent(&entry.trace),
+        traceparent: to_traceparent(&entry.trace),
         signature: entry.signature.map(|s| s.to_vec()).unwrap_or_default().into(),
         previous_hash: entry.previous.0.to_vec().into(),
         hash: entry.hash.0.to_vec().into(),
@@ -73,7 +74,7 @@ pub fn to_submission(submission: &Submission) -> pb::Submission {
     pb::Submission {
         number: submission.number,
         created_at: Some(timestamp(submission.created_at_ms)),
-        traceparent: traceparent(&submission.trace),
+        traceparent: to_traceparent(&submission.trace),
         signature: submission.signature.map(|s| s.to_vec()).unwrap_or_default().into(),
         payload: match &submission.payload {
             Payload::Message { request_id, sealed } => Some(Out::Message(pb::SealedMessage {

@@ -17,6 +17,7 @@ mod process;
 mod ranking;
 mod recovery;
 mod removal;
+mod spans;
 mod strangers;
 mod trace;
 mod voters;
