@@ -10,13 +10,13 @@ use demes::crypto::tls;
 use demes::protocol::log::Checkpoint;
 use demes::protocol::message::Body;
 use demes::protocol::recovery::LogEnd;
+use demes::protocol::traceparent::from_traceparent;
 use demes::protocol::types::{ChatId, Entry, PeerId, Submission};
 use demes::storage::schema;
-use demes::telemetry::context_from_traceparent;
 use demes::wire::link::{LinkText, PREFIX};
 use demes::wire::message as convert;
 use demes::wire::message::Header;
-use demes::wire::{WireError, check_address, check_name, pb, trace_context};
+use demes::wire::{WireError, check_address, check_name, pb};
 use prost::Message as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
@@ -224,9 +224,8 @@ pub fn configuration(bytes: &[u8]) -> bool {
 /// Short texts that stand in messages and on command lines: ids, addresses, trace contexts.
 pub fn text(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
-    let traced = trace_context(text).is_ok_and(|context| context.is_some());
+    let traced = from_traceparent(text).is_ok_and(|context| context.is_some());
     traced
-        || context_from_traceparent(text).is_some()
         || text.parse::<PeerId>().is_ok_and(|id| id.to_string() == text)
         || text.parse::<ChatId>().is_ok_and(|id| id.to_string() == text)
         || text.parse::<LogEnd>().is_ok_and(|end| end.to_string() == text)
