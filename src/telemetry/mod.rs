@@ -28,7 +28,7 @@ pub use context::{
 pub use grpc::{GrpcClientLayer, GrpcServerLayer, GrpcTrace};
 
 /// How long the last spans may take to leave when the peer stops.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one export may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
