@@ -27,6 +27,8 @@ use crate::config::Arguments;
 use crate::wire::pb;
 
 pub use errors::{EXIT_BUG, EXIT_DISK, EXIT_USAGE, Failure, exit_code, explain};
+pub use up::STOP_TIMEOUT;
+
 use output::Output;
 
 /// Private group chat with no server: every person runs a peer.

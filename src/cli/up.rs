@@ -23,7 +23,7 @@ use crate::rpc::{self, RunningPeer, ServeError, ServeOptions};
 use crate::telemetry::{self, LogLevel};
 
 /// How long a stop may take; then the process ends regardless, as a crash would.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Args, Debug, Default)]
 pub struct UpArgs {

@@ -36,7 +36,7 @@ pub use logs::LogLevel;
 pub use traces::{HAND_OVER, end_election};
 
 /// How long the last spans may take to leave when the peer stops.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a log line looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
