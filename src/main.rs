@@ -7,6 +7,12 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use demes::cli::{self, Cli, EXIT_BUG, EXIT_DISK, EXIT_USAGE};
 use demes::storage::{self, Panic};
+use mimalloc::MiMalloc;
+
+/// A message is many small pieces on its way, and this allocator costs a sixth less of the
+/// processor than the C library's (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     exit_on_panic();
