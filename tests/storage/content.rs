@@ -53,6 +53,7 @@ fn every_field_of_persist_comes_back() {
     assert!(!reader.lacks_request("mine") && !reader.lacks_request("other"));
     reader.check().unwrap();
     assert!(!reader.lacks_request("mine") && reader.lacks_request("other"));
+    drop(reader);
     assert_eq!(store.reader().index_of_request("mine").unwrap(), Some(6));
     assert_eq!(store.reader().index_of_request("other").unwrap(), None);
     assert_eq!((store.chat(), store.incarnation()), (CHAT, INCARNATION));
