@@ -6,11 +6,16 @@
 //! For each N: the most that is confirmed and delivered a second; then, at 100 messages a second
 //! and at half of that maximum, the time from send to confirmed and to delivered everywhere.
 //! Processor time and memory are those of the host's process at the maximum.
+//!
+//!     cargo bench --bench throughput -- --rate 100
+//!
+//! The time to a confirmation alone, at one rate, apart for those who speak through the host's peer
+//! and for all others.
 
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -41,6 +46,9 @@ struct Options {
     /// Numbers of feed readers
     #[arg(long, value_delimiter = ',', default_values_t = [3, 10, 50])]
     readers: Vec<usize>,
+    /// Only the time to a confirmation at this many messages a second, with 3 readers
+    #[arg(long)]
+    rate: Option<f64>,
     /// Print one JSON object for each number of readers instead of a table
     #[arg(long)]
     json: bool,
@@ -78,6 +86,9 @@ async fn main() -> Result<()> {
     let mut cluster = Cluster::new(binary(), &["Ada", "Ben", "Cleo"], &[])?;
     cluster.start_all().await?;
     cluster.found("Throughput").await?;
+    if let Some(rate) = options.rate {
+        return at_one_rate(&cluster, rate, span).await;
+    }
     if !options.json {
         heading();
     }
@@ -93,14 +104,7 @@ async fn main() -> Result<()> {
 }
 
 async fn measure(cluster: &Cluster, readers: usize, span: Duration) -> Result<Row> {
-    let slots = Arc::new(Slots::new(readers));
-    let mut reading = JoinSet::new();
-    for reader in 0..readers {
-        let connection = Readers { cluster, reader };
-        reading.spawn(connection.open().await?.read(slots.clone()));
-    }
-    let clients = senders(cluster).await?;
-    let load = Load { chat: cluster.chat.clone(), clients, slots: slots.clone(), readers };
+    let load = Load::prepare(cluster, readers).await?;
     load.at_most(Duration::from_secs(2), None).await?; // connections and caches get warm
 
     let host = cluster.host().await?;
@@ -114,7 +118,6 @@ async fn measure(cluster: &Cluster, readers: usize, span: Duration) -> Result<Ro
 
     let low = load.at_most(span, Some(LOW_RATE)).await?;
     let half = load.at_most(span, Some(most.messages / most.seconds / 2.0)).await?;
-    reading.shutdown().await;
     Ok(Row {
         readers,
         confirmed_per_second: most.messages / most.seconds,
@@ -125,6 +128,30 @@ async fn measure(cluster: &Cluster, readers: usize, span: Duration) -> Result<Ro
         host_cpu_us_per_delivery: cpu * 1e6 / (most.messages * host_readers.max(1) as f64),
         host_memory_mib,
     })
+}
+
+async fn at_one_rate(cluster: &Cluster, rate: f64, span: Duration) -> Result<()> {
+    let load = Load::prepare(cluster, PEERS).await?;
+    load.at_most(Duration::from_secs(1), Some(rate)).await?;
+    let host = cluster.host().await?;
+    let measured = load.at_most(span, Some(rate)).await?;
+    let all = measured.latency();
+    println!(
+        "{:.0} messages/s: confirmed p50 {:.2} p99 {:.2} ms, delivered p50 {:.2} p99 {:.2} ms",
+        all.messages_per_second,
+        all.confirmed_p50_ms,
+        all.confirmed_p99_ms,
+        all.delivered_p50_ms,
+        all.delivered_p99_ms,
+    );
+    for (who, at_host) in [("through the host's peer", true), ("through other peers", false)] {
+        let senders = (0..SENDERS).filter(|sender| (sender % PEERS == host) == at_host);
+        let times = senders.flat_map(|sender| measured.of_sender(sender));
+        let times = sorted(times.collect());
+        let (p50, p99) = (percentile(&times, 0.5), percentile(&times, 0.99));
+        println!("    {who}: confirmed p50 {p50:.2} p99 {p99:.2} ms");
+    }
+    Ok(())
 }
 
 /// Sender s speaks through peer s modulo 3, each over a connection of its own.
@@ -147,6 +174,7 @@ struct Slots {
     begun: Instant,
     readers: u32,
     next: AtomicU64,
+    sender: Vec<AtomicU8>,
     sent_us: Vec<AtomicU64>,
     confirmed_us: Vec<AtomicU64>,
     deliveries: Vec<AtomicU32>,
@@ -160,6 +188,7 @@ impl Slots {
             begun: Instant::now(),
             readers: u32::try_from(readers).expect("few readers"),
             next: AtomicU64::new(0),
+            sender: std::iter::repeat_with(AtomicU8::default).take(SLOTS).collect(),
             sent_us: times(),
             confirmed_us: times(),
             deliveries: std::iter::repeat_with(AtomicU32::default).take(SLOTS).collect(),
@@ -227,17 +256,32 @@ struct Load {
     clients: Vec<Client>,
     slots: Arc<Slots>,
     readers: usize,
+    /// The feed readers; they end with this.
+    _reading: JoinSet<Result<()>>,
 }
 
 /// One measurement.
 struct Measured {
     messages: f64,
     seconds: f64,
-    confirmed_ms: Vec<f64>,
+    /// In the order of sending, each with its sender.
+    confirmed_ms: Vec<(usize, f64)>,
     delivered_ms: Vec<f64>,
 }
 
 impl Load {
+    /// Opens the connections of readers and senders.
+    async fn prepare(cluster: &Cluster, readers: usize) -> Result<Self> {
+        let slots = Arc::new(Slots::new(readers));
+        let mut reading = JoinSet::new();
+        for reader in 0..readers {
+            let connection = Readers { cluster, reader };
+            reading.spawn(connection.open().await?.read(slots.clone()));
+        }
+        let clients = senders(cluster).await?;
+        Ok(Self { chat: cluster.chat.clone(), clients, slots, readers, _reading: reading })
+    }
+
     /// Sends for `span` at `rate`, or as fast as confirmations come, and waits until all of it is
     /// confirmed and delivered.
     async fn at_most(&self, span: Duration, rate: Option<f64>) -> Result<Measured> {
@@ -261,13 +305,15 @@ impl Load {
                 let sent = self.slots.sent_us[slot].load(Ordering::Acquire);
                 times[slot].load(Ordering::Acquire).saturating_sub(sent) as f64 / 1_000.0
             });
-            sorted(lengths.collect())
+            lengths.collect::<Vec<f64>>()
         };
+        let senders = self.slots.sender[range.clone()].iter();
+        let senders = senders.map(|sender| usize::from(sender.load(Ordering::Acquire)));
         Ok(Measured {
             messages: range.len() as f64,
             seconds,
-            confirmed_ms: since_sent(&self.slots.confirmed_us),
-            delivered_ms: since_sent(&self.slots.delivered_us),
+            confirmed_ms: senders.zip(since_sent(&self.slots.confirmed_us)).collect(),
+            delivered_ms: sorted(since_sent(&self.slots.delivered_us)),
         })
     }
 
@@ -312,6 +358,7 @@ impl Load {
     fn one_sender(&self, place: usize) -> OneSender {
         OneSender {
             chat: self.chat.clone(),
+            sender: place % SENDERS,
             client: self.clients[place % SENDERS].clone(),
             slots: self.slots.clone(),
             upper: (self.readers as u64) << 32,
@@ -329,6 +376,7 @@ async fn all_well(mut tasks: JoinSet<Result<()>>) -> Result<()> {
 #[derive(Clone)]
 struct OneSender {
     chat: String,
+    sender: usize,
     client: Client,
     slots: Arc<Slots>,
     upper: u64,
@@ -340,6 +388,7 @@ impl OneSender {
         let slot = usize::try_from(number)?;
         ensure!(slot < SLOTS, "more messages than this benchmark keeps account of");
         let request = message(&self.chat, self.upper | number);
+        self.slots.sender[slot].store(u8::try_from(self.sender)?, Ordering::Release);
         self.slots.sent_us[slot].store(self.slots.now_us(), Ordering::Release);
         self.client.send_message(request).await?;
         self.slots.confirmed_us[slot].store(self.slots.now_us(), Ordering::Release);
@@ -348,11 +397,16 @@ impl OneSender {
 }
 
 impl Measured {
+    fn of_sender(&self, sender: usize) -> impl Iterator<Item = f64> {
+        self.confirmed_ms.iter().filter(move |(by, _)| *by == sender).map(|(_, took)| *took)
+    }
+
     fn latency(&self) -> Latency {
+        let confirmed_ms = sorted(self.confirmed_ms.iter().map(|(_, took)| *took).collect());
         Latency {
             messages_per_second: self.messages / self.seconds,
-            confirmed_p50_ms: percentile(&self.confirmed_ms, 0.5),
-            confirmed_p99_ms: percentile(&self.confirmed_ms, 0.99),
+            confirmed_p50_ms: percentile(&confirmed_ms, 0.5),
+            confirmed_p99_ms: percentile(&confirmed_ms, 0.99),
             delivered_p50_ms: percentile(&self.delivered_ms, 0.5),
             delivered_p99_ms: percentile(&self.delivered_ms, 0.99),
         }

@@ -7,6 +7,12 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use demes::cli::{self, Cli, EXIT_BUG, EXIT_DISK, EXIT_USAGE};
 use demes::storage::{self, Panic};
+use mimalloc::MiMalloc;
+
+/// A message is many small pieces on its way; with this allocator instead of the C library's it
+/// takes a tenth less of the processor, for more memory under load (docs/performance.md).
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     exit_on_panic();

@@ -40,6 +40,9 @@ impl Lookup {
         chat: &Arc<ChatShared>,
         request_id: &str,
     ) -> Result<Option<Index>, Status> {
+        if chat.reader.lacks_request(request_id) {
+            return Ok(None);
+        }
         let (reply, replied) = oneshot::channel();
         let (chat, request_id) = (Arc::clone(chat), request_id.to_owned());
         let question = Question { chat, request_id, reply };

@@ -10,6 +10,7 @@ use redb::{ReadableTableMetadata as _, Table, WriteTransaction};
 use super::database::{Database, Problem, marker_of};
 use super::directory::{chat_path, put_in_place, remove_if_there};
 use super::error::StorageError;
+use super::known::KnownRequests;
 use super::mark::{Mark, Seen};
 use super::reader::ChatReader;
 use super::recover;
@@ -34,6 +35,7 @@ pub struct ChatStore {
     pub(super) vows: Vows,
     pub(super) batch: Batch,
     pub(super) counts: Counts,
+    pub(super) known_requests: Arc<KnownRequests>,
     /// The end of a batch that was cut; voting is in doubt until the commit index reaches it.
     pub(super) doubt_through: Option<Index>,
 }
@@ -148,6 +150,9 @@ impl ChatStore {
             || !persist.entries.is_empty()
             || !persist.outbox_put.is_empty()
             || persist.removed_by.is_some();
+        for (id, _) in &persist.request_ids {
+            self.known_requests.add(id);
+        }
         counts.requests = self.database.write(!awaited, |transaction| {
             write_log(transaction, persist)?;
             write_outbox(transaction, persist)?;
@@ -212,7 +217,7 @@ impl ChatStore {
 
     /// A reader for other threads.
     pub fn reader(&self) -> ChatReader {
-        ChatReader::new(self.database.clone())
+        ChatReader::new(self.database.clone(), self.known_requests.clone())
     }
 
     pub fn chat(&self) -> ChatId {

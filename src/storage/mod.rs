@@ -13,6 +13,7 @@ mod chat;
 mod database;
 pub mod directory;
 mod error;
+mod known;
 mod mark;
 pub mod peer;
 mod reader;

@@ -8,6 +8,7 @@ use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable as _};
 
 use super::database::{Database, Problem};
 use super::error::StorageError;
+use super::known::KnownRequests;
 use super::recover::{decode_entry, get_state};
 use super::schema::{self, Batch, ENTRIES, REQUESTS, STATE, Table as Tag, state};
 use crate::protocol::types::{Entry, Hash, Index, Payload};
@@ -23,7 +24,7 @@ const CHECK_BYTES: usize = 1 << 20;
 pub struct ChatReader(Arc<RwLock<File>>);
 
 enum File {
-    Open(Arc<Database>),
+    Open(Arc<Database>, Arc<KnownRequests>),
     Closed(PathBuf),
 }
 
@@ -37,8 +38,8 @@ pub struct Page {
 }
 
 impl ChatReader {
-    pub(super) fn new(database: Arc<Database>) -> Self {
-        Self(Arc::new(RwLock::new(File::Open(database))))
+    pub(super) fn new(database: Arc<Database>, known: Arc<KnownRequests>) -> Self {
+        Self(Arc::new(RwLock::new(File::Open(database, known))))
     }
 
     /// Whether damage was found in the file since it was opened, by whomever.
@@ -56,7 +57,7 @@ impl ChatReader {
 
     fn database(&self) -> Result<Arc<Database>, StorageError> {
         match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
-            File::Open(database) => Ok(Arc::clone(database)),
+            File::Open(database, _) => Ok(Arc::clone(database)),
             File::Closed(path) => Err(StorageError::Closed { path: path.clone() }),
         }
     }
@@ -118,6 +119,15 @@ impl ChatReader {
         })
     }
 
+    /// Whether `index_of_request` would surely find nothing. It does not block, and is never true
+    /// before `check` has read the file through.
+    pub fn lacks_request(&self, request_id: &str) -> bool {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            File::Open(_, known) => known.lacks(request_id),
+            File::Closed(_) => false,
+        }
+    }
+
     /// Where the request that this peer named `request_id` has got to in the log, if it has.
     pub fn index_of_request(&self, request_id: &str) -> Result<Option<Index>, StorageError> {
         self.database()?.read(|transaction| {
@@ -150,11 +160,18 @@ impl ChatReader {
             })?;
             next += entries.len() as Index;
         }
-        self.database()?.read(check_requests)
+        let known = match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            File::Open(_, known) => Arc::clone(known),
+            File::Closed(path) => return Err(StorageError::Closed { path: path.clone() }),
+        };
+        self.database()?.read(|transaction| check_requests(transaction, &known))?;
+        known.complete();
+        Ok(())
     }
 }
 
-fn check_requests(transaction: &ReadTransaction) -> Result<(), Problem> {
+/// Reads all request ids, and adds them to `known`.
+fn check_requests(transaction: &ReadTransaction, known: &KnownRequests) -> Result<(), Problem> {
     let table = transaction.open_table(STATE)?;
     let expected = get_state(&table, state::REQUEST_COUNT, schema::number)?;
     let mut count = 0;
@@ -165,6 +182,7 @@ fn check_requests(transaction: &ReadTransaction) -> Result<(), Problem> {
         if id.value() <= before.as_str() {
             return Err(Problem::damaged("the request ids are out of order"));
         }
+        known.add(id.value());
         id.value().clone_into(&mut before);
         count += 1;
     }

@@ -14,6 +14,7 @@ use redb::{ReadOnlyTable, ReadTransaction, ReadableTable as _};
 use super::chat::{CACHE_BYTES, ChatStore, Counts, put_state, truncate};
 use super::database::{Database, Problem};
 use super::error::StorageError;
+use super::known::KnownRequests;
 use super::mark::{Mark, Seen};
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
@@ -53,6 +54,10 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         Ok(())
     })?;
     mark.note(Seen { incarnation: found.vows.incarnation, writes: found.counts.writes });
+    let known_requests = KnownRequests::default();
+    if found.counts.requests == 0 {
+        known_requests.complete();
+    }
     let doubt_through = (found.doubt > found.commit).then_some(found.doubt);
     let store = ChatStore {
         database: Arc::new(database),
@@ -61,6 +66,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         vows: found.vows,
         batch: found.batch,
         counts: found.counts,
+        known_requests: known_requests.into(),
         doubt_through,
     };
     let recovered = Recovered {

@@ -48,6 +48,12 @@ fn every_field_of_persist_comes_back() {
             tail_in_doubt: false,
         }
     );
+    // What the file had before this start is known once it has been read through.
+    let reader = store.reader();
+    assert!(!reader.lacks_request("mine") && !reader.lacks_request("other"));
+    reader.check().unwrap();
+    assert!(!reader.lacks_request("mine") && reader.lacks_request("other"));
+    drop(reader);
     assert_eq!(store.reader().index_of_request("mine").unwrap(), Some(6));
     assert_eq!(store.reader().index_of_request("other").unwrap(), None);
     assert_eq!((store.chat(), store.incarnation()), (CHAT, INCARNATION));
