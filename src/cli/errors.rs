@@ -108,6 +108,7 @@ pub fn of_status(status: &Status) -> Failure {
     };
     if let Some(reason) = reason(status) {
         let code = match reason.as_str() {
+            "INTERNAL" => return Failure::bug(said),
             "STORAGE_FULL" | "STORAGE_DAMAGED" => EXIT_DISK,
             "STOPPING" => EXIT_UNREACHABLE,
             _ => EXIT_REFUSED,
@@ -164,6 +165,7 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "ADDRESS_INVALID" => "an address has the form [PEERID@]host:port",
         "ADDRESS_IS_OWN" => "ask the person whom you want to invite for their `demes identity`",
         "ADDRESS_UNREACHABLE" => "check the address, and that their peer is running",
+        "BUSY" => "try again in a moment",
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
         "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",
         "STORAGE_DAMAGED" => "this chat has stopped here; the other members have all its messages",

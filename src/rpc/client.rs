@@ -445,7 +445,7 @@ fn check_request_id(id: &str) -> Result<(), Status> {
 
 fn new_request_id() -> Result<String, Status> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Status::internal(error.to_string()))?;
+    getrandom::fill(&mut bytes).map_err(|error| status::internal(error.to_string()))?;
     Ok(hex(&bytes))
 }
 

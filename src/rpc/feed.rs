@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::status::{cursor_ahead, slow_consumer, storage_damaged, store};
+use super::status::{cursor_ahead, internal, slow_consumer, storage_damaged, store};
 use crate::protocol::types::{ChatId, Index};
 use crate::runtime::feed::{After, FRAME_BYTES_MAX};
 use crate::runtime::handle::{ChatShared, Handle};
@@ -185,7 +185,7 @@ impl Reader {
                 });
                 let entries = read
                     .await
-                    .map_err(|_| Status::internal("reading was interrupted"))?
+                    .map_err(|_| internal("reading was interrupted"))?
                     .map_err(|error| store(&error))?;
                 let Some(last) = entries.last() else {
                     return Err(storage_damaged("the log ends before its committed end"));

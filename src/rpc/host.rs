@@ -12,7 +12,7 @@ use tracing::Span;
 
 use super::inbound::Inbound;
 use super::node::now_ms;
-use super::status::{chat_not_found, invalid, unable, until_stopped};
+use super::status::{chat_not_found, internal, invalid, unable, until_stopped};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
 use crate::runtime::handle::Answer;
@@ -89,7 +89,7 @@ impl HostService for Inbound {
             }
             match answer {
                 Ok(Answer::Message(message)) => convert::to_submit_response(chat, &message)
-                    .ok_or_else(|| Status::internal("the answer is of another kind")),
+                    .ok_or_else(|| internal("the answer is of another kind")),
                 Ok(Answer::Empty) | Err(_) => Err(chat_not_found()),
             }
         });
@@ -114,8 +114,8 @@ impl HostService for Inbound {
         self.handle.heartbeats(chat, from, Arc::clone(&slot)).await.map_err(unable)?;
         let beats = stream::unfold(slot, move |slot| async move {
             let message = slot.next().await?;
-            let response = convert::to_heartbeat(chat, &message)
-                .ok_or_else(|| Status::internal("not a heartbeat"));
+            let response =
+                convert::to_heartbeat(chat, &message).ok_or_else(|| internal("not a heartbeat"));
             Some((response, slot))
         });
         Ok(Response::new(until_stopped(beats, self.stop.clone())))
@@ -137,7 +137,7 @@ impl HostService for Inbound {
             stream::unfold((receiver, Some(refused)), move |(mut entries, refused)| async move {
                 let (message, refused) = next_of_log(&mut entries, refused).await?;
                 let response = convert::to_replicate_response(chat, &message)
-                    .ok_or_else(|| Status::internal("not a part of the log"));
+                    .ok_or_else(|| internal("not a part of the log"));
                 Some((response, (entries, refused)))
             });
         Ok(Response::new(until_stopped(responses, self.stop.clone())))

@@ -11,7 +11,8 @@ use super::edge::is_genuine;
 use super::gate::Bucket;
 use super::node::Node;
 use super::status::{
-    chat_not_found, invalid, no_key, not_genuine, rate_limited, too_often, unable,
+    chat_not_found, internal, invalid, no_answer, no_key, not_genuine, rate_limited, too_often,
+    unable,
 };
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, PeerId};
@@ -133,11 +134,11 @@ impl Inbound {
     ) -> Result<Response<Res>, Status> {
         let (chat, message) = self.message(caller, parsed)?;
         let Answer::Message(message) = self.call(chat, message).await? else {
-            return Err(Status::internal("the call has no answer"));
+            return Err(internal("the call has no answer"));
         };
         render(chat, &message)
             .map(Response::new)
-            .ok_or_else(|| Status::internal("the answer is of another kind"))
+            .ok_or_else(|| internal("the answer is of another kind"))
     }
 
     /// A call that tells something; its only answer is a refusal.
@@ -162,7 +163,7 @@ impl Inbound {
     pub async fn call(&self, chat: ChatId, message: Message) -> Result<Answer, Status> {
         timeout(ANSWER_MAX, self.handle.call(chat, message))
             .await
-            .map_err(|_| Status::deadline_exceeded("the chat did not answer"))?
+            .map_err(|_| no_answer())?
             .map_err(unable)
     }
 }

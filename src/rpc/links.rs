@@ -52,7 +52,7 @@ impl Person {
         }
         let valid = Duration::from_secs(valid_s.into());
         let valid_ms = u64::try_from(valid.as_millis()).unwrap_or(u64::MAX);
-        let seed = LinkSeed::generate().map_err(|error| Status::internal(error.to_string()))?;
+        let seed = LinkSeed::generate().map_err(|error| status::internal(error.to_string()))?;
         let (id, expires_at_ms) = (seed.id(), now_ms().saturating_add(valid_ms));
         let own = OwnLink { chat: chat.id, seed: seed.0, uses_max, expires_at_ms };
         let too_long = |_| status::link_too_long(LINK_HOST_BYTES_MAX);

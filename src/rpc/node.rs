@@ -93,7 +93,7 @@ impl Node {
         let (store, recovered) = created.map_err(storage)?;
         records::put(&self.store, chat, &ChatRecord::default()).map_err(storage)?;
         let new = repair::new_chat(chat, store, recovered, Vec::new()).map_err(storage)?;
-        self.handle.add(new).await.map_err(Status::internal)?;
+        self.handle.add(new).await.map_err(status::internal)?;
         Ok(chat)
     }
 
@@ -127,7 +127,7 @@ impl Node {
         }
         let now = now_ms();
         if invite.expires_at_ms <= now {
-            return Err(super::status::invitation_ended());
+            return Err(status::invite_ended());
         }
         let accept = self.accepts_by_itself(&invite);
         {
@@ -233,7 +233,7 @@ impl Node {
         match created {
             Ok((store, recovered)) => {
                 let new = repair::new_chat(chat, store, recovered, contacts).map_err(storage)?;
-                self.handle.add(new).await.map_err(Status::internal)?;
+                self.handle.add(new).await.map_err(status::internal)?;
             }
             Err(error) if error.needs_repair() => repair::start(self, chat, error.to_string()),
             Err(error) => return Err(storage(error)),
@@ -352,7 +352,7 @@ impl Node {
         let waiting = invites.incoming().values();
         let waiting = waiting.filter(|invite| invite.expires_at_ms > now_ms).count();
         if waiting >= self.limits.invites_pending_max {
-            return Err(super::status::invitations_too_many());
+            return Err(status::too_many_invites());
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ pub async fn list(
     });
     let page: Page = read
         .await
-        .map_err(|_| Status::internal("reading was interrupted"))?
+        .map_err(|_| status::internal("reading was interrupted"))?
         .map_err(|error| status::store(&error))?;
     let next = page.next.map(|index| match cursor {
         Cursor::Before(_) => Cursor::Before(index).token(),

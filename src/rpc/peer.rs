@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use super::inbound::Inbound;
 use super::invites::IncomingInvite;
 use super::node::now_ms;
-use super::status::{chat_not_found, invalid, link_problem, removed_before, too_often};
+use super::status::{chat_not_found, internal, invalid, link_problem, removed_before, too_often};
 use crate::crypto::verify::verify_proof;
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, Member, MemberState, PeerId};
@@ -73,7 +73,7 @@ impl PeerService for Inbound {
         let message = header.message(from, self.handle.me(), Body::FindHost);
         let Answer::Message(Message { generation, body, .. }) = self.call(chat, message).await?
         else {
-            return Err(Status::internal("the call has no answer"));
+            return Err(internal("the call has no answer"));
         };
         let (term, host) = match body {
             Body::FindHostAnswer(answer) => (answer.term, answer.host),

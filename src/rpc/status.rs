@@ -1,12 +1,14 @@
-//! The only place where gRPC codes and ErrorInfo reasons are chosen.
+//! Every error that a peer gives: the only place where reasons and texts are chosen. What code goes
+//! with a reason says `reason.rs`.
 
 use std::collections::HashMap;
 
 use futures_util::{Stream, StreamExt, stream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::reason::Reason;
 use crate::protocol::event::ProposeError;
 use crate::protocol::invite_link::InviteLinkProblem;
 use crate::protocol::types::{
@@ -21,16 +23,24 @@ use crate::wire::link::LinkTextError;
 const DOMAIN: &str = "demes";
 
 fn status<const N: usize>(
-    code: Code,
-    reason: &'static str,
+    reason: Reason,
     message: impl Into<String>,
     metadata: [(&str, String); N],
 ) -> Status {
-    rejected(reason);
+    rejected(reason.name());
+    uncounted(reason, message, metadata)
+}
+
+/// The same for what is no rejected input, or was counted as such before.
+fn uncounted<const N: usize>(
+    reason: Reason,
+    message: impl Into<String>,
+    metadata: [(&str, String); N],
+) -> Status {
     let metadata: HashMap<String, String> =
         metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
-    Status::with_error_details(code, message, details)
+    let details = ErrorDetails::with_error_info(reason.name(), DOMAIN, metadata);
+    Status::with_error_details(reason.code(), message, details)
 }
 
 /// Why the loop did not do what a call asked for.
@@ -38,14 +48,10 @@ pub fn unable(error: Unable) -> Status {
     match error {
         Unable::NoChat => chat_not_found(),
         Unable::Stopping | Unable::Propose(ProposeError::Stopping) => stopping(),
-        Unable::Busy => {
-            rejected("BUSY");
-            Status::resource_exhausted(error.to_string())
-        }
+        Unable::Busy => status(Reason::Busy, error.to_string(), []),
         Unable::Propose(ProposeError::NotMember) => not_member(),
         Unable::Propose(ProposeError::OutboxFull) => status(
-            Code::ResourceExhausted,
-            "OUTBOX_FULL",
+            Reason::OutboxFull,
             "too many messages wait for a majority: try again when the chat goes on",
             [],
         ),
@@ -55,82 +61,85 @@ pub fn unable(error: Unable) -> Status {
 
 /// Why a request is not valid.
 pub fn invalid(error: WireError) -> Status {
-    rejected("INVALID_ARGUMENT");
-    Status::invalid_argument(error.to_string())
+    status(Reason::RequestInvalid, error.to_string(), [])
 }
 
-/// A peer that shows no key.
+/// What a peer of ours never does unless it is wrong, or its process is ending.
+pub fn internal(message: impl Into<String>) -> Status {
+    uncounted(Reason::Internal, message, [])
+}
+
+/// A peer came without its key: the listener does not let that happen.
 pub fn no_key() -> Status {
-    rejected("NO_KEY");
-    Status::unauthenticated("no key was shown")
+    status(Reason::NoKey, "no key was shown", [])
 }
 
 /// A message whose signature or hash is wrong. `edge.rs` has counted it.
 pub fn not_genuine() -> Status {
-    Status::permission_denied("a signature or hash is wrong")
+    uncounted(Reason::NotGenuine, "a signature or hash is wrong", [])
 }
 
-/// A peer that invites has ended the invitation itself.
-pub fn invitation_ended() -> Status {
-    rejected("INVITATION_ENDED");
-    Status::failed_precondition("the invitation has ended")
+/// The loop is alive, and this chat had nothing to say in time.
+pub fn no_answer() -> Status {
+    uncounted(Reason::NoAnswer, "the chat did not answer", [])
 }
 
-pub fn invitations_too_many() -> Status {
-    rejected("INVITATIONS_TOO_MANY");
-    Status::resource_exhausted("too many invitations wait there")
+pub fn invite_ended() -> Status {
+    status(Reason::InviteExpired, "the invitation has ended", [])
+}
+
+pub fn too_many_invites() -> Status {
+    status(Reason::TooManyInvites, "too many invitations wait there", [])
 }
 
 pub fn stopping() -> Status {
-    status(Code::Unavailable, "STOPPING", "this peer stops: try again when it is back", [])
+    status(Reason::Stopping, "this peer stops: try again when it is back", [])
 }
 
 pub fn chat_not_found() -> Status {
-    status(Code::NotFound, "CHAT_NOT_FOUND", "there is no such chat here", [])
+    status(Reason::ChatNotFound, "there is no such chat here", [])
 }
 
 pub fn chat_ambiguous(ids: Vec<String>) -> Status {
     let message = "several chats have that name or beginning: give more of the id";
-    status(Code::FailedPrecondition, "CHAT_AMBIGUOUS", message, [("chat_ids", ids.join(","))])
+    status(Reason::ChatAmbiguous, message, [("chat_ids", ids.join(","))])
 }
 
 pub fn peer_not_found() -> Status {
-    status(Code::NotFound, "PEER_NOT_FOUND", "no member has that name or id", [])
+    status(Reason::PeerNotFound, "no member has that name or id", [])
 }
 
 pub fn peer_ambiguous(ids: Vec<String>) -> Status {
     let message = "several members have that name or beginning: give more of the id";
-    status(Code::FailedPrecondition, "PEER_AMBIGUOUS", message, [("peer_ids", ids.join(","))])
+    status(Reason::PeerAmbiguous, message, [("peer_ids", ids.join(","))])
 }
 
 pub fn invite_not_found() -> Status {
     let message = "there is no such invitation: it may have ended";
-    status(Code::NotFound, "INVITE_NOT_FOUND", message, [])
+    status(Reason::InviteNotFound, message, [])
 }
 
 pub fn invite_ambiguous() -> Status {
     let message = "several invitations or links begin like that: give more of the id";
-    status(Code::FailedPrecondition, "INVITE_AMBIGUOUS", message, [])
+    status(Reason::InviteAmbiguous, message, [])
 }
 
 /// An invitation that was answered, or a link that has ended, cannot be taken back any more.
 pub fn invite_over() -> Status {
     let message = "there is no such open invitation or link in the chat";
-    status(Code::NotFound, "INVITE_NOT_FOUND", message, [])
+    status(Reason::InviteNotFound, message, [])
 }
 
 /// Why a text is not a link. The text itself is a secret, and is never repeated.
 pub fn link_text(error: LinkTextError) -> Status {
     match error {
         LinkTextError::Truncated => status(
-            Code::InvalidArgument,
-            "LINK_TRUNCATED",
+            Reason::LinkTruncated,
             "the link is cut off: copy it whole, from demes: to its last character",
             [],
         ),
         LinkTextError::Malformed => status(
-            Code::InvalidArgument,
-            "LINK_MALFORMED",
+            Reason::LinkMalformed,
             "this is not an invite link, or a character of it was changed: copy it again",
             [],
         ),
@@ -144,20 +153,20 @@ pub fn link_too_long(host_bytes_max: usize) -> Status {
          --advertise"
     );
     let metadata = [("host_bytes_max", host_bytes_max.to_string())];
-    status(Code::FailedPrecondition, "LINK_TOO_LONG", message, metadata)
+    status(Reason::LinkTooLong, message, metadata)
 }
 
 /// Why a link lets nobody in.
 pub fn link_problem(problem: InviteLinkProblem) -> Status {
     let (reason, message) = match problem {
-        InviteLinkProblem::Unknown => ("LINK_UNKNOWN", "the chat does not know this link"),
-        InviteLinkProblem::Expired => ("LINK_EXPIRED", "the link's time is over"),
+        InviteLinkProblem::Unknown => (Reason::LinkUnknown, "the chat does not know this link"),
+        InviteLinkProblem::Expired => (Reason::LinkExpired, "the link's time is over"),
         InviteLinkProblem::UsedUp => {
-            ("LINK_USED_UP", "the link has let in as many people as it may")
+            (Reason::LinkUsedUp, "the link has let in as many people as it may")
         }
-        InviteLinkProblem::Revoked => ("LINK_REVOKED", "a member has ended the link"),
+        InviteLinkProblem::Revoked => (Reason::LinkRevoked, "a member has ended the link"),
     };
-    status(Code::FailedPrecondition, reason, message, [])
+    status(reason, message, [])
 }
 
 /// The problem that another peer's reason names.
@@ -172,22 +181,22 @@ pub fn link_problem_of(reason: &str) -> Option<InviteLinkProblem> {
 
 pub fn links_too_many() -> Status {
     let message = format!("a chat has at most {INVITE_LINKS_MAX} open links: revoke one first");
-    status(Code::ResourceExhausted, "LINKS_TOO_MANY", message, [])
+    status(Reason::LinksTooMany, message, [])
 }
 
 pub fn uses_invalid() -> Status {
     let message = format!("a link lets in 1 to {INVITE_LINK_USES_MAX} people");
-    status(Code::InvalidArgument, "USES_INVALID", message, [])
+    status(Reason::UsesInvalid, message, [])
 }
 
 pub fn expiry_invalid(days_max: u32) -> Status {
     let message = format!("a link is good for at most {days_max} days");
-    status(Code::InvalidArgument, "EXPIRY_INVALID", message, [])
+    status(Reason::ExpiryInvalid, message, [])
 }
 
 pub fn chat_full() -> Status {
     let message = format!("the chat has {MEMBERS_MAX} members, and that is the most");
-    status(Code::ResourceExhausted, "CHAT_FULL", message, [])
+    status(Reason::ChatFull, message, [])
 }
 
 /// A member removed this peer.
@@ -196,18 +205,18 @@ pub fn removed(by: PeerId) -> Status {
         "the member {} has removed you from this chat; what was said until then stays readable",
         by.short()
     );
-    status(Code::PermissionDenied, "NOT_MEMBER", message, [("removed_by_peer_id", by.to_string())])
+    status(Reason::NotMember, message, [("removed_by_peer_id", by.to_string())])
 }
 
 /// A member removed this peer, who wants to come back by a link of before.
 pub fn removed_before() -> Status {
     let message = "you were removed from this chat after the link was made: ask for a new one";
-    status(Code::PermissionDenied, "NOT_MEMBER", message, [])
+    status(Reason::NotMember, message, [])
 }
 
 pub fn peer_is_self() -> Status {
     let message = "that is you: leave the chat instead";
-    status(Code::InvalidArgument, "PEER_IS_SELF", message, [])
+    status(Reason::PeerIsSelf, message, [])
 }
 
 /// The reason that a status carries, if a peer of ours wrote it.
@@ -218,14 +227,13 @@ pub fn reason_of(status: &Status) -> Option<String> {
 
 pub fn not_member() -> Status {
     let message = "only members of the chat may do that";
-    status(Code::PermissionDenied, "NOT_MEMBER", message, [])
+    status(Reason::NotMember, message, [])
 }
 
 /// A deadline ran out before a message was confirmed.
 pub fn not_confirmed(request_id: &str) -> Status {
     status(
-        Code::DeadlineExceeded,
-        "NO_MAJORITY",
+        Reason::NoMajority,
         "not confirmed in time: it stays queued, and is sent once a majority is there",
         [("request_id", request_id.to_owned())],
     )
@@ -233,70 +241,68 @@ pub fn not_confirmed(request_id: &str) -> Status {
 
 pub fn no_host() -> Status {
     let message = "nobody hosts the chat at the moment: try again";
-    status(Code::Unavailable, "NO_HOST", message, [])
+    status(Reason::NoHost, message, [])
 }
 
 /// A hand-over came to nothing in time, or another member than the wanted one took over.
 pub fn not_handed_over() -> Status {
     let message = "that member did not take over";
-    status(Code::Aborted, "HAND_OVER_FAILED", message, [])
+    status(Reason::HandOverFailed, message, [])
 }
 
 pub fn not_host(host: String) -> Status {
     let message = "this peer does not host the chat: ask the host's own peer";
-    status(Code::FailedPrecondition, "NOT_HOST", message, [("host_peer_id", host)])
+    status(Reason::NotHost, message, [("host_peer_id", host)])
 }
 
 pub fn text_too_long(characters: usize) -> Status {
     status(
-        Code::InvalidArgument,
-        "TEXT_TOO_LONG",
+        Reason::TextTooLong,
         format!("the text has {characters} characters; {TEXT_CHARS_MAX} is the most"),
         [("characters", characters.to_string()), ("characters_max", TEXT_CHARS_MAX.to_string())],
     )
 }
 
 pub fn text_empty() -> Status {
-    status(Code::InvalidArgument, "TEXT_EMPTY", "the text is empty", [])
+    status(Reason::TextEmpty, "the text is empty", [])
 }
 
 pub fn name_invalid() -> Status {
     let message = "a name has 1 to 64 characters, none of them a control character";
-    status(Code::InvalidArgument, "NAME_INVALID", message, [])
+    status(Reason::NameInvalid, message, [])
 }
 
 pub fn address_invalid(address: &str) -> Status {
     let message = "an address is [PEERID@]host:port";
-    status(Code::InvalidArgument, "ADDRESS_INVALID", message, [("address", address.to_owned())])
+    status(Reason::AddressInvalid, message, [("address", address.to_owned())])
 }
 
 pub fn address_is_own(address: &str) -> Status {
     let message = "that is this peer's own address: invite somebody else";
-    status(Code::InvalidArgument, "ADDRESS_IS_OWN", message, [("address", address.to_owned())])
+    status(Reason::AddressIsOwn, message, [("address", address.to_owned())])
 }
 
 pub fn address_unreachable(message: impl Into<String>) -> Status {
-    status(Code::Unavailable, "ADDRESS_UNREACHABLE", message, [])
+    status(Reason::AddressUnreachable, message, [])
 }
 
 pub fn request_id_invalid() -> Status {
     let message = "a request id has at most 64 visible ASCII characters";
-    status(Code::InvalidArgument, "REQUEST_ID_INVALID", message, [])
+    status(Reason::RequestIdInvalid, message, [])
 }
 
 pub fn page_token_invalid() -> Status {
     let message = "the page token is not one that this call has given";
-    status(Code::InvalidArgument, "PAGE_TOKEN_INVALID", message, [])
+    status(Reason::PageTokenInvalid, message, [])
 }
 
 pub fn page_size_invalid() -> Status {
-    status(Code::InvalidArgument, "PAGE_SIZE_INVALID", "a page size is not negative", [])
+    status(Reason::PageSizeInvalid, "a page size is not negative", [])
 }
 
 pub fn cursor_ahead(chat: String, committed: Index) -> Status {
     status(
-        Code::OutOfRange,
-        "CURSOR_AHEAD",
+        Reason::CursorAhead,
         "the cursor lies beyond the end of the chat",
         [("chat_id", chat), ("committed", committed.to_string())],
     )
@@ -305,8 +311,7 @@ pub fn cursor_ahead(chat: String, committed: Index) -> Status {
 /// A reader has not read for too long. Its cursor is where to go on.
 pub fn slow_consumer(chat: String, after: Index) -> Status {
     status(
-        Code::ResourceExhausted,
-        "SLOW_CONSUMER",
+        Reason::SlowConsumer,
         "the reader did not keep up: go on from the cursor",
         [("chat_id", chat), ("after", after.to_string())],
     )
@@ -325,29 +330,28 @@ pub fn store(error: &StorageError) -> Status {
 
 fn storage_full() -> Status {
     let message = "the disk has no room below its reserve: free some space";
-    status(Code::ResourceExhausted, "STORAGE_FULL", message, [])
+    status(Reason::StorageFull, message, [])
 }
 
 pub fn storage_damaged(message: impl Into<String>) -> Status {
-    status(Code::DataLoss, "STORAGE_DAMAGED", message, [])
+    status(Reason::StorageDamaged, message, [])
 }
 
 pub fn too_many_chats(most: usize) -> Status {
     let message = format!("this peer takes part in {most} chats, and that is the most");
-    status(Code::ResourceExhausted, "TOO_MANY_CHATS", message, [])
+    status(Reason::TooManyChats, message, [])
 }
 
 /// First contact happens only so often.
 pub fn too_often() -> Status {
     let message = "too many calls from keys that are not known: try again in a minute";
-    status(Code::ResourceExhausted, "RATE_LIMITED", message, [])
+    status(Reason::RateLimited, message, [])
 }
 
 /// A peer calls more often than one may.
 pub fn rate_limited(per_second: u32) -> Status {
     status(
-        Code::ResourceExhausted,
-        "RATE_LIMITED",
+        Reason::RateLimited,
         "too many calls of this peer: go on more slowly",
         [("calls_per_second", per_second.to_string())],
     )
@@ -374,7 +378,7 @@ mod tests {
     #[test]
     fn an_error_says_why_and_with_which_values() {
         let status = text_too_long(3_000);
-        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
         let details = status.get_error_details();
         let info = details.error_info().expect("every error has one");
         assert_eq!((info.domain.as_str(), info.reason.as_str()), ("demes", "TEXT_TOO_LONG"));
