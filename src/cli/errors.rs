@@ -167,6 +167,7 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
         "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",
         "STORAGE_DAMAGED" => "this chat has stopped here; the other members have all its messages",
+        "CHECK_RUNNING" => "another `demes doctor` is at work",
         "TOO_MANY_CHATS" => "leave a chat first, or raise `limits.chats_max`",
         "STOPPING" => "the peer is being stopped; start it again with `demes up`",
         _ => return None,
