@@ -124,8 +124,8 @@ pub fn of_status(status: &Status) -> Failure {
         Code::Unknown if std::error::Error::source(status).is_some() => unreachable(said),
         // The client's own clock shows as cancelled: no peer of ours cancels a call.
         Code::DeadlineExceeded | Code::Cancelled => Failure::unreachable(
-            "your peer did not answer in time\n\
-             is it stopped or overloaded? `demes health` asks it again",
+            "your peer took the call, and did not answer in time\n\
+             its process is frozen, or the machine is far too busy: `demes doctor` finds out more",
         ),
         Code::Internal | Code::Unknown => Failure::bug(said),
         Code::Unimplemented => {

@@ -1,5 +1,5 @@
-//! Who reaches whom: this peer dials each member, and asks it to dial back; for a person who wants to
-//! know why a chat does not work.
+//! Who reaches whom: this peer dials each member, and asks it to dial back; for a person who wants
+//! to know why a chat does not work.
 //!
 //! Nobody can have this peer dial what it would not dial anyway: `dial_back` takes the address that
 //! the chat has of the asking member, which the peer keeps a connection to, and no key but that

@@ -113,6 +113,28 @@ impl DataDir {
         ChatStore::join(&self.chats_dir(), chat, incarnation, generation)
     }
 
+    /// The same where an earlier attempt may have come this far: its store is gone on with. One of
+    /// another generation of the chat is kept aside first (R30): what is of another course must not
+    /// be mixed in.
+    pub fn join_or_reopen(
+        &self,
+        chat: ChatId,
+        incarnation: Incarnation,
+        generation: Generation,
+    ) -> Result<(ChatStore, Recovered), StorageError> {
+        match self.join_chat(chat, incarnation, generation) {
+            Err(StorageError::AlreadyThere { .. }) => {}
+            joined => return joined,
+        }
+        let (store, recovered) = self.open_chat(chat)?;
+        if recovered.generation == generation {
+            return Ok((store, recovered));
+        }
+        drop(store);
+        self.keep_aside(chat)?;
+        self.join_chat(chat, incarnation, generation)
+    }
+
     /// See `ChatStore::open`.
     pub fn open_chat(&self, chat: ChatId) -> Result<(ChatStore, Recovered), StorageError> {
         let path = chat_path(&self.chats_dir(), chat);

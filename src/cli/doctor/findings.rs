@@ -50,6 +50,7 @@ pub enum Section {
     Key,
     Disk,
     Peer,
+    Address,
     Chats,
     Members,
 }
@@ -61,6 +62,7 @@ impl Section {
             Section::Key => "Key and certificate",
             Section::Disk => "Disk",
             Section::Peer => "Peer",
+            Section::Address => "Address",
             Section::Chats => "Chats",
             Section::Members => "Members",
         }
@@ -72,6 +74,7 @@ impl Section {
             Section::Configuration => "configuration",
             Section::Disk => "disk",
             Section::Peer => "peer",
+            Section::Address => "address",
             Section::Chats => "chats",
             Section::Members => "members",
         }

@@ -24,6 +24,9 @@ const SYNC_BAD: Duration = Duration::from_millis(500);
 /// From here on people notice that a message takes its time.
 const SYNC_SLOW: Duration = Duration::from_millis(50);
 
+/// The end of the year 9998: demes gives its certificates the last day of 9999, "no end".
+const NO_END_S: u64 = 253_370_764_800;
+
 /// Looks at the key, the certificate, and who else can read them.
 pub fn key(report: &mut Report, data_dir: &Path) -> Result<()> {
     let section = Section::Key;
@@ -96,9 +99,11 @@ fn certificate(state: CertificateState, now_s: u64) -> (Level, String, &'static 
             (Level::Problem, text, "set the clock; if it is right, start the peer again")
         }
         CertificateState::Dated(_, until_s) => {
-            let text =
-                format!("the certificate belongs to it, and is valid until {}", date(until_s));
-            (Level::Ok, text, "")
+            let end = match until_s >= NO_END_S {
+                true => "does not end".to_owned(),
+                false => format!("is valid until {}", date(until_s)),
+            };
+            (Level::Ok, format!("the certificate belongs to it, and {end}"), "")
         }
     }
 }

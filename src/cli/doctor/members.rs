@@ -192,8 +192,8 @@ fn inward(reach: pb::Reach) -> (&'static str, &'static str) {
     match reach {
         pb::Reach::Refused => (
             "nobody listens there",
-            "see that this address and port lead to this peer (`peer.listen`): forward the port, or \
-             correct `peer.advertise`",
+            "see that this address and port lead to this peer (`peer.listen`): forward the port, \
+             or correct `peer.advertise`",
         ),
         pb::Reach::NoAnswer => (
             "no answer",
@@ -284,8 +284,8 @@ fn clocks(checked: &[pb::CheckMembersResponse], people: &People) -> Option<Findi
     Some(Finding { section, check, level, text, todo })
 }
 
-/// Who reaches whom in a chat of three or more: this peer's row and column as just tried, the others'
-/// as they have last measured.
+/// Who reaches whom in a chat of three or more: this peer's row and column as just tried, the
+/// others' as they have last measured.
 fn tell_reach(
     report: &mut Report,
     chat: &pb::Chat,
@@ -300,7 +300,7 @@ fn tell_reach(
     let people = People::of(chat);
     let known = known_reach(chat, checked);
     let mut table = Table::default();
-    let mut header = vec![format!("who reaches whom in {}", clean(&chat.name))];
+    let mut header = vec![String::new()];
     header.extend(ids.iter().map(|id| people.name(id)));
     table.row(header);
     for from in &ids {
@@ -316,7 +316,8 @@ fn tell_reach(
         }));
         table.row(row);
     }
-    report.text(&format!("\n{}", table.render("  ")))
+    let title = format!("who reaches whom in {} (row to column)", clean(&chat.name));
+    report.text(&format!("\n  {title}\n{}", table.render("    ")))
 }
 
 /// Whether the first reaches the second, where that is known.

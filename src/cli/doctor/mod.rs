@@ -1,7 +1,7 @@
 //! `doctor`: looks for what keeps a peer or its chats from working, and says what to do.
 //!
 //! It works whether the peer runs or not; without it, only what lies on this machine is looked at.
-//! `settings.rs` looks at the configuration and the addresses, `machine.rs` at key, disk and stores,
+//! `settings.rs` looks at configuration and addresses, `machine.rs` at key, disk and stores,
 //! `running.rs` at the peer and its chats, `members.rs` at who reaches whom and at the clocks.
 //! Nothing is repaired or changed.
 

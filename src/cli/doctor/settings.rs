@@ -51,7 +51,7 @@ fn origins(settings: &Settings) -> String {
     };
     let total = settings.origins.len();
     match named.len() {
-        0 => format!("{file}; all {total} values are the defaults"),
+        0 => format!("{file}; without flags of `demes up`, all {total} values are the defaults"),
         count if count > NAMED_MAX => {
             let some = named[..NAMED_MAX].join(", ");
             format!("{file}; {count} of {total} values are set: {some} and others")
@@ -111,8 +111,8 @@ fn port(address: SocketAddr, key: &str, flag: &str, error: &std::io::Error) -> F
     }
 }
 
-/// Whether others can dial what they are told: `own` is what the running peer tells them, without it
-/// what the configuration says.
+/// Whether others can dial what they are told: `own` is what the running peer tells them, without
+/// it what the configuration says.
 pub async fn address(
     report: &mut Report,
     settings: Option<&Settings>,
@@ -136,13 +136,18 @@ pub async fn address(
             found.ok().and_then(Result::ok).into_iter().flatten().map(|it| it.ip()).collect()
         }
     };
-    report.add(judge(&address, &resolved, &others))?;
+    let mut finding = judge(&address, &resolved, &others);
+    if own.is_none() {
+        // Flags of `demes up` are not known here.
+        finding.text = format!("by the configuration, {}", finding.text);
+    }
+    report.add(finding)?;
     addresses_in_chats(report, own, chats)
 }
 
 /// What is to be said of an address that leads to `resolved`, among members at `others`.
 fn judge(address: &str, resolved: &[IpAddr], others: &[String]) -> Finding {
-    let (section, check) = (Section::Configuration, "address");
+    let (section, check) = (Section::Address, "address");
     let with = |level, text: String, todo: &str| Finding {
         section,
         check,
@@ -188,7 +193,7 @@ fn addresses_in_chats(report: &mut Report, own: Option<&str>, chats: &[pb::Chat]
             continue;
         };
         report.add(Finding {
-            section: Section::Configuration,
+            section: Section::Address,
             check: "address_in_chat",
             level: Level::Warning,
             text: format!(
