@@ -82,6 +82,7 @@ async fn a_member_that_the_others_cannot_dial_is_told_where_they_try_and_why_not
         };
         let guest = chat.peers[1].address().to_string();
         chat.peers[1].kill().unwrap();
+        chat.peers[1].gone().await.unwrap();
         let mut wrong = Command::new(binary());
         wrong.args(["up", "--name", "Ben", "--listen", &guest, "--advertise", &nowhere]);
         wrong.args(["--client-listen", "127.0.0.1:0", "--data-dir"]);
@@ -125,7 +126,7 @@ async fn without_the_peer_what_lies_on_the_machine_is_looked_at() {
         let error = String::from_utf8_lossy(&status.stderr);
         assert!(error.contains("frozen") && error.contains("demes doctor"), "{error}");
         chat.peers[2].kill().unwrap();
-        chat.peers[2].ended(STEP).await.ok();
+        chat.peers[2].gone().await.unwrap();
 
         let down = visit(&dir).await;
         assert_eq!(down.code, 69, "{:#}", down.json);

@@ -66,6 +66,7 @@ pub fn ports(report: &mut Report, settings: &Settings) -> Result<()> {
         (Some(settings.peer_listen), "peer.listen", "--listen"),
         (Some(settings.client_listen), "client.listen", "--client-listen"),
         (settings.health_listen, "health.listen", "--health-listen"),
+        (settings.metrics_listen, "metrics.listen", "--metrics-listen"),
     ];
     let mut free = Vec::new();
     let mut taken = false;
