@@ -182,6 +182,14 @@ macro_rules! unimplemented_calls {
                 let stream = tokio_stream::iter([Ok(first)]).chain(tokio_stream::pending());
                 Ok(Response::new(Box::pin(stream)))
             }
+
+            type CheckMembersStream = Replies<pb::CheckMembersResponse>;
+            async fn check_members(
+                &self,
+                _: Request<pb::CheckMembersRequest>,
+            ) -> Reply<Self::CheckMembersStream> {
+                Err(Status::unimplemented("not in this test"))
+            }
         }
     };
 }

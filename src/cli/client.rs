@@ -28,6 +28,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a call may take, which the peer answers from what it has. What must wait for others
 /// (a confirmation, a hand-over) is answered with how far it is.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for what is only read: a peer that works answers in milliseconds.
+const READ_TIMEOUT: Duration = Duration::from_secs(4);
 /// The same for accepting an invitation, which the chat's host must agree to.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -65,6 +67,7 @@ fn limit(mut request: Request<()>) -> Result<Request<()>, Status> {
     let deadline = match request.extensions().get::<GrpcMethod<'_>>().map(GrpcMethod::method) {
         Some("Feed" | "WatchChat") => return Ok(request),
         Some("AcceptInvite") => ACCEPT_TIMEOUT,
+        Some("GetPeer" | "GetChat" | "ListChats" | "ListInvites" | "Check") => READ_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     };
     request.set_timeout(deadline);

@@ -125,8 +125,8 @@ pub fn of_status(status: &Status) -> Failure {
         Code::Unknown if std::error::Error::source(status).is_some() => unreachable(said),
         // The client's own clock shows as cancelled: no peer of ours cancels a call.
         Code::DeadlineExceeded | Code::Cancelled => Failure::unreachable(
-            "your peer did not answer in time\n\
-             is it stopped or overloaded? `demes health` asks it again",
+            "your peer took the call, and did not answer in time\n\
+             its process is frozen, or the machine is far too busy: `demes doctor` finds out more",
         ),
         Code::Internal | Code::Unknown => Failure::bug(said),
         Code::Unimplemented => {
@@ -169,6 +169,7 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
         "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",
         "STORAGE_DAMAGED" => "this chat has stopped here; the other members have all its messages",
+        "CHECK_RUNNING" => "another `demes doctor` is at work",
         "TOO_MANY_CHATS" => "leave a chat first, or raise `limits.chats_max`",
         "STOPPING" => "the peer is being stopped; start it again with `demes up`",
         _ => return None,

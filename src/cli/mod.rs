@@ -8,6 +8,7 @@ mod chat;
 mod chats;
 mod client;
 pub mod demo;
+mod doctor;
 mod errors;
 mod invites;
 mod json;
@@ -109,6 +110,8 @@ enum Command {
     Recover(recover::RecoverArgs),
     /// Ask the running peer whether it is well
     Health(peer::HealthArgs),
+    /// Look for what keeps this peer, or its chats, from working, and say what to do
+    Doctor(doctor::DoctorArgs),
     /// Show the configuration, and where each value comes from
     Config,
 }
@@ -152,6 +155,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => done(status::run(&global, args).await),
         Command::Recover(args) => done(recover::run(&global, args)),
         Command::Health(args) => peer::health(&global, args).await,
+        Command::Doctor(args) => doctor::run(&global, args).await,
     }
 }
 
@@ -203,6 +207,7 @@ mod tests {
             "demes recover club",
             "demes recover club --follow 00000000000000ab",
             "demes health",
+            "demes doctor --timeout 3 --json",
             "demes config --json",
             "demes chat club",
         ] {
@@ -216,6 +221,7 @@ mod tests {
             "demes invite club --link --uses 0",
             "demes invite club --link --expires 91d",
             "demes invite club --link --expires soon",
+            "demes doctor --timeout 0",
             "demes recover club --follow 0",
             "demes recover club --follow ab",
             "demes recover club --survivor 1/2",

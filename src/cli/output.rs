@@ -66,6 +66,11 @@ impl Output {
         if self.color { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
     }
 
+    /// The text in one of the terminal's colours: 31 is red, 32 green, 33 yellow.
+    pub fn colored(self, color: u8, text: &str) -> String {
+        if self.color { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
     /// Writes text as it is. `println!` would panic when the reader has gone.
     pub fn write(self, text: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
@@ -122,6 +127,17 @@ impl People {
     pub fn of(chat: &pb::Chat) -> Self {
         let members = chat.members.iter();
         Self(members.map(|member| (member.peer_id.clone(), clean(&member.name))).collect())
+    }
+
+    /// The members of several chats.
+    pub fn of_all(chats: &[pb::Chat]) -> Self {
+        let mut all = Vec::new();
+        for (id, name) in chats.iter().flat_map(|chat| Self::of(chat).0) {
+            if all.iter().all(|(known, _)| *known != id) {
+                all.push((id, name));
+            }
+        }
+        Self(all)
     }
 
     /// The person's name, with the beginning of the id where two have the same name; the beginning

@@ -156,17 +156,21 @@ fn member_table(chat: &pb::Chat, people: &People) -> String {
 
 /// Whether the member votes, and why it is away.
 fn votes(member: &pb::Member, chat: &pb::Chat) -> String {
-    let ranking = chat.ranking.as_ref();
-    let candidates = ranking.map_or(&[][..], |ranking| &ranking.candidates);
-    let candidate = candidates.iter().find(|candidate| candidate.peer_id == member.peer_id);
-    let why = match candidate.map_or(pb::Absence::Unspecified, pb::Candidate::absence) {
-        pb::Absence::Unspecified => "",
-        pb::Absence::Goodbye => " (said goodbye)",
-        pb::Absence::Silent => " (silent)",
-        pb::Absence::NotDialled => " (cannot be reached)",
-        pb::Absence::Returning => " (not steady yet)",
-    };
+    let why = absence(chat, &member.peer_id).map_or_else(String::new, |why| format!(" ({why})"));
     format!("{}{why}", if member.voter { "yes" } else { "no" })
+}
+
+/// Why the host counts a member as away; none for one that is there.
+pub fn absence(chat: &pb::Chat, peer_id: &str) -> Option<&'static str> {
+    let candidates = chat.ranking.as_ref().map_or(&[][..], |ranking| &ranking.candidates);
+    let candidate = candidates.iter().find(|candidate| candidate.peer_id == peer_id)?;
+    match candidate.absence() {
+        pb::Absence::Unspecified => None,
+        pb::Absence::Goodbye => Some("said goodbye"),
+        pb::Absence::Silent => Some("silent"),
+        pb::Absence::NotDialled => Some("cannot be reached"),
+        pb::Absence::Returning => Some("not steady yet"),
+    }
 }
 
 fn candidate_table(ranking: &pb::Ranking, chat: &pb::Chat, people: &People) -> String {

@@ -106,6 +106,53 @@ impl Identity {
     }
 }
 
+/// What lies in a data directory, looked at without changing it.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The peer's id, if the key is there and can be used.
+    pub key: Result<Option<PeerId>, IdentityError>,
+    /// The certificate. One that is not good is made anew at the next start.
+    pub certificate: CertificateState,
+}
+
+/// What a certificate file is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CertificateState {
+    /// There is no file.
+    Missing,
+    /// It cannot be read, or is no certificate that a peer could use.
+    Unusable,
+    /// It belongs to the key of this peer.
+    OtherKey(PeerId),
+    /// From when and until when it is valid, in seconds since 1970.
+    Dated(u64, u64),
+}
+
+/// Looks at the key and the certificate in `dir`.
+pub fn inspect(dir: &Path) -> Inspection {
+    let key = read_key(&dir.join(KEY_FILE));
+    let key = key.map(|key| key.map(|key| PeerId(key.verifying_key().to_bytes())));
+    let own = key.as_ref().ok().copied().flatten();
+    let certificate = match fs::read(dir.join(CERTIFICATE_FILE)) {
+        Ok(text) => certificate_state(&text, own),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => CertificateState::Missing,
+        Err(_) => CertificateState::Unusable,
+    };
+    Inspection { key, certificate }
+}
+
+fn certificate_state(text: &[u8], own: Option<PeerId>) -> CertificateState {
+    let [Item::X509Certificate(certificate)] = &tls::read_pem(text)[..] else {
+        return CertificateState::Unusable;
+    };
+    let peer = tls::peer_id_of(std::slice::from_ref(certificate));
+    match (peer, tls::validity_of(certificate)) {
+        (Some(peer), _) if own.is_some_and(|own| own != peer) => CertificateState::OtherKey(peer),
+        (Some(_), Some((from_s, until_s))) => CertificateState::Dated(from_s, until_s),
+        _ => CertificateState::Unusable,
+    }
+}
+
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("peer_id", &self.peer_id()).finish_non_exhaustive()
@@ -270,6 +317,32 @@ mod tests {
             assert!(matches!(error, IdentityError::Corrupt { .. }), "{error}");
             assert_eq!(fs::read(&path).unwrap(), bad);
         }
+    }
+
+    #[test]
+    fn an_inspection_says_what_is_there_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let nothing = inspect(dir.path());
+        assert!(matches!(nothing.key, Ok(None)));
+        assert_eq!(nothing.certificate, CertificateState::Missing);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let own = Identity::load_or_create(dir.path()).unwrap().peer_id();
+        let good = inspect(dir.path());
+        assert_eq!(good.key.unwrap(), Some(own));
+        let dated = CertificateState::Dated(946_684_800, 253_402_214_400);
+        assert_eq!(good.certificate, dated);
+
+        let other = tempfile::tempdir().unwrap();
+        let theirs = Identity::load_or_create(other.path()).unwrap().peer_id();
+        let path = dir.path().join(CERTIFICATE_FILE);
+        fs::copy(other.path().join(CERTIFICATE_FILE), &path).unwrap();
+        assert_eq!(inspect(dir.path()).certificate, CertificateState::OtherKey(theirs));
+        fs::write(&path, "x").unwrap();
+        assert_eq!(inspect(dir.path()).certificate, CertificateState::Unusable);
+        let key = dir.path().join(KEY_FILE);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(inspect(dir.path()).key, Err(IdentityError::Permissions { .. })));
     }
 
     #[test]

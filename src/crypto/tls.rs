@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io::{self, BufReader};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -115,6 +116,27 @@ pub fn check_certificate(certificate: &CertificateDer<'_>, now: UnixTime) -> Res
         provider().signature_verification_algorithms.all,
     )?;
     Ok(peer)
+}
+
+/// From when and until when a certificate is valid, in seconds since 1970; none for one that would
+/// never do.
+pub fn validity_of(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
+    // The library tells the dates of a certificate only where it refuses it for them.
+    let checked_at = |seconds| {
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        match check_certificate(certificate, time) {
+            Ok(_) => Some(seconds),
+            Err(Error::InvalidCertificate(error)) => match error {
+                CertificateError::NotValidYetContext { not_before, .. } => {
+                    Some(not_before.as_secs())
+                }
+                CertificateError::ExpiredContext { not_after, .. } => Some(not_after.as_secs()),
+                _ => None,
+            },
+            Err(_) => None,
+        }
+    };
+    Some((checked_at(0)?, checked_at(u64::MAX)?))
 }
 
 /// What a `SubjectPublicKeyInfo` of an Ed25519 key begins with (RFC 8410); the 32 bytes of the key
@@ -262,7 +284,6 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
-    use std::time::Duration;
 
     use ed25519_dalek::pkcs8::EncodePrivateKey as _;
     use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
@@ -415,6 +436,9 @@ mod tests {
         for (from, through) in [(2000, 2001), (8000, 9000)] {
             let refused = check_certificate(&dated(from, through), now);
             assert!(matches!(refused, Err(Error::InvalidCertificate(_))), "{refused:?}");
+            let seconds = |year| rcgen::date_time_ymd(year, 1, 1).unix_timestamp() as u64;
+            let valid = validity_of(&dated(from, through));
+            assert_eq!(valid, Some((seconds(from), seconds(through))));
         }
 
         let ecdsa = rcgen::generate_simple_self_signed(["peer.demes".to_owned()]).unwrap();

@@ -14,6 +14,7 @@ use super::feed::{Frames, Reader};
 use super::node::{Node, now_ms, parse_address};
 use super::own_address::refuse_own;
 use super::pages;
+use super::reach;
 use super::resolve::{resolve_ailing, resolve_chat, resolve_peer};
 use super::status::{self, unable, until_stopped};
 use crate::crypto::seal;
@@ -358,6 +359,16 @@ impl ClientService for Person {
         };
         let host_peer_id = hex(&host.0);
         Ok(Response::new(pb::ClientServiceHandOverResponse { host_peer_id, term }))
+    }
+
+    type CheckMembersStream = Answers<pb::CheckMembersResponse>;
+
+    async fn check_members(
+        &self,
+        _: Request<pb::CheckMembersRequest>,
+    ) -> Result<Response<Self::CheckMembersStream>, Status> {
+        let checks = reach::check_members(&self.node)?;
+        Ok(Response::new(until_stopped(checks, self.node.stop.clone())))
     }
 }
 

@@ -51,6 +51,10 @@ pub enum DialError {
     /// Another key answers than the expected one.
     #[error("another peer answers there: {0}")]
     WrongKey(PeerId),
+    #[error("no answer in time")]
+    NoAnswer,
+    #[error("there is no way to that address from here")]
+    NoRoute,
     #[error("{0}")]
     Other(String),
 }
@@ -68,9 +72,13 @@ pub async fn dial(
 pub async fn connect(address: &str) -> Result<TcpStream, DialError> {
     let tcp = timeout(CONNECT_MAX, TcpStream::connect(address))
         .await
-        .map_err(|_| other(&"no answer in time"))?
+        .map_err(|_| DialError::NoAnswer)?
         .map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionRefused => DialError::Refused,
+            io::ErrorKind::TimedOut => DialError::NoAnswer,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                DialError::NoRoute
+            }
             _ => other(&error),
         })?;
     tcp.set_nodelay(true).map_err(|error| other(&error))?;
@@ -87,7 +95,7 @@ pub async fn secure(
     let connector = TlsConnector::from(tls::client_config(identity, expected));
     let tls = timeout(CONNECT_MAX, connector.connect(name, tcp))
         .await
-        .map_err(|_| other(&"no answer in time"))?
+        .map_err(|_| DialError::NoAnswer)?
         .map_err(|error| tls_error(&error))?;
     let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = tls::peer_id_of(certificates).ok_or_else(|| other(&"no key was shown"))?;

@@ -1,4 +1,5 @@
-//! How often other peers may call: keys that nobody knows, and members (R44).
+//! How often other peers may call: keys that nobody knows, and members (R44); and how often this
+//! peer dials for the sake of a check.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -7,12 +8,16 @@ use std::sync::{Arc, Mutex, Weak};
 use governor::clock::DefaultClock;
 use governor::state::keyed::HashMapStateStore;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::options::Limits;
 use crate::protocol::types::PeerId;
 
 /// Keys are forgotten, once their buckets are full again, when there are more than this.
 const KEYS_MAX: usize = 4_096;
+/// How often one member may have itself dialled in a minute, and how many dials are under way.
+const DIAL_BACKS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(12).expect("it is not 0");
+const DIAL_BACKS_AT_ONCE: usize = 8;
 
 /// The bucket of one peer, shared by its connections; taking a token takes no lock.
 pub type Bucket = Arc<DefaultDirectRateLimiter>;
@@ -24,6 +29,9 @@ pub struct Gate {
     each: RateLimiter<PeerId, HashMapStateStore<PeerId>, DefaultClock>,
     calls: Quota,
     connected: Mutex<HashMap<PeerId, Weak<DefaultDirectRateLimiter>>>,
+    dial_backs: RateLimiter<PeerId, HashMapStateStore<PeerId>, DefaultClock>,
+    dialling_back: Arc<Semaphore>,
+    checking: Arc<Semaphore>,
 }
 
 impl Gate {
@@ -35,7 +43,26 @@ impl Gate {
             each: RateLimiter::hashmap(each),
             calls: Quota::per_second(rate(limits.calls_per_second_peer)),
             connected: Mutex::default(),
+            dial_backs: RateLimiter::hashmap(Quota::per_minute(DIAL_BACKS_PER_MINUTE)),
+            dialling_back: Arc::new(Semaphore::new(DIAL_BACKS_AT_ONCE)),
+            checking: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    /// Lets a member have itself dialled, for as long as the result is kept; none where it has done
+    /// so too often, or too many others do at this moment.
+    pub fn dial_back(&self, peer: PeerId) -> Option<OwnedSemaphorePermit> {
+        if self.dial_backs.len() > KEYS_MAX {
+            self.dial_backs.retain_recent();
+        }
+        self.dial_backs.check_key(&peer).ok()?;
+        Arc::clone(&self.dialling_back).try_acquire_owned().ok()
+    }
+
+    /// Lets the person's programs check all members, for as long as the result is kept; none while
+    /// another check is under way.
+    pub fn check_members(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.checking).try_acquire_owned().ok()
     }
 
     /// Takes one token of first contact; says whether there was one.
@@ -88,5 +115,17 @@ mod tests {
             assert!(one.check().is_ok());
         }
         assert!(other.check().is_err() && another.check().is_ok());
+    }
+
+    #[test]
+    fn a_member_has_itself_dialled_only_so_often_and_nobody_else_pays_for_it() {
+        let gate = Gate::new(&Limits::default());
+        let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
+        assert_eq!((0..20).filter(|_| gate.dial_back(a).is_some()).count(), 12);
+        let under_way: Vec<_> = (0..12).filter_map(|_| gate.dial_back(b)).collect();
+        assert_eq!(under_way.len(), DIAL_BACKS_AT_ONCE);
+        assert!(gate.dial_back(PeerId([3; 32])).is_none(), "as many as may are under way");
+        drop(under_way);
+        assert!(gate.dial_back(PeerId([3; 32])).is_some());
     }
 }

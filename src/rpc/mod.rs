@@ -4,8 +4,8 @@
 //! `server.rs` has the listeners; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
 //! each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs` and `joining.rs` how chats and people
 //! come and go, and `records.rs` and `repair.rs` how chats outlive a bad disk; `peers.rs` and
-//! `dial.rs` the connections that this peer makes; `observe.rs` and `scrape.rs` what metrics are
-//! read and told; `status.rs` and `reason.rs` every error.
+//! `dial.rs` the connections that this peer makes; `reach.rs` who reaches whom; `observe.rs` and
+//! `scrape.rs` what metrics are read and told; `status.rs` and `reason.rs` every error.
 
 mod accepting;
 mod client;
@@ -28,6 +28,7 @@ mod own_address;
 mod pages;
 mod peer;
 mod peers;
+mod reach;
 mod reason;
 mod records;
 mod repair;

@@ -225,12 +225,7 @@ impl Node {
         let members = contacts.iter().map(|(peer, a)| (peer.to_string(), a.clone())).collect();
         let record = ChatRecord { members, generation, ..ChatRecord::default() };
         records::put(&self.store, chat, &record).map_err(storage)?;
-        let created = match self.dir.join_chat(chat, incarnation, generation) {
-            // A former run has come this far.
-            Err(StorageError::AlreadyThere { .. }) => self.dir.open_chat(chat),
-            created => created,
-        };
-        match created {
+        match self.dir.join_or_reopen(chat, incarnation, generation) {
             Ok((store, recovered)) => {
                 let new = repair::new_chat(chat, store, recovered, contacts).map_err(storage)?;
                 self.handle.add(new).await.map_err(status::internal)?;

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use super::inbound::Inbound;
 use super::invites::IncomingInvite;
 use super::node::now_ms;
+use super::reach;
 use super::status::{chat_not_found, internal, invalid, link_problem, removed_before, too_often};
 use crate::crypto::verify::verify_proof;
 use crate::protocol::message::{Body, Message};
@@ -95,6 +96,16 @@ impl PeerService for Inbound {
             refused: None,
             generation,
         }))
+    }
+
+    async fn dial_back(
+        &self,
+        request: Request<pb::DialBackRequest>,
+    ) -> Result<Response<pb::DialBackResponse>, Status> {
+        let caller = self.caller(&request)?;
+        self.count(&caller)?;
+        let chat = parse_chat(&request.get_ref().chat_id)?;
+        reach::dial_back(self, chat, caller.peer).await.map(Response::new)
     }
 }
 

@@ -186,7 +186,8 @@ impl Link {
     }
 }
 
-async fn ping(channel: &Traced) -> Result<Duration, Status> {
+/// How long a call takes there and back.
+pub async fn ping(channel: &Traced) -> Result<Duration, Status> {
     let started = Instant::now();
     let mut client = ElectionServiceClient::new(channel.clone());
     timeout(CALL_MAX, client.ping(pb::PingRequest {}))

@@ -108,6 +108,8 @@ reasons! {
     StorageFull = "STORAGE_FULL", ResourceExhausted;
     /// The chat's store here is damaged; it is being repaired from the other members.
     StorageDamaged = "STORAGE_DAMAGED", DataLoss;
+    /// Another check of the members is under way: try again when it has ended.
+    CheckRunning = "CHECK_RUNNING", ResourceExhausted;
     /// The peer has too much to do: try again.
     Busy = "BUSY", ResourceExhausted;
     /// The peer stops: try again when it is back.

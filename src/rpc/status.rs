@@ -357,6 +357,18 @@ pub fn rate_limited(per_second: u32) -> Status {
     )
 }
 
+/// A member has itself dialled more often than one may.
+pub fn dialled_back_too_often() -> Status {
+    let message = "too many wishes to be dialled back: try again in a minute";
+    status(Reason::RateLimited, message, [])
+}
+
+/// The members are being checked already.
+pub fn check_running() -> Status {
+    let message = "another check of the members is under way: try again when it has ended";
+    status(Reason::CheckRunning, message, [])
+}
+
 /// The stream, ended with `STOPPING` when the peer stops: an open stream would hold up its end.
 pub fn until_stopped<T: Send + 'static>(
     stream: impl Stream<Item = Result<T, Status>> + Send + 'static,

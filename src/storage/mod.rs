@@ -4,7 +4,8 @@
 //! (`chat` writes it, `recover` opens it, `reader` reads it, `anew` replaces it), so that a damaged
 //! chat leaves the others alone; what belongs to the peer as a whole is in one more (`peer`). All
 //! are redb files; `database` is the only place that calls redb's transactions, and `schema` says
-//! what the records look like: each has a checksum that every read verifies (R37).
+//! what the records look like: each has a checksum that every read verifies (R37). `probe` measures
+//! the disk.
 //!
 //! Calls block. The writer of a chat belongs to one thread; readers work beside it anywhere.
 
@@ -16,6 +17,7 @@ mod error;
 mod known;
 mod mark;
 pub mod peer;
+mod probe;
 mod reader;
 mod recover;
 pub mod schema;
@@ -26,4 +28,5 @@ pub use database::{Panic, take_panic};
 pub use directory::{DataDir, free_bytes};
 pub use error::StorageError;
 pub use peer::PeerStore;
+pub use probe::{is_in_memory, sync_times};
 pub use reader::{ChatReader, Page};

@@ -16,6 +16,7 @@ use super::database::{Database, Problem};
 use super::error::StorageError;
 use super::known::KnownRequests;
 use super::mark::{Mark, Seen};
+use super::reader::ChatReader;
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
@@ -26,10 +27,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
     let database = Database::open(path, CACHE_BYTES)?;
     let mark = Mark::open(path)?;
     let mut found = database.read(read)?;
-    let is_newest = mark.read().is_none_or(|seen| {
-        seen.incarnation == found.vows.incarnation && seen.writes <= found.counts.writes
-    });
-    if !is_newest {
+    if !is_newest(&mark, &found) {
         return Err(StorageError::Older { path: path.to_owned() });
     }
     found.vows.boot += 1;
@@ -85,6 +83,23 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         tail_in_doubt: doubt_through.is_some(),
     };
     Ok((store, recovered))
+}
+
+/// See `DataDir::check_chat`.
+pub fn check(path: &Path) -> Result<(), StorageError> {
+    let database = Database::open(path, CACHE_BYTES)?;
+    let mark = Mark::open(path)?;
+    let found = database.read(read)?;
+    if !is_newest(&mark, &found) {
+        return Err(StorageError::Older { path: path.to_owned() });
+    }
+    ChatReader::new(Arc::new(database), Arc::default()).check()
+}
+
+fn is_newest(mark: &Mark, found: &Found) -> bool {
+    mark.read().is_none_or(|seen| {
+        seen.incarnation == found.vows.incarnation && seen.writes <= found.counts.writes
+    })
 }
 
 /// What stands in a file. `entries` end before the first bad record of the last batch.

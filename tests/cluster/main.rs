@@ -7,6 +7,7 @@
 mod collector;
 mod coming_back;
 mod damage;
+mod doctor;
 mod failover;
 mod harness;
 mod input;

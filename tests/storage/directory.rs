@@ -122,3 +122,37 @@ fn a_peer_store_that_is_gone_empty_older_or_damaged_waits_for_a_word() {
     }
     assert_eq!(data.repair_peer_store().unwrap(), None, "there is nothing to repair");
 }
+
+// R30: an earlier attempt to join has made a store, and the chat was recovered since.
+#[test]
+fn an_attempt_to_join_goes_on_only_within_one_generation() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = DataDir::open(dir.path()).unwrap();
+    let chat = ChatId([5; 16]);
+    let (store, _) = data.join_chat(chat, 6, 7).unwrap();
+    drop(store);
+    let (store, same) = data.join_or_reopen(chat, 8, 7).unwrap();
+    assert_eq!((same.incarnation, same.generation), (6, 7), "the store is gone on with");
+    drop(store);
+    let (_store, other) = data.join_or_reopen(chat, 9, 11).unwrap();
+    assert_eq!((other.incarnation, other.generation), (9, 11), "a new one takes its place");
+    let kept = fs::read_dir(dir.path().join("chats")).unwrap().flatten();
+    let names: Vec<_> = kept.map(|it| it.file_name().into_string().unwrap()).collect();
+    assert!(names.iter().any(|name| name.ends_with(".damaged-1")), "it is kept: {names:?}");
+}
+
+#[test]
+fn a_check_reads_a_chat_and_changes_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = DataDir::open(dir.path()).unwrap();
+    let chat = ChatId([5; 16]);
+    drop(data.join_chat(chat, 6, 7).unwrap());
+    data.check_peer_store().unwrap();
+    for _ in 0..3 {
+        data.check_chat(chat).unwrap();
+    }
+    let (_, recovered) = data.open_chat(chat).unwrap();
+    assert_eq!(recovered.boot, 2, "only opening it counts as a boot");
+    fs::write(dir.path().join(format!("chats/{chat}.redb")), b"no store").unwrap();
+    assert!(data.check_chat(chat).unwrap_err().needs_repair());
+}
