@@ -27,7 +27,7 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const EVICT_AGAIN: Duration = Duration::from_secs(5);
 const EVICT_LIMIT: Duration = Duration::from_secs(90);
 /// Between looks at who hosts.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub struct Cluster {
     pub shared: Arc<Shared>,

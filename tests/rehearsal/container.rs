@@ -68,6 +68,8 @@ impl Recipe {
     fn variables(&self, ordinal: usize) -> Result<Vec<(String, String)>> {
         let mut all = self.image.env.clone();
         all.push(("HOSTNAME".into(), self.name(ordinal)));
+        // As container runtimes do for a user that the image does not know.
+        all.push(("HOME".into(), "/".into()));
         // Every pod gets these, whatever it asks for.
         all.push(("KUBERNETES_SERVICE_HOST".into(), "10.96.0.1".into()));
         all.push(("KUBERNETES_SERVICE_PORT".into(), "443".into()));

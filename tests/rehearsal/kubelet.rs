@@ -30,6 +30,8 @@ use crate::workload::World;
 
 /// A cluster waits 10 s, and then twice as long each time.
 const BACK_OFF: Duration = Duration::from_secs(1);
+/// A pod whose containers end so often is given up: a cluster would go on.
+const CONTAINERS_MAX: u32 = 5;
 /// How long after its start a container need not be ready.
 const CATCH_UP: Duration = Duration::from_secs(20);
 /// How long after something was done to the chat a pod need not be ready, and may be thought to be:
@@ -95,20 +97,20 @@ pub struct Pod {
     pub lose: CancellationToken,
 }
 
-#[derive(Clone, Copy)]
 struct Status {
     stage: Stage,
     ready: bool,
     container_began: Instant,
     became_ready: Option<Instant>,
     pid: Option<Pid>,
+    client: Option<Client>,
 }
 
 impl Status {
     fn starting() -> Self {
         let container_began = Instant::now();
         let (stage, ready) = (Stage::Starting, false);
-        Self { stage, ready, container_began, became_ready: None, pid: None }
+        Self { stage, ready, container_began, became_ready: None, pid: None, client: None }
     }
 }
 
@@ -223,15 +225,21 @@ impl Pod {
         }
     }
 
-    /// A caller inside the pod, as `kubectl exec` and `kubectl port-forward` are.
+    /// A caller inside the pod, as `kubectl exec` and `kubectl port-forward` are; the same one for
+    /// as long as its container lives.
     pub async fn client(&self, shared: &Shared) -> Result<Client> {
+        if let Some(client) = &self.lock().client {
+            return Ok(client.clone());
+        }
         let runtime = Some(self.machine.runtime());
-        connect_on(&runtime, &shared.client_address.to_string()).await
+        let client = connect_on(&runtime, &shared.client_address.to_string()).await?;
+        Ok(self.lock().client.insert(client).clone())
     }
 
     /// Runs it until it is deleted or lost.
     pub async fn run(self: Arc<Self>, shared: Arc<Shared>) {
-        while let Err(error) = self.run_container(&shared).await {
+        for _ in 0..CONTAINERS_MAX {
+            let Err(error) = self.run_container(&shared).await else { break };
             shared.record.problem(format!("{}: {error:#}", self.name));
             if self.delete.is_cancelled() || self.lose.is_cancelled() {
                 break;

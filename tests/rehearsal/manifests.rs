@@ -264,7 +264,7 @@ pub struct ServiceSpec {
     #[serde(skip)]
     pub name: String,
     #[serde(rename = "clusterIP")]
-    pub cluster_ip: String,
+    _cluster_ip: IgnoredAny,
     #[serde(default)]
     pub publish_not_ready_addresses: bool,
     pub selector: Labels,

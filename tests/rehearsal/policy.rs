@@ -75,9 +75,12 @@ pub fn enforce(manifests: &Manifests) -> Result<()> {
     }
     for (from, to, (protocol, port)) in rules {
         let port = port.to_string();
+        // The kernel takes a rule for everybody for one that is there already, if a narrower one of
+        // the same preference is.
+        let preference = if *from == node.addresses { "101" } else { "100" };
         for way in [[from, to, "dport"], [to, from, "sport"]] {
             let [from, to, end] = way;
-            let what = ["rule", "add", "pref", "100", "from", from, "to", to];
+            let what = ["rule", "add", "pref", preference, "from", from, "to", to];
             let which = ["ipproto", &protocol, end, &port, "lookup", "main"];
             run("ip", &[&what[..], &which].concat())?;
         }

@@ -33,7 +33,6 @@ pub struct Story {
     shared: Arc<Shared>,
     workload: Workload,
     watcher: JoinHandle<()>,
-    seed: u64,
     /// When the part under way began, and in which term.
     part: (Instant, u64),
 }
@@ -45,7 +44,7 @@ impl Story {
         let watcher = tokio::spawn(watch(shared.clone()));
         let cluster = Cluster::new(shared.clone(), names);
         let part = (Instant::now(), 0);
-        let mut story = Self { cluster, shared, workload, watcher, seed, part };
+        let mut story = Self { cluster, shared, workload, watcher, part };
         story.all_at_once().await?;
         story.as_the_manifests_say().await?;
         story.one_by_one().await?;
