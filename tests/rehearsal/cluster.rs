@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use demes::cli::demo::peer::until;
 use demes::wire::pb;
 use tokio::task::JoinHandle;
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
 use crate::kubelet::{Pod, Shared};
 use crate::machine::Machine;
@@ -201,7 +201,7 @@ impl Cluster {
             if ready + budget <= self.replicas {
                 refused += 1;
                 self.shared.record.note("an eviction is refused by the disruption budget");
-                tokio::time::sleep(EVICT_AGAIN).await;
+                sleep(EVICT_AGAIN).await;
                 continue;
             }
             self.shared.record.note(format!("{} is evicted", self.shared.recipe.name(ordinal)));

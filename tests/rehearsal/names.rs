@@ -12,6 +12,7 @@ use anyhow::Result;
 use simple_dns::rdata::{A, RData};
 use simple_dns::{CLASS, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
 use tokio::net::UdpSocket;
+use tokio::time::sleep;
 
 use crate::machine::Machine;
 
@@ -53,7 +54,7 @@ impl Names {
     pub fn set(&self, name: &str, address: Option<Ipv4Addr>) {
         let (addresses, name) = (self.addresses.clone(), format!("{name}.{DOMAIN}"));
         tokio::spawn(async move {
-            tokio::time::sleep(LAG).await;
+            sleep(LAG).await;
             let mut addresses = addresses.lock().unwrap_or_else(PoisonError::into_inner);
             match address {
                 Some(address) => addresses.insert(name, address),

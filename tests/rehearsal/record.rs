@@ -206,7 +206,7 @@ impl Record {
         let state = self.lock();
         let length = state.strips.values().map(String::len).max().unwrap_or(0);
         let mut text = String::from(
-            "\na letter for each second: s starting, u up and not ready, R ready, H ready and host, \
+            "\na letter for each second: s starting, u up and not ready, R ready, H ready and host,\n\
              t told to stop, . not there\n",
         );
         for begin in (0..length).step_by(WIDTH) {
