@@ -29,6 +29,7 @@ mod pages;
 mod peer;
 mod peers;
 mod reach;
+mod readiness;
 mod reason;
 mod records;
 mod repair;
@@ -42,7 +43,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -53,8 +54,8 @@ use tonic_health::server::HealthReporter;
 
 pub use options::{BootstrapChat, Limits, OnStop, ServeError, ServeOptions};
 
+use self::readiness::Readiness;
 use crate::crypto::{Identity, tls};
-use crate::protocol::event::Role;
 use crate::protocol::types::PeerId;
 use crate::runtime::driver::{self, DriverOptions, Ended, Reports};
 use crate::runtime::handle::Handle;
@@ -67,8 +68,10 @@ const STOP_MAX: Duration = Duration::from_millis(4_500);
 /// What is on its way to other peers gets this long to leave.
 const DRAIN_MAX: Duration = Duration::from_millis(200);
 const LAST_WORDS: Duration = Duration::from_millis(50);
-/// Between looks at the disk's free space, and at the chats' health.
+/// Between looks at the disk's free space; a loop that says nothing for so long does not turn.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Between looks at whether this peer is ready.
+const READY_EVERY: Duration = Duration::from_millis(500);
 /// The services of the health check: startup, readiness and liveness (in this order).
 const HEALTH_SERVICES: [&str; 3] = ["startup", "readiness", "liveness"];
 
@@ -295,11 +298,11 @@ impl Running {
         tasks.spawn(peers::keep_links(handle.clone(), identity, stop.clone()));
         let reserve = options.storage_reserve_bytes;
         let path = options.data_dir.clone();
-        let stopped = stop.clone();
+        let (stopped, reported) = (stop.clone(), Arc::clone(&node));
         tasks.spawn(async move {
             tokio::select! {
                 () = watch_disk(&handle, &path, reserve) => {}
-                () = report_health(&handle, reporter) => {}
+                () = report_health(&reported, reporter) => {}
                 () = stopped.cancelled() => {}
             }
         });
@@ -378,29 +381,39 @@ async fn watch_disk(handle: &Handle, path: &std::path::Path, reserve_bytes: u64)
     }
 }
 
-/// Startup: stores are open and listeners bound. Readiness: every chat is served, or has no host to
-/// be reached. Liveness: the loop turns; a loop that does not turn leaves the last report to age.
-async fn report_health(handle: &Handle, reporter: HealthReporter) {
+/// Startup: stores are open and listeners bound. Readiness: every chat is served and caught up here,
+/// or has no host that could be reached (`readiness.rs`). Liveness: the loop turns; a loop that does
+/// not turn leaves the last report to age.
+async fn report_health(node: &node::Node, reporter: HealthReporter) {
     use tonic_health::ServingStatus::{NotServing, Serving};
     let [startup, readiness, liveness] = HEALTH_SERVICES;
+    let begun = Instant::now();
+    let mut looks = Readiness::default();
+    let bootstrap = node.bootstrap.iter().filter(|chat| chat.members.contains(&node.address));
+    let bootstrap = bootstrap.count();
+    // Nobody takes a peer for ready that has not looked yet.
+    reporter.set_service_status(readiness, NotServing).await;
     reporter.set_service_status("", Serving).await;
     reporter.set_service_status(startup, Serving).await;
     loop {
-        let mut ready = true;
-        let turns = async {
-            for chat in handle.chats() {
-                if let Ok(view) = handle.view(chat.id).await {
-                    let status = view.status;
-                    let waits = status.role == Role::Follower && status.host.is_some();
-                    ready &= status.serving || !waits;
+        let views = async {
+            let mut views = Vec::new();
+            for chat in node.handle.chats() {
+                if let Ok(view) = node.handle.view(chat.id).await {
+                    views.push((chat.id, view));
                 }
             }
+            views
         };
-        let turns = timeout(LOOK_EVERY, turns).await.is_ok();
+        let views = timeout(LOOK_EVERY, views).await;
+        let ready = views.as_ref().is_ok_and(|views| {
+            let chats = views.iter().map(|(id, view)| (*id, &view.status, !view.fault.is_empty()));
+            looks.look(begun.elapsed(), bootstrap, chats)
+        });
         let state = |good| if good { Serving } else { NotServing };
-        reporter.set_service_status(readiness, state(ready && turns)).await;
-        reporter.set_service_status(liveness, state(turns)).await;
-        tokio::time::sleep(LOOK_EVERY).await;
+        reporter.set_service_status(readiness, state(ready)).await;
+        reporter.set_service_status(liveness, state(views.is_ok())).await;
+        tokio::time::sleep(READY_EVERY).await;
     }
 }
 

@@ -15,14 +15,20 @@ mod arena;
 #[path = "../../benches/common/mod.rs"]
 mod common;
 mod disk;
+#[path = "../common/history.rs"]
 mod history;
 mod loopback;
+#[path = "../common/machine.rs"]
+mod machine;
 mod network;
 mod plan;
 mod report;
 mod round;
+#[path = "../common/sandbox.rs"]
 mod sandbox;
+#[path = "../common/store.rs"]
 mod store;
+#[path = "../common/workload.rs"]
 mod workload;
 
 use std::path::PathBuf;
@@ -39,6 +45,15 @@ use round::{Chat, Setting};
 
 /// What one chat after the other is like: peers, and whether proxies delay what they say.
 const SETTINGS: [(usize, bool); 4] = [(5, false), (5, true), (3, false), (4, true)];
+/// The namespaces of a world of its own, for which nobody needs rights.
+const WORLD: [&str; 6] = ["--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child"];
+/// What the faults need.
+const PROBE: &str = "\
+    set -e
+    ip link add cable type veth peer name eth0
+    ip rule add from 10.0.0.1 to 10.0.0.2 blackhole
+    echo 1 > /proc/sys/net/ipv4/ip_forward
+    mount -t tmpfs -o size=1m none /tmp";
 /// A chat's life is at most so long.
 const CHAT_LIMIT: Duration = Duration::from_secs(300);
 /// How far a peer is in a chat with delays, one way, until it is moved.
@@ -100,7 +115,7 @@ fn main() -> Result<ExitCode> {
     history::check_yourself();
     let no_own_world = match options.loopback {
         true => Some("--loopback was given".to_owned()),
-        false => sandbox::enter().err(),
+        false => sandbox::enter(&WORLD, PROBE).err(),
     };
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(
         async {

@@ -6,21 +6,18 @@
 //! and the project's proxy in front of each holds bytes by who dialled.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use demes::cli::demo::peer::Place;
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::gettid;
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 
 use crate::loopback::Loopback;
+use crate::machine::{Machine, be_a_router};
 use crate::sandbox::run;
+
+/// The machines have addresses of this block, which nobody outside sees.
+const BLOCK: [u8; 2] = [10, 77];
 
 /// What connects the peers of one chat.
 pub enum Network {
@@ -33,9 +30,8 @@ pub enum Network {
 impl Network {
     /// That many machines, in a world of its own.
     pub fn machines(peers: usize) -> Result<Self> {
-        run("ip", &["link", "set", "lo", "up"])?;
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-        let machines: Result<_> = (0..peers).map(|_| Machine::start()).collect();
+        be_a_router()?;
+        let machines: Result<_> = (0..peers).map(|_| Machine::start(BLOCK)).collect();
         Ok(Self::Machines(machines?, BTreeSet::new()))
     }
 
@@ -48,7 +44,7 @@ impl Network {
     pub fn places(&self, delay: Option<Duration>) -> Result<Vec<Place>> {
         match self {
             Self::Machines(machines, _) => {
-                let place = |one: &Machine| Place::machine(one.runtime.clone(), one.ip(), delay);
+                let place = |one: &Machine| Place::machine(one.runtime(), one.ip(), delay);
                 Ok(machines.iter().map(place).collect())
             }
             Self::Loopback(loopback, _) => (0..loopback.peers())
@@ -102,9 +98,7 @@ impl Network {
     /// Pulls a peer's cable: its machine has an address still, and reaches nobody.
     pub fn unplug(&mut self, peer: usize) -> Result<()> {
         match self {
-            Self::Machines(machines, _) => {
-                run("ip", &["link", "set", &machines[peer].cable, "down"])
-            }
+            Self::Machines(machines, _) => machines[peer].unplug(),
             Self::Loopback(loopback, _) => {
                 let pairs = all_pairs_of(peer, loopback.peers());
                 self.cut(&pairs)
@@ -115,7 +109,7 @@ impl Network {
     /// Ends `unplug`.
     pub fn plug(&mut self, peer: usize) -> Result<()> {
         match self {
-            Self::Machines(machines, _) => run("ip", &["link", "set", &machines[peer].cable, "up"]),
+            Self::Machines(machines, _) => machines[peer].plug(),
             Self::Loopback(loopback, _) => {
                 let pairs = all_pairs_of(peer, loopback.peers());
                 self.mend(&pairs)
@@ -160,110 +154,4 @@ fn remember(cuts: &mut BTreeSet<(usize, usize)>, pairs: &[(usize, usize)], cut: 
 fn all_pairs_of(peer: usize, peers: usize) -> Vec<(usize, usize)> {
     let others = (0..peers).filter(|other| *other != peer);
     others.flat_map(|other| [(peer, other), (other, peer)]).collect()
-}
-
-/// One peer's machine: a thread in a network namespace of its own. Whatever runs on its runtime,
-/// and every process that is started there, is in that network.
-pub struct Machine {
-    runtime: Handle,
-    /// The router's end of its cable.
-    cable: String,
-    subnet: u8,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Machine {
-    fn start() -> Result<Self> {
-        static SUBNETS: AtomicU8 = AtomicU8::new(0);
-        let subnet = SUBNETS.fetch_add(1, Ordering::Relaxed);
-        let cable = format!("cable{subnet}");
-        let (stop, stopped) = oneshot::channel();
-        let (to_router, from_machine) = mpsc::channel();
-        let (to_machine, from_router) = mpsc::channel::<()>();
-        let thread = std::thread::Builder::new().name(cable.clone()).spawn(move || {
-            let network = unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid());
-            let alone = network.is_ok() && to_router.send(Made::Network(network)).is_ok();
-            if !alone || from_router.recv().is_err() {
-                return;
-            }
-            let runtime = plug_in(subnet).and_then(|()| {
-                Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
-            });
-            match runtime {
-                Ok(runtime) => {
-                    let _ = to_router.send(Made::Runtime(Ok(runtime.handle().clone())));
-                    let _ = runtime.block_on(stopped); // an end of the sender ends it too
-                }
-                Err(error) => drop(to_router.send(Made::Runtime(Err(error)))),
-            }
-        })?;
-        let Ok(Made::Network(Ok(tid))) = from_machine.recv() else {
-            anyhow::bail!("a thread cannot have a network of its own");
-        };
-        let (tid, router) = (tid.to_string(), format!("{}/24", router_of(subnet)));
-        run("ip", &["link", "add", &cable, "type", "veth", "peer", "name", "eth0", "netns", &tid])?;
-        run("ip", &["address", "add", &router, "dev", &cable])?;
-        run("ip", &["link", "set", &cable, "up"])?;
-        to_machine.send(()).context("the machine's thread waits")?;
-        let Made::Runtime(runtime) = from_machine.recv().context("the machine's thread answers")?
-        else {
-            anyhow::bail!("the machine's thread answers out of turn");
-        };
-        Ok(Self { runtime: runtime?, cable, subnet, stop: Some(stop), thread: Some(thread) })
-    }
-
-    fn ip(&self) -> Ipv4Addr {
-        ip_of(self.subnet)
-    }
-
-    fn router(&self) -> Ipv4Addr {
-        router_of(self.subnet)
-    }
-
-    /// Runs `ip` on the machine, once for each of these arguments.
-    async fn run(&self, commands: &[&[&str]]) -> Result<()> {
-        let owned = |command: &&[&str]| command.iter().map(|word| (*word).to_owned()).collect();
-        let commands: Vec<Vec<String>> = commands.iter().map(owned).collect();
-        let all = async move {
-            for command in commands {
-                let words: Vec<&str> = command.iter().map(String::as_str).collect();
-                run("ip", &words)?;
-            }
-            anyhow::Ok(())
-        };
-        self.runtime.spawn(all).await?
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // it has said what there was to say
-        }
-    }
-}
-
-/// What a machine's thread tells while it is set up.
-enum Made {
-    Network(nix::Result<nix::unistd::Pid>),
-    Runtime(Result<tokio::runtime::Handle>),
-}
-
-/// Sets up the machine's end of its cable; called on its thread.
-fn plug_in(subnet: u8) -> Result<()> {
-    let (ip, router) = (format!("{}/24", ip_of(subnet)), router_of(subnet).to_string());
-    run("ip", &["link", "set", "lo", "up"])?;
-    run("ip", &["address", "add", &ip, "dev", "eth0"])?;
-    run("ip", &["link", "set", "eth0", "up"])?;
-    run("ip", &["route", "add", "default", "via", &router])
-}
-
-fn ip_of(subnet: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 77, subnet, 2)
-}
-
-fn router_of(subnet: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 77, subnet, 1)
 }

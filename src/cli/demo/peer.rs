@@ -302,8 +302,8 @@ pub async fn connect(address: &str) -> Result<Client> {
     connect_on(&None, address).await
 }
 
-/// The same for a listener on another machine.
-async fn connect_on(machine: &Option<Handle>, address: &str) -> Result<Client> {
+/// The same for a listener on another machine, given by a runtime whose thread lives there.
+pub async fn connect_on(machine: &Option<Handle>, address: &str) -> Result<Client> {
     let (machine, target) = (machine.clone(), address.to_owned());
     let connector = service_fn(move |_: http::Uri| {
         let (machine, target) = (machine.clone(), target.clone());

@@ -1,4 +1,5 @@
 //! The people: they write through whichever peers there are, repeat what failed, and read along.
+#![allow(dead_code)] // each test that has it uses a part of it
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

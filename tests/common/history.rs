@@ -1,4 +1,5 @@
 //! What the clients did and were told, and what must follow from it.
+#![allow(dead_code)] // each test that has it uses a part of it
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -83,7 +84,8 @@ impl History {
         let sent = message.first_sent;
         match message.confirmed {
             Some((_, first)) if first != sequence => {
-                let text = format!("moved: chaos-{number} confirmed at {first} and at {sequence}");
+                let text =
+                    format!("moved: message-{number} confirmed at {first} and at {sequence}");
                 state.problem(text);
             }
             Some(_) => {}
@@ -163,6 +165,16 @@ impl History {
         self.lock().first_after_mark
     }
 
+    /// The longest time without a confirmation between two moments, of which the second is past.
+    pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
+        let state = self.lock();
+        let told = state.messages.iter().filter_map(|message| Some(message.confirmed?.0));
+        let mut moments: Vec<Instant> = told.filter(|at| (from..to).contains(at)).collect();
+        moments.extend([from, to]);
+        moments.sort_unstable();
+        moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
     /// The highest sequence that was confirmed to anyone.
     pub fn last_confirmed(&self) -> u64 {
         let state = self.lock();
@@ -215,7 +227,7 @@ impl History {
         let mut places = vec![None; state.messages.len()];
         for line in feed {
             let Some(name) = &line.message else { continue };
-            let number = name.split_once("/chaos-").and_then(|(author, number)| {
+            let number = name.split_once("/message-").and_then(|(author, number)| {
                 let number: usize = number.parse().ok()?;
                 let message = state.messages.get(number)?;
                 ids[message.author].starts_with(author).then_some(number)
@@ -227,7 +239,7 @@ impl History {
         }
         for (number, message) in state.messages.iter().enumerate() {
             if message.queued.is_some() && places[number].is_none() {
-                problems.push(format!("lost: chaos-{number}, which was said to be queued"));
+                problems.push(format!("lost: message-{number}, which was said to be queued"));
             }
         }
         problems.extend(out_of_order(&state.messages, &places));
@@ -245,7 +257,7 @@ impl State {
 
 /// The id under which a message is sent, however often.
 pub fn request_id(number: usize) -> String {
-    format!("chaos-{number}")
+    format!("message-{number}")
 }
 
 /// A message that was confirmed before another one was first sent must stand before it; of one
@@ -268,7 +280,7 @@ fn out_of_order(messages: &[Message], places: &[Option<u64>]) -> Vec<String> {
             let (Some(before), Some(told)) = (before, told) else { continue };
             if told < messages[before].first_sent {
                 let text =
-                    format!("order: chaos-{number} at {sequence} stands after chaos-{before}");
+                    format!("order: message-{number} at {sequence} stands after message-{before}");
                 problems.push(text);
             }
         }

@@ -8,34 +8,27 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 /// Set in the run's own world.
-const INSIDE: &str = "DEMES_CHAOS_INSIDE";
-const UNSHARE: [&str; 6] =
-    ["--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child"];
-/// What the faults need; it fails in words that say what is missing.
-const PROBE: &str = "\
-    set -e
-    ip link add cable type veth peer name eth0
-    ip rule add from 10.0.0.1 to 10.0.0.2 blackhole
-    echo 1 > /proc/sys/net/ipv4/ip_forward
-    mount -t tmpfs -o size=1m none /tmp";
+const INSIDE: &str = "DEMES_TEST_INSIDE";
 
-/// Goes into a world of its own, and returns there; or stays, and says why.
+/// Goes into a world of its own, made by `unshare` with these flags, and returns there; or stays,
+/// and says why. `probe` is a shell script that tries there what will be needed, and fails in words
+/// that say what is missing.
 ///
 /// # Errors
 /// The reason, in one line.
-pub fn enter() -> Result<(), String> {
+pub fn enter(flags: &[&str], probe: &str) -> Result<(), String> {
     if std::env::var_os(INSIDE).is_some() {
         return Ok(());
     }
-    let probe = Command::new("unshare").args(UNSHARE).args(["sh", "-c", PROBE]).output();
-    let probe = probe.map_err(|error| format!("unshare cannot be run: {error}"))?;
-    if !probe.status.success() {
-        let said = String::from_utf8_lossy(&probe.stderr);
+    let tried = Command::new("unshare").args(flags).args(["sh", "-c", probe]).output();
+    let tried = tried.map_err(|error| format!("unshare cannot be run: {error}"))?;
+    if !tried.status.success() {
+        let said = String::from_utf8_lossy(&tried.stderr);
         return Err(said.lines().next().unwrap_or("unshare failed").to_owned());
     }
     let this = std::env::current_exe().map_err(|error| error.to_string())?;
     let error = Command::new("unshare")
-        .args(UNSHARE)
+        .args(flags)
         .arg(this)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "1")
