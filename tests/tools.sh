@@ -47,6 +47,18 @@ tools_has() {
     return 1
 }
 
+# tools_apt PACKAGE COMMAND: makes sure of a Debian package for COMMAND. What needs it says so where it
+# could not be had.
+tools_apt() {
+    local package=$1 command=$2
+    command -v "$command" >/dev/null && return
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qqy \
+            --no-install-recommends "$package" >/dev/null || true
+    fi
+    command -v "$command" >/dev/null || echo "$package could not be installed" >&2
+}
+
 # tools_go NAME MODULE@VERSION [GO-FLAG...]: a program of the Go module proxy.
 tools_go() {
     local name=$1 module=$2
