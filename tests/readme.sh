@@ -6,12 +6,13 @@
 #   <!-- run in the background -->  it goes on to the end of this script; the next block begins when it
 #                                   has printed its first line
 #   <!-- run until it succeeds -->  it is tried again for a minute, since it waits for another peer
-#   <!-- run with TOOL -->          like run, where TOOL is installed; else it is skipped, visibly
+#   <!-- run with grpcurl … -->     like each of these, where grpcurl can be had; else it is skipped
 #   <!-- not run: reason -->        it is skipped
 # Blocks share one shell, one scratch HOME, and a PATH that begins with the built program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readme=${1:-README.md}
+source tests/tools.sh
 
 export CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}
 scratch=$(mktemp -d)
@@ -28,6 +29,11 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 cargo build --locked --release --quiet
+has_grpcurl=
+if grep -q '^<!-- run with grpcurl' "$readme" &&
+    tools_go grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3; then
+    has_grpcurl=yes
+fi
 export HOME=$scratch/home PATH=$PWD/target/release:$PATH
 unset XDG_CONFIG_HOME XDG_DATA_HOME XDG_STATE_HOME XDG_RUNTIME_DIR
 mkdir "$HOME"
@@ -62,6 +68,10 @@ for block in "$scratch"/block-*; do
     read -r line mark <"$block"
     commands=$(tail -n +2 "$block")
     printf '\n-- %s:%s %s\n%s\n--\n' "$readme" "$line" "$mark" "$commands"
+    if [[ $mark == "<!-- run with grpcurl"* ]]; then
+        [ -n "$has_grpcurl" ] || { echo "Skipped."; continue; }
+        mark=${mark/ with grpcurl/}
+    fi
     case $mark in
         "<!-- run -->") eval "$commands" ;;
         "<!-- run until it succeeds -->")
@@ -71,14 +81,11 @@ for block in "$scratch"/block-*; do
                 sleep 1
             done ;;
         "<!-- run in the background -->") in_background "$block.out" "$commands" ;;
-        "<!-- run with "*)
-            tool=${mark#"<!-- run with "} tool=${tool%" -->"}
-            if command -v "$tool" >/dev/null; then eval "$commands"
-            else echo "Skipped: $tool is not installed."; fi ;;
         "<!-- not run: "*) echo "Skipped." ;;
         *) echo "$readme:$line: the block does not say whether it is to be run." >&2; exit 1 ;;
     esac
     blocks=$((blocks + 1))
 done
 [ "$blocks" -gt 0 ] || { echo "$readme has no shell blocks." >&2; exit 1; }
+[ -z "$has_grpcurl" ] || tools_client grpcurl
 printf '\n%s blocks of %s looked at.\n' "$blocks" "$readme"
