@@ -233,9 +233,10 @@ fn traces_go_where_a_collector_takes_them() {
         let Some((_, endpoint)) = endpoint else { continue };
         let address = endpoint.strip_prefix("http://").expect("it is in the cluster");
         let (host, port) = address.split_once(':').expect("an address has a port");
+        let port: u64 = port.parse().expect("a port is a number");
         let service = set.one("Service", host);
         let mut ports = list(&service["spec"]["ports"]).iter();
-        let found = ports.find(|it| it["port"].to_string() == port).expect("the service has it");
+        let found = ports.find(|it| it["port"] == port).expect("the service has it");
         for pods in set.selected(&service["spec"]["selector"]) {
             let target = text(&found["targetPort"]);
             assert!(passes(&set, "egress", set.peers().labels, pods.labels, target));
