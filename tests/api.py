@@ -11,7 +11,7 @@ the order of members are too. What differs from run to run need not be equal, bu
 - an id, hash or link of the document stands for one of the run, the same one wherever it appears, in
   commands too;
 - times, delays, incarnations and versions of rankings may be any;
-- candidates may be ranked in any order.
+- candidates and invitations may come in any order.
 
 What only reads is asked again until it prints what it must, since a peer hears of the others' doings a
 little later. A block after `<!-- first -->` shows the beginning of a stream; `<!-- peer NAME -->` starts
@@ -160,7 +160,8 @@ def split(output):
 
 
 def in_order(value):
-    """Ranked candidates by their ids, since the ranking depends on measured delays."""
+    """Lists whose order is a matter of chance: the ranking is one of measured delays, and invitations
+    are in the order of addresses, whose ports are free ones."""
     if isinstance(value, list):
         return [in_order(item) for item in value]
     if not isinstance(value, dict):
@@ -168,6 +169,8 @@ def in_order(value):
     value = {key: in_order(item) for key, item in value.items()}
     if "candidates" in value:
         value["candidates"].sort(key=lambda candidate: candidate["peerId"])
+    if "invites" in value:
+        value["invites"].sort(key=lambda invite: (invite["chatName"], invite.get("name", "")))
     return value
 
 
