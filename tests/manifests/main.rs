@@ -1,6 +1,6 @@
 //! The Dockerfile and the manifests in `k8s/` say only what the program understands and does: its
-//! arguments, variables, paths, ports and health services, a configuration that loads, versions, and
-//! the rights that it needs.
+//! arguments, variables, paths, ports and health services, a configuration that loads, versions,
+//! and the rights that it needs.
 //!
 //! `cargo test` looks at the base; `tests/kubernetes.sh` has the overlays looked at too.
 
@@ -191,8 +191,8 @@ fn services_and_policies_name_ports_that_their_pods_have() {
     }
 }
 
-/// Whether a rule of `policies` on the pods with these labels lets a port pass, to or from pods with
-/// the other labels; `direction` is `ingress` or `egress`.
+/// Whether a rule on the pods with these labels lets a port pass, to or from pods with the other
+/// labels; `direction` is `ingress` or `egress`.
 fn passes(set: &Set, direction: &str, own: &Value, others: &Value, port: &str) -> bool {
     let side = if direction == "ingress" { "from" } else { "to" };
     let finds = |selector: &Value, labels: &Value| {
@@ -219,7 +219,9 @@ fn policies_let_pass_what_peers_and_probes_need() {
             assert!(passes(&set, direction, peers.labels, peers.labels, "peer"), "{direction}");
         }
         assert!(passes(&set, "ingress", peers.labels, &nobody, "health"), "nodes ask it");
-        assert!(passes(&set, "ingress", peers.labels, &nobody, "metrics"), "Prometheus asks it");
+        let prometheus = json!({ "app.kubernetes.io/name": "prometheus" });
+        assert!(passes(&set, "ingress", peers.labels, &prometheus, "metrics"), "it reads them");
+        assert!(!passes(&set, "ingress", peers.labels, &nobody, "metrics"), "nobody else does");
         assert!(!passes(&set, "ingress", peers.labels, &nobody, "peer"), "only peers may");
     }
 }
@@ -372,7 +374,8 @@ async fn probes_ask_for_services_that_a_pod_has() {
             let is_file = argument.ends_with(CONFIG_FILE);
             if is_file { file.clone() } else { argument.to_owned() }
         });
-        let mut peer = program(&set, &home, 1)
+        // The one that founds the chat needs nobody else for that.
+        let mut peer = program(&set, &home, 0)
             .args(arguments)
             .args(listeners.map(loopback).concat())
             .stdout(std::process::Stdio::piped())
@@ -387,7 +390,7 @@ async fn probes_ask_for_services_that_a_pod_has() {
             assert_eq!(probe["grpc"]["service"], service);
             let serves = || async {
                 let asked =
-                    program(&set, &home, 1).args(["health", service]).output().await.ok()?;
+                    program(&set, &home, 0).args(["health", service]).output().await.ok()?;
                 asked.status.success().then_some(())
             };
             until(STEP, service, serves).await.unwrap();

@@ -66,7 +66,7 @@ async fn an_invitation_is_used_once_and_only_where_it_is_for() {
     let mut elsewhere = join(&invited, invited.sign(0, &joined()));
     elsewhere.header.as_mut().expect("one").chat_id = second.chat_id.clone();
     let answer = calls.host.join(elsewhere).await;
-    assert_refused(answer, Code::PermissionDenied, "");
+    assert_refused(answer, Code::PermissionDenied, "NOT_GENUINE");
     // A race of the invited key with itself, in one incarnation.
     let request = join(&invited, invited.sign(0, &joined()));
     let race = (0..16).map(|_| {
@@ -98,10 +98,10 @@ async fn invitations_that_have_ended_or_are_too_many_are_refused() {
     let soon = SystemTime::now() + Duration::from_secs(600);
     let ended = SystemTime::now() - Duration::from_secs(1);
     let answer = calls.peer.invite(request(1, ended)).await;
-    assert_refused(answer, Code::FailedPrecondition, "");
+    assert_refused(answer, Code::FailedPrecondition, "INVITE_EXPIRED");
     let mut bad = request(1, soon);
     bad.chat_name = "x".repeat(65);
-    assert_refused(calls.peer.invite(bad).await, Code::InvalidArgument, "");
+    assert_refused(calls.peer.invite(bad).await, Code::InvalidArgument, "REQUEST_INVALID");
     assert!(ann.invites().await.is_empty());
     let mut limited = None;
     for number in 0..1_000 {

@@ -159,13 +159,13 @@ async fn a_valid_key_speaks_for_nobody_else() {
     mallory.incarnation = found.incarnation;
     let mut request = mallory.submission(before.term, 1, crate::raw::text("I am Ben"), None);
     request.author = Some(pb::Author { peer_id: ben.id(), incarnation: found.incarnation });
-    assert_refused(calls.submit(request.clone()).await, Code::PermissionDenied, "");
+    assert_refused(calls.submit(request.clone()).await, Code::PermissionDenied, "NOT_GENUINE");
     // With a signature it is hers, not his.
     let payload = crate::raw::text("I am Ben");
     let signature = mallory.sign(1, &payload);
     let mut request = mallory.submission(before.term, 1, payload, Some(signature));
     request.author = Some(pb::Author { peer_id: ben.id(), incarnation: found.incarnation });
-    assert_refused(calls.submit(request).await, Code::PermissionDenied, "");
+    assert_refused(calls.submit(request).await, Code::PermissionDenied, "NOT_GENUINE");
 
     // Whoever is dialled must have the key that is expected there.
     let config = tls::client_config(&mallory.identity, Some(bens.peer_id()));

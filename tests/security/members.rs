@@ -60,7 +60,11 @@ async fn a_signature_holds_for_its_entry_and_for_nothing_else() {
     }
     for length in [1, 63, 65, 4_096] {
         request.submissions[0].signature = vec![1; length].into();
-        assert_refused(calls.submit(request.clone()).await, Code::InvalidArgument, "");
+        assert_refused(
+            calls.submit(request.clone()).await,
+            Code::InvalidArgument,
+            "REQUEST_INVALID",
+        );
     }
     ben.says(LUNCH, "still lunch").await;
     assert_eq!(ann.lunch().await.name, LUNCH);
@@ -75,7 +79,7 @@ async fn a_signature_holds_for_its_entry_and_for_nothing_else() {
     // In another chat the same bytes are worth nothing.
     let second = ann.create("second", Vec::new()).await.expect("a chat");
     request.header.as_mut().expect("one").chat_id = second.chat_id;
-    assert_refused(calls.submit(request).await, Code::PermissionDenied, "");
+    assert_refused(calls.submit(request).await, Code::PermissionDenied, "NOT_GENUINE");
     assert_eq!(ann.chat("second").await.expect("a chat").name, "second");
 }
 
@@ -86,7 +90,7 @@ async fn numbers_are_taken_in_order_and_once() {
     let mut eva = Speaker::in_place_of(eva).await;
     let mut calls = Calls::to(&eva.identity, &ann.address()).await;
     let zero = calls.submit(eva.submission(term, 0, text("zero"), None)).await;
-    assert_refused(zero, Code::InvalidArgument, "");
+    assert_refused(zero, Code::InvalidArgument, "REQUEST_INVALID");
     for gap in [2, 1_000, u64::MAX] {
         let answer = calls.submit(eva.submission(term, gap, text("gap"), None)).await.expect("one");
         assert_eq!((answer.problem(), answer.last_number), (SubmitProblem::Gap, 0));
@@ -133,23 +137,23 @@ async fn nonsense_in_requests_is_refused_with_its_name() {
             ..Default::default()
         };
         let answer = calls.host.report_delays(request).await;
-        assert_refused(answer, Code::InvalidArgument, "");
+        assert_refused(answer, Code::InvalidArgument, "REQUEST_INVALID");
     }
     let sealed = Payload::Message { request_id: String::new(), sealed: vec![0; 20_000].into() };
     let long = calls.submit(eva.submission(term, 1, sealed, None)).await;
-    assert_refused(long, Code::InvalidArgument, "");
+    assert_refused(long, Code::InvalidArgument, "REQUEST_INVALID");
     let id = Payload::Message { request_id: "x".repeat(65), sealed: vec![0].into() };
     let long = calls.submit(eva.submission(term, 1, id, None)).await;
-    assert_refused(long, Code::InvalidArgument, "");
+    assert_refused(long, Code::InvalidArgument, "REQUEST_INVALID");
     // What a host makes by itself, nobody submits: it has no form on the wire.
     let empty = calls.submit(eva.submission(term, 1, Payload::TermStart, None)).await;
-    assert_refused(empty, Code::InvalidArgument, "");
+    assert_refused(empty, Code::InvalidArgument, "REQUEST_INVALID");
     let removed = Payload::Membership(Membership::Removed { peer: eva.identity.peer_id() });
     let signature = eva.sign(1, &removed);
     let answer = calls.submit(eva.submission(term, 1, removed, Some(signature))).await;
     assert_eq!(answer.expect("an answer").problem(), SubmitProblem::NotMember);
     let headless = calls.host.goodbye(pb::GoodbyeRequest { header: None }).await;
-    assert_refused(headless, Code::InvalidArgument, "");
+    assert_refused(headless, Code::InvalidArgument, "REQUEST_INVALID");
     // A text that is no text is kept as it is, and shown as nothing.
     let bytes = Payload::Message { request_id: String::new(), sealed: vec![0, 0xff, 0xfe].into() };
     calls.submit(eva.submission(term, 1, bytes, None)).await.expect("sealed bytes are not read");

@@ -260,9 +260,9 @@ async fn a_term_that_nobody_can_have_reached_is_not_believed() {
             let request =
                 pb::AnnounceRequest { header: member.header(), term, ..Default::default() };
             let answer = calls.election.announce(request).await;
-            assert_refused(answer, Code::InvalidArgument, "");
+            assert_refused(answer, Code::InvalidArgument, "REQUEST_INVALID");
             let answer = calls.submit(member.submission(term, 1, text("late"), None)).await;
-            assert_refused(answer, Code::InvalidArgument, "");
+            assert_refused(answer, Code::InvalidArgument, "REQUEST_INVALID");
         }
         // R11: what could be a term needs more than one member's word.
         for term in [before.term + 1_025, TERM_MAX] {
