@@ -381,9 +381,9 @@ async fn watch_disk(handle: &Handle, path: &std::path::Path, reserve_bytes: u64)
     }
 }
 
-/// Startup: stores are open and listeners bound. Readiness: every chat is served and caught up, or has
-/// no host that could be reached (`readiness.rs`). Liveness: the loop turns; one that does not leaves
-/// the last report to age.
+/// Startup: stores are open and listeners bound. Readiness: every chat is served and caught up
+/// here, or has no host that could be reached (`readiness.rs`). Liveness: the loop turns; a loop
+/// that does not turn leaves the last report to age.
 async fn report_health(node: &node::Node, reporter: HealthReporter) {
     use tonic_health::ServingStatus::{NotServing, Serving};
     let [startup, readiness, liveness] = HEALTH_SERVICES;

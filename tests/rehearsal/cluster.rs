@@ -2,7 +2,10 @@
 //! from a node within the disruption budget.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -26,6 +29,10 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Between two attempts to evict, as `kubectl drain` makes them.
 const EVICT_AGAIN: Duration = Duration::from_secs(5);
 const EVICT_LIMIT: Duration = Duration::from_secs(90);
+/// A part of the shortest lease, 250 ms.
+pub const STALL: Duration = Duration::from_millis(100);
+/// Between two looks at whether the machine goes on.
+const PULSE: Duration = Duration::from_millis(10);
 /// Between looks at who hosts.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -149,10 +156,17 @@ impl Cluster {
         until(READY_LIMIT, &what, || async { pod.is_ready().then_some(()) }).await
     }
 
-    /// Replaces all pods, from the last one down, each when the one before is ready.
+    /// Replaces all pods, from the last one down, each when the one before has been ready for as
+    /// long as the manifest says.
     pub async fn roll(&mut self) -> Result<()> {
+        let min_ready = Duration::from_secs(self.shared.recipe.manifests.set.min_ready_seconds);
         for ordinal in (0..self.replicas).rev() {
             self.replace(ordinal).await?;
+            let pod = self.pod(ordinal)?;
+            until(min_ready + READY_LIMIT, "a pod to stay ready", || async {
+                pod.is_available(min_ready).then_some(())
+            })
+            .await?;
         }
         Ok(())
     }
@@ -181,8 +195,18 @@ impl Cluster {
         self.shared.record.restarted(restart);
         let most = u64::from(was_host);
         let what = format!("restarting {name} costs at most {most} hand-overs: {terms}");
-        self.shared.record.check(terms <= most, &what);
+        self.judge(terms <= most, &what, begun);
         Ok(())
+    }
+
+    /// Checks what only holds on a machine that goes on: a host whose processor or disk is taken away
+    /// for longer than its lease loses its place, and must.
+    pub fn judge(&self, holds: bool, what: &str, since: Instant) {
+        let record = &self.shared.record;
+        match record.longest_stall(since) {
+            stall if !holds && stall >= STALL => record.leave_unjudged(what, stall),
+            _ => record.check(holds, what),
+        }
     }
 
     /// Evicts every pod of a node, as far as the budget allows at each moment; they come back on
@@ -264,6 +288,24 @@ impl Cluster {
         .await?;
         Ok(begun.elapsed())
     }
+}
+
+/// Notes when the machine itself stands still, its processors or its disk, until the record is gone;
+/// for a thread of its own.
+pub fn feel_pulse(shared: &Weak<Shared>) -> Result<()> {
+    let path = shared.upgrade().context("it has just begun")?.recipe.root.join("pulse");
+    let mut file = File::create(path)?;
+    while let Some(shared) = shared.upgrade() {
+        let begun = Instant::now();
+        thread::park_timeout(PULSE);
+        file.write_all(b".")?;
+        file.sync_data()?;
+        let stall = begun.elapsed().saturating_sub(PULSE);
+        if stall >= STALL {
+            shared.record.stalled(stall);
+        }
+    }
+    Ok(())
 }
 
 /// Looks at the chat through all pods, for the record, until it is aborted.

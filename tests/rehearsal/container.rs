@@ -1,6 +1,7 @@
 //! One container: the program in a file system, a user and a process tree of its own, in the
 //! network of its pod.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ use crate::names::DOMAIN;
 
 /// How long it may take until the program's process is there.
 const SPAWN_LIMIT: Duration = Duration::from_secs(10);
+/// Where the tools are that make a container.
+const TOOLS: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where the system's C library is: a distroless image has it too, and hardly more.
 const LIBRARIES: [&str; 4] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
 
@@ -66,10 +69,10 @@ impl Recipe {
     }
 
     fn variables(&self, ordinal: usize) -> Result<Vec<(String, String)>> {
-        let mut all = self.image.env.clone();
-        all.push(("HOSTNAME".into(), self.name(ordinal)));
         // As container runtimes do for a user that the image does not know.
-        all.push(("HOME".into(), "/".into()));
+        let mut all = vec![("HOME".to_owned(), "/".to_owned())];
+        all.extend(self.image.env.iter().cloned());
+        all.push(("HOSTNAME".into(), self.name(ordinal)));
         // Every pod gets these, whatever it asks for.
         all.push(("KUBERNETES_SERVICE_HOST".into(), "10.96.0.1".into()));
         all.push(("KUBERNETES_SERVICE_PORT".into(), "443".into()));
@@ -159,9 +162,12 @@ impl Recipe {
         }
         let security = &self.manifests.pod().security_context;
         let (user, group) = (security.run_as_user, security.run_as_group);
+        // The program finds what is on the image's path, where these tools need not be.
         script += &format!(
-            "mount -o remount,ro {root}\nexec setpriv --no-new-privs unshare --root={root} --wd=/ \
-             --setgid={group} --setuid={user} -- \"$@\"\n"
+            "mount -o remount,ro {root}\nsetpriv=$(command -v setpriv)\n\
+             unshare=$(command -v unshare)\nexport PATH=\"$IMAGE_PATH\"\nunset IMAGE_PATH\n\
+             exec $setpriv --no-new-privs $unshare --root={root} --wd=/ --setgid={group} \
+             --setuid={user} -- \"$@\"\n"
         );
         Ok(script)
     }
@@ -187,12 +193,16 @@ impl Recipe {
     pub async fn start(&self, ordinal: usize, machine: &Machine) -> Result<Container> {
         let script = self.script(ordinal, &machine.ip().to_string())?;
         let log = File::options().create(true).append(true).open(self.log(ordinal))?;
+        let variables: BTreeMap<_, _> = self.variables(ordinal)?.into_iter().collect();
+        let path = variables.get("PATH").context("a program is found on a path")?.clone();
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", &script, "container"])
             .args(self.words())
             .env_clear()
-            .envs(self.variables(ordinal)?)
+            .envs(variables)
+            .env("PATH", TOOLS)
+            .env("IMAGE_PATH", path)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -35,9 +35,14 @@ impl Image {
                 env.push((name.to_owned(), value.trim_matches('"').to_owned()));
             }
         }
-        let copied = all("COPY").into_iter().filter_map(|words| words.split_whitespace().last());
-        let program = copied.filter(|path| path.ends_with("/demes")).find(|path| {
-            PATH.split(':').any(|directory| path.rsplit_once('/').map(|p| p.0) == Some(directory))
+        // It may be put in its place by an earlier stage.
+        let path = env.iter().rfind(|(name, _)| name == "PATH").map_or("", |(_, path)| path);
+        let copied = text.lines().filter(|line| line.starts_with("COPY "));
+        let copied = copied.filter_map(|line| line.split_whitespace().last());
+        let mut copied = copied.map(|to| format!("/{}", to.trim_start_matches('/')));
+        let program = copied.find(|to| {
+            let directory = to.strip_suffix("/demes");
+            directory.is_some_and(|directory| path.split(':').any(|one| one == directory))
         });
         let entrypoint: Vec<String> = serde_json::from_str(last("ENTRYPOINT")?)?;
         ensure!(!entrypoint.is_empty(), "the image starts a program");
@@ -46,7 +51,7 @@ impl Image {
             env,
             user: last("USER")?.to_owned(),
             stop_signal: last("STOPSIGNAL")?.to_owned(),
-            program: program.context("the program is on the image's path")?.to_owned(),
+            program: program.context("the program is on the image's path")?,
         })
     }
 }

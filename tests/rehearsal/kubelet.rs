@@ -102,6 +102,7 @@ struct Status {
     ready: bool,
     container_began: Instant,
     became_ready: Option<Instant>,
+    ready_since: Option<Instant>,
     pid: Option<Pid>,
     client: Option<Client>,
 }
@@ -110,7 +111,15 @@ impl Status {
     fn starting() -> Self {
         let container_began = Instant::now();
         let (stage, ready) = (Stage::Starting, false);
-        Self { stage, ready, container_began, became_ready: None, pid: None, client: None }
+        Self {
+            stage,
+            ready,
+            container_began,
+            became_ready: None,
+            ready_since: None,
+            pid: None,
+            client: None,
+        }
     }
 }
 
@@ -160,6 +169,12 @@ impl Pod {
 
     pub fn is_ready(&self) -> bool {
         self.lock().ready
+    }
+
+    /// Whether it is ready, and was for so long.
+    pub fn is_available(&self, min_ready: Duration) -> bool {
+        let status = self.lock();
+        status.ready && status.ready_since.is_some_and(|since| since.elapsed() >= min_ready)
     }
 
     /// From its container's start until it was first ready.
@@ -421,6 +436,7 @@ impl Pod {
         }
         let mut status = self.lock();
         status.ready = true;
+        status.ready_since = Some(Instant::now());
         status.became_ready.get_or_insert_with(Instant::now);
         let took = status.container_began.elapsed().as_secs_f64();
         shared.world.set_client(self.ordinal, Some(client));

@@ -128,6 +128,8 @@ async fn run(options: &Options) -> Result<ExitCode> {
         name_server: names.ip().to_string(),
     };
     let shared = Shared::new(recipe, settings.client_listen, chat.name.clone());
+    let pulse = Arc::downgrade(&shared);
+    std::thread::spawn(move || cluster::feel_pulse(&pulse));
     let played = timeout(LIMIT, story::Story::play(shared.clone(), names, options.seed)).await;
     match played {
         Ok(Ok(())) => {}
@@ -183,6 +185,7 @@ fn tell(shared: &Arc<Shared>, took: Duration) -> bool {
         println!("PROBLEM {problem}");
     }
     let (passed, failed) = (record.checks().saturating_sub(problems.len() as u64), problems.len());
-    println!("rehearsal: {passed} passed, {failed} failed, {:.0} s", took.as_secs_f64());
+    let (unjudged, took) = (record.unjudged(), took.as_secs_f64());
+    println!("rehearsal: {passed} passed, {failed} failed, {unjudged} not judged, {took:.0} s");
     failed > 0
 }

@@ -51,6 +51,8 @@ pub struct StatefulSet {
     pub replicas: usize,
     #[serde(default)]
     pub pod_management_policy: PodManagement,
+    #[serde(default)]
+    pub min_ready_seconds: u64,
     /// Volumes always stay here, which is what `Retain` says.
     pub persistent_volume_claim_retention_policy: Retention,
     #[serde(rename = "selector")]
@@ -84,6 +86,8 @@ pub struct Template {
 #[serde(deny_unknown_fields)]
 pub struct TemplateMetadata {
     pub labels: Labels,
+    #[serde(rename = "annotations", default)]
+    _annotations: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]

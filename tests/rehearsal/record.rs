@@ -65,6 +65,8 @@ struct State {
     stops: BTreeMap<String, Duration>,
     restarts: Vec<Restart>,
     checks: u64,
+    stalls: Vec<(Instant, Duration)>,
+    unjudged: u64,
 }
 
 impl Record {
@@ -111,6 +113,35 @@ impl Record {
 
     pub fn checks(&self) -> u64 {
         self.lock().checks
+    }
+
+    /// The machine itself stood still for so long until now.
+    pub fn stalled(&self, stall: Duration) {
+        self.lock().stalls.push((Instant::now(), stall));
+    }
+
+    /// How long the machine stood still at a time since then, at most.
+    pub fn longest_stall(&self, since: Instant) -> Duration {
+        let state = self.lock();
+        let stalls = state.stalls.iter().filter(|(until, _)| *until >= since);
+        stalls.map(|(_, stall)| *stall).max().unwrap_or_default()
+    }
+
+    /// A check that says nothing about the pods, since the machine stood still for so long.
+    pub fn leave_unjudged(&self, what: &str, stall: Duration) {
+        self.lock().unjudged += 1;
+        let stall = stall.as_millis();
+        self.note(format!("NOT JUDGED, the machine stood still for {stall} ms: {what}"));
+    }
+
+    pub fn unjudged(&self) -> u64 {
+        self.lock().unjudged
+    }
+
+    /// How many restarts of the host cost what they may.
+    pub fn good_restarts_of_host(&self) -> usize {
+        let state = self.lock();
+        state.restarts.iter().filter(|restart| restart.was_host && restart.terms <= 1).count()
     }
 
     pub fn problems(&self) -> Vec<String> {
@@ -206,8 +237,8 @@ impl Record {
         let state = self.lock();
         let length = state.strips.values().map(String::len).max().unwrap_or(0);
         let mut text = String::from(
-            "\na letter for each second: s starting, u up and not ready, R ready, H ready and host,\n\
-             t told to stop, . not there\n",
+            "\na letter for each second: s starting, u up and not ready, R ready, H ready and\n\
+             host, t told to stop, . not there\n",
         );
         for begin in (0..length).step_by(WIDTH) {
             let end = (begin + WIDTH).min(length);

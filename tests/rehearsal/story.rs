@@ -104,6 +104,8 @@ impl Story {
         record.check(health, "anybody reaches the health port");
         let peer = stranger.reaches(pod.ip(), port("peer")?).await?;
         record.check(!peer, "the network policy keeps strangers from the peer port");
+        let metrics = stranger.reaches(pod.ip(), port("metrics")?).await?;
+        record.check(!metrics, "the network policy keeps strangers from the metrics port");
         let out = stranger.is_reached_from(&pod.machine).await?;
         record.check(!out, "the network policy keeps pods from dialling strangers");
         let programs = self.shared.client_address.port();
@@ -198,7 +200,7 @@ impl Story {
         let most = there as u64;
         let what =
             format!("draining {there} pods costs at most {most} hand-overs: {}", after - term);
-        self.shared.record.check(after - term <= most, &what);
+        self.cluster.judge(after - term <= most, &what, self.part.0);
         Ok(())
     }
 
@@ -239,6 +241,8 @@ impl Story {
             feeds_seen == cluster.replicas(),
             &format!("{feeds_seen} equal feeds of {events}"),
         );
+        let good = record.good_restarts_of_host();
+        record.check(good > 0, &format!("{good} restarts of the host cost one hand-over at most"));
         memory_within_limits(&cluster, &shared)?;
         watcher.abort();
         let all: Vec<usize> = cluster.pods().iter().map(|pod| pod.ordinal).collect();
