@@ -69,6 +69,18 @@ tools_go() {
     export PATH="$folder/bin:$PATH"
 }
 
+# tools_go_module NAME FOLDER: the tools of a Go module of ours, whose go.mod and go.sum pin them. For
+# a program that cannot be installed by its name, since its own module replaces others.
+tools_go_module() {
+    local name=$1 module=$2
+    tools_has "$name" go || return 1
+    local folder
+    folder=$DEMES_TOOLS/$name-$(cksum <"$module/go.sum" | cut -d ' ' -f 1)
+    _tools_install "$name" "$folder" \
+        env GOBIN="$folder/bin" go -C "$module" install -trimpath -ldflags=-s tool || return 1
+    export PATH="$folder/bin:$PATH"
+}
+
 # tools_npm NAME PACKAGE@VERSION: the programs of an npm package.
 tools_npm() {
     local name=$1 package=$2
