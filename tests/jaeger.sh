@@ -60,7 +60,7 @@ export DEMES__TELEMETRY__OTLP_ENDPOINT=http://127.0.0.1:$otlp
 export DEMES__METRICS__OTLP_INTERVAL_S=0 # this Jaeger takes traces only
 names=()
 for name in ana ben cleo; do
-    peers_start "$name" --auto-accept
+    peers_start "$name"
     names+=("${peer_id[$name]}=$name")
 done
 
@@ -70,15 +70,11 @@ at() { # at NAME COMMAND...: the command line of that person
     "$demes" --data-dir "${data_dir[$name]}" "$@"
 }
 at ana new Friday "${peer_address[ben]}" "${peer_address[cleo]}"
+accepted() { at "$1" accept Friday >/dev/null 2>&1; }
+for name in ben cleo; do wait_until "$name accepts" accepted "$name"; done
 # Everybody votes and is ranked: then any one of them may be lost.
-settled() {
-    host=$(at "$1" status Friday --json 2>/dev/null | python3 -c '
-import json, sys
-chat = json.load(sys.stdin)
-members = [member for member in chat["members"] if member["voter"]]
-ranked = (chat["ranking"] or {}).get("candidates", [])
-if not chat["serving"] or len(members) < 3 or len(ranked) < 3: sys.exit(1)
-print(chat["host_peer_id"])')
+settled() { # settled NAME: as that peer sees it; notes who hosts
+    host=$(at "$1" status Friday --json 2>/dev/null | python3 tests/jaeger/settled.py)
 }
 for name in ana ben cleo; do wait_until "$name votes and is ranked" settled "$name"; done
 

@@ -61,8 +61,11 @@ class Span:
         self.name = span["operationName"].removeprefix(CALLS)
         self.peer = names[instance]
         self.kind = tags(span).get("span.kind", "internal")
-        parents = [ref["spanID"] for ref in span["references"] if ref["refType"] == "CHILD_OF"]
-        self.parent = parents[0] if parents else None
+        # A delivery has the sending as its parent and as its link; Jaeger makes one FOLLOWS_FROM of
+        # both, and draws it as a child all the same.
+        within = [ref for ref in span["references"] if ref["traceID"] == span["traceID"]]
+        self.parent = within[0]["spanID"] if within else None
+        self.follows = [ref["refType"] == "FOLLOWS_FROM" for ref in span["references"]]
         self.begun_us, self.took_us = span["startTime"], span["duration"]
 
 
@@ -96,6 +99,7 @@ def look(base, what, names):
         if not lacking:
             roots = [span for span in spans if span.parent is None]
             assert len(roots) == 1, f"{len(roots)} roots"
+            assert all(any(span.follows) == (span.name == "deliver") for span in spans), "links"
             return spans, {}
     return None, lacking
 
