@@ -42,6 +42,17 @@ async fn one_trace_goes_through_a_call_and_a_log_entry() {
     submit.instrument(info_span!(target: "demes", "send")).await.expect("answered");
     // Outside of a trace no span is made.
     client.oneshot(call("/demes.v1.ElectionService/Ping")).await.expect("answered");
+    // Nor for a program that does not want its own call traced: it decides.
+    let unwanted = Request::builder()
+        .uri("/demes.v1.ClientService/SendMessage")
+        .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00")
+        .body(())
+        .expect("a request");
+    let untraced = GrpcServerLayer.layer(service_fn(|_: Request<()>| async {
+        assert_eq!(telemetry::current_context(), None);
+        Ok::<_, Infallible>(Response::new(()))
+    }));
+    untraced.oneshot(unwanted).await.expect("answered");
 
     timeout(LIMIT, guard.flush()).await.expect("flushed in time");
     let export = timeout(LIMIT, exports.recv()).await.expect("in time").expect("spans");
