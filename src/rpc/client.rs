@@ -20,7 +20,7 @@ use super::status::{self, unable, until_stopped};
 use crate::crypto::seal;
 use crate::protocol::event::{ProposeError, Role};
 use crate::protocol::types::{
-    ChatId, Membership, Payload, PeerId, Policy, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX,
+    ChatId, Index, Membership, Payload, PeerId, Policy, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX,
 };
 use crate::runtime::handle::{ChatShared, Granted, Unable, Wait, Wish};
 use crate::telemetry::current_context;
@@ -31,6 +31,8 @@ const INVITE_S: u32 = 900;
 const HAND_OVER_MAX: Duration = Duration::from_secs(10);
 /// Longer than one attempt takes.
 const HAND_OVER_AGAIN: Duration = Duration::from_millis(500);
+/// A change that is committed is shown here by then, or else the next call may not see it yet.
+const SHOWN_MAX: Duration = Duration::from_secs(1);
 /// Left of a caller's deadline to tell what happened.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
@@ -387,6 +389,7 @@ impl Person {
         deadline: Option<Instant>,
         request_id: &str,
     ) -> Result<Granted, Status> {
+        let is_message = matches!(wish.payload, Payload::Message { .. });
         let proposing = self.node.handle.propose(chat.id, wish);
         let waiting = async {
             tokio::select! {
@@ -394,12 +397,16 @@ impl Person {
                 () = self.node.stop.cancelled() => Err(status::stopping()),
             }
         };
-        match deadline {
+        let granted = match deadline {
             Some(deadline) => timeout_at(deadline, waiting)
                 .await
                 .unwrap_or_else(|_| Err(status::not_confirmed(request_id))),
             None => waiting.await,
+        }?;
+        if let (Some(index), false) = (granted.index, is_message) {
+            await_shown(chat, index).await;
         }
+        Ok(granted)
     }
 }
 
@@ -409,6 +416,14 @@ fn refused(chat: &ChatShared, error: Unable) -> Status {
         (Unable::Propose(ProposeError::NotMember), Some(by)) => status::removed(by),
         _ => unable(error),
     }
+}
+
+/// Waits until this peer shows what is committed at `index`: whoever was told that a chat has a new
+/// name can use it in the next call. The host may know it a moment before this peer does.
+async fn await_shown(chat: &ChatShared, index: Index) {
+    let mut shown = chat.view.clone();
+    let wait = shown.wait_for(|view| view.status.commit >= index);
+    let _ = timeout_at(Instant::now() + SHOWN_MAX, wait).await;
 }
 
 /// Waits until another peer than this one hosts; nothing when it takes too long.
