@@ -199,8 +199,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Checks what only holds on a machine that goes on: a host whose processor or disk is taken away
-    /// for longer than its lease loses its place, and must.
+    /// Checks what only holds on a machine that goes on: a host whose processor or disk is taken
+    /// away for longer than its lease loses its place, and must.
     pub fn judge(&self, holds: bool, what: &str, since: Instant) {
         let record = &self.shared.record;
         match record.longest_stall(since) {
@@ -290,8 +290,8 @@ impl Cluster {
     }
 }
 
-/// Notes when the machine itself stands still, its processors or its disk, until the record is gone;
-/// for a thread of its own.
+/// Notes when the machine itself stands still, its processors or its disk, until the record is
+/// gone; for a thread of its own.
 pub fn feel_pulse(shared: &Weak<Shared>) -> Result<()> {
     let path = shared.upgrade().context("it has just begun")?.recipe.root.join("pulse");
     let mut file = File::create(path)?;
