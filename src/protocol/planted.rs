@@ -83,6 +83,8 @@ bugs! {
     R18 WithdrawnNominated,
     /// The back-off of the fallback is the same each time, for everybody.
     R20 BackOffNotDrawn,
+    /// A voter nominates everybody who asks at about the same time.
+    R20 AllAskersNominated,
     /// A candidate adopts a log that it asked for before.
     R10 CandidateAdopts,
     /// A log of a later term is adopted without raising the own term.

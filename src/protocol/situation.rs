@@ -359,10 +359,22 @@ impl Adoption {
 
 impl Suspicion {
     fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
-        let Self { suspected, place, nominee, round_until, withdrawn, back_off, has_withdrawn } =
-            self;
+        let Self {
+            suspected,
+            place,
+            nominee,
+            round_until,
+            withdrawn,
+            back_off,
+            has_withdrawn,
+            supported,
+        } = self;
         into.hash((suspected, place, nominee, withdrawn, back_off, has_withdrawn));
         into.due(*round_until);
+        into.hash(supported.map(|supported| (supported.peer, supported.last)));
+        if let Some(supported) = supported {
+            into.due(supported.until);
+        }
     }
 }
 

@@ -25,6 +25,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::NomineeDoesNotHold => "nominee_holds",
         Bug::NominationIgnoresLog => "log_behind",
         Bug::BackOffNotDrawn => "list_exhausted",
+        Bug::AllAskersNominated => "asked_by_two",
         Bug::CandidateAdopts => "adoption_while_standing",
         Bug::AdoptionKeepsTerm => "adoption_in_pieces",
         Bug::LaterTermIgnored => "refused_by_a_later_term",
