@@ -189,6 +189,8 @@ bugs! {
     R6 VoterChangeBeforeTermStart,
     /// A step is taken to a set that has no majority in contact.
     R22 StepStopsChat,
+    /// A vote that is here is taken out though the others' majority may just have died.
+    R27 PartingNotConfirmed,
     /// Messages for another incarnation are taken.
     R9 WrongIncarnationTaken,
     /// An outlived incarnation is served.
