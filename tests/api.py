@@ -11,7 +11,7 @@ the order of members are too. What differs from run to run need not be equal, bu
 - an id, hash or link of the document stands for one of the run, the same one wherever it appears, in
   commands too;
 - times, delays, incarnations and versions of rankings may be any;
-- candidates and invitations may come in any order.
+- candidates, invitations and checked members may come in any order.
 
 What only reads is asked again until it prints what it must, since a peer hears of the others' doings a
 little later. A block after `<!-- first -->` shows the beginning of a stream; `<!-- peer NAME -->` starts
@@ -33,6 +33,9 @@ PORTS = {"ana": (7443, 7444), "ben": (7453, 7454), "cleo": (7463, 7464), "dan": 
 # Made so that Ana's id begins with a, Ben's with b, and so on.
 KEYS = {"ana": 4, "ben": 3, "cleo": 17, "dan": 11}
 READS = re.compile(r"/(Get|List|Find|Watch|Feed|Check|Ping)|\b(list|describe)\b")
+# A busy machine is not to change the host between two commands. A killed one is noticed by its
+# connections at once, as ever.
+PATIENT = {"DEMES__TIMERS__LEASE_MS_MIN": "8000", "DEMES__TIMERS__LEASE_MS_MAX": "8000"}
 SETTLE_S = 40
 COMMAND_S = 30
 # An id of the document stands for one of the run.
@@ -40,7 +43,8 @@ NAMES = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\b|demes:[A-Za-z0-9_-]{40,}"
 # What may be any.
 ANY = [
     (re.compile(r'"\d{4}-\d\d-\d\dT[\d:.]+Z"'), '"TIME"'),
-    (re.compile(r'("(?:delayUs|farnessUs|incarnation|version)": )"\d+"'), r'\1"NUMBER"'),
+    (re.compile(r'("(?:delay|farness|roundTrip|clockAhead|clockError)Us": )"-?\d+"'), r'\1"NUMBER"'),
+    (re.compile(r'("(?:incarnation|version)": )"\d+"'), r'\1"NUMBER"'),
 ]
 
 
@@ -140,6 +144,8 @@ def plain(output):
     if documents and all(set(document) == {"events"} for document in documents):
         # How many events a frame of a feed has is a matter of time.
         documents = [{"events": [e for document in documents for e in document["events"]]}]
+    if len(documents) > 1:
+        documents.sort(key=lambda document: document.get("peerId", ""))
     text = "\n".join(json.dumps(in_order(document), indent=2) for document in documents) + rest
     for pattern, replacement in ANY:
         text = pattern.sub(replacement, text)
@@ -238,6 +244,7 @@ def main():
     text = open(path).read()
     scratch = tempfile.mkdtemp(prefix="demes-api-")
     os.environ["HOME"] = scratch
+    os.environ.update(PATIENT)
     peers = Peers(os.path.abspath(os.environ["DEMES"]), scratch)
     runner = Runner(peers, Names(), write)
     pattern = re.compile(
