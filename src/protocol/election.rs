@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::adoption::TailReport;
 use super::event::{DiskState, LinkState, Notice};
-use super::fallback::Supported;
 use super::message::{
-    Body, HandOver, HostAlive, Message, Nominate, NominateAnswer, RefusedReason, RequestVote, Vote,
-    Withdraw, WithdrawReason,
+    Body, HandOver, HostAlive, Message, Nominate, NominateAnswer, RefusedReason, RequestVote,
+    SolicitAnswer, Vote, Withdraw, WithdrawReason,
 };
 use super::planted::{Bug, planted};
 use super::quorum::is_majority;
@@ -29,8 +29,6 @@ pub(super) struct Suspicion {
     pub back_off: Micros,
     /// This peer has told the others that it cannot stand.
     pub has_withdrawn: bool,
-    /// Whom this voter lets go first (R20): the last one that it nominated on demand, or itself.
-    pub supported: Option<Supported>,
 }
 
 /// Somebody wants this peer to host (R15).
@@ -90,19 +88,16 @@ impl Replica {
             withdrawn: BTreeSet::new(),
             back_off: 0,
             has_withdrawn: false,
-            supported: None,
         });
         self.next_round();
     }
 
-    /// R17, R19: how long a nominee, or a candidate, has. Never more than the longest lease, whatever
-    /// a stall has made of the estimates: where answers took longer, no host could last.
+    /// R17, R19: how long a nominee, or a candidate, has.
     pub(super) fn round(&self) -> Micros {
         let voters = self.log.voters().peers();
         let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
         let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
-        let round = 2 * slowest + 2 * self.syncs.p99();
-        round.min(self.config.lease_max_us).max(self.config.round_min_us)
+        (2 * slowest + 2 * self.syncs.p99()).max(self.config.round_min_us)
     }
 
     /// Nominates the next one on the list, or falls back.
@@ -143,7 +138,28 @@ impl Replica {
             && (planted(Bug::WithdrawnNominated) || !suspicion.withdrawn.contains(&peer))
     }
 
-    pub(super) fn other_voters(&self) -> Vec<PeerId> {
+    // R20: the list is used up. After a back-off that is redrawn every time and grows, this voter
+    // asks all others to nominate it. A majority is needed as ever.
+    fn fall_back(&mut self, suspicion: &mut Suspicion, round: Micros) {
+        if suspicion.back_off > 0 {
+            let solicit = Nominate { term: self.hard_state.term, last: self.log.last() };
+            for peer in self.other_voters() {
+                self.send(peer, Body::Solicit(solicit));
+            }
+        }
+        let config = &self.config;
+        let grown = (suspicion.back_off + suspicion.back_off / 2).max(config.fallback_min_us);
+        suspicion.back_off = grown.min(config.fallback_max_us);
+        let drawn = match planted(Bug::BackOffNotDrawn) {
+            true => suspicion.back_off,
+            false => self.prng.below(suspicion.back_off) + 1,
+        };
+        suspicion.round_until = self.now + round + drawn;
+        suspicion.withdrawn.clear();
+        suspicion.has_withdrawn = false;
+    }
+
+    fn other_voters(&self) -> Vec<PeerId> {
         self.log.voters().peers().copied().filter(|peer| *peer != self.me).collect()
     }
 
@@ -161,6 +177,32 @@ impl Replica {
         self.try_stand();
     }
 
+    pub(super) fn on_solicit(&mut self, message: &Message, _solicit: Nominate) {
+        let last = self.log.last();
+        let host_alive = self.host_alive();
+        let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
+        // R7: whether its own set has it or not: the asker counts by the set that it has. Who
+        // may not vote does not nominate either (R37).
+        let nominated = !self.tail_in_doubt && dialled && host_alive.is_none();
+        let term = self.hard_state.term;
+        let in_doubt = self.tail_in_doubt;
+        let answer = SolicitAnswer { term, nominated, last, in_doubt, host_alive };
+        self.answer(message, Body::SolicitAnswer(answer));
+    }
+
+    pub(super) fn on_solicit_answer(&mut self, message: &Message, answer: SolicitAnswer) {
+        if answer.term > self.hard_state.term {
+            self.enter_term(answer.term);
+        }
+        let report = TailReport { last: answer.last, in_doubt: answer.in_doubt };
+        self.on_tail_report(message, report);
+        if answer.nominated {
+            self.take_nomination(message, answer.term, answer.last);
+            self.try_stand();
+        }
+        self.on_host_alive(message, answer.host_alive);
+    }
+
     /// Somebody else hears the host: attach to it, if the term is right.
     pub(super) fn on_host_alive(&mut self, message: &Message, alive: Option<HostAlive>) {
         if let Some(alive) = alive {
@@ -169,7 +211,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn take_nomination(&mut self, message: &Message, term: Term, last: Position) {
+    fn take_nomination(&mut self, message: &Message, term: Term, last: Position) {
         // R25: who cannot be dialled back could not be led either.
         let dialled = self.links.get(&message.from) == Some(&LinkState::Up)
             || planted(Bug::OneWayNominationCounts);
@@ -183,7 +225,7 @@ impl Replica {
     }
 
     /// Who hosts, if this peer knows that it is alive.
-    pub(super) fn host_alive(&self) -> Option<HostAlive> {
+    fn host_alive(&self) -> Option<HostAlive> {
         let term = self.hard_state.term;
         match &self.part {
             Part::Host(hosting) if !hosting.paused => {
@@ -272,7 +314,6 @@ impl Replica {
     pub(super) fn on_withdraw(&mut self, message: &Message, _withdraw: Withdraw) {
         let Some(suspicion) = &mut self.suspicion else { return };
         suspicion.withdrawn.insert(message.from);
-        suspicion.supported.take_if(|supported| supported.peer == message.from);
         if suspicion.nominee == Some(message.from) {
             self.next_round();
         }

@@ -19,7 +19,7 @@ use super::replica::{Part, Replica};
 use super::submissions::Submissions;
 use super::succession::HandingOver;
 use super::time::{Instant, MS, Micros, SECOND};
-use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, VoterSet};
+use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position};
 
 /// Above this round trip to a majority, heartbeats are further apart.
 const FAR_US: Micros = 30 * MS;
@@ -56,8 +56,6 @@ pub(super) struct Hosting {
     pub receipts_version: u64,
     pub hand_over: Option<HandingOver>,
     pub presences: BTreeMap<PeerId, Presence>,
-    /// Voters without one that is here, and since when they are wanted (R27).
-    pub parting: Option<(VoterSet, Instant)>,
     /// Who is better placed than this host, and since when (R23).
     pub better: Option<(PeerId, Instant)>,
     /// Before that the chat does not move to a better host by itself.
@@ -108,7 +106,6 @@ impl Replica {
             receipts_version: 1,
             hand_over: None,
             presences: self.first_presences(),
-            parting: None,
             better: None,
             settled_at: now + tenure_us,
         }));

@@ -22,7 +22,6 @@ pub mod config;
 mod durable;
 mod election;
 pub mod event;
-mod fallback;
 mod follower;
 pub mod founding;
 mod hearsay;

@@ -83,8 +83,6 @@ bugs! {
     R18 WithdrawnNominated,
     /// The back-off of the fallback is the same each time, for everybody.
     R20 BackOffNotDrawn,
-    /// A voter nominates everybody who asks at about the same time.
-    R20 AllAskersNominated,
     /// A candidate adopts a log that it asked for before.
     R10 CandidateAdopts,
     /// A log of a later term is adopted without raising the own term.
@@ -189,8 +187,6 @@ bugs! {
     R6 VoterChangeBeforeTermStart,
     /// A step is taken to a set that has no majority in contact.
     R22 StepStopsChat,
-    /// A vote that is here is taken out though the others' majority may just have died.
-    R27 PartingNotConfirmed,
     /// Messages for another incarnation are taken.
     R9 WrongIncarnationTaken,
     /// An outlived incarnation is served.

@@ -10,7 +10,7 @@ use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros};
-use super::types::{Incarnation, Payload, PeerId, VoterSet};
+use super::types::{Incarnation, Payload, PeerId};
 use super::voters::{Seats, next_voters};
 
 /// What the host remembers of one member's comings and goings.
@@ -143,8 +143,8 @@ impl Replica {
     }
 
     /// One step towards the voters that the members, and who of them is here, ask for. Whether
-    /// there was one to take. `parting` is what was wanted at the last look (R27).
-    pub(super) fn step_voters(&mut self, parting: Option<(VoterSet, Instant)>) -> bool {
+    /// there was one to take.
+    pub(super) fn step_voters(&mut self) -> bool {
         self.update_presences();
         let Part::Host(hosting) = &self.part else { return false };
         let active: BTreeMap<_, _> = self.log.state().active().collect();
@@ -177,35 +177,9 @@ impl Replica {
             heard: &heard,
         });
         let Some(voters) = next else { return false };
-        let mut taken_out = self.log.voters().0.iter().filter(|(peer, _)| !voters.contains(peer));
-        let loses_one_that_is_here =
-            taken_out.any(|voter| heard.contains(&(*voter.0, *voter.1)) && !away.contains(voter.0));
-        if loses_one_that_is_here && !self.is_confirmed(&voters, parting) {
-            return true;
-        }
         self.append_own(Payload::VoterChange(voters));
         self.publish_soon();
         true
-    }
-
-    // R27: who was heard within a lease may be gone all the same, and a set whose majority is gone
-    // cannot even be changed back. So a vote that is here is given up only when a majority of the
-    // others has answered a heartbeat that was sent since that was first wanted.
-    fn is_confirmed(&mut self, next: &VoterSet, parting: Option<(VoterSet, Instant)>) -> bool {
-        if planted(Bug::PartingNotConfirmed) {
-            return true;
-        }
-        let parting = parting.filter(|(wanted, _)| wanted == next);
-        let since = parting.map_or(self.now, |(_, since)| since);
-        let me = self.me;
-        let Part::Host(hosting) = &mut self.part else { return false };
-        hosting.parting = Some((next.clone(), since));
-        is_majority(next, |peer, incarnation| {
-            let progress = hosting.progress.get(peer);
-            let progress = progress.filter(|progress| progress.incarnation == *incarnation);
-            let contact = progress.and_then(|progress| progress.contact);
-            *peer == me || contact.is_some_and(|contact| contact >= since)
-        })
     }
 
     /// Whether the member has really been heard of lately, in that incarnation.

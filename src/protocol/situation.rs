@@ -255,7 +255,6 @@ impl Hosting {
             receipts_version: _,
             hand_over,
             presences,
-            parting,
             better,
             settled_at,
             joined,
@@ -295,8 +294,6 @@ impl Hosting {
             into.was_if(*undialled_since);
             into.was_if(*back_at);
         }
-        into.hash(parting.as_ref().map(|(voters, _)| voters));
-        into.was_if(parting.as_ref().map(|(_, since)| *since));
         into.hash(better.map(|(peer, _)| peer));
         into.was_if(better.map(|(_, since)| since));
         into.due(*settled_at);
@@ -362,22 +359,10 @@ impl Adoption {
 
 impl Suspicion {
     fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
-        let Self {
-            suspected,
-            place,
-            nominee,
-            round_until,
-            withdrawn,
-            back_off,
-            has_withdrawn,
-            supported,
-        } = self;
+        let Self { suspected, place, nominee, round_until, withdrawn, back_off, has_withdrawn } =
+            self;
         into.hash((suspected, place, nominee, withdrawn, back_off, has_withdrawn));
         into.due(*round_until);
-        into.hash(supported.map(|supported| (supported.peer, supported.last)));
-        if let Some(supported) = supported {
-            into.due(supported.until);
-        }
     }
 }
 

@@ -201,9 +201,6 @@ impl Replica {
 
     /// One step towards the voters that the members ask for.
     pub(super) fn reconcile(&mut self) {
-        let Part::Host(hosting) = &mut self.part else { return };
-        // What is not wanted any more at one look begins anew at the next.
-        let parting = hosting.parting.take();
         let Part::Host(hosting) = &self.part else { return };
         // R6: the next change only when the last one and an entry of this term are committed.
         let settled = planted(Bug::TwoVoterChanges) || self.log.commit() >= self.log.voters_index();
@@ -219,7 +216,7 @@ impl Replica {
         if hosting.paused {
             // R22: with a disk that stalls, another voter set would not help.
             if self.disk != DiskState::Stalled {
-                self.step_voters(parting);
+                self.step_voters();
             }
             return;
         }
@@ -232,7 +229,7 @@ impl Replica {
                 return;
             }
         }
-        if self.step_voters(parting) {
+        if self.step_voters() {
             return;
         }
         let state = self.log.state();

@@ -145,44 +145,6 @@ impl Plan {
     /// Five members who come in one after the other, each as far from each. After a while the host
     /// is killed once, and nothing more happens.
     pub fn of_far_members(seed: u64, one_way_us: u64) -> Self {
-        let mut plan = Self::of_far_chat(seed, one_way_us);
-        let kill = Action::new("the host is killed".to_owned(), |world| {
-            if let Some(host) = world.find(Who::Host) {
-                world.kill(host, 2 * SECOND, false);
-            }
-        });
-        plan.add(40 * SECOND, kill);
-        plan.steps.sort_by_key(|step| step.at);
-        plan
-    }
-
-    /// The same, with leases of at least `lease_us`. The host ends in one of several ways, for
-    /// long, and perhaps who comes next with it; the distances differ a little.
-    pub fn of_far_failover(seed: u64, one_way_us: u64, lease_us: u64) -> Self {
-        let mut plan = Self::of_far_chat(seed, one_way_us);
-        let mut draw = Draw { prng: Prng::new(seed ^ 0xfa11), members: plan.members };
-        plan.config.lease_min_us = lease_us;
-        plan.config.lease_max_us = plan.config.lease_max_us.max(2 * lease_us);
-        for distance in plan.distances.iter_mut().flatten() {
-            *distance += draw.below(1 + one_way_us / 5);
-        }
-        let (vanishes, with_heir) = (draw.chance(50), draw.chance(20));
-        let words = format!("the host is killed, heir: {with_heir}, address: {vanishes}");
-        let kill = Action::new(words, move |world| {
-            let heir = world.find(Who::Heir).filter(|_| with_heir);
-            let host = world.find(Who::Host);
-            for peer in host.into_iter().chain(heir) {
-                world.kill(peer, 120 * SECOND, vanishes);
-            }
-            world.host_lost_at = Some(world.now);
-        });
-        plan.add(40 * SECOND + draw.below(SECOND), kill);
-        plan.faults_until = 100 * SECOND;
-        plan.steps.sort_by_key(|step| step.at);
-        plan
-    }
-
-    fn of_far_chat(seed: u64, one_way_us: u64) -> Self {
         let mut draw = Draw { prng: Prng::new(seed), members: 5 };
         let mut plan = Self {
             members: draw.members,
@@ -196,7 +158,13 @@ impl Plan {
             ..Self::new(seed, None)
         };
         plan.draw_growth(&mut draw);
-        plan.steps.retain(|step| step.at < 10 * SECOND);
+        let kill = Action::new("the host is killed".to_owned(), |world| {
+            if let Some(host) = world.find(Who::Host) {
+                world.kill(host, 2 * SECOND, false);
+            }
+        });
+        plan.add(40 * SECOND, kill);
+        plan.steps.sort_by_key(|step| step.at);
         plan
     }
 

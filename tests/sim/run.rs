@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::counts::Counts;
 use super::invariants::Broken;
 use super::plan::Plan;
-use super::world::{Failover, World};
+use super::world::World;
 
 /// Between lines that say how far a long run is.
 const PROGRESS_SECONDS: u64 = 10;
@@ -23,7 +23,6 @@ pub struct Outcome {
     pub digest: u64,
     /// From the healing to the agreement.
     pub agreed_us: u64,
-    pub failover: Failover,
 }
 
 /// Runs a plan to its end, or to the first invariant that does not hold. A replica's own
@@ -42,8 +41,7 @@ pub fn run(plan: Plan, is_verbose: bool) -> Outcome {
         Ok(agreed_us) => (world.broken, agreed_us),
         Err(_) => (Some(Broken { invariant: "no assertion fails", what: message }), 0),
     };
-    let World { counts, digest, failover, .. } = world;
-    Outcome { broken, counts, digest, agreed_us, failover }
+    Outcome { broken, counts: world.counts, digest: world.digest, agreed_us }
 }
 
 thread_local! {

@@ -82,13 +82,6 @@ pub struct Peer {
     pub trapped_ready: Option<u64>,
 }
 
-/// What it took until somebody served after the host was lost.
-#[derive(Clone, Copy, Default)]
-pub struct Failover {
-    pub candidacies: u64,
-    pub took_us: Option<u64>,
-}
-
 pub struct World {
     pub now: u64,
     pub prng: Prng,
@@ -103,9 +96,6 @@ pub struct World {
     pub broken: Option<Broken>,
     /// Over everything that any replica was told and has said.
     pub digest: u64,
-    /// When the host was lost for which another is awaited, and what came of that.
-    pub host_lost_at: Option<u64>,
-    pub failover: Failover,
     queue: Queue,
     /// The peer whose loop takes several events into one turn.
     in_turn: Option<usize>,
@@ -130,8 +120,6 @@ impl World {
             counts: Counts::default(),
             broken: None,
             digest: 0,
-            host_lost_at: None,
-            failover: Failover::default(),
             queue: Queue::default(),
             in_turn: None,
             is_healing: false,
@@ -500,16 +488,6 @@ impl World {
 
     fn notice(&mut self, peer: usize, notice: Notice) {
         self.log(|| format!("{}: {}", peer + 1, text::notice(&notice)));
-        if let Some(lost_at) = self.host_lost_at {
-            match notice {
-                Notice::Standing { .. } => self.failover.candidacies += 1,
-                Notice::Serving { .. } => {
-                    self.failover.took_us = Some(self.now - lost_at);
-                    self.host_lost_at = None;
-                }
-                _ => {}
-            }
-        }
         if self.peers[peer].replica.is_none() {
             return;
         }
