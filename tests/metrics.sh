@@ -19,7 +19,7 @@ trap finish EXIT
 
 # promtool of the Debian package. It is taken out of the package, so that no server is installed.
 unpack_promtool() {
-    (cd "$1" && apt-get download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb)
+    (apt-get update -qq || true; cd "$1" && apt-get download prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb)
 }
 if ! command -v promtool >/dev/null; then
     tools_has promtool apt-get || tools_exit

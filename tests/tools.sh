@@ -106,6 +106,8 @@ tools_pip() {
 _tools_venv() {
     local folder=$1
     shift
+    # Debian keeps this apart from Python.
+    python3 -c 'import ensurepip' 2>/dev/null || tools_apt python3-venv python3-venv
     python3 -m venv "$folder" && "$folder/bin/python" -m pip install --quiet "$@"
 }
 
