@@ -20,11 +20,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     let descriptors = protox::compile(PROTO_FILES, ["proto"])?;
     fs::write(out_dir.join("demes.bin"), descriptors.encode_to_vec())?;
+    fs::write(out_dir.join("methods.rs"), methods(&descriptors))?;
     prost_build::Config::new()
         .bytes([".demes.v1.SealedMessage.sealed", ".demes.v1.Entry", ".demes.v1.Submission"])
         .service_generator(Box::new(Stubs))
         .compile_fds(descriptors)?;
     Ok(())
+}
+
+/// A sorted list of all calls, `package.Service/Method`, in Rust.
+fn methods(descriptors: &prost_types::FileDescriptorSet) -> String {
+    let mut methods = Vec::new();
+    for file in &descriptors.file {
+        for service in &file.service {
+            let name = format!("{}.{}", file.package(), service.name());
+            methods.extend(service.method.iter().map(|call| format!("{name}/{}", call.name())));
+        }
+    }
+    methods.sort();
+    format!("&{methods:?}")
 }
 
 /// Hands prost's services to tonic-build.

@@ -37,7 +37,8 @@ pub(super) struct Spans {
     hosts: bool,
     /// Own messages until they are durable in the outbox, which bounds them.
     sending: BTreeMap<Number, Span>,
-    /// Own messages on their way to the host, until it has answered; bounded like those.
+    /// Own messages on their way to the host, until it has answered or they are committed: a host
+    /// that dies may not answer. Bounded like those.
     submitting: BTreeMap<Number, Span>,
     /// At the host: entries until they are committed. As many as may be ahead of the commit index.
     committing: BTreeMap<Index, Span>,
@@ -146,9 +147,13 @@ impl Spans {
 
     fn submitted(&mut self, answer: &SubmitAnswer) {
         for accepted in &answer.accepted {
-            if let Some(span) = self.submitting.remove(&accepted.number) {
-                span.record("rpc.response.status_code", "OK");
-            }
+            self.end_submit(accepted.number);
+        }
+    }
+
+    fn end_submit(&mut self, number: Number) {
+        if let Some(span) = self.submitting.remove(&number) {
+            span.record("rpc.response.status_code", "OK");
         }
     }
 
@@ -186,6 +191,9 @@ impl Spans {
     /// The host's commits, and the delivery at every member.
     pub fn commit(&mut self, committed: &[Arc<Entry>]) {
         for entry in committed {
+            if entry.author == self.me {
+                self.end_submit(entry.number);
+            }
             let commit = self.committing.remove(&entry.index);
             if !is_sampled(&entry.trace) {
                 continue;
@@ -347,6 +355,7 @@ impl Spans {
         self.hosts = host == self.me;
         self.asked = None;
         if !self.hosts {
+            self.committing.clear();
             self.search = None;
             self.hand_over = None;
         } else if let Some(search) = &mut self.search {

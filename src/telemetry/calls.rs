@@ -15,6 +15,7 @@ use opentelemetry::KeyValue;
 use tower::{Layer, Service};
 
 use super::grpc::code_name;
+use super::method::method_of;
 use super::metrics::{ERROR_TYPE, Metric, RPC_METHOD, RPC_STATUS, RPC_SYSTEM, is_enabled, record};
 
 /// Measures the calls that arrive.
@@ -58,7 +59,7 @@ where
         }
         let mut call = Call {
             begun: Instant::now(),
-            method: request.uri().path().trim_start_matches('/').to_owned(),
+            method: method_of(request.uri().path()),
             code: "CANCELLED",
         };
         let response = self.0.call(request);
@@ -74,7 +75,7 @@ where
 /// A call under way. It is noted when this is dropped.
 struct Call {
     begun: Instant,
-    method: String,
+    method: &'static str,
     code: &'static str,
 }
 
@@ -89,14 +90,9 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        // Anybody can make up methods; all of those are one.
-        let method = match self.code {
-            "UNIMPLEMENTED" => "_OTHER".to_owned(),
-            _ => std::mem::take(&mut self.method),
-        };
         let mut attributes = vec![
             KeyValue::new(RPC_SYSTEM, "grpc"),
-            KeyValue::new(RPC_METHOD, method),
+            KeyValue::new(RPC_METHOD, self.method),
             KeyValue::new(RPC_STATUS, self.code),
         ];
         if self.code != "OK" {

@@ -15,6 +15,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
 use super::context::{context_of, current_context, extract, inject, is_enabled, set_parent};
+use super::method::method_of;
 use crate::protocol::traceparent::is_sampled;
 use crate::protocol::types::TraceContext;
 
@@ -105,7 +106,7 @@ impl Side {
         if !is_enabled() {
             return None;
         }
-        let method = request.uri().path().trim_start_matches('/');
+        let method = method_of(request.uri().path());
         let parent = match self {
             Side::Client => parent.or_else(current_context),
             Side::Server => extract(request.headers()),
@@ -159,7 +160,7 @@ impl Side {
 
 /// The span of one call, or of one request of a stream whose requests belong to different traces.
 /// `kind` is `client` or `server`.
-pub fn call_span(method: &str, kind: &'static str) -> Span {
+pub fn call_span(method: &'static str, kind: &'static str) -> Span {
     info_span!(
         "rpc",
         otel.name = method,

@@ -12,6 +12,7 @@ mod context;
 mod grpc;
 mod instruments;
 mod logs;
+mod method;
 pub mod metrics;
 mod process;
 mod traces;
