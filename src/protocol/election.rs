@@ -92,12 +92,14 @@ impl Replica {
         self.next_round();
     }
 
-    /// R17, R19: how long a nominee, or a candidate, has.
+    /// R17, R19: how long a nominee, or a candidate, has. Never more than the longest lease,
+    /// whatever a stall has made of the estimates: where answers took longer, no host could last.
     pub(super) fn round(&self) -> Micros {
         let voters = self.log.voters().peers();
         let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
         let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
-        (2 * slowest + 2 * self.syncs.p99()).max(self.config.round_min_us)
+        let round = 2 * slowest + 2 * self.syncs.p99();
+        round.min(self.config.lease_max_us).max(self.config.round_min_us)
     }
 
     /// Nominates the next one on the list, or falls back.

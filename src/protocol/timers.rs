@@ -4,7 +4,11 @@
 //! value and a smoothed deviation, in integers; value + 4 deviations stands for the 99th
 //! percentile.
 
-use super::time::{MS, Micros};
+use super::time::{MS, Micros, SECOND};
+
+/// No measurement counts for more. A first one has nothing to be compared with, and one sync or
+/// ping that took many seconds would be believed for as many minutes.
+const SAMPLE_MAX_US: Micros = 2 * SECOND;
 
 /// A smoothed length of time and its smoothed deviation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -18,6 +22,7 @@ impl Estimate {
     /// side and counts for little, however often it happens, so that freezes do not lengthen
     /// leases; a link that has got longer is known all the same after some measurements.
     pub fn add(&mut self, sample: Micros) {
+        let sample = sample.min(SAMPLE_MAX_US);
         if self.smoothed == 0 {
             *self = Self { smoothed: sample.max(1), deviation: sample / 2 };
             return;
@@ -54,6 +59,17 @@ mod tests {
         assert!(estimate.p99() < 1_100);
         estimate.add(9_000);
         assert!(estimate.p99() > 9_000);
+    }
+
+    #[test]
+    fn a_first_measurement_that_was_a_stall_is_forgotten_soon() {
+        let mut estimate = Estimate::default();
+        estimate.add(15 * SECOND);
+        assert!(estimate.p99() <= 6 * SECOND, "{estimate:?}");
+        for _ in 0..40 {
+            estimate.add(MS);
+        }
+        assert!(estimate.p99() < 250 * MS, "{estimate:?}");
     }
 
     #[test]

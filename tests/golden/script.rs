@@ -9,7 +9,7 @@
 //! - `deliver`, `deliver A->B [KIND]`, `deliver-one A->B [KIND]`, `double A->B [KIND]` (twice),
 //!   `drop`, `drop A->B [KIND]`
 //! - `advance T`: time only; `run T`: time, and messages arrive at once
-//! - `autosync A on|off`, `sync A`
+//! - `autosync A on|off`, `sync A`, `sync A took T`
 //! - `cut A B`, `cut A->B`, `part A B | C D`: ways carry nothing; `heal`: they do again, over new
 //!   connections; `uncut`: they do again, and nobody notices
 //! - `link A B up|down|refused`, `detach A B`: what A is told of its connection to B
@@ -28,7 +28,7 @@ use demes_protocol::types::{Membership, Payload, Policy};
 use super::craft;
 use super::disk::{Disk, Image};
 use super::text;
-use super::world::{World, id, link_id};
+use super::world::{SYNC_US, World, id, link_id};
 
 /// A chat that is not complete after this time never will be.
 /// Measured, ranked, and quiet again.
@@ -377,6 +377,11 @@ impl Runner {
                 world.sync(number(peer)?)?;
             }
             ["sync", peer] => world.sync(number(peer)?)?,
+            ["sync", peer, "took", span] => {
+                world.sync_us = time(span)?;
+                world.sync(number(peer)?)?;
+                world.sync_us = SYNC_US;
+            }
             ["copy", peer] => self.copy = Some(world.peer(number(peer)?)?.disk.image.clone()),
             ["put-back", peer] => {
                 let copy = self.copy.clone().ok_or("nothing was copied")?;

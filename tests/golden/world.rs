@@ -18,7 +18,7 @@ use super::text;
 /// Steps after which a world that does not come to rest is given up.
 const STEPS_MAX: usize = 200_000;
 /// What every sync takes, as far as the replicas are told.
-const SYNC_US: u64 = 1_000;
+pub const SYNC_US: u64 = 1_000;
 /// Kinds of message that are seldom the point; `show` shows them.
 const HIDDEN: [&str; 5] =
     ["Heartbeat", "Acknowledge", "ReportDelays", "FindHost", "FindHostAnswer"];
@@ -50,6 +50,8 @@ pub struct World {
     /// Nothing is written down.
     pub quiet: bool,
     pub lines: Vec<String>,
+    /// What a sync takes, as the replicas are told.
+    pub sync_us: u64,
     shown_at: u64,
     prng: Prng,
 }
@@ -89,6 +91,7 @@ impl World {
             declining: BTreeSet::new(),
             quiet: false,
             lines: Vec::new(),
+            sync_us: SYNC_US,
             shown_at: 0,
             prng: Prng::new(SEED),
         };
@@ -264,7 +267,8 @@ impl World {
             let (number_of_ready, durable) = (ready.number, !ready.persist.is_empty());
             self.release(number, ready);
             if durable {
-                self.event(number, Event::Persisted { ready: number_of_ready, sync_us: SYNC_US })?;
+                let sync_us = self.sync_us;
+                self.event(number, Event::Persisted { ready: number_of_ready, sync_us })?;
             }
         }
         Ok(())

@@ -298,6 +298,11 @@ impl World {
             if !declines {
                 state.wish = Wish::Join;
             }
+            // The membership that it did not hear of has ended already. The person is told, and
+            // the next invitation is answered in a new incarnation.
+            if matches!(refused, Some(RefusedReason::Removed { .. })) {
+                self.forget_store(peer);
+            }
         }
         true
     }
