@@ -357,20 +357,26 @@ impl Node {
         if self.handle.chats().len() >= most { Err(status::too_many_chats(most)) } else { Ok(()) }
     }
 
-    /// Bootstrap chats are accepted from their founder's address only; joining proves that the
-    /// inviter's key answers there. Else only people who share a chat are known.
+    /// Bootstrap chats are accepted from their founder's address only, and once; joining proves that
+    /// the inviter's key answers there. Else only people who share a chat are known.
     fn accepts_by_itself(&self, invite: &IncomingInvite) -> bool {
+        let mut chats = self.handle.chats().into_iter().filter(|chat| !chat.is_read_only());
         let is_bootstrap = self.bootstrap.iter().any(|chat| {
             chat.name == invite.chat_name && chat.members.first() == Some(&invite.inviter_address)
         });
-        let is_known = || {
-            let mut chats = self.handle.chats().into_iter();
-            chats.any(|chat| {
-                let members = chat.view.borrow().status.members.clone();
-                !chat.is_read_only() && members.contains_key(&invite.inviter)
-            })
-        };
-        is_bootstrap || (self.auto_accept && is_known())
+        if !is_bootstrap {
+            let inviter = &invite.inviter;
+            return self.auto_accept
+                && chats.any(|chat| chat.view.borrow().status.members.contains_key(inviter));
+        }
+        let is_second = chats.any(|chat| chat.view.borrow().status.chat_name == invite.chat_name);
+        if is_second {
+            tracing::warn!(
+                "a bootstrap chat was founded a second time and is not joined: its founder may \
+                 have lost its data; docs/operations.md says how to bring it back"
+            );
+        }
+        !is_second
     }
 
     async fn bootstrap(self: &Arc<Self>, chat: &BootstrapChat) -> Result<(), Status> {

@@ -3,6 +3,7 @@
 //! Every story ends with the same check (`demes::cli::demo::check`): all feeds are equal, and every
 //! confirmed message is in them once, at the sequence that its sender was told.
 
+mod bootstrap;
 #[path = "../common/collector.rs"]
 mod collector;
 mod coming_back;
