@@ -23,6 +23,11 @@ macro_rules! reasons {
             pub fn code(self) -> Code {
                 match self { $(Self::$variant => Code::$code,)* }
             }
+
+            /// The reason of that name, if it is one that this version of demes knows.
+            pub fn named(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
         }
     };
 }

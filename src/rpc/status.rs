@@ -170,11 +170,11 @@ pub fn link_problem(problem: InviteLinkProblem) -> Status {
 }
 
 /// The problem that another peer's reason names.
-pub fn link_problem_of(reason: &str) -> Option<InviteLinkProblem> {
+pub fn link_problem_of(reason: Reason) -> Option<InviteLinkProblem> {
     Some(match reason {
-        "LINK_EXPIRED" => InviteLinkProblem::Expired,
-        "LINK_USED_UP" => InviteLinkProblem::UsedUp,
-        "LINK_REVOKED" => InviteLinkProblem::Revoked,
+        Reason::LinkExpired => InviteLinkProblem::Expired,
+        Reason::LinkUsedUp => InviteLinkProblem::UsedUp,
+        Reason::LinkRevoked => InviteLinkProblem::Revoked,
         _ => return None,
     })
 }
@@ -219,10 +219,11 @@ pub fn peer_is_self() -> Status {
     status(Reason::PeerIsSelf, message, [])
 }
 
-/// The reason that a status carries, if a peer of ours wrote it.
-pub fn reason_of(status: &Status) -> Option<String> {
+/// The reason that a status carries, if it is one of ours. Another peer may write anything there,
+/// and nothing else of it is passed on.
+pub fn reason_of(status: &Status) -> Option<Reason> {
     let info = status.get_details_error_info()?;
-    (info.domain == DOMAIN).then_some(info.reason)
+    if info.domain == DOMAIN { Reason::named(&info.reason) } else { None }
 }
 
 pub fn not_member() -> Status {
