@@ -105,7 +105,13 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
         let changed = node.invite_changed.notified();
         let invite = node.lock_invites().incoming().get(&chat).cloned();
         let current = invite.and_then(|invite| Attempt::new(chat, invite));
-        let Some(current) = current else { return Joining::Failed(status::invite_not_found()) };
+        let Some(current) = current else {
+            // Another task may have brought the answer just now.
+            return match node.takes_part(chat) {
+                true => Joining::Done,
+                false => Joining::Failed(status::invite_not_found()),
+            };
+        };
         let attempt = match &mut attempt {
             Some(attempt) if attempt.answer == current.answer => attempt,
             other => other.insert(current),
