@@ -310,8 +310,8 @@ async fn history_comes_in_pages_and_errors_have_reasons() {
     let error = ann.client.feed(pb::FeedRequest { cursors }).await.expect_err("ahead");
     assert_eq!(reason(&error).as_deref(), Some("CURSOR_AHEAD"));
 
-    // A token comes only where there is another message: not after the last one, though the chat has
-    // other entries on both sides.
+    // A token comes only where there is another message: not after the last one, though the chat
+    // has other entries on both sides.
     let rename = pb::UpdateChatRequest { chat: "lunch".to_owned(), name: "late lunch".to_owned() };
     ann.client.update_chat(rename).await.expect("renamed");
     for (from, page_size, has_next) in [
