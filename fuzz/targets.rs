@@ -89,13 +89,58 @@ fn convert_with<T: prost::Message + Default>(
     parse(T::decode(bytes).ok()?).ok()
 }
 
-/// How many kinds of requests there are.
-const REQUESTS: u8 = 16;
+/// Every request of `proto/`, by the number of its kind: what other peers send, then what a person's
+/// programs do.
+pub const REQUESTS: [&str; 38] = [
+    "JoinRequest",
+    "ReplicateRequest",
+    "AcknowledgeRequest",
+    "SubmitRequest",
+    "ReportDelaysRequest",
+    "GoodbyeRequest",
+    "HeartbeatsRequest",
+    "NominateRequest",
+    "SolicitRequest",
+    "RequestVoteRequest",
+    "WithdrawRequest",
+    "AnnounceRequest",
+    "ElectionServiceHandOverRequest",
+    "FetchLogRequest",
+    "InviteRequest",
+    "FindHostRequest",
+    "DialBackRequest",
+    "PingRequest",
+    "GetPeerRequest",
+    "CreateChatRequest",
+    "ListChatsRequest",
+    "GetChatRequest",
+    "UpdateChatRequest",
+    "InviteMemberRequest",
+    "CreateInviteLinkRequest",
+    "RevokeInviteRequest",
+    "ListInvitesRequest",
+    "AcceptInviteRequest",
+    "DeclineInviteRequest",
+    "RemoveMemberRequest",
+    "LeaveChatRequest",
+    "SendMessageRequest",
+    "FeedRequest",
+    "ListMessagesRequest",
+    "WatchChatRequest",
+    "MarkReadRequest",
+    "ClientServiceHandOverRequest",
+    "CheckMembersRequest",
+];
 
-/// A request of another peer: its kind by the first byte.
+/// The kind of a request, by the first byte.
+pub fn kind_of_request(first: u8) -> usize {
+    usize::from(first) % REQUESTS.len()
+}
+
+/// A request of another peer that is a message to a replica.
 pub fn parse_request(bytes: &[u8]) -> Option<(Header, Body)> {
     let (kind, bytes) = bytes.split_first()?;
-    match kind % REQUESTS {
+    match kind_of_request(*kind) {
         0 => convert_with(bytes, convert::from_join_request),
         1 => convert_with(bytes, convert::from_replicate_request),
         2 => convert_with(bytes, convert::from_acknowledge),
@@ -118,21 +163,51 @@ pub fn parse_request(bytes: &[u8]) -> Option<(Header, Body)> {
     }
 }
 
+/// Whether the bytes are a message of that type.
+fn reads_back<T: prost::Message + Default + PartialEq>(bytes: &[u8]) -> bool {
+    let Ok(message) = T::decode(bytes) else { return false };
+    let again = T::decode(&*message.encode_to_vec());
+    assert!(again.as_ref() == Ok(&message), "it reads back");
+    true
+}
+
 /// The requests that are no messages to a replica.
 fn is_other_request(kind: u8, bytes: &[u8]) -> bool {
-    if kind % REQUESTS == 14 {
-        pb::InviteRequest::decode(bytes).is_ok_and(|request| {
-            request.chat_id.parse::<ChatId>().is_ok()
+    let is_chat = |id: &str| id.parse::<ChatId>().is_ok();
+    match kind_of_request(kind) {
+        14 => pb::InviteRequest::decode(bytes).is_ok_and(|request| {
+            is_chat(&request.chat_id)
                 && check_name(&request.chat_name, "chat_name").is_ok()
                 && check_address(&request.inviter_address, "inviter_address").is_ok()
                 && demes::wire::milliseconds(request.expires_at, "expires_at").is_ok()
-        })
-    } else {
-        kind % REQUESTS == 15
-            && pb::FindHostRequest::decode(bytes).is_ok_and(|request| {
-                let proof = request.proof.as_ref().map(demes::wire::entry::from_proof);
-                request.chat_id.parse::<ChatId>().is_ok() && proof.is_none_or(|p| p.is_ok())
-            })
+        }),
+        15 => pb::FindHostRequest::decode(bytes).is_ok_and(|request| {
+            let proof = request.proof.as_ref().map(demes::wire::entry::from_proof);
+            is_chat(&request.chat_id) && proof.is_none_or(|proof| proof.is_ok())
+        }),
+        16 => pb::DialBackRequest::decode(bytes).is_ok_and(|request| is_chat(&request.chat_id)),
+        17 => reads_back::<pb::PingRequest>(bytes),
+        18 => reads_back::<pb::GetPeerRequest>(bytes),
+        19 => reads_back::<pb::CreateChatRequest>(bytes),
+        20 => reads_back::<pb::ListChatsRequest>(bytes),
+        21 => reads_back::<pb::GetChatRequest>(bytes),
+        22 => reads_back::<pb::UpdateChatRequest>(bytes),
+        23 => reads_back::<pb::InviteMemberRequest>(bytes),
+        24 => reads_back::<pb::CreateInviteLinkRequest>(bytes),
+        25 => reads_back::<pb::RevokeInviteRequest>(bytes),
+        26 => reads_back::<pb::ListInvitesRequest>(bytes),
+        27 => reads_back::<pb::AcceptInviteRequest>(bytes),
+        28 => reads_back::<pb::DeclineInviteRequest>(bytes),
+        29 => reads_back::<pb::RemoveMemberRequest>(bytes),
+        30 => reads_back::<pb::LeaveChatRequest>(bytes),
+        31 => reads_back::<pb::SendMessageRequest>(bytes),
+        32 => reads_back::<pb::FeedRequest>(bytes),
+        33 => reads_back::<pb::ListMessagesRequest>(bytes),
+        34 => reads_back::<pb::WatchChatRequest>(bytes),
+        35 => reads_back::<pb::MarkReadRequest>(bytes),
+        36 => reads_back::<pb::ClientServiceHandOverRequest>(bytes),
+        37 => reads_back::<pb::CheckMembersRequest>(bytes),
+        _ => false,
     }
 }
 

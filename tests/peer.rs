@@ -7,6 +7,7 @@ use std::time::Duration;
 use demes::rpc::{Limits, OnStop, RunningPeer, ServeOptions, serve};
 use demes::wire::pb;
 use demes::wire::pb::client_service_client::ClientServiceClient;
+use demes::wire::pb::list_messages_request::From as Start;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
@@ -308,4 +309,27 @@ async fn history_comes_in_pages_and_errors_have_reasons() {
     let cursors = vec![pb::FeedCursor { chat: "lunch".to_owned(), after: 1_000 }];
     let error = ann.client.feed(pb::FeedRequest { cursors }).await.expect_err("ahead");
     assert_eq!(reason(&error).as_deref(), Some("CURSOR_AHEAD"));
+
+    // A token comes only where there is another message: not after the last one, though the chat
+    // has other entries on both sides.
+    let rename = pb::UpdateChatRequest { chat: "lunch".to_owned(), name: "late lunch".to_owned() };
+    ann.client.update_chat(rename).await.expect("renamed");
+    for (from, page_size, has_next) in [
+        (Start::Before(0), 7, false),
+        (Start::Before(0), 6, true),
+        (Start::After(0), 7, false),
+        (Start::After(0), 6, true),
+    ] {
+        let chat = "late lunch".to_owned();
+        let from = Some(from);
+        let mut request = pb::ListMessagesRequest { chat, page_size, from, ..Default::default() };
+        let page = ann.client.list_messages(request.clone()).await.expect("a page").into_inner();
+        assert_eq!(page.messages.len(), usize::try_from(page_size).expect("it is small"));
+        assert_eq!(!page.next_page_token.is_empty(), has_next, "{from:?}, {page_size}");
+        if has_next {
+            request.page_token = page.next_page_token;
+            let page = ann.client.list_messages(request).await.expect("a page").into_inner();
+            assert_eq!((page.messages.len(), page.next_page_token.as_str()), (1, ""));
+        }
+    }
 }

@@ -109,7 +109,7 @@ pub fn of_status(status: &Status) -> Failure {
     if let Some(reason) = reason(status) {
         let code = match reason.as_str() {
             "INTERNAL" => return Failure::bug(said),
-            "STORAGE_FULL" | "STORAGE_DAMAGED" => EXIT_DISK,
+            "STORAGE_FULL" | "STORAGE_DAMAGED" | "STORAGE_FAILED" => EXIT_DISK,
             "STOPPING" => EXIT_UNREACHABLE,
             _ => EXIT_REFUSED,
         };
@@ -169,6 +169,7 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
         "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",
         "STORAGE_DAMAGED" => "this chat has stopped here; the other members have all its messages",
+        "STORAGE_FAILED" => "`demes doctor` looks at the disk; nothing that was confirmed is lost",
         "CHECK_RUNNING" => "another `demes doctor` is at work",
         "TOO_MANY_CHATS" => "leave a chat first, or raise `limits.chats_max`",
         "STOPPING" => "the peer is being stopped; start it again with `demes up`",

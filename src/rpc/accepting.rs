@@ -66,7 +66,9 @@ impl Person {
         match ended {
             Ok(Ok(Joining::Failed(status))) => return Err(status),
             Ok(Ok(_)) => {}
-            Ok(Err(_)) => return Err(status::stopping()),
+            // The task ended without a word: with the peer, or because it panicked.
+            Ok(Err(_)) if self.node.stop.is_cancelled() => return Err(status::stopping()),
+            Ok(Err(_)) => return Err(status::internal("bringing the answer was interrupted")),
             Err(_) => {
                 let shown = joining.borrow();
                 return Err(match &*shown {

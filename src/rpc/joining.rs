@@ -12,6 +12,7 @@ use tonic::Status;
 use super::dial::{Connection, DialError, dial};
 use super::invites::{IncomingInvite, InviteAnswer};
 use super::node::{Node, now_ms};
+use super::reason::Reason;
 use super::status;
 use crate::crypto::link::LinkSeed;
 use crate::protocol::message::{Body, Join, RefusedReason};
@@ -85,7 +86,9 @@ pub fn start(node: &Arc<Node>, chat: ChatId) -> watch::Receiver<Joining> {
 pub fn problem(node: &Node, chat: ChatId) -> Option<String> {
     let shown = lock(node).get(&chat)?.clone();
     match &*shown.borrow() {
-        Joining::Trying(problem) => problem.as_ref().and_then(status::reason_of),
+        Joining::Trying(problem) => {
+            problem.as_ref().and_then(status::reason_of).map(|reason| reason.name().to_owned())
+        }
         Joining::Done | Joining::Failed(_) => None,
     }
 }
@@ -102,7 +105,13 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
         let changed = node.invite_changed.notified();
         let invite = node.lock_invites().incoming().get(&chat).cloned();
         let current = invite.and_then(|invite| Attempt::new(chat, invite));
-        let Some(current) = current else { return Joining::Failed(status::invite_not_found()) };
+        let Some(current) = current else {
+            // Another task may have brought the answer just now.
+            return match node.takes_part(chat) {
+                true => Joining::Done,
+                false => Joining::Failed(status::invite_not_found()),
+            };
+        };
         let attempt = match &mut attempt {
             Some(attempt) if attempt.answer == current.answer => attempt,
             other => other.insert(current),
@@ -378,15 +387,15 @@ fn no_answer() -> Status {
 
 /// What another peer's error means. Its words are not passed on.
 fn told(status: &Status) -> Problem {
-    let reason = status::reason_of(status).unwrap_or_default();
-    if let Some(problem) = status::link_problem_of(&reason) {
+    let reason = status::reason_of(status);
+    if let Some(problem) = reason.and_then(status::link_problem_of) {
         return Problem::Final(status::link_problem(problem));
     }
-    if reason == "NOT_MEMBER" {
+    if reason == Some(Reason::NotMember) {
         return Problem::Final(status::removed_before());
     }
-    Problem::Passing(match (reason.as_str(), status.code()) {
-        ("CHAT_NOT_FOUND", _) => status::invite_not_found(),
+    Problem::Passing(match (reason, status.code()) {
+        (Some(Reason::ChatNotFound), _) => status::invite_not_found(),
         (_, tonic::Code::ResourceExhausted) => status::too_often(),
         _ => no_answer(),
     })

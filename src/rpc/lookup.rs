@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use super::status::{stopping, store};
+use super::status::{internal, stopping, store};
 use crate::protocol::types::Index;
 use crate::runtime::handle::ChatShared;
 
@@ -47,7 +47,8 @@ impl Lookup {
         let (chat, request_id) = (Arc::clone(chat), request_id.to_owned());
         let question = Question { chat, request_id, reply };
         self.questions.send(question).await.map_err(|_| stopping())?;
-        replied.await.unwrap_or_else(|_| Err(stopping()))
+        // A look that panicked has dropped its questions.
+        replied.await.unwrap_or_else(|_| Err(internal("looking for a request was interrupted")))
     }
 }
 
@@ -64,7 +65,7 @@ async fn run(mut waiting: mpsc::Receiver<Question>) {
                 let _ = question.reply.send(found);
             }
         });
-        // A look that panics has dropped its questions, and their callers have been told.
+        // A look that panics has dropped its questions, and their callers are told.
         let _ = looking.await;
     }
 }

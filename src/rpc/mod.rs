@@ -388,7 +388,7 @@ async fn report_health(node: &node::Node, reporter: HealthReporter) {
     use tonic_health::ServingStatus::{NotServing, Serving};
     let [startup, readiness, liveness] = HEALTH_SERVICES;
     let begun = Instant::now();
-    let mut looks = Readiness::default();
+    let mut looks = Readiness::of(node.handle.me());
     let bootstrap = node.bootstrap.iter().filter(|chat| chat.members.contains(&node.address));
     let bootstrap = bootstrap.count();
     // Nobody takes a peer for ready that has not looked yet.

@@ -9,11 +9,11 @@ use opentelemetry::KeyValue;
 
 use super::node::Node;
 use crate::protocol::event::{LinkState, Role, Status};
-use crate::protocol::types::{Member, MemberState, PeerId};
+use crate::protocol::types::{ChatId, MemberState, PeerId};
 use crate::runtime::handle::{ChatShared, Handle};
 use crate::runtime::measure::chat_attribute;
 use crate::storage::free_bytes;
-use crate::telemetry::metrics::{LAGGING_ENTRIES, LINK_STATE, Metric};
+use crate::telemetry::metrics::{LAGGING_ENTRIES, LINK_STATE, MEMBER_LAG_SERIES_MAX, Metric, PEER};
 use crate::telemetry::{Observed, Readings, observe};
 
 /// Has the peer's state read until what is returned is dropped.
@@ -30,11 +30,19 @@ pub fn observe_peer(node: &Arc<Node>, data_dir: PathBuf, reserve_bytes: u64) -> 
         readings.add(Metric::ChatOpen, chats.len() as f64, &[]);
         readings.add(Metric::ChatAiling, node.repairs.ailing().len() as f64, &[]);
         let mut links = BTreeMap::new();
+        let mut lags = Vec::new();
         for chat in chats {
             read_chat(handle.me(), &chat, readings);
-            links.extend(chat.view.borrow().status.links.clone());
+            let view = chat.view.borrow();
+            links.extend(view.status.links.clone());
+            lags.extend(Lag::of_members(handle.me(), chat.id, &view.status));
         }
         read_links(&links, readings);
+        for lag in furthest_behind(lags) {
+            let peer = KeyValue::new(PEER, lag.peer.short());
+            let attributes = [chat_attribute(lag.chat), peer];
+            readings.add(Metric::MemberLag, lag.entries as f64, &attributes);
+        }
     })
 }
 
@@ -77,7 +85,6 @@ fn read_chat(me: PeerId, chat: &ChatShared, readings: &mut Readings) {
         (Metric::VoterMajority, status.majority as f64),
         (Metric::MemberJoined, members.joined as f64),
         (Metric::MemberUnreachable, members.unreachable as f64),
-        (Metric::MemberLag, members.lag as f64),
         (Metric::MemberLagging, members.lagging as f64),
         (Metric::OutboxMessages, status.queued as f64),
         (Metric::WritesWaiting, chat.gauges.writes() as f64),
@@ -86,44 +93,80 @@ fn read_chat(me: PeerId, chat: &ChatShared, readings: &mut Readings) {
     }
 }
 
-/// The members of a chat in four numbers: one value for each would be up to 256 for every chat.
+/// The members of a chat in three numbers, as every peer of it sees them.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Members {
     joined: usize,
     unreachable: usize,
-    /// Of the reachable member that is furthest behind.
-    lag: u64,
     /// Reachable members that are far behind.
     lagging: usize,
 }
 
 impl Members {
     fn of(me: PeerId, status: &Status) -> Self {
-        let mut members = Self::default();
-        let has_joined = |member: &Member| member.state != MemberState::Invited;
-        for (peer, _) in status.members.iter().filter(|(_, member)| has_joined(member)) {
+        let mut members = Self { joined: usize::from(has_joined(status, me)), ..Self::default() };
+        for peer in others(status, me) {
             members.joined += 1;
-            if *peer == me {
-                continue;
-            }
-            if status.links.get(peer) != Some(&LinkState::Up) {
+            if status.links.get(&peer) == Some(&LinkState::Up) {
+                let lag = lag(status, peer);
+                members.lagging += usize::from(lag.is_some_and(|lag| lag >= LAGGING_ENTRIES));
+            } else {
                 members.unreachable += 1;
-                continue;
             }
-            // Where a member stands is told by the host; until then nothing is known.
-            let Some(receipt) = status.receipts.get(peer) else { continue };
-            let lag = status.commit.saturating_sub(receipt.delivered);
-            members.lag = members.lag.max(lag);
-            members.lagging += usize::from(lag >= LAGGING_ENTRIES);
         }
         members
     }
+}
+
+fn has_joined(status: &Status, peer: PeerId) -> bool {
+    status.members.get(&peer).is_some_and(|member| member.state != MemberState::Invited)
+}
+
+/// The other members that have joined.
+fn others(status: &Status, me: PeerId) -> impl Iterator<Item = PeerId> {
+    let peers = status.members.keys().copied();
+    peers.filter(move |peer| *peer != me && has_joined(status, *peer))
+}
+
+/// Committed entries that a member has not told it has; nothing is known before it has told
+/// where it stands.
+fn lag(status: &Status, peer: PeerId) -> Option<u64> {
+    let receipt = status.receipts.get(&peer)?;
+    Some(status.commit.saturating_sub(receipt.delivered))
+}
+
+/// How far one member of one chat is behind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Lag {
+    entries: u64,
+    chat: ChatId,
+    peer: PeerId,
+}
+
+impl Lag {
+    /// Of each other member, reachable or not, if this peer hosts the chat: the members tell the
+    /// host where they stand, and all others only hear of it.
+    fn of_members(me: PeerId, chat: ChatId, status: &Status) -> Vec<Self> {
+        if status.role != Role::Host {
+            return Vec::new();
+        }
+        let known = others(status, me).filter_map(|peer| Some((peer, lag(status, peer)?)));
+        known.map(|(peer, entries)| Self { entries, chat, peer }).collect()
+    }
+}
+
+/// As many as there may be series.
+fn furthest_behind(mut lags: Vec<Lag>) -> Vec<Lag> {
+    lags.sort_unstable_by(|one, other| other.cmp(one));
+    lags.truncate(MEMBER_LAG_SERIES_MAX);
+    lags
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::message::Receipt;
+    use crate::protocol::types::Member;
 
     fn member(state: MemberState) -> Member {
         Member {
@@ -159,7 +202,43 @@ mod tests {
             ]),
             ..Status::default()
         };
-        let expected = Members { joined: 4, unreachable: 1, lag: LAGGING_ENTRIES, lagging: 1 };
+        let expected = Members { joined: 4, unreachable: 1, lagging: 1 };
         assert_eq!(Members::of(me, &status), expected);
+    }
+
+    #[test]
+    fn the_host_tells_of_each_member_that_has_told_it_where_it_stands() {
+        let [me, near, away, silent, invited] = [1, 2, 3, 4, 5].map(|byte| PeerId([byte; 32]));
+        let joined = [me, near, away, silent].map(|peer| (peer, member(MemberState::Active)));
+        let mut members = BTreeMap::from(joined);
+        members.insert(invited, member(MemberState::Invited));
+        let receipt = |delivered| Receipt { delivered, read: 0 };
+        let mut status = Status {
+            role: Role::Host,
+            members: Arc::new(members),
+            commit: 1_000,
+            links: BTreeMap::from([(near, LinkState::Up), (silent, LinkState::Up)]),
+            receipts: BTreeMap::from([
+                (me, receipt(1_000)),
+                (near, receipt(1_000)),
+                (away, receipt(10)),
+                (invited, receipt(1)),
+            ]),
+            ..Status::default()
+        };
+        let chat = ChatId([7; 16]);
+        let of = |peer, entries| Lag { entries, chat, peer };
+        assert_eq!(Lag::of_members(me, chat, &status), [of(near, 0), of(away, 990)]);
+        status.role = Role::Follower;
+        assert_eq!(Lag::of_members(me, chat, &status), [], "others only hear of it");
+    }
+
+    #[test]
+    fn of_more_members_than_there_may_be_series_those_furthest_behind_are_told() {
+        let lag = |entries| Lag { entries, chat: ChatId([7; 16]), peer: PeerId([2; 32]) };
+        let all: Vec<_> = (0..=MEMBER_LAG_SERIES_MAX as u64).map(lag).collect();
+        let told = furthest_behind(all);
+        assert_eq!(told.len(), MEMBER_LAG_SERIES_MAX);
+        assert_eq!(told.last(), Some(&lag(1)), "the one that has everything is left out");
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tonic::Status;
 
 use super::status;
-use crate::protocol::types::{Index, Payload};
+use crate::protocol::types::{Entry, Index};
 use crate::runtime::feed::open;
 use crate::runtime::handle::ChatShared;
-use crate::storage::Page;
+use crate::storage::{ChatReader, Page};
 use crate::wire::pb;
 use crate::wire::pb::list_messages_request::From as Start;
 use crate::wire::view::to_event;
@@ -65,27 +65,56 @@ pub async fn list(
         (token, _) => Cursor::parse(token).ok_or_else(status::page_token_invalid)?,
     };
     wait_until_stored(&chat, committed).await;
-    let reader = chat.reader.clone();
-    let read = tokio::task::spawn_blocking(move || match cursor {
-        // Nothing beyond the commit index is shown.
-        Cursor::Before(before) => reader.messages_before(before.min(committed + 1), size),
-        Cursor::After(after) => reader.messages_after(after, committed, size),
-    });
-    let page: Page = read
-        .await
-        .map_err(|_| status::internal("reading was interrupted"))?
-        .map_err(|error| status::store(&error))?;
-    let next = page.next.map(|index| match cursor {
-        Cursor::Before(_) => Cursor::Before(index).token(),
-        Cursor::After(_) => Cursor::After(index).token(),
+    // One more than the page has tells whether there is another page.
+    let mut messages = read(&chat.reader, cursor, committed, size + 1).await?;
+    let next = (messages.len() > size).then(|| match cursor {
+        Cursor::Before(_) => {
+            messages.remove(0);
+            Cursor::Before(messages[0].index)
+        }
+        Cursor::After(_) => {
+            messages.pop();
+            Cursor::After(messages[size - 1].index)
+        }
     });
     let names = chat.feed.names();
-    let entries = page.messages.iter();
-    let entries = entries.filter(|entry| matches!(entry.payload, Payload::Message { .. }));
     Ok(pb::ListMessagesResponse {
-        messages: entries.map(|entry| to_event(chat.id, entry, &names, open)).collect(),
-        next_page_token: next.unwrap_or_default(),
+        messages: messages.iter().map(|it| to_event(chat.id, it, &names, open)).collect(),
+        next_page_token: next.map(Cursor::token).unwrap_or_default(),
     })
+}
+
+/// Up to `count` messages from the cursor on, oldest first; fewer only where there are no more. The
+/// store looks at a bounded number of entries at a time, and a caller who goes away ends the search
+/// in between.
+async fn read(
+    reader: &ChatReader,
+    mut cursor: Cursor,
+    committed: Index,
+    count: usize,
+) -> Result<Vec<Arc<Entry>>, Status> {
+    let mut found: Vec<Arc<Entry>> = Vec::new();
+    loop {
+        let (reader, missing) = (reader.clone(), count - found.len());
+        let looking = tokio::task::spawn_blocking(move || match cursor {
+            // Nothing beyond the commit index is shown.
+            Cursor::Before(before) => reader.messages_before(before.min(committed + 1), missing),
+            Cursor::After(after) => reader.messages_after(after, committed, missing),
+        });
+        let page: Page = looking
+            .await
+            .map_err(|_| status::internal("reading was interrupted"))?
+            .map_err(|error| status::store(&error))?;
+        match cursor {
+            Cursor::Before(_) => drop(found.splice(..0, page.messages)),
+            Cursor::After(_) => found.extend(page.messages),
+        }
+        let Some(next) = page.next.filter(|_| found.len() < count) else { return Ok(found) };
+        cursor = match cursor {
+            Cursor::Before(_) => Cursor::Before(next),
+            Cursor::After(_) => Cursor::After(next),
+        };
+    }
 }
 
 /// A member may learn that an entry is committed a moment before its own disk has it. Who was told
@@ -110,6 +139,59 @@ async fn wait_until_stored(chat: &ChatShared, index: Index) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::event::Persist;
+    use crate::protocol::types::{ChatId, Hash, Payload, PeerId};
+    use crate::storage::ChatStore;
+
+    /// Chained entries that are messages at these indexes, and nothing else between and behind.
+    fn entries(messages: &[Index], last: Index) -> Vec<Arc<Entry>> {
+        let mut entries: Vec<Arc<Entry>> = Vec::new();
+        for index in 1..=last {
+            let sealed = bytes::Bytes::from_static(b"a text");
+            let message = Payload::Message { request_id: format!("r{index}"), sealed };
+            let mut entry = Entry {
+                index,
+                term: 1,
+                author: PeerId([1; 32]),
+                session: 1,
+                number: index,
+                created_at_ms: 0,
+                trace: None,
+                payload: if messages.contains(&index) { message } else { Payload::TermStart },
+                signature: None,
+                previous: entries.last().map_or(Hash::default(), |entry| entry.hash),
+                hash: Hash::default(),
+            };
+            entry.hash = entry.computed_hash();
+            entries.push(Arc::new(entry));
+        }
+        entries
+    }
+
+    #[tokio::test]
+    async fn messages_are_found_however_much_else_lies_between_them() {
+        const LAST: Index = 10_000;
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut store, _) = ChatStore::create(dir.path(), ChatId([7; 16]), 1, &[]).expect("new");
+        let persist = Persist { entries: entries(&[2, 3, 9_000], LAST), ..Persist::default() };
+        store.persist(&persist).expect("durable");
+        let reader = store.reader();
+        for (cursor, count, expected) in [
+            (Cursor::Before(Index::MAX), 1, &[9_000][..]),
+            (Cursor::Before(Index::MAX), 2, &[3, 9_000]),
+            (Cursor::Before(Index::MAX), 4, &[2, 3, 9_000]),
+            (Cursor::Before(2), 1, &[]),
+            (Cursor::After(0), 2, &[2, 3]),
+            (Cursor::After(0), 4, &[2, 3, 9_000]),
+            (Cursor::After(9_000), 1, &[]),
+        ] {
+            let found = read(&reader, cursor, LAST, count).await.expect("read");
+            let indexes: Vec<_> = found.iter().map(|entry| entry.index).collect();
+            assert_eq!(indexes, expected, "{cursor:?}, {count}");
+        }
+        let nothing_beyond = read(&reader, Cursor::After(0), 8_999, 3).await.expect("read");
+        assert_eq!(nothing_beyond.len(), 2, "what is not committed is not shown");
+    }
 
     #[test]
     fn tokens_read_back_and_others_are_refused() {

@@ -18,9 +18,11 @@ use super::dial::{Connection, DialError, Traced, dial};
 use super::inbound::Inbound;
 use super::node::Node;
 use super::peers::ping;
+use super::reason::Reason;
 use super::status::{chat_not_found, check_running, dialled_back_too_often, reason_of, too_often};
 use crate::crypto::Identity;
 use crate::protocol::types::{ChatId, MemberState, PeerId};
+use crate::telemetry::code_name;
 use crate::wire::pb::peer_service_client::PeerServiceClient;
 use crate::wire::{check_address, hex, pb};
 
@@ -181,15 +183,14 @@ async fn ask(channel: &Traced, chats: &[ChatId], checked: &mut pb::CheckMembersR
         let answer = match timeout(ASK_MAX, client.dial_back(request)).await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => {
-                let code = || format!("{:?}", status.code());
-                checked.inward_problem = reason_of(&status).unwrap_or_else(code);
-                match checked.inward_problem.as_str() {
-                    "CHAT_NOT_FOUND" => continue,
+                checked.inward_problem = problem_of(&status).to_owned();
+                match reason_of(&status) {
+                    Some(Reason::ChatNotFound) => continue,
                     _ => return,
                 }
             }
             Err(_) => {
-                checked.inward_problem = "DeadlineExceeded".to_owned();
+                checked.inward_problem = "DEADLINE_EXCEEDED".to_owned();
                 return;
             }
         };
@@ -204,6 +205,13 @@ async fn ask(channel: &Traced, chats: &[ChatId], checked: &mut pb::CheckMembersR
         }
         return;
     }
+}
+
+/// Why a member did not dial back: its reason where that is one of ours, or the name of its code.
+/// Whatever else it wrote, long or short, is not passed on.
+fn problem_of(status: &Status) -> &'static str {
+    let code = || code_name((status.code() as i32).to_string().as_bytes());
+    reason_of(status).map_or_else(code, Reason::name)
 }
 
 /// How another clock differs from this one.
@@ -242,6 +250,11 @@ fn micros(took: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use tonic::Code;
+    use tonic_types::{ErrorDetails, StatusExt as _};
+
     use super::*;
 
     fn answer(received_us: i64, answered_us: i64) -> pb::DialBackResponse {
@@ -256,6 +269,21 @@ mod tests {
             answered_at: time(answered_us),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn what_a_member_writes_for_a_reason_is_passed_on_only_if_it_is_one() {
+        let told = |domain: &str, reason: &str| {
+            let details = ErrorDetails::with_error_info(reason, domain, HashMap::new());
+            Status::with_error_details(Code::ResourceExhausted, "any words", details)
+        };
+        assert_eq!(problem_of(&told("demes", "RATE_LIMITED")), "RATE_LIMITED");
+        let [long, control] = ["X".repeat(100_000), "\u{1b}[2JRATE_LIMITED".to_owned()];
+        for reason in ["NO_SUCH_REASON", "", &long, &control] {
+            assert_eq!(problem_of(&told("demes", reason)), "RESOURCE_EXHAUSTED");
+        }
+        assert_eq!(problem_of(&told("other", "RATE_LIMITED")), "RESOURCE_EXHAUSTED");
+        assert_eq!(problem_of(&Status::unimplemented("an older one")), "UNIMPLEMENTED");
     }
 
     #[test]

@@ -23,6 +23,11 @@ macro_rules! reasons {
             pub fn code(self) -> Code {
                 match self { $(Self::$variant => Code::$code,)* }
             }
+
+            /// The reason of that name, if it is one that this version of demes knows.
+            pub fn named(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$variant),)* _ => None }
+            }
         }
     };
 }
@@ -108,6 +113,8 @@ reasons! {
     StorageFull = "STORAGE_FULL", ResourceExhausted;
     /// The chat's store here is damaged; it is being repaired from the other members.
     StorageDamaged = "STORAGE_DAMAGED", DataLoss;
+    /// This peer could not write to its disk, or read from it: its log says what is wrong.
+    StorageFailed = "STORAGE_FAILED", Unavailable;
     /// Another check of the members is under way: try again when it has ended.
     CheckRunning = "CHECK_RUNNING", ResourceExhausted;
     /// The peer has too much to do: try again.

@@ -170,11 +170,11 @@ pub fn link_problem(problem: InviteLinkProblem) -> Status {
 }
 
 /// The problem that another peer's reason names.
-pub fn link_problem_of(reason: &str) -> Option<InviteLinkProblem> {
+pub fn link_problem_of(reason: Reason) -> Option<InviteLinkProblem> {
     Some(match reason {
-        "LINK_EXPIRED" => InviteLinkProblem::Expired,
-        "LINK_USED_UP" => InviteLinkProblem::UsedUp,
-        "LINK_REVOKED" => InviteLinkProblem::Revoked,
+        Reason::LinkExpired => InviteLinkProblem::Expired,
+        Reason::LinkUsedUp => InviteLinkProblem::UsedUp,
+        Reason::LinkRevoked => InviteLinkProblem::Revoked,
         _ => return None,
     })
 }
@@ -219,10 +219,11 @@ pub fn peer_is_self() -> Status {
     status(Reason::PeerIsSelf, message, [])
 }
 
-/// The reason that a status carries, if a peer of ours wrote it.
-pub fn reason_of(status: &Status) -> Option<String> {
+/// The reason that a status carries, if it is one of ours. Another peer may write anything there,
+/// and nothing else of it is passed on.
+pub fn reason_of(status: &Status) -> Option<Reason> {
     let info = status.get_details_error_info()?;
-    (info.domain == DOMAIN).then_some(info.reason)
+    if info.domain == DOMAIN { Reason::named(&info.reason) } else { None }
 }
 
 pub fn not_member() -> Status {
@@ -321,11 +322,19 @@ pub fn slow_consumer(chat: String, after: Index) -> Status {
 pub fn store(error: &StorageError) -> Status {
     match error {
         StorageError::Full { .. } => storage_full(),
-        // The error that ends this peer is in its log.
-        StorageError::Failed { .. } => stopping(),
+        // A store takes no writes after one that failed, and what ails it is in the log.
+        StorageError::Failed { .. }
+        | StorageError::Io { .. }
+        | StorageError::NotWritable { .. } => storage_failed(),
+        StorageError::Random(_) => internal(error.to_string()),
         StorageError::Closed { .. } => chat_not_found(),
         other => storage_damaged(other.to_string()),
     }
+}
+
+fn storage_failed() -> Status {
+    let message = "this peer's disk has failed it: see its log and the disk, and start it again";
+    status(Reason::StorageFailed, message, [])
 }
 
 fn storage_full() -> Status {
@@ -386,6 +395,22 @@ pub fn until_stopped<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_failed_is_not_told_as_a_peer_that_stops() {
+        let path = std::path::PathBuf::from("/home/ada/peer.redb");
+        let source = std::io::Error::other("bad sector");
+        let not_writable = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        for error in [
+            StorageError::Failed { path: path.clone() },
+            StorageError::Io { doing: "write", path: path.clone(), source },
+            StorageError::NotWritable { path: path.clone(), source: not_writable },
+        ] {
+            let told = store(&error);
+            assert_eq!(reason_of(&told), Some(Reason::StorageFailed), "{error}");
+            assert!(!told.message().contains("ada"), "{}", told.message());
+        }
+    }
 
     #[test]
     fn an_error_says_why_and_with_which_values() {

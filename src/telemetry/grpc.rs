@@ -175,7 +175,7 @@ pub fn call_span(method: &'static str, kind: &'static str) -> Span {
 }
 
 /// The name of a code, as the wire has it in `grpc-status`.
-pub(super) fn code_name(status: &[u8]) -> &'static str {
+pub fn code_name(status: &[u8]) -> &'static str {
     match status {
         b"0" => "OK",
         b"1" => "CANCELLED",

@@ -22,6 +22,8 @@ use super::instruments::Instruments;
 
 /// The id of a chat: a hash, never its name.
 pub const CHAT: &str = "demes.chat.id";
+/// Another member: the first 8 digits of its peer's id, which is a key; never a name.
+pub const PEER: &str = "demes.peer.id";
 /// What happened in an election: `suspected` the host, `started` standing for it, `won`, `lost`.
 pub const ELECTION_EVENT: &str = "demes.election.event";
 /// Why a message was dropped: `link_down`, `queue_full` or `stream_full`.
@@ -47,6 +49,10 @@ pub const VERSION: &str = "service.version";
 
 /// A member that is this many entries behind counts as lagging.
 pub const LAGGING_ENTRIES: u64 = 256;
+/// Series of [`Metric::MemberLag`] at one peer, of all chats that it hosts together; of more, those
+/// furthest behind. The SDK takes 2,000 of one metric and merges the rest, and while all of them
+/// change it holds those of two collections.
+pub const MEMBER_LAG_SERIES_MAX: usize = 512;
 
 /// What a metric measures; the index of its row in [`TABLE`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -229,8 +235,9 @@ pub const TABLE: &[Row] = {
         "Members that have joined, this peer included."),
     row(M::MemberUnreachable, "demes.member.unreachable", Gauge, "{member}", &[CHAT],
         "Joined members that this peer has no connection to."),
-    row(M::MemberLag, "demes.member.lag", Gauge, "{entry}", &[CHAT],
-        "How many committed entries the reachable member that is furthest behind does not have."),
+    row(M::MemberLag, "demes.member.lag", Gauge, "{entry}", &[CHAT, PEER],
+        "At the host: committed entries that a member has not told it has; of the 512 furthest \
+         behind."),
     row(M::MemberLagging, "demes.member.lagging", Gauge, "{member}", &[CHAT],
         "Reachable members that are 256 committed entries or more behind."),
     row(M::OutboxMessages, "demes.outbox.messages", Level, "{message}", &[CHAT],
@@ -411,5 +418,7 @@ mod tests {
     fn the_lag_that_counts_is_the_one_that_is_described() {
         let text = LAGGING_ENTRIES.to_string();
         assert!(Metric::MemberLagging.row().meaning.contains(&text));
+        let text = MEMBER_LAG_SERIES_MAX.to_string();
+        assert!(Metric::MemberLag.row().meaning.contains(&text));
     }
 }

@@ -31,7 +31,7 @@ pub use calls::{GrpcDuration, GrpcDurationLayer, Measured};
 pub use context::{
     child_of, context_of, current_context, election_context, fail, is_enabled, link, set_parent,
 };
-pub use grpc::{GrpcClientLayer, GrpcServerLayer, GrpcTrace, call_span};
+pub use grpc::{GrpcClientLayer, GrpcServerLayer, GrpcTrace, call_span, code_name};
 pub use instruments::{Counting, MetricsSettings, Observed, Readings, observe, scrape};
 pub use logs::LogLevel;
 pub use traces::{HAND_OVER, end_election};

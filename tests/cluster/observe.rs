@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use demes::cli::demo::peer::{free_address, until};
-use demes::telemetry::metrics::{TABLE, prometheus_name};
+use demes::cli::demo::peer::{Peer, free_address, until};
+use demes::telemetry::metrics::{CHAT, PEER, TABLE, prometheus_name};
 use demes::wire::pb;
 use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -136,6 +137,50 @@ async fn prometheus_is_told_what_happens() {
     .await;
 }
 
+/// Waits until a peer tells of two other members, the first behind by these entries and the second
+/// by none.
+async fn tells_lags(chat: &Chat, address: &str, slow: usize, quick: usize, is: fn(f64) -> bool) {
+    let name = "demes_member_lag";
+    let told = until(STEP, "the lag of each member", || async {
+        let series = scrape(address).await;
+        let of = |place: usize| {
+            let peer = format!("demes_peer_id=\"{}\"", &chat.peers[place].id[..8]);
+            let chat = format!("demes_chat_id=\"{}\"", chat.chat);
+            sum(&series, name, &[&chat, &peer])
+        };
+        let count = series.keys().filter(|key| key.starts_with(&format!("{name}{{"))).count();
+        (count == 2 && is(of(slow)) && of(quick) == 0.0).then_some(())
+    });
+    if let Err(error) = told.await {
+        panic!("{error}: {:?}", scrape(address).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_tells_how_far_each_member_is_behind() {
+    story(async {
+        let (mut chat, addresses) = measured().await;
+        let (host, _) = chat.host_above(0, STEP).await.unwrap();
+        let others = chat.others(&[host]);
+        let (slow, quick) = (others[0], others[1]);
+        tells_lags(&chat, &addresses[host], slow, quick, |lag| lag == 0.0).await;
+
+        chat.signal(slow, Signal::SIGSTOP);
+        for _ in 0..3 {
+            chat.says(quick).await;
+        }
+        tells_lags(&chat, &addresses[host], slow, quick, |lag| lag >= 3.0).await;
+        let at_member = scrape(&addresses[quick]).await;
+        let told = at_member.keys().find(|key| key.starts_with("demes_member_lag{"));
+        assert_eq!(told, None, "who only hears of it does not tell");
+
+        chat.signal(slow, Signal::SIGCONT);
+        tells_lags(&chat, &addresses[host], slow, quick, |lag| lag == 0.0).await;
+        chat.finish().await;
+    })
+    .await;
+}
+
 /// Passes on what it is sent.
 struct Collector(mpsc::Sender<ExportMetricsServiceRequest>);
 
@@ -151,6 +196,15 @@ impl MetricsService for Collector {
     }
 }
 
+/// Attributes whose values are texts.
+fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
+    let text = |value: Option<AnyValue>| match value.and_then(|value| value.value) {
+        Some(any_value::Value::StringValue(text)) => text,
+        other => panic!("no text: {other:?}"),
+    };
+    attributes.into_iter().map(|it| (it.key, text(it.value))).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_is_told_the_same_by_otlp() {
     story(async {
@@ -161,11 +215,13 @@ async fn a_collector_is_told_the_same_by_otlp() {
             .add_service(MetricsServiceServer::new(Collector(sender)))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
-        let mut chat = Chat::prepared(1, &[]);
-        for (key, value) in [("OTLP_INTERVAL_S", "1"), ("OTLP_TEMPORALITY", "delta")] {
-            chat.peers[0].set(&format!("DEMES__METRICS__{key}"), value);
+        let mut chat = Chat::prepared(2, &[]);
+        for peer in &mut chat.peers {
+            for (key, value) in [("OTLP_INTERVAL_S", "1"), ("OTLP_TEMPORALITY", "delta")] {
+                peer.set(&format!("DEMES__METRICS__{key}"), value);
+            }
+            peer.set("DEMES__TELEMETRY__OTLP_ENDPOINT", &endpoint);
         }
-        chat.peers[0].set("DEMES__TELEMETRY__OTLP_ENDPOINT", &endpoint);
         chat.start_all().await.unwrap();
         chat.found("Friday").await.unwrap();
         chat.says(0).await;
@@ -174,7 +230,8 @@ async fn a_collector_is_told_the_same_by_otlp() {
         let told = async {
             let mut hosts = false;
             let mut committed = 0;
-            while !(hosts && committed >= 1) {
+            let mut lags: Vec<BTreeMap<String, String>> = Vec::new();
+            while !(hosts && committed >= 1 && !lags.is_empty()) {
                 let export = exports.recv().await.expect("the collector runs");
                 let resources = export.resource_metrics.into_iter();
                 for metric in resources.flat_map(|it| it.scope_metrics).flat_map(|it| it.metrics) {
@@ -184,7 +241,10 @@ async fn a_collector_is_told_the_same_by_otlp() {
                     match metric.data {
                         Some(Data::Gauge(it)) if row.name == "demes.chat.hosting" => {
                             let last = it.data_points.first().and_then(|point| point.value);
-                            hosts = last == Some(Value::AsDouble(1.0));
+                            hosts |= last == Some(Value::AsDouble(1.0));
+                        }
+                        Some(Data::Gauge(it)) if row.name == "demes.member.lag" => {
+                            lags.extend(it.data_points.into_iter().map(|it| texts(it.attributes)));
                         }
                         Some(Data::Sum(it)) if row.name == "demes.entry.committed" => {
                             assert_eq!(it.aggregation_temporality, 1, "delta, as it was set");
@@ -197,8 +257,17 @@ async fn a_collector_is_told_the_same_by_otlp() {
                     }
                 }
             }
+            lags
         };
-        tokio::time::timeout(Duration::from_secs(30), told).await.expect("told in time");
+        let told = tokio::time::timeout(Duration::from_secs(30), told).await;
+        let (chat_id, peers) = (&chat.chat, &chat.peers);
+        for lag in told.expect("told in time") {
+            let is_of = |peer: &Peer| {
+                let of = [(CHAT, chat_id.as_str()), (PEER, &peer.id[..8])];
+                lag == of.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+            };
+            assert!(peers.iter().any(is_of), "of a member of the chat: {lag:?}");
+        }
         chat.finish().await;
     })
     .await;

@@ -33,7 +33,8 @@ const ROAM_EVENTS: u64 = 1_000;
 /// How long the end may take: all repeated, all read.
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// Refusals that a person may get while something is broken.
-const EXPECTED: [&str; 4] = ["STOPPING", "STORAGE_FULL", "OUTBOX_FULL", "NO_MAJORITY"];
+const EXPECTED: [&str; 5] =
+    ["STOPPING", "STORAGE_FULL", "STORAGE_FAILED", "OUTBOX_FULL", "NO_MAJORITY"];
 
 /// One chat as its people see it.
 pub struct World {

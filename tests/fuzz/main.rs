@@ -12,12 +12,14 @@ mod targets;
 
 mod seeds;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use demes::protocol::prng::Prng;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 
 use targets::{TARGETS, Target};
 
@@ -69,6 +71,23 @@ fn the_seeds_are_committed_and_mean_something() {
         for (seed, bytes) in seeds {
             assert!(corpus.get(&seed) == Some(&bytes), "{name}/{seed}: REWRITE=1 writes it anew");
         }
+    }
+}
+
+/// What a call brings is fuzzed from the day on which the call is there.
+#[test]
+fn every_request_of_the_contract_has_a_seed() {
+    let contract = FileDescriptorSet::decode(demes::wire::FILE_DESCRIPTOR_SET).expect("compiled");
+    let services = contract.file.iter().flat_map(|file| &file.service);
+    let calls = services.flat_map(|service| &service.method);
+    let inputs = calls.map(|call| call.input_type().rsplit('.').next().expect("a name"));
+    let inputs: BTreeSet<&str> = inputs.collect();
+    let listed = BTreeSet::from(targets::REQUESTS);
+    assert_eq!(listed, inputs, "fuzz/targets.rs has the left ones, proto/ the right ones");
+    let corpus = corpus("request");
+    for (kind, request) in targets::REQUESTS.iter().enumerate() {
+        let is_of = |bytes: &[u8]| bytes[0] == kind as u8 && targets::request(bytes);
+        assert!(corpus.values().any(|bytes| is_of(bytes)), "{request} has no seed");
     }
 }
 

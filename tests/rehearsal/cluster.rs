@@ -203,6 +203,7 @@ impl Cluster {
     /// away for longer than its lease loses its place, and must.
     pub fn judge(&self, holds: bool, what: &str, since: Instant) {
         let record = &self.shared.record;
+        record.judgeable();
         match record.longest_stall(since) {
             stall if !holds && stall >= STALL => record.leave_unjudged(what, stall),
             _ => record.check(holds, what),

@@ -166,7 +166,7 @@ fn tell(shared: &Arc<Shared>, took: Duration) -> bool {
     print!("{}{}", record.timeline(), record.restarts());
     for (kind, tally) in record.tallies() {
         println!(
-            "{kind} probes: {} good, {} bad as they should be, {} unexpected",
+            "{kind} probes: {} good, {} bad when they may be, {} unexpected",
             tally.good, tally.bad, tally.unexpected,
         );
     }

@@ -7,6 +7,11 @@ use std::time::{Duration, Instant};
 
 /// Samples of what is confirmed are kept for so long.
 const SAMPLES_KEPT: Duration = Duration::from_secs(10);
+/// Of the checks of hand-overs, at most one of so many may be left unjudged: a machine that stands
+/// still more often is no place for a rehearsal.
+const UNJUDGED_ONE_OF: u64 = 3;
+/// Of all readiness probes, at most so many percent may be bad when a pod need not be ready.
+const UNREADY_MAX_PERCENT: u64 = 25;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
@@ -29,7 +34,7 @@ impl fmt::Display for Kind {
 #[derive(Default, Clone, Copy)]
 pub struct Tally {
     pub good: u64,
-    /// Bad for a reason that calls for it.
+    /// Bad when that is held against nobody, soon after a start or after something was done.
     pub bad: u64,
     pub unexpected: u64,
 }
@@ -66,6 +71,8 @@ struct State {
     restarts: Vec<Restart>,
     checks: u64,
     stalls: Vec<(Instant, Duration)>,
+    /// Checks that a machine which stands still makes worthless, and how many of them it did.
+    judgeable: u64,
     unjudged: u64,
 }
 
@@ -136,6 +143,30 @@ impl Record {
 
     pub fn unjudged(&self) -> u64 {
         self.lock().unjudged
+    }
+
+    /// One more check that may be left unjudged.
+    pub fn judgeable(&self) {
+        self.lock().judgeable += 1;
+    }
+
+    /// What was held against nobody must be the exception.
+    pub fn check_leniency(&self) {
+        let (unjudged, judgeable) = (self.unjudged(), self.lock().judgeable);
+        self.check(
+            judgeable > 0 && unjudged * UNJUDGED_ONE_OF <= judgeable,
+            &format!("at most one of {UNJUDGED_ONE_OF} is not judged: {unjudged} of {judgeable}"),
+        );
+        let Tally { good, bad, unexpected } =
+            self.tallies().get(&Kind::Readiness).copied().unwrap_or_default();
+        let all = good + bad + unexpected;
+        self.check(
+            all > 0 && bad * 100 <= all * UNREADY_MAX_PERCENT,
+            &format!(
+                "at most {UNREADY_MAX_PERCENT} % of the readiness probes are bad when they may be: \
+                 {bad} of {all}"
+            ),
+        );
     }
 
     /// How many restarts of the host cost what they may.

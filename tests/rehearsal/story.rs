@@ -243,6 +243,7 @@ impl Story {
         );
         let good = record.good_restarts_of_host();
         record.check(good > 0, &format!("{good} restarts of the host cost one hand-over at most"));
+        record.check_leniency();
         memory_within_limits(&cluster, &shared)?;
         watcher.abort();
         let all: Vec<usize> = cluster.pods().iter().map(|pod| pod.ordinal).collect();

@@ -13,4 +13,6 @@ mod lying_host;
 mod members;
 mod peer;
 mod raw;
+mod reach;
+mod removal;
 mod strangers;

@@ -132,6 +132,16 @@ impl Speaker {
         Self { identity, incarnation, boot, chat, log: recovered.entries, _dir: None }
     }
 
+    /// The incarnation in which a peer that runs takes part, as its own key is told.
+    pub async fn incarnation_of(peer: &Peer) -> u64 {
+        let identity = Identity::load_or_create(peer.dir.path()).expect("its key");
+        let mut calls = Calls::to(&identity, &peer.address()).await;
+        let chat_id = peer.lunch().await.chat_id;
+        let request = pb::FindHostRequest { chat_id, ..Default::default() };
+        let found = calls.peer.find_host(request).await.expect("its own peer tells it");
+        found.into_inner().incarnation
+    }
+
     pub fn header(&self) -> Option<pb::Header> {
         Some(pb::Header {
             chat_id: self.chat.to_string(),

@@ -148,38 +148,16 @@ async fn who_was_removed_gets_nothing_any_more() {
     let [ann, ben, dan, eva] = peers;
     // The key and the store are copied while Eva takes part, and used once she has left.
     let leaving = pb::LeaveChatRequest { chat: LUNCH.to_owned() };
-    let copy = Copied::of(&eva).await;
+    let (incarnation, chat) = (Speaker::incarnation_of(&eva).await, eva.lunch().await.chat_id);
     eva.client.clone().leave_chat(leaving).await.expect("durable");
     for peer in [&ann, &ben, &dan] {
         peer.sees("Eva gone", |chat| chat.members.len() == 3 && chat.serving).await;
     }
     let gone = until("Eva's chat to be deleted", || async { eva.chat(LUNCH).await.err() }).await;
     assert_eq!(gone.code(), Code::NotFound);
-    let eva = copy.into_speaker(eva);
+    let identity = demes::crypto::Identity::load_or_create(eva.dir.path()).expect("a key");
+    let eva = Speaker::of(identity, incarnation, chat.parse().expect("an id"));
     gets_nothing(&[&ann, &ben, &dan], &eva, RefusedReason::Removed).await;
-}
-
-/// What was copied of a member that still runs.
-struct Copied {
-    chat: demes::protocol::types::ChatId,
-    incarnation: u64,
-}
-
-impl Copied {
-    /// The incarnation stands in the log, which any member can read.
-    async fn of(peer: &Peer) -> Self {
-        let chat = peer.lunch().await.chat_id.parse().expect("an id");
-        let identity = demes::crypto::Identity::load_or_create(peer.dir.path()).expect("a key");
-        let mut calls = Calls::to(&identity, &peer.address()).await;
-        let request = pb::FindHostRequest { chat_id: format!("{chat}"), ..Default::default() };
-        let found = calls.peer.find_host(request).await.expect("its own peer tells it");
-        Self { chat, incarnation: found.into_inner().incarnation }
-    }
-
-    fn into_speaker(self, peer: Peer) -> Speaker {
-        let identity = demes::crypto::Identity::load_or_create(peer.dir.path()).expect("a key");
-        Speaker::of(identity, self.incarnation, self.chat)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

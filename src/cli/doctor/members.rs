@@ -220,7 +220,7 @@ fn inward(reach: pb::Reach) -> (&'static str, &'static str) {
 
 fn unasked(problem: &str) -> (&'static str, &'static str) {
     match problem {
-        "Unimplemented" => {
+        "UNIMPLEMENTED" => {
             ("their demes is older than the question", "ask them to install a newer one")
         }
         "RATE_LIMITED" => ("they were asked too often", "wait a minute"),

@@ -44,11 +44,75 @@ pub fn requests() -> Seeds {
         proof: Some(to_proof(&proof)),
     };
     seeds.push(named("find_host_by_link", [vec![15], find.encode_to_vec()].concat()));
+    let dial_back = pb::DialBackRequest { chat_id: hex(&chat().0.0) };
+    seeds.push(named("dial_back", [vec![16], dial_back.encode_to_vec()].concat()));
+    let bad = pb::DialBackRequest { chat_id: "no id".into() };
+    seeds.push(named("bad_dial_back", [vec![16], bad.encode_to_vec()].concat()));
+    seeds.push(named("ping", [17]));
+    for (kind, (name, bytes)) in (18..).zip(of_programs()) {
+        seeds.push(named(name, [vec![kind], bytes].concat()));
+        seeds.push(named(&format!("bad_{name}"), [kind, 0xff]));
+    }
     seeds.push(named("bad_kind_only", vec![1]));
     let far = Body::Announce(Announce { term: u64::MAX });
     let (kind, bytes) = request(far).expect("it is a request");
     seeds.push(named("bad_term", [vec![kind], bytes].concat()));
     seeds
+}
+
+/// What a person's programs ask for, in the order of `targets::REQUESTS`.
+fn of_programs() -> Vec<(&'static str, Vec<u8>)> {
+    use pb::list_messages_request::From;
+    let chat = || String::from("chat");
+    let link = || String::from("demes:AbC_-1");
+    let cursors = vec![pb::FeedCursor { chat: chat(), after: 3 }, pb::FeedCursor::default()];
+    let (page_size, page_token, from) = (-1, "b1f".into(), Some(From::After(u64::MAX)));
+    let (text, request_id, wait) = ("a text".into(), "r1".into(), pb::Wait::Committed.into());
+    let addresses = vec!["a.example:1".into(), "[2001:db8::1]:7443".into()];
+    vec![
+        ("get_peer", pb::GetPeerRequest {}.encode_to_vec()),
+        (
+            "create_chat",
+            pb::CreateChatRequest { name: chat(), addresses, invite_timeout_s: 9 }.encode_to_vec(),
+        ),
+        ("list_chats", pb::ListChatsRequest {}.encode_to_vec()),
+        ("get_chat", pb::GetChatRequest { chat: chat() }.encode_to_vec()),
+        ("update_chat", pb::UpdateChatRequest { chat: chat(), name: "new".into() }.encode_to_vec()),
+        (
+            "invite_member",
+            pb::InviteMemberRequest { chat: chat(), address: "a:1".into(), timeout_s: 9 }
+                .encode_to_vec(),
+        ),
+        (
+            "create_invite_link",
+            pb::CreateInviteLinkRequest { chat: chat(), uses_max: 300, valid_s: 9 }.encode_to_vec(),
+        ),
+        ("revoke_invite", pb::RevokeInviteRequest { chat: chat(), invite: link() }.encode_to_vec()),
+        ("list_invites", pb::ListInvitesRequest {}.encode_to_vec()),
+        ("accept_invite", pb::AcceptInviteRequest { chat: chat(), link: link() }.encode_to_vec()),
+        ("decline_invite", pb::DeclineInviteRequest { chat: chat() }.encode_to_vec()),
+        (
+            "remove_member",
+            pb::RemoveMemberRequest { chat: chat(), peer: "two".into() }.encode_to_vec(),
+        ),
+        ("leave_chat", pb::LeaveChatRequest { chat: chat() }.encode_to_vec()),
+        (
+            "send_message",
+            pb::SendMessageRequest { chat: chat(), text, request_id, wait }.encode_to_vec(),
+        ),
+        ("feed", pb::FeedRequest { cursors }.encode_to_vec()),
+        (
+            "list_messages",
+            pb::ListMessagesRequest { chat: chat(), page_size, page_token, from }.encode_to_vec(),
+        ),
+        ("watch_chat", pb::WatchChatRequest { chat: chat() }.encode_to_vec()),
+        ("mark_read", pb::MarkReadRequest { chat: chat(), sequence: 3 }.encode_to_vec()),
+        (
+            "hand_over_by_person",
+            pb::ClientServiceHandOverRequest { chat: chat(), peer: "two".into() }.encode_to_vec(),
+        ),
+        ("check_members", pb::CheckMembersRequest {}.encode_to_vec()),
+    ]
 }
 
 /// Every answer.
