@@ -16,10 +16,11 @@ consistent:
 
 What only reads is asked again until it prints what it must, since a peer hears of the others' doings
 a little later. A block after `<!-- first -->` shows the beginning of a stream; `<!-- peer NAME -->`
-starts a peer, `<!-- kill NAME -->` kills one.
+starts a peer, `<!-- kill NAME -->` kills one. Every call of `proto/` must be there.
 """
 
 import base64
+import glob
 import hashlib
 import json
 import os
@@ -33,7 +34,11 @@ import time
 PORTS = {"ana": (7443, 7444), "ben": (7453, 7454), "cleo": (7463, 7464), "dan": (7473, 7474)}
 # Made so that Ana's id begins with a, Ben's with b, and so on.
 KEYS = {"ana": 4, "ben": 3, "cleo": 17, "dan": 11}
-READS = re.compile(r"/(Get|List|Find|Watch|Feed|Check|Ping)|\b(list|describe)\b")
+# What a stranger to the chat asks of its peers is refused and changes nothing, either.
+READS = re.compile(
+    r"/(Get|List|Find|Watch|Feed|Check|Ping)|\b(list|describe)\b"
+    r"|cert dan/.*(Host|Election)Service/", re.S
+)
 # A busy machine is not to change the host between two commands. A killed one is noticed by its
 # connections at once, as ever.
 PATIENT = {"DEMES__TIMERS__LEASE_MS_MIN": "8000", "DEMES__TIMERS__LEASE_MS_MAX": "8000"}
@@ -45,7 +50,7 @@ NAMES = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\b|demes:[A-Za-z0-9_-]{40,}"
 ANY = [
     (re.compile(r'"\d{4}-\d\d-\d\dT[\d:.]+Z"'), '"TIME"'),
     (re.compile(r'("(?:delay|farness|roundTrip|clockAhead|clockError)Us": )"-?\d+"'), r'\1"NUMBER"'),
-    (re.compile(r'("(?:incarnation|version)": )"\d+"'), r'\1"NUMBER"'),
+    (re.compile(r'("(?:incarnation|fromIncarnation|version)": )"\d+"'), r'\1"NUMBER"'),
 ]
 
 
@@ -241,6 +246,15 @@ class Runner:
         return output
 
 
+def calls():
+    """Every call of the contract, as Service/Method."""
+    found = []
+    for path in sorted(glob.glob("proto/demes/v1/*.proto")):
+        for service, body in re.findall(r"^service (\w+) \{(.*?)^\}", open(path).read(), re.M | re.S):
+            found += [f"{service}/{method}" for method in re.findall(r"^  rpc (\w+)\(", body, re.M)]
+    return found
+
+
 def main():
     write = "--write" in sys.argv[1:]
     path = "docs/api.md"
@@ -274,6 +288,11 @@ def main():
     finally:
         peers.end()
         subprocess.run(["rm", "-rf", scratch])
+    commands = "".join(re.findall(r"```sh\n(.*?)```", text, re.S))
+    for call in calls():
+        if f" demes.v1.{call}\n" not in commands:
+            print(f"docs/api.md calls no {call}")
+            runner.failed += 1
     if write:
         open(path, "w").write(new)
     blocks = text.count("```sh\n")

@@ -152,7 +152,9 @@ async fn tells_lags(chat: &Chat, address: &str, slow: usize, quick: usize, is: f
         (count == 2 && is(of(slow)) && of(quick) == 0.0).then_some(())
     });
     if let Err(error) = told.await {
-        panic!("{error}: {:?}", scrape(address).await);
+        let mut series = scrape(address).await;
+        series.retain(|key, _| key.starts_with(name));
+        panic!("{error}: {series:?}");
     }
 }
 
