@@ -19,7 +19,7 @@ use super::replica::{Part, Replica};
 use super::submissions::Submissions;
 use super::succession::HandingOver;
 use super::time::{Instant, MS, Micros, SECOND};
-use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position};
+use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, VoterSet};
 
 /// Above this round trip to a majority, heartbeats are further apart.
 const FAR_US: Micros = 30 * MS;
@@ -56,6 +56,9 @@ pub(super) struct Hosting {
     pub receipts_version: u64,
     pub hand_over: Option<HandingOver>,
     pub presences: BTreeMap<PeerId, Presence>,
+    /// The voters that the next step would lead to, and since when that is wanted without a break
+    /// (R27).
+    pub next_voters: Option<(VoterSet, Instant)>,
     /// Who is better placed than this host, and since when (R23).
     pub better: Option<(PeerId, Instant)>,
     /// Before that the chat does not move to a better host by itself.
@@ -106,6 +109,7 @@ impl Replica {
             receipts_version: 1,
             hand_over: None,
             presences: self.first_presences(),
+            next_voters: None,
             better: None,
             settled_at: now + tenure_us,
         }));
@@ -400,6 +404,7 @@ impl Replica {
         };
         self.remember(message, acknowledged);
         self.check_contact();
+        self.step_when_confirmed();
     }
 
     /// R9: remembers the most that a peer was.

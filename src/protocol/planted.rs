@@ -187,6 +187,8 @@ bugs! {
     R6 VoterChangeBeforeTermStart,
     /// A step is taken to a set that has no majority in contact.
     R22 StepStopsChat,
+    /// A step is taken though those who would have to commit it may just have died.
+    R27 StepNotConfirmed,
     /// Messages for another incarnation are taken.
     R9 WrongIncarnationTaken,
     /// An outlived incarnation is served.

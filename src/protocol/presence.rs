@@ -10,7 +10,7 @@ use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros};
-use super::types::{Incarnation, Payload, PeerId};
+use super::types::{Incarnation, Payload, PeerId, VoterSet};
 use super::voters::{Seats, next_voters};
 
 /// What the host remembers of one member's comings and goings.
@@ -143,8 +143,9 @@ impl Replica {
     }
 
     /// One step towards the voters that the members, and who of them is here, ask for. Whether
-    /// there was one to take.
-    pub(super) fn step_voters(&mut self) -> bool {
+    /// there is one to take, now or as soon as it is confirmed. `wanted` is the step that was to be
+    /// confirmed at the last look, with the moment since when.
+    pub(super) fn step_voters(&mut self, wanted: Option<(VoterSet, Instant)>) -> bool {
         self.update_presences();
         let Part::Host(hosting) = &self.part else { return false };
         let active: BTreeMap<_, _> = self.log.state().active().collect();
@@ -177,9 +178,38 @@ impl Replica {
             heard: &heard,
         });
         let Some(voters) = next else { return false };
-        self.append_own(Payload::VoterChange(voters));
-        self.publish_soon();
+        let since = wanted.filter(|(next, _)| *next == voters).map_or(self.now, |(_, since)| since);
+        if self.is_confirmed(&voters, since) {
+            self.append_own(Payload::VoterChange(voters));
+            self.publish_soon();
+        } else if let Part::Host(hosting) = &mut self.part {
+            hosting.next_voters = Some((voters, since));
+        }
         true
+    }
+
+    /// Takes the step that is wanted once it is confirmed, and not later: who has answered may die
+    /// until then.
+    pub(super) fn step_when_confirmed(&mut self) {
+        if let Part::Host(hosting) = &self.part
+            && let Some((next, since)) = &hosting.next_voters
+            && self.is_confirmed(next, *since)
+        {
+            self.reconcile();
+        }
+    }
+
+    // R27: who was heard within a lease may be dead all the same, and a set whose majority is dead
+    // cannot even be changed back. So a step waits until a majority of the set that it leads to has
+    // answered a heartbeat that was sent since the step was first wanted.
+    fn is_confirmed(&self, next: &VoterSet, since: Instant) -> bool {
+        let Part::Host(hosting) = &self.part else { return false };
+        is_majority(next, |peer, incarnation| {
+            let progress = hosting.progress.get(peer);
+            let progress = progress.filter(|progress| progress.incarnation == *incarnation);
+            let contact = progress.and_then(|progress| progress.contact);
+            *peer == self.me || contact.is_some_and(|contact| contact >= since)
+        }) || planted(Bug::StepNotConfirmed)
     }
 
     /// Whether the member has really been heard of lately, in that incarnation.

@@ -255,6 +255,7 @@ impl Hosting {
             receipts_version: _,
             hand_over,
             presences,
+            next_voters,
             better,
             settled_at,
             joined,
@@ -294,6 +295,8 @@ impl Hosting {
             into.was_if(*undialled_since);
             into.was_if(*back_at);
         }
+        into.hash(next_voters.as_ref().map(|(voters, _)| voters));
+        into.was_if(next_voters.as_ref().map(|(_, since)| *since));
         into.hash(better.map(|(peer, _)| peer));
         into.was_if(better.map(|(_, since)| since));
         into.due(*settled_at);

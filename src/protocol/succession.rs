@@ -201,6 +201,9 @@ impl Replica {
 
     /// One step towards the voters that the members ask for.
     pub(super) fn reconcile(&mut self) {
+        let Part::Host(hosting) = &mut self.part else { return };
+        // What is not wanted at one look begins anew at the next.
+        let wanted = hosting.next_voters.take();
         let Part::Host(hosting) = &self.part else { return };
         // R6: the next change only when the last one and an entry of this term are committed.
         let settled = planted(Bug::TwoVoterChanges) || self.log.commit() >= self.log.voters_index();
@@ -216,7 +219,7 @@ impl Replica {
         if hosting.paused {
             // R22: with a disk that stalls, another voter set would not help.
             if self.disk != DiskState::Stalled {
-                self.step_voters();
+                self.step_voters(wanted);
             }
             return;
         }
@@ -229,7 +232,7 @@ impl Replica {
                 return;
             }
         }
-        if self.step_voters() {
+        if self.step_voters(wanted) {
             return;
         }
         let state = self.log.state();

@@ -2,7 +2,8 @@
 //!
 //! Some let much go wrong and do not get far, others keep order and get further.
 
-use demes_protocol::message::Body;
+use demes_protocol::message::{Append, Body};
+use demes_protocol::types::Payload;
 
 use crate::chat::{Bounds, Travel};
 use crate::history::Sight;
@@ -174,7 +175,12 @@ pub fn hand_overs() -> Configuration {
     }
 }
 
-/// Members leave, and their votes before them, while the network parts one peer or another.
+fn changes_voters(append: &Append) -> bool {
+    append.entries.iter().any(|entry| matches!(entry.payload, Payload::VoterChange(_)))
+}
+
+/// Members leave, and their votes before them, while the network parts one peer or another, and
+/// the changes of the voters are late.
 pub fn voters() -> Configuration {
     let time = Time::Coarse;
     Configuration {
@@ -184,9 +190,12 @@ pub fn voters() -> Configuration {
         left: Left { leaves: 2, cuts: 2, ..Left::default() },
         bounds: Bounds {
             entries_max: 8,
-            held_max: 0,
+            held_max: 2,
             late_syncs: false,
-            travel: without_search,
+            travel: |body| match body {
+                Body::Append(append) if changes_voters(append) => Travel::Free,
+                other => without_search(other),
+            },
             sights: &[Sight::TwoVoters, Sight::OneVoter, Sight::Removed, Sight::Cut],
             ..bounds(time)
         },

@@ -15,7 +15,7 @@ use crate::configurations::{self, Configuration};
 use crate::{explore, number, unplanted};
 
 /// States of which it is looked at what may follow, for each mistake.
-const STATES: u64 = 400_000;
+const STATES: u64 = 500_000;
 
 struct Mistake {
     bug: Bug,

@@ -66,6 +66,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::VotersNotRolledBack => "voters_cut",
         Bug::VoterChangeBeforeTermStart => "voters_after_term_start",
         Bug::StepStopsChat => "leaving_of_few",
+        Bug::StepNotConfirmed => "leaving_just_after_losses",
         Bug::WrongIncarnationTaken | Bug::OutlivedServed | Bug::OutlivedKeepsVote => "incarnations",
         Bug::PastIgnored => "old_copy_restored",
         Bug::GoodbyeForgotten | Bug::EvenVoters => "away",

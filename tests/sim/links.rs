@@ -93,8 +93,10 @@ impl World {
             && !self.peers[other].vanished
             && !self.peers[other].frozen;
         let delay = match (link.told, found) {
-            // The other end is closed, which says so.
-            (LinkState::Up, _) if is_closed => 300 + self.prng.below(2 * MS),
+            // The other end is closed, which says so, after everything that it sent before.
+            (LinkState::Up, _) if is_closed => {
+                self.network.delay_max(other, peer) + self.prng.below(2 * MS)
+            }
             (LinkState::Up, _) => SILENCE_US_MIN + self.prng.below(SILENCE_US_MAX - SILENCE_US_MIN),
             (_, LinkState::Up) => {
                 let wait_max = [20 * MS, 200 * MS, REDIAL_US_MAX][self.prng.below(3) as usize];
@@ -119,7 +121,8 @@ impl World {
             self.network.close_stream(other, peer);
             self.event(peer, Event::Link { peer: id, state: LinkState::Down });
             // Dialled again at once: the answer says whether the process is gone.
-            let delay = 200 + self.prng.below(2 * MS);
+            let round_trip = self.network.round_trip(&mut self.prng, peer, other);
+            let delay = round_trip + self.prng.below(2 * MS);
             self.at(delay, What::Link { peer, other });
             return;
         }

@@ -12,6 +12,7 @@
 
 mod counts;
 mod disk;
+mod failover;
 mod faults;
 mod healing;
 #[path = "../common/disk.rs"]
@@ -37,12 +38,15 @@ mod world;
 use std::env;
 use std::thread;
 
+use failover::Failover;
 use plan::Plan;
 use run::{run, run_many};
 use shrink::{Shrunk, shrink};
 
 /// Seeds in the normal run.
 const SEEDS: u64 = 500;
+/// Failovers at each distance and lease in the normal run.
+const FAR_SEEDS: u64 = 100;
 /// Failing seeds after which a run ends.
 const FAILURES_MAX: usize = 10;
 
@@ -119,6 +123,43 @@ fn peers_that_are_far_apart_have_a_host_that_lasts() {
             ["hosts that served", "hosts that paused"].map(|what| outcome.counts.get(what));
         assert_eq!((served, paused), (2, 0), "{one_way_ms} ms away");
     }
+}
+
+/// R15, R17, R20: however far apart they are, the first who stands wins nearly always.
+#[test]
+fn peers_that_are_far_apart_choose_a_host_in_one_candidacy() {
+    let seeds = number("FAR_SEEDS").unwrap_or(FAR_SEEDS);
+    let (mut all, mut one) = (0, 0);
+    for (one_way_ms, lease_ms) in
+        [20, 80, 150, 250].into_iter().flat_map(|far| [(far, 250), (far, 2_000)])
+    {
+        let failovers: Vec<Failover> = (1..=seeds)
+            .map(|seed| {
+                let plan =
+                    Plan::of_far_failover(seed, one_way_ms * world::MS, lease_ms * world::MS);
+                let outcome = run(plan, false);
+                assert!(outcome.broken.is_none(), "{one_way_ms} ms, seed {seed}");
+                outcome.failover
+            })
+            .filter(Failover::has_happened)
+            .collect();
+        let mut took_ms: Vec<_> = failovers
+            .iter()
+            .map(|failover| failover.took_us.expect("somebody serves in the end") / world::MS)
+            .collect();
+        took_ms.sort();
+        let several = failovers.iter().filter(|failover| failover.candidacies != 1).count();
+        (all, one) = (all + failovers.len(), one + failovers.len() - several);
+        let [half, most, last] =
+            [50, 99, 100].map(|percent| took_ms[(took_ms.len() - 1) * percent / 100]);
+        println!(
+            "{one_way_ms} ms one way, lease {lease_ms} ms: p50 {half} ms, p99 {most} ms, at most \
+             {last} ms; {several} of {} took several candidacies",
+            failovers.len()
+        );
+    }
+    println!("{one} of {all} failovers took one candidacy");
+    assert!(one * 100 >= all * 99, "{one} of {all} failovers took one candidacy");
 }
 
 #[test]

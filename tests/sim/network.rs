@@ -165,9 +165,16 @@ impl Network {
     }
 
     fn delay(&self, prng: &mut Prng, from: usize, to: usize) -> u64 {
-        let distance = self.distances[from][to];
-        let jitter = distance / 4 + 100 + self.states[from][to].delay_us_max;
-        DELAY_US_MIN + distance + prng.below(jitter)
+        DELAY_US_MIN + self.distances[from][to] + prng.below(self.jitter(from, to))
+    }
+
+    /// When everything has arrived that is on its way now.
+    pub fn delay_max(&self, from: usize, to: usize) -> u64 {
+        DELAY_US_MIN + self.distances[from][to] + self.jitter(from, to)
+    }
+
+    fn jitter(&self, from: usize, to: usize) -> u64 {
+        self.distances[from][to] / 4 + 100 + self.states[from][to].delay_us_max
     }
 
     // ---- messages ----

@@ -145,6 +145,49 @@ impl Plan {
     /// Five members who come in one after the other, each as far from each. After a while the host
     /// is killed once, and nothing more happens.
     pub fn of_far_members(seed: u64, one_way_us: u64) -> Self {
+        let mut plan = Self::of_far_chat(seed, one_way_us);
+        let kill = Action::new("the host is killed".to_owned(), |world| {
+            if let Some(host) = world.find(Who::Host) {
+                world.kill(host, 2 * SECOND, false);
+            }
+        });
+        plan.add(40 * SECOND, kill);
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    /// The same, with leases of at least `lease_us` and distances that differ a little. The host
+    /// ends in one of several ways and stays away, and perhaps who comes next with it, as far as
+    /// the voters bear that.
+    pub fn of_far_failover(seed: u64, one_way_us: u64, lease_us: u64) -> Self {
+        let mut plan = Self::of_far_chat(seed, one_way_us);
+        let mut draw = Draw { prng: Prng::new(seed ^ 0xfa11), members: plan.members };
+        plan.config.lease_min_us = lease_us;
+        plan.config.lease_max_us = plan.config.lease_max_us.max(2 * lease_us);
+        for distance in plan.distances.iter_mut().flatten() {
+            *distance += draw.below(1 + one_way_us / 5);
+        }
+        let (vanishes, with_heir) = (draw.chance(50), draw.chance(20));
+        let words = format!("the host is killed, heir: {with_heir}, address: {vanishes}");
+        let kill = Action::new(words, move |world| {
+            let host = world.find(Who::Host);
+            let voters = host.map_or(0, |host| world.peers[host].status.voters.len());
+            let heir = world.find(Who::Heir).filter(|_| with_heir && voters >= 5);
+            if voters < 3 {
+                return;
+            }
+            for peer in host.into_iter().chain(heir) {
+                world.kill(peer, 120 * SECOND, vanishes);
+            }
+            world.failover.lost_at = Some(world.now);
+        });
+        plan.add(40 * SECOND + draw.below(SECOND), kill);
+        plan.faults_until = 100 * SECOND;
+        plan.steps.sort_by_key(|step| step.at);
+        plan
+    }
+
+    fn of_far_chat(seed: u64, one_way_us: u64) -> Self {
         let mut draw = Draw { prng: Prng::new(seed), members: 5 };
         let mut plan = Self {
             members: draw.members,
@@ -158,13 +201,7 @@ impl Plan {
             ..Self::new(seed, None)
         };
         plan.draw_growth(&mut draw);
-        let kill = Action::new("the host is killed".to_owned(), |world| {
-            if let Some(host) = world.find(Who::Host) {
-                world.kill(host, 2 * SECOND, false);
-            }
-        });
-        plan.add(40 * SECOND, kill);
-        plan.steps.sort_by_key(|step| step.at);
+        plan.steps.retain(|step| step.at < 10 * SECOND);
         plan
     }
 

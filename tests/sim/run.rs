@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::counts::Counts;
+use super::failover::Failover;
 use super::invariants::Broken;
 use super::plan::Plan;
 use super::world::World;
@@ -23,6 +24,7 @@ pub struct Outcome {
     pub digest: u64,
     /// From the healing to the agreement.
     pub agreed_us: u64,
+    pub failover: Failover,
 }
 
 /// Runs a plan to its end, or to the first invariant that does not hold. A replica's own
@@ -41,7 +43,8 @@ pub fn run(plan: Plan, is_verbose: bool) -> Outcome {
         Ok(agreed_us) => (world.broken, agreed_us),
         Err(_) => (Some(Broken { invariant: "no assertion fails", what: message }), 0),
     };
-    Outcome { broken, counts: world.counts, digest: world.digest, agreed_us }
+    let World { counts, digest, failover, .. } = world;
+    Outcome { broken, counts, digest, agreed_us, failover }
 }
 
 thread_local! {

@@ -15,6 +15,7 @@ use demes_protocol::types::PeerId;
 
 use super::counts::Counts;
 use super::disk::Disk;
+use super::failover::Failover;
 use super::invariants::{Broken, Invariants, Sent, Step, Synced};
 use super::links::Links;
 use super::network::{Fate, Network};
@@ -96,6 +97,7 @@ pub struct World {
     pub broken: Option<Broken>,
     /// Over everything that any replica was told and has said.
     pub digest: u64,
+    pub failover: Failover,
     queue: Queue,
     /// The peer whose loop takes several events into one turn.
     in_turn: Option<usize>,
@@ -120,6 +122,7 @@ impl World {
             counts: Counts::default(),
             broken: None,
             digest: 0,
+            failover: Failover::default(),
             queue: Queue::default(),
             in_turn: None,
             is_healing: false,
@@ -488,6 +491,7 @@ impl World {
 
     fn notice(&mut self, peer: usize, notice: Notice) {
         self.log(|| format!("{}: {}", peer + 1, text::notice(&notice)));
+        self.failover.note(self.now, &notice);
         if self.peers[peer].replica.is_none() {
             return;
         }
