@@ -15,7 +15,7 @@ use super::node::{Node, now_ms, parse_address};
 use super::own_address::refuse_own;
 use super::pages;
 use super::reach;
-use super::resolve::{resolve_ailing, resolve_chat, resolve_peer};
+use super::resolve::{Named, resolve_any, resolve_chat, resolve_peer};
 use super::status::{self, unable, until_stopped};
 use crate::crypto::seal;
 use crate::protocol::event::{ProposeError, Role};
@@ -205,11 +205,13 @@ impl ClientService for Person {
         request: Request<pb::LeaveChatRequest>,
     ) -> Result<Response<pb::LeaveChatResponse>, Status> {
         let deadline = deadline(&request);
-        if let Some((chat, _)) = resolve_ailing(&self.node, &request.get_ref().chat) {
-            self.node.give_up(chat)?;
-            return Ok(Response::new(pb::LeaveChatResponse {}));
-        }
-        let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
+        let chat = match resolve_any(&self.node, &request.get_ref().chat)? {
+            Named::Running(chat) => chat,
+            Named::Ailing(chat, _) => {
+                self.node.give_up(chat)?;
+                return Ok(Response::new(pb::LeaveChatResponse {}));
+            }
+        };
         if chat.is_read_only() {
             self.node.handle.remove(chat.id).await;
             self.node.forget(chat.id);
