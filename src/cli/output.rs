@@ -302,6 +302,7 @@ pub mod tests {
             delivered,
             read: delivered,
             other_generation: String::new(),
+            away_since: None,
         };
         let delay = |from: &str, to: &str, delay_us: u64| pb::Delay {
             from_peer_id: from.repeat(64),

@@ -305,7 +305,7 @@ impl ClientService for Person {
             shown.changed().await.ok()?;
             let chat = {
                 let seen = shown.borrow_and_update();
-                view::to_chat(id, me, &seen.status, seen.fault)
+                view::to_chat(id, me, &seen.status, seen.fault, &seen.away_since)
             };
             Some((Ok(pb::WatchChatResponse { chat: Some(chat) }), shown))
         });
@@ -380,7 +380,8 @@ impl Person {
     /// A chat as it is at this moment.
     async fn show(&self, chat: ChatId) -> Result<pb::Chat, Status> {
         let view = self.node.handle.view(chat).await.map_err(unable)?;
-        Ok(view::to_chat(chat, self.node.identity.peer_id(), &view.status, view.fault))
+        let me = self.node.identity.peer_id();
+        Ok(view::to_chat(chat, me, &view.status, view.fault, &view.away_since))
     }
 
     /// Proposes and waits, at most until the caller's deadline.
