@@ -10,8 +10,9 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs, io};
@@ -30,6 +31,8 @@ pub use keys::default_file;
 
 /// The name of the configuration file, wherever it is.
 pub const FILE_NAME: &str = "demes.toml";
+/// The longest configuration file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What a variable must begin with. The two underscores keep the variables apart that Kubernetes
 /// makes for a service called `demes`, such as `DEMES_PORT`.
 const VARIABLE_PREFIX: &str = "DEMES__";
@@ -160,10 +163,10 @@ pub enum ConfigError {
 /// When anything is unknown or wrong; the text names the key and its origin.
 pub fn load(arguments: &Arguments) -> Result<Settings, ConfigError> {
     let (data_dir, file) = locate(arguments)?;
-    let text = match fs::read_to_string(&file) {
+    let text = match read(&file) {
         Ok(text) => Some(text),
         // Only a file that somebody named must be there.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && arguments.file.is_none() => None,
+        Err(error) if is_absence(&error) && arguments.file.is_none() => None,
         Err(error) => return Err(ConfigError::Read { path: file, error }),
     };
     let login_name = login_name(|name| env::var(name).ok());
@@ -177,6 +180,21 @@ pub fn load(arguments: &Arguments) -> Result<Settings, ConfigError> {
     })?;
     settings.telemetry.color = wants_color(&io::stderr());
     Ok(settings)
+}
+
+/// A file may be anything that a person names, a device that never ends too.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other("it is longer than any configuration (1 MiB)"));
+    }
+    Ok(text)
+}
+
+/// Whether there is no such file. Where the directory is none, whoever needs it says so.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Checks the text of a configuration file by itself, over the defaults.
@@ -219,18 +237,26 @@ pub fn locate(arguments: &Arguments) -> Result<(PathBuf, PathBuf), ConfigError> 
     Ok((data_dir, file))
 }
 
-/// Writes the commented file of defaults if there is no file yet, and says whether it did.
+/// Writes the commented file of defaults if there is no file yet, and says whether it did. There
+/// is all of it or nothing: half a file would be another configuration.
 ///
 /// # Errors
 /// When the directory or the file cannot be made.
 pub fn write_default_file(path: &Path) -> io::Result<bool> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+    if path.try_exists()? {
+        return Ok(false);
     }
-    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
-        Ok(mut file) => io::Write::write_all(&mut file, default_file().as_bytes()).map(|()| true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    fs::create_dir_all(directory)?;
+    let readable = fs::Permissions::from_mode(0o644);
+    let mut file = tempfile::Builder::new().permissions(readable).tempfile_in(directory)?;
+    file.write_all(default_file().as_bytes())?;
+    file.as_file().sync_all()?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(true),
+        Err(kept) if kept.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(kept) => Err(kept.error),
     }
 }
 

@@ -29,16 +29,26 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 struct FakePeer {
     /// Whether a majority is reachable.
     majority: bool,
+    /// Whether streams never begin.
+    hangs: bool,
     messages: Mutex<Vec<pb::Event>>,
     live: broadcast::Sender<pb::Event>,
 }
 
 impl FakePeer {
+    fn new(majority: bool) -> Self {
+        let (live, _) = broadcast::channel(16);
+        let messages = Mutex::new(vec![message(7, "hello", "")]);
+        Self { majority, hangs: false, messages, live }
+    }
+
     async fn start(majority: bool) -> SocketAddr {
+        Self::start_as(Self::new(majority)).await
+    }
+
+    async fn start_as(peer: Self) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
-        let (live, _) = broadcast::channel(16);
-        let peer = Self { majority, messages: Mutex::new(vec![message(7, "hello", "")]), live };
         let server = tonic::transport::Server::builder()
             .add_service(ClientServiceServer::from_arc(Arc::new(peer)))
             .serve_with_incoming(TcpListenerStream::new(listener));
@@ -161,6 +171,9 @@ macro_rules! unimplemented_calls {
 
             type FeedStream = Replies<FeedFrame>;
             async fn feed(&self, _: Request<pb::FeedRequest>) -> Reply<Self::FeedStream> {
+                if self.hangs {
+                    std::future::pending::<()>().await;
+                }
                 let live = BroadcastStream::new(self.live.subscribe());
                 let stream = live.map(|event| match event {
                     Ok(event) => {
@@ -281,6 +294,36 @@ async fn a_peer_that_hangs_is_told_within_the_deadline() {
         assert_eq!(output.status.code(), Some(69), "{error}");
         assert!(error.contains("did not answer in time"), "{error}");
     }
+}
+
+/// A peer that hangs between the question for the chat and the stream.
+#[tokio::test]
+async fn a_stream_that_does_not_begin_is_told_within_the_deadline() {
+    let peer = FakePeer::start_as(FakePeer { hangs: true, ..FakePeer::new(true) }).await;
+    let (feed, chat) =
+        tokio::join!(demes(peer, &["feed", "club"], ""), demes(peer, &["chat", "club"], ""));
+    for output in [feed, chat] {
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{error}");
+        assert!(error.contains("did not answer in time"), "{error}");
+    }
+}
+
+/// As behind `demes feed | head -1`: nothing more need happen in the chat.
+#[tokio::test]
+async fn a_feed_ends_quietly_when_its_reader_has_gone() {
+    let peer = FakePeer::start(true).await;
+    let mut feed = Command::new(env!("CARGO_BIN_EXE_demes"))
+        .args(["--peer-api", &peer.to_string(), "feed", "club"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts");
+    drop(feed.stdout.take());
+    let ended = timeout(LIMIT, feed.wait_with_output()).await.expect("ends in time").expect("ran");
+    assert_eq!((text(&ended.stderr), ended.status.code()), ("", Some(0)));
 }
 
 #[tokio::test]

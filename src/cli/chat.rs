@@ -3,8 +3,8 @@
 //! It works with a terminal and with pipes. At the end of the input it stays until its own messages
 //! are confirmed, or says what still waits.
 
-use std::collections::BTreeMap;
-use std::io::BufRead;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{BufRead, IsTerminal as _};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
-use super::client::{Client, connect, get_chat, request_id};
+use super::client::{Client, connect, get_chat, opened, request_id};
 use super::errors::reason;
 use super::messages::{check_text, last_messages};
-use super::output::{Output, People, chat_state, clean, count, event_text};
+use super::output::{Output, People, chat_state, clean, count, event_text, stdout_closed};
 use super::{ChatArg, Failure, Global, pb};
 use pb::event::Kind;
 
@@ -24,6 +24,9 @@ use pb::event::Kind;
 const HISTORY: u32 = 20;
 /// How long to wait for confirmations when the input has ended.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is confirmed sooner than this is not first said to be queued, where the line just typed
+/// stands on the screen.
+const SAY_QUEUED_AFTER: Duration = Duration::from_millis(500);
 /// Lines that have been read and not been sent yet; reading waits beyond it.
 const LINES_MAX: usize = 16;
 
@@ -47,6 +50,8 @@ pub async fn run(global: &Global, args: ChatArgs) -> Result<()> {
         state: String::new(),
         after: chat.committed,
         waiting: BTreeMap::new(),
+        unsaid: VecDeque::new(),
+        is_typed: std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
         chat_id: chat.chat_id.clone(),
         client,
     };
@@ -66,6 +71,10 @@ struct Talk {
     after: u64,
     /// Own texts that are queued and not confirmed, by request id.
     waiting: BTreeMap<String, String>,
+    /// Those of which it was not said yet that they are queued, and when it is to be said.
+    unsaid: VecDeque<(Instant, String)>,
+    /// Whether a person types, and so sees each line already.
+    is_typed: bool,
 }
 
 impl Talk {
@@ -85,7 +94,8 @@ impl Talk {
         let mut lines = read_lines();
         let mut feed = self.feed().await?;
         let watch = pb::WatchChatRequest { chat: self.chat_id.clone() };
-        let mut states = self.client.watch_chat(watch).await?.into_inner();
+        let mut states = opened(self.client.watch_chat(watch)).await?;
+        let mut closed = std::pin::pin!(stdout_closed());
         let mut input_ended = None;
         loop {
             if input_ended.is_some() && self.waiting.is_empty() {
@@ -109,6 +119,8 @@ impl Talk {
                     Some(response) => self.show_state(&response.chat.unwrap_or_default())?,
                     None => return Err(ended().into()),
                 },
+                () = &mut closed => return Ok(()),
+                () = sleep_until(self.due()), if !self.unsaid.is_empty() => self.say_queued()?,
                 () = sleep_until(input_ended.unwrap_or_else(Instant::now)),
                     if input_ended.is_some() => return self.say_what_waits(),
             }
@@ -118,7 +130,7 @@ impl Talk {
     async fn feed(&mut self) -> Result<Streaming<pb::FeedResponse>> {
         let cursor = pb::FeedCursor { chat: self.chat_id.clone(), after: self.after };
         let request = pb::FeedRequest { cursors: vec![cursor] };
-        Ok(self.client.feed(request).await?.into_inner())
+        Ok(opened(self.client.feed(request)).await?)
     }
 
     /// Queues one line. A line that cannot be a message is said to be none, and the talk goes on.
@@ -138,8 +150,22 @@ impl Talk {
         };
         let request_id = request.request_id.clone();
         self.client.send_message(request).await?;
-        self.output.line(&self.output.dim(&format!("       … queued: {}", clean(&line))))?;
+        let say_at = Instant::now() + if self.is_typed { SAY_QUEUED_AFTER } else { Duration::ZERO };
+        self.unsaid.push_back((say_at, request_id.clone()));
         self.waiting.insert(request_id, line);
+        if self.is_typed { Ok(()) } else { self.say_queued() }
+    }
+
+    fn due(&self) -> Instant {
+        self.unsaid.front().map_or_else(Instant::now, |(at, _)| *at)
+    }
+
+    /// Says that the oldest line that nothing was said of is queued, unless it is more by now.
+    fn say_queued(&mut self) -> Result<()> {
+        let unsaid = self.unsaid.pop_front().map(|(_, request_id)| request_id);
+        if let Some(line) = unsaid.and_then(|request_id| self.waiting.get(&request_id)) {
+            self.output.line(&self.output.dim(&format!("       … queued: {}", clean(line))))?;
+        }
         Ok(())
     }
 

@@ -129,16 +129,26 @@ pub async fn hand_over(global: &Global, args: HandOverArgs) -> Result<()> {
 pub fn chat_lines(chats: &[pb::Chat]) -> String {
     let mut table = Table::new(["CHAT", "ID", "MEMBERS", "LAST", "QUEUED", "STATE"]);
     for chat in chats {
+        let state = match chat.fault.is_empty() {
+            true => chat_state(chat, &People::of(chat)),
+            false => "stopped here".into(),
+        };
         table.row(vec![
             clean(&chat.name),
             short(&chat.chat_id).into(),
             chat.members.len().to_string(),
             chat.committed.to_string(),
             chat.queued.to_string(),
-            chat_state(chat, &People::of(chat)),
+            state,
         ]);
     }
-    table.render("")
+    let mut text = table.render("");
+    // Why, does not fit into a table.
+    for chat in chats.iter().filter(|chat| !chat.fault.is_empty()) {
+        let (name, id) = (clean(&chat.name), short(&chat.chat_id));
+        text += &format!("\n{name} ({id}) is stopped here: {}\n", clean(&chat.fault));
+    }
+    text
 }
 
 #[cfg(test)]
@@ -151,6 +161,19 @@ mod tests {
         let expected = "\
 CHAT  ID        MEMBERS  LAST  QUEUED  STATE
 club  c0ffee00  3        42    0       hosted here
+";
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_fault_stands_below_the_table() {
+        let chat = super::super::output::tests::sample_chat();
+        let lines = chat_lines(&[pb::Chat { fault: "it is bad: do this".into(), ..chat }]);
+        let expected = "\
+CHAT  ID        MEMBERS  LAST  QUEUED  STATE
+club  c0ffee00  3        42    0       stopped here
+
+club (c0ffee00) is stopped here: it is bad: do this
 ";
         assert_eq!(lines, expected);
     }

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use tokio::time::timeout;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{GrpcMethod, Request, Status};
+use tonic::{GrpcMethod, Request, Response, Status, Streaming};
 
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
@@ -22,9 +23,10 @@ pub type Limited = InterceptedService<Channel, fn(Request<()>) -> Result<Request
 /// The file in which a running peer names its client listener.
 const ADDRESS_FILE: &str = "client.addr";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Streams have no deadline: they end when the peer answers no keepalive, 15 seconds after it hung.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Streams have no deadline: they end when the peer answers no keepalive, eight seconds after it
+/// hung.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(4);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a call may take, which the peer answers from what it has. What must wait for others
 /// (a confirmation, a hand-over) is answered with how far it is.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +74,16 @@ fn limit(mut request: Request<()>) -> Result<Request<()>, Status> {
     };
     request.set_timeout(deadline);
     Ok(request)
+}
+
+/// Opens a stream that goes on: its first answer must come as soon as that of a read.
+pub async fn opened<T>(
+    call: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
+) -> Result<Streaming<T>, Status> {
+    match timeout(READ_TIMEOUT, call).await {
+        Ok(response) => Ok(response?.into_inner()),
+        Err(_) => Err(Status::deadline_exceeded("the stream did not begin")),
+    }
 }
 
 /// Reads `--peer-api`.

@@ -120,20 +120,37 @@ pub fn of_status(status: &Status) -> Failure {
         return Failure { code, text };
     }
     match status.code() {
+        _ if is_timeout(status) => frozen(),
         Code::Unavailable => unreachable(said),
         // A connection that breaks shows as unknown, with the transport's error as its source.
         Code::Unknown if std::error::Error::source(status).is_some() => unreachable(said),
         // The client's own clock shows as cancelled: no peer of ours cancels a call.
-        Code::DeadlineExceeded | Code::Cancelled => Failure::unreachable(
-            "your peer took the call, and did not answer in time\n\
-             its process is frozen, or the machine is far too busy: `demes doctor` finds out more",
-        ),
+        Code::DeadlineExceeded | Code::Cancelled => frozen(),
         Code::Internal | Code::Unknown => Failure::bug(said),
         Code::Unimplemented => {
             Failure::refused(format!("the running peer does not know this command: {said}"))
         }
         _ => Failure::refused(said),
     }
+}
+
+/// Whether the peer has not answered the question whether it is still there.
+fn is_timeout(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn frozen() -> Failure {
+    Failure::unreachable(
+        "your peer took the call, and did not answer in time\n\
+         its process is frozen, or the machine is far too busy: `demes doctor` finds out more",
+    )
 }
 
 fn unreachable(said: &str) -> Failure {
@@ -157,13 +174,14 @@ fn next_step(reason: &str) -> Option<&'static str> {
             "ask whoever gave it to you for a new one"
         }
         "LINKS_TOO_MANY" => "`demes invites` lists them, `demes revoke CHAT LINK` ends one",
-        "PEER_IS_SELF" => "`demes leave CHAT` does that",
+        "PEER_IS_SELF" => "`demes leave CHAT`",
         "NO_MAJORITY" => "it goes on by itself once more members are online",
         "NO_HOST" => "the members are choosing a host; try again in a moment",
         "NOT_HOST" => "only the host can do this: `demes status CHAT` shows who hosts",
         "HAND_OVER_FAILED" => "`demes status CHAT` shows who hosts, and who votes and is there",
-        "ADDRESS_INVALID" => "an address has the form [PEERID@]host:port",
-        "ADDRESS_IS_OWN" => "ask the person whom you want to invite for their `demes identity`",
+        "ADDRESS_INVALID" => "such as ana.example:7443: `demes status` on that machine shows it",
+        "ADDRESS_IS_OWN" => "`demes status` on their machine shows theirs",
+        "CURSOR_AHEAD" => "`demes chats` shows the last sequence of each chat",
         "ADDRESS_UNREACHABLE" => "check the address, and that their peer is running",
         "BUSY" => "try again in a moment",
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",

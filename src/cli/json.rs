@@ -132,6 +132,7 @@ fn member(member: &pb::Member) -> Value {
         "delivered": member.delivered,
         "read": member.read,
         "other_generation": member.other_generation,
+        "away_since": member.away_since.as_ref().and_then(utc_time),
     })
 }
 

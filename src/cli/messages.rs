@@ -1,15 +1,15 @@
 //! Commands about messages: `send`, `feed`, `history`.
 
-use std::io::Read;
+use std::io::{IsTerminal as _, Read};
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::client::{Client, connect, get_chat, request_id};
+use super::client::{Client, connect, get_chat, opened, request_id};
 use super::errors::{of_status, reason};
-use super::output::{Output, People, event_text, short};
+use super::output::{Output, People, event_text, short, stdout_closed};
 use super::{ChatArg, Failure, Global, json, pb};
 use crate::protocol::types::TEXT_CHARS_MAX;
 
@@ -81,7 +81,11 @@ pub async fn feed(global: &Global, args: FeedArgs) -> Result<()> {
     let people = People::of(&chat);
     let mut after = args.after;
     loop {
-        let ended = follow(&mut client, &chat.chat_id, &mut after, output, &people).await?;
+        let ended = tokio::select! {
+            ended = follow(&mut client, &chat.chat_id, &mut after, output, &people) => ended?,
+            // As behind `demes feed | head -1`, where the next event may be hours away.
+            () = stdout_closed() => return Ok(()),
+        };
         // Whoever reads our output was slow for a while; nothing is lost by going on from there.
         if reason(&ended).as_deref() != Some("SLOW_CONSUMER") {
             let mut failure = of_status(&ended);
@@ -106,6 +110,15 @@ pub async fn history(global: &Global, args: HistoryArgs) -> Result<()> {
             lines.map(|line| line + "\n").collect()
         },
     )?;
+    // A person who looks on is told how to look further back.
+    if let Some(first) = messages.first()
+        && messages.len() as u64 == u64::from(args.number)
+        && !output.is_json()
+        && std::io::stdout().is_terminal()
+    {
+        let (chat, before) = (short(&chat.chat_id), first.sequence);
+        output.note(&output.dim(&format!("earlier: `demes history {chat} --before {before}`")));
+    }
     Ok(())
 }
 
@@ -191,7 +204,7 @@ async fn follow(
     people: &People,
 ) -> Result<Status> {
     let cursor = pb::FeedCursor { chat: chat.to_owned(), after: *after };
-    let mut feed = client.feed(pb::FeedRequest { cursors: vec![cursor] }).await?.into_inner();
+    let mut feed = opened(client.feed(pb::FeedRequest { cursors: vec![cursor] })).await?;
     loop {
         let response = match feed.message().await {
             Ok(Some(response)) => response,

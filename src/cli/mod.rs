@@ -10,6 +10,7 @@ mod client;
 pub mod demo;
 mod doctor;
 mod errors;
+mod examples;
 mod invites;
 mod json;
 mod messages;
@@ -34,7 +35,8 @@ use output::Output;
 
 /// Private group chat with no server: every person runs a peer.
 #[derive(Parser, Debug)]
-#[command(name = "demes", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "demes", version, arg_required_else_help = true, max_term_width = 100,
+          after_help = examples::EXIT_CODES)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -42,20 +44,24 @@ pub struct Cli {
     command: Command,
 }
 
+/// The heading of the flags that every command takes.
+const COMMON: &str = "Options of every command";
+
 /// Flags that every command takes.
 #[derive(Args, Clone, Debug, Default)]
 struct Global {
     /// Where the running peer listens for programs, host:port [default: found by --data-dir]
-    #[arg(long, global = true, value_name = "ADDR", value_parser = client::host_and_port)]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "ADDR",
+          value_parser = client::host_and_port)]
     peer_api: Option<String>,
     /// Where the peer keeps its identity and chats [default: ~/.local/share/demes]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The configuration file [default: ~/.config/demes/demes.toml, or DIR/demes.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Write JSON: one object, or one a line for what goes on
-    #[arg(long, global = true)]
+    /// Print JSON: one object, or one on each line where events go on
+    #[arg(long, global = true, help_heading = COMMON)]
     json: bool,
 }
 
@@ -73,20 +79,25 @@ impl Global {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run this person's peer until it is stopped
+    #[command(after_help = examples::UP)]
     Up(up::UpArgs),
     /// Five peers on this machine talk, the host is killed, the next one takes over
     Demo,
     /// Found a chat, and invite people by their addresses
+    #[command(after_help = examples::NEW)]
     New(chats::NewArgs),
     /// List the chats
     Chats,
     /// Invite somebody to a chat, by address or with a link
+    #[command(after_help = examples::INVITE)]
     Invite(invites::InviteArgs),
     /// List invitations, sent and received, and invite links
     Invites,
     /// End an invite link, or take an invitation back
+    #[command(after_help = examples::REVOKE)]
     Revoke(invites::RevokeArgs),
     /// Accept an invitation, or join by a link
+    #[command(after_help = examples::ACCEPT)]
     Accept(invites::AcceptArgs),
     /// Decline an invitation
     Decline(invites::DeclineArgs),
@@ -95,16 +106,22 @@ enum Command {
     /// Leave a chat for good
     Leave(chats::LeaveArgs),
     /// Send a message
+    #[command(after_help = examples::SEND)]
     Send(messages::SendArgs),
     /// Follow what happens in a chat
+    #[command(after_help = examples::FEED)]
     Feed(messages::FeedArgs),
     /// Show earlier messages
+    #[command(after_help = examples::HISTORY)]
     History(messages::HistoryArgs),
     /// Talk, line by line
+    #[command(after_help = examples::CHAT)]
     Chat(chat::ChatArgs),
     /// Show who hosts, who would be next, delays, and who is away
+    #[command(after_help = examples::STATUS)]
     Status(status::StatusArgs),
     /// Let another member host a chat that this peer hosts
+    #[command(after_help = examples::HAND_OVER)]
     HandOver(chats::HandOverArgs),
     /// Go on with a chat whose majority is lost for ever; works while the peer is stopped
     Recover(recover::RecoverArgs),

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::pb;
 use super::pb::event::Kind;
@@ -83,12 +85,20 @@ impl Output {
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<Vec<String>>,
+    numbers_from: Option<usize>,
 }
 
 impl Table {
     /// A table with this first row.
     pub fn new<const N: usize>(headers: [&str; N]) -> Self {
-        Self { rows: vec![headers.map(str::to_owned).to_vec()] }
+        Self { rows: vec![headers.map(str::to_owned).to_vec()], numbers_from: None }
+    }
+
+    /// Has all columns from this one on, counted from 0, end at the same place instead of begin
+    /// there.
+    pub fn numbers_from(mut self, column: usize) -> Self {
+        self.numbers_from = Some(column);
+        self
     }
 
     /// Adds a row; rows may differ in length.
@@ -108,8 +118,11 @@ impl Table {
         let mut text = String::new();
         for row in &self.rows {
             let mut line = indent.to_owned();
-            for (cell, &width) in row.iter().zip(&widths) {
-                let _ = write!(line, "{cell:<width$}  ");
+            for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+                let _ = match self.numbers_from.is_some_and(|first| column >= first) {
+                    true => write!(line, "{cell:>width$}  "),
+                    false => write!(line, "{cell:<width$}  "),
+                };
             }
             text.push_str(line.trim_end());
             text.push('\n');
@@ -156,7 +169,10 @@ impl People {
 
     /// The same where the id comes with the name that it had.
     pub fn named(&self, peer_id: &str, name: &str) -> String {
-        self.label(peer_id, &clean(name))
+        match name {
+            "" => self.name(peer_id),
+            name => self.label(peer_id, &clean(name)),
+        }
     }
 
     fn label(&self, peer_id: &str, name: &str) -> String {
@@ -176,7 +192,10 @@ pub fn short(id: &str) -> &str {
 
 /// Text of other people without what a terminal would obey.
 pub fn clean(text: &str) -> String {
-    let harmless = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    // Marks that turn the direction of writing could show a name, or a line, as another one.
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_bad = |c: char| turns(c) || (c.is_control() && c != '\n');
+    let harmless = |c: char| if is_bad(c) { '\u{fffd}' } else { c };
     text.replace("\r\n", "\n").replace('\t', "    ").chars().map(harmless).collect()
 }
 
@@ -202,6 +221,14 @@ pub fn milliseconds(us: u64) -> String {
 /// `1 member`, `2 members`.
 pub fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Returns when nobody can read stdout any more; never where it is a file.
+pub async fn stdout_closed() {
+    match AsyncFd::register_with_interest(io::stdout(), Interest::ERROR) {
+        Ok(stdout) => drop(stdout.ready(Interest::ERROR).await),
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// How a chat is: who hosts, or what it waits for.
@@ -302,6 +329,7 @@ pub mod tests {
             delivered,
             read: delivered,
             other_generation: String::new(),
+            away_since: None,
         };
         let delay = |from: &str, to: &str, delay_us: u64| pb::Delay {
             from_peer_id: from.repeat(64),
@@ -366,6 +394,7 @@ pub mod tests {
         assert_eq!(people.name(&"a".repeat(64)), "Ana (aaaaaaaa)");
         assert_eq!(people.name(&"c".repeat(64)), "Cleo");
         assert_eq!(people.name(&"d".repeat(64)), "dddddddd");
+        assert_eq!(people.named(&"c".repeat(64), ""), "Cleo");
     }
 
     #[test]
@@ -388,6 +417,7 @@ pub mod tests {
     #[test]
     fn a_terminal_obeys_nothing_that_others_write() {
         assert_eq!(clean("a\x1b[2Jb\u{9b}c\r\nd"), "a\u{fffd}[2Jb\u{fffd}c\nd");
+        assert_eq!(clean("\u{202e}nA\u{2066}"), "\u{fffd}nA\u{fffd}");
         let event = pb::Event {
             author_peer_id: "b".repeat(64),
             author_name: "B\x07en".into(),

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::chats::chat_lines;
 use super::client::{connect, get_chat};
-use super::output::{People, Table, chat_state, clean, count, milliseconds, short};
+use super::output::{People, Table, chat_state, clean, count, local_time, milliseconds, short};
 use super::{Global, json, pb};
 
 #[derive(Args, Debug)]
@@ -87,11 +87,11 @@ fn chat_text(chat: &pb::Chat) -> String {
     text += &member_table(chat, &people);
     let ranking = chat.ranking.clone().unwrap_or_default();
     if !ranking.candidates.is_empty() {
-        text += "\nline of succession\n";
+        text += "\nline of succession: the less far from all others, the better\n";
         text += &candidate_table(&ranking, chat, &people);
     }
     if !ranking.delays.is_empty() {
-        text += "\ndelays (row to column)\n";
+        text += "\ndelays in ms, from row to column\n";
         text += &delay_table(&ranking, &people);
     }
     text
@@ -133,38 +133,54 @@ fn recovery_text(chat: &pb::Chat, people: &People) -> String {
 }
 
 fn member_table(chat: &pb::Chat, people: &People) -> String {
-    let mut table = Table::new(["NAME", "PEER", "STATE", "VOTES", "DELIVERED", "LAG", "READ"]);
-    for member in &chat.members {
-        let state = match member.state() {
-            pb::MemberState::Invited => "invited",
-            pb::MemberState::Leaving => "leaving",
-            _ if member.reachable => "online",
-            _ => "away",
-        };
+    let mut members: Vec<_> = chat.members.iter().collect();
+    members.sort_by_cached_key(|member| (member.name.to_lowercase(), member.peer_id.clone()));
+    let absences: Vec<_> = members.iter().map(|member| absence_text(member, chat)).collect();
+    let why = if absences.iter().all(String::is_empty) { "" } else { "ABSENCE" };
+    let headers = ["NAME", "PEER", "STATE", "VOTES", "DELIVERED", "LAG", "READ", why];
+    let mut table = Table::new(headers);
+    for (member, absence) in members.into_iter().zip(absences) {
         table.row(vec![
             people.name(&member.peer_id),
             short(&member.peer_id).into(),
-            state.into(),
-            votes(member, chat),
+            member_state(member, chat).into(),
+            if member.voter { "yes" } else { "no" }.into(),
             member.delivered.to_string(),
             chat.committed.saturating_sub(member.delivered).to_string(),
             member.read.to_string(),
+            absence,
         ]);
     }
     table.render("  ")
 }
 
-/// Whether the member votes, and why it is away.
-fn votes(member: &pb::Member, chat: &pb::Chat) -> String {
-    let why = absence(chat, &member.peer_id).map_or_else(String::new, |why| format!(" ({why})"));
-    format!("{}{why}", if member.voter { "yes" } else { "no" })
+fn member_state(member: &pb::Member, chat: &pb::Chat) -> &'static str {
+    match (member.state(), absence_of(chat, &member.peer_id)) {
+        (pb::MemberState::Invited, _) => "invited",
+        (pb::MemberState::Leaving, _) => "leaving",
+        (_, pb::Absence::Goodbye | pb::Absence::Silent) => "away",
+        _ if member.reachable => "online",
+        _ => "unreachable",
+    }
+}
+
+/// Why a member is away, and since when; empty for one that is there.
+fn absence_text(member: &pb::Member, chat: &pb::Chat) -> String {
+    let takes_part = member.state() == pb::MemberState::Active;
+    let why = match absence(chat, &member.peer_id) {
+        Some(why) => why,
+        None if takes_part && !member.reachable => "no connection from here",
+        None => return String::new(),
+    };
+    match &member.away_since {
+        Some(since) => format!("{why}, since {}", local_time(Some(since))),
+        None => why.to_owned(),
+    }
 }
 
 /// Why the host counts a member as away; none for one that is there.
 pub fn absence(chat: &pb::Chat, peer_id: &str) -> Option<&'static str> {
-    let candidates = chat.ranking.as_ref().map_or(&[][..], |ranking| &ranking.candidates);
-    let candidate = candidates.iter().find(|candidate| candidate.peer_id == peer_id)?;
-    match candidate.absence() {
+    match absence_of(chat, peer_id) {
         pb::Absence::Unspecified => None,
         pb::Absence::Goodbye => Some("said goodbye"),
         pb::Absence::Silent => Some("silent"),
@@ -173,11 +189,18 @@ pub fn absence(chat: &pb::Chat, peer_id: &str) -> Option<&'static str> {
     }
 }
 
+fn absence_of(chat: &pb::Chat, peer_id: &str) -> pb::Absence {
+    let candidates = chat.ranking.as_ref().map_or(&[][..], |ranking| &ranking.candidates);
+    let candidate = candidates.iter().find(|candidate| candidate.peer_id == peer_id);
+    candidate.map_or(pb::Absence::Unspecified, pb::Candidate::absence)
+}
+
 fn candidate_table(ranking: &pb::Ranking, chat: &pb::Chat, people: &People) -> String {
     let mut table = Table::new(["", "NAME", "FARNESS", "CLOSENESS", ""]);
     for (at, candidate) in ranking.candidates.iter().enumerate() {
         let (farness, closeness) = match candidate.farness_us {
             Some(us) => (milliseconds(us), closeness(us)),
+            None if ranking.delays.is_empty() => ("-".into(), "not measured yet".into()),
             None => ("-".into(), "not reached by all".into()),
         };
         let hosts = candidate.peer_id == chat.host_peer_id;
@@ -202,12 +225,15 @@ fn closeness(farness_us: u64) -> String {
 
 fn delay_table(ranking: &pb::Ranking, people: &People) -> String {
     let ids: Vec<&str> = ranking.candidates.iter().map(|it| it.peer_id.as_str()).collect();
+    // The columns bear the places in the line of succession: ten names would not fit beside each
+    // other.
     let mut header = vec![String::new()];
-    header.extend(ids.iter().map(|id| people.name(id)));
-    let mut table = Table::default();
+    header.extend((1..=ids.len()).map(|place| place.to_string()));
+    let mut table = Table::default().numbers_from(1);
     table.row(header);
-    for from in &ids {
-        let mut row = vec![people.name(from)];
+    let places = ids.len().to_string().len();
+    for (place, from) in (1..).zip(&ids) {
+        let mut row = vec![format!("{place:>places$}  {}", people.name(from))];
         for to in &ids {
             let delay = ranking
                 .delays
@@ -215,13 +241,21 @@ fn delay_table(ranking: &pb::Ranking, people: &People) -> String {
                 .find(|delay| delay.from_peer_id == *from && delay.to_peer_id == *to);
             row.push(match delay {
                 _ if from == to => "·".into(),
-                Some(delay) => milliseconds(delay.delay_us),
+                Some(delay) => cell(delay.delay_us),
                 None => "-".into(),
             });
         }
         table.row(row);
     }
     table.render("  ")
+}
+
+/// A delay in milliseconds, in five characters or fewer up to a minute and a half.
+fn cell(us: u64) -> String {
+    match us {
+        0..100_000 => milliseconds(us).trim_end_matches(" ms").to_owned(),
+        _ => (us / 1_000).to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -238,24 +272,74 @@ club (c0ffee00c0ffee00c0ffee00c0ffee00)
   confirmed up to 42
 
 members
-  NAME  PEER      STATE   VOTES  DELIVERED  LAG  READ
-  Ana   aaaaaaaa  online  yes    42         0    42
-  Ben   bbbbbbbb  online  yes    42         0    42
-  Cleo  cccccccc  away    yes    40         2    40
+  NAME  PEER      STATE        VOTES  DELIVERED  LAG  READ  ABSENCE
+  Ana   aaaaaaaa  online       yes    42         0    42
+  Ben   bbbbbbbb  online       yes    42         0    42
+  Cleo  cccccccc  unreachable  yes    40         2    40    no connection from here
 
-line of succession
+line of succession: the less far from all others, the better
      NAME  FARNESS  CLOSENESS
   1  Ana   12.0 ms  83.3/s              host
   2  Ben   20.0 ms  50.0/s
   3  Cleo  -        not reached by all
 
-delays (row to column)
-        Ana     Ben     Cleo
-  Ana   ·       4.2 ms  8.0 ms
-  Ben   4.3 ms  ·       -
-  Cleo  -       -       ·
+delays in ms, from row to column
+             1    2    3
+  1  Ana     ·  4.2  8.0
+  2  Ben   4.3    ·    -
+  3  Cleo    -    -    ·
 ";
-        assert_eq!(chat_text(&sample_chat()), expected);
+        let mut chat = sample_chat();
+        chat.members.reverse();
+        assert_eq!(chat_text(&chat), expected, "members come by name");
+    }
+
+    #[test]
+    fn an_absence_is_told_with_its_reason_and_its_time() {
+        let mut chat = sample_chat();
+        let mut row_of = |name: &str, absence: pb::Absence| {
+            let at = chat.members.iter().position(|member| member.name == name).unwrap();
+            chat.members[at].away_since =
+                Some(prost_types::Timestamp { seconds: 1_000_000_000, nanos: 0 });
+            chat.ranking.as_mut().unwrap().candidates[at].absence = absence.into();
+            let text = chat_text(&chat);
+            text.lines().find(|line| line.trim_start().starts_with(name)).unwrap().to_owned()
+        };
+        let since = local_time(Some(&prost_types::Timestamp { seconds: 1_000_000_000, nanos: 0 }));
+        let row = row_of("Cleo", pb::Absence::Goodbye);
+        assert!(row.contains(" away "), "{row}");
+        assert!(row.ends_with(&format!("said goodbye, since {since}")), "{row}");
+        let row = row_of("Ben", pb::Absence::NotDialled);
+        assert!(row.contains(" online "), "{row}");
+        assert!(row.ends_with(&format!("cannot be reached, since {since}")), "{row}");
+    }
+
+    #[test]
+    fn ten_members_fit_into_eighty_columns() {
+        let id = |at: usize| format!("{at:064x}");
+        let member = |at| pb::Member {
+            peer_id: id(at),
+            name: format!("Member{at}"),
+            state: pb::MemberState::Active.into(),
+            voter: true,
+            reachable: at != 3,
+            ..Default::default()
+        };
+        let pairs = (0..10).flat_map(|from| (0..10).map(move |to| (from, to)));
+        let delay =
+            |(from, to)| pb::Delay { from_peer_id: id(from), to_peer_id: id(to), delay_us: 88_888 };
+        let candidate =
+            |at| pb::Candidate { peer_id: id(at), farness_us: Some(888_888), absence: 0 };
+        let ranking = pb::Ranking {
+            candidates: (0..10).map(candidate).collect(),
+            delays: pairs.map(delay).collect(),
+            ..Default::default()
+        };
+        let members = (0..10).map(member).collect();
+        let chat = pb::Chat { members, ranking: Some(ranking), ..sample_chat() };
+        let text = chat_text(&chat);
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(80), "{text}");
     }
 
     #[test]

@@ -305,10 +305,10 @@ fn options(settings: Settings, repair: bool) -> ServeOptions {
 fn refusal(error: &ServeError) -> Failure {
     let text = error.to_string();
     match error {
-        ServeError::PortInUse { .. } | ServeError::Listen { .. } | ServeError::Crypto(_) => {
+        ServeError::PortInUse { .. } | ServeError::Listen { .. } | ServeError::InUse(_) => {
             Failure::refused(text)
         }
-        ServeError::Storage(_) => Failure::disk(text),
+        ServeError::Crypto(_) | ServeError::Storage(_) => Failure::disk(text),
         ServeError::Invalid(_) => Failure::usage(text),
     }
 }

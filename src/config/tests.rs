@@ -166,6 +166,18 @@ fn the_first_file_is_written_once() {
 }
 
 #[test]
+fn a_file_without_end_is_refused_and_a_directory_that_is_none_is_left_to_others() {
+    let arguments = |file: &str, data_dir: &str| Arguments {
+        data_dir: Some(data_dir.into()),
+        file: (!file.is_empty()).then(|| file.into()),
+        flags: Vec::new(),
+    };
+    let endless = load(&arguments("/dev/zero", "/nowhere")).expect_err("it is refused");
+    assert!(endless.to_string().contains("longer than any configuration"), "{endless}");
+    assert!(load(&arguments("", "/dev/null")).is_ok(), "the data directory is another matter");
+}
+
+#[test]
 fn bootstrap_chats_come_from_the_file() {
     let text = "[[bootstrap.chat]]\nname = \"team\"\nmembers = [\"a:1\", \"b:2\"]\n";
     let settings = merge(file(text)).expect("valid");

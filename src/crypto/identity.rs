@@ -39,11 +39,19 @@ pub enum IdentityError {
     )]
     Permissions { path: PathBuf, mode: u32 },
     #[error(
-        "the key file {path} does not hold an Ed25519 key as PKCS#8 PEM: restore it from a backup, \
-         or move it away to become a new peer"
+        "the key file {path} does not hold an Ed25519 key as PKCS#8 PEM: put it back from a \
+         backup; to become a new peer, name another directory with --data-dir"
     )]
     Corrupt { path: PathBuf },
-    #[error("cannot {doing} {path}: {source}")]
+    #[error(
+        "the key file {path} is gone, and its certificate is still there: put the key back from a \
+         backup; to become a new peer, name another directory with --data-dir"
+    )]
+    Gone { path: PathBuf },
+    #[error(
+        "cannot {doing} {path}: {source}\ngive this user the right to, or name another directory \
+         with --data-dir"
+    )]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
@@ -54,11 +62,16 @@ pub enum IdentityError {
 impl Identity {
     /// Reads the identity of `dir`, or makes one there. The caller holds the directory's lock.
     ///
-    /// A key file that others can read, or that is not a key, is refused and left as it is.
+    /// A key file that others can read, or that is not a key, is refused and left as it is; so is
+    /// the directory of a key that is gone: what it has, a new key could not take over.
     pub fn load_or_create(dir: &Path) -> Result<Self, IdentityError> {
         let key_path = dir.join(KEY_FILE);
+        let certificate_path = dir.join(CERTIFICATE_FILE);
         let key = match read_key(&key_path)? {
             Some(key) => key,
+            None if certificate_path.exists() => {
+                return Err(IdentityError::Gone { path: key_path });
+            }
             None => {
                 let key = random_key()?;
                 let pem = key_pair_bytes(&key)
@@ -68,7 +81,6 @@ impl Identity {
                 key
             }
         };
-        let certificate_path = dir.join(CERTIFICATE_FILE);
         if let Some(certificate) = read_certificate(&certificate_path, &key) {
             return Ok(Self { key, certificate });
         }

@@ -15,7 +15,7 @@ use super::node::{Node, now_ms, parse_address};
 use super::own_address::refuse_own;
 use super::pages;
 use super::reach;
-use super::resolve::{resolve_ailing, resolve_chat, resolve_peer};
+use super::resolve::{Named, resolve_any, resolve_chat, resolve_peer};
 use super::status::{self, unable, until_stopped};
 use crate::crypto::seal;
 use crate::protocol::event::{ProposeError, Role};
@@ -205,11 +205,13 @@ impl ClientService for Person {
         request: Request<pb::LeaveChatRequest>,
     ) -> Result<Response<pb::LeaveChatResponse>, Status> {
         let deadline = deadline(&request);
-        if let Some((chat, _)) = resolve_ailing(&self.node, &request.get_ref().chat) {
-            self.node.give_up(chat)?;
-            return Ok(Response::new(pb::LeaveChatResponse {}));
-        }
-        let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
+        let chat = match resolve_any(&self.node, &request.get_ref().chat)? {
+            Named::Running(chat) => chat,
+            Named::Ailing(chat, _) => {
+                self.node.give_up(chat)?;
+                return Ok(Response::new(pb::LeaveChatResponse {}));
+            }
+        };
         if chat.is_read_only() {
             self.node.handle.remove(chat.id).await;
             self.node.forget(chat.id);
@@ -303,7 +305,7 @@ impl ClientService for Person {
             shown.changed().await.ok()?;
             let chat = {
                 let seen = shown.borrow_and_update();
-                view::to_chat(id, me, &seen.status, seen.fault)
+                view::to_chat(id, me, &seen.status, seen.fault, &seen.away_since)
             };
             Some((Ok(pb::WatchChatResponse { chat: Some(chat) }), shown))
         });
@@ -378,7 +380,8 @@ impl Person {
     /// A chat as it is at this moment.
     async fn show(&self, chat: ChatId) -> Result<pb::Chat, Status> {
         let view = self.node.handle.view(chat).await.map_err(unable)?;
-        Ok(view::to_chat(chat, self.node.identity.peer_id(), &view.status, view.fault))
+        let me = self.node.identity.peer_id();
+        Ok(view::to_chat(chat, me, &view.status, view.fault, &view.away_since))
     }
 
     /// Proposes and waits, at most until the caller's deadline.

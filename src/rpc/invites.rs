@@ -50,6 +50,9 @@ pub struct OutgoingInvite {
     /// The name that came with the answer.
     pub name: String,
     pub expires_at_ms: u64,
+    /// Whether the chat's log has had it: only then one who is no member has declined.
+    #[serde(default)]
+    pub noted: bool,
 }
 
 /// A link that was made here; its id is its key. Nobody but its maker keeps the secret, so that it

@@ -66,7 +66,11 @@ async fn bring(node: &Node, key: &str) {
             return;
         }
         if invite.reached.is_some() {
-            let _ = timeout(left.min(LOOK_MAX), changed).await;
+            let look = left.min(LOOK_MAX);
+            tokio::select! {
+                _ = timeout(look, changed) => {}
+                () = is_in_log(node, &invite), if !invite.noted => note(node, key, invite),
+            }
             continue;
         }
         match attempt(node, &invite).await {
@@ -97,6 +101,29 @@ async fn bring(node: &Node, key: &str) {
 
 fn current(node: &Node, key: &str) -> Option<OutgoingInvite> {
     node.lock_invites().outgoing_to(key).cloned()
+}
+
+/// Returns when the chat's log has the invitation.
+async fn is_in_log(node: &Node, invite: &OutgoingInvite) {
+    let peer = invite.reached.as_deref().and_then(|peer| peer.parse::<PeerId>().ok());
+    if let (Some(peer), Some(chat)) = (peer, node.handle.chat(invite.chat)) {
+        let is_there = |view: &Arc<ChatView>| view.status.members.contains_key(&peer);
+        if chat.view.clone().wait_for(is_there).await.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await // the chat has ended here
+}
+
+fn note(node: &Node, key: &str, invite: OutgoingInvite) {
+    let mut invites = node.lock_invites();
+    // It may have been sent anew meanwhile.
+    if invites.outgoing_to(key) == Some(&invite) {
+        let noted = OutgoingInvite { noted: true, ..invite };
+        if let Err(error) = invites.put_outgoing(&node.store, noted) {
+            tracing::error!(%error, "cannot keep an invitation: see to the disk");
+        }
+    }
 }
 
 /// Its time is over: who has not answered is invited no more. Returns when the log says so, lest

@@ -41,6 +41,7 @@ mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -59,7 +60,7 @@ use crate::crypto::{Identity, tls};
 use crate::protocol::types::PeerId;
 use crate::runtime::driver::{self, DriverOptions, Ended, Reports};
 use crate::runtime::handle::Handle;
-use crate::storage::{DataDir, free_bytes};
+use crate::storage::{DataDir, PeerStore, StorageError, free_bytes};
 use crate::telemetry::Observed;
 use crate::wire::{check_address, check_name};
 
@@ -67,6 +68,8 @@ use crate::wire::{check_address, check_name};
 const STOP_MAX: Duration = Duration::from_millis(4_500);
 /// What is on its way to other peers gets this long to leave.
 const DRAIN_MAX: Duration = Duration::from_millis(200);
+/// The record of the peer's own store that names whose directory it is.
+const OWNER: (&str, &str) = ("peer", "id");
 const LAST_WORDS: Duration = Duration::from_millis(50);
 /// Between looks at the disk's free space; a loop that says nothing for so long does not turn.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -159,7 +162,10 @@ pub fn serve(options: ServeOptions) -> Serving {
 
 async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     check(&options)?;
-    let storage = |error: crate::storage::StorageError| ServeError::Storage(error.to_string());
+    let storage = |error: StorageError| match error {
+        StorageError::InUse { .. } => ServeError::InUse(error.to_string()),
+        error => ServeError::Storage(error.to_string()),
+    };
     let dir = DataDir::open(&options.data_dir).map_err(storage)?;
     let identity = Identity::load_or_create(&options.data_dir);
     let identity = Arc::new(identity.map_err(|error| ServeError::Crypto(error.to_string()))?);
@@ -174,6 +180,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         );
     }
     let store = dir.peer_store().map_err(storage)?;
+    check_owner(&store, identity.peer_id(), &options.data_dir)?;
     let invites = invites::Invites::load(&store).map_err(storage)?;
 
     let peers = server::bind(options.peer_listen, "--listen").await?;
@@ -201,6 +208,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         auto_accept: options.auto_accept,
         repair: options.repair,
         limits: options.limits.clone(),
+        storage_reserve_bytes: options.storage_reserve_bytes,
         bootstrap: options.bootstrap.clone(),
         gate: gate::Gate::new(&options.limits),
         lookup: lookup::Lookup::start(),
@@ -357,7 +365,23 @@ fn advertised(listening: SocketAddr) -> String {
 }
 
 /// R38: tells the loop when free space falls below the reserve, and when it rises again.
-async fn watch_disk(handle: &Handle, path: &std::path::Path, reserve_bytes: u64) {
+/// A directory belongs to one key for ever: the votes and promises in it are that key's, and
+/// another one must not take them for its own.
+fn check_owner(store: &PeerStore, me: PeerId, data_dir: &Path) -> Result<(), ServeError> {
+    let storage = |error: StorageError| ServeError::Storage(error.to_string());
+    let (me, data_dir) = (me.to_string(), data_dir.display());
+    match store.get(OWNER.0, OWNER.1).map_err(storage)? {
+        None => store.put(OWNER.0, OWNER.1, me.as_bytes()).map_err(storage),
+        Some(owner) if owner == me.as_bytes() => Ok(()),
+        Some(owner) => Err(ServeError::Crypto(format!(
+            "{data_dir} belongs to the peer {}, and the key in it is that of {me}: put the right \
+             identity.pem back from a backup, or name another directory with --data-dir",
+            String::from_utf8_lossy(&owner)
+        ))),
+    }
+}
+
+async fn watch_disk(handle: &Handle, path: &Path, reserve_bytes: u64) {
     let mut told = false;
     loop {
         let looked = path.to_owned();

@@ -20,7 +20,7 @@ use crate::crypto::Identity;
 use crate::protocol::founding::founding_entry;
 use crate::protocol::types::{ChatId, Generation, PeerId};
 use crate::runtime::handle::Handle;
-use crate::storage::{DataDir, PeerStore, StorageError, new_incarnation};
+use crate::storage::{DataDir, PeerStore, StorageError, free_bytes, new_incarnation};
 use crate::wire::check_address;
 use crate::wire::link::LinkText;
 
@@ -41,6 +41,8 @@ pub struct Node {
     /// See `ServeOptions::repair`.
     pub repair: bool,
     pub limits: Limits,
+    /// See `ServeOptions::storage_reserve_bytes`.
+    pub storage_reserve_bytes: u64,
     pub bootstrap: Vec<BootstrapChat>,
     pub gate: Gate,
     pub lookup: Lookup,
@@ -72,6 +74,11 @@ pub fn parse_address(text: &str) -> Result<(Option<PeerId>, String), Status> {
         None => (None, text),
     };
     check_address(address, "address").map_err(|_| invalid())?;
+    // Without brackets nobody can tell an IPv6 address's port from its end.
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return Err(invalid());
+    }
     Ok((peer, address.to_owned()))
 }
 
@@ -113,6 +120,7 @@ impl Node {
             reached: None,
             name: String::new(),
             expires_at_ms: now_ms().saturating_add(timeout_ms),
+            noted: false,
         };
         self.lock_invites().put_outgoing(&self.store, invite.clone()).map_err(storage)?;
         inviting::start(self, &invite);
@@ -354,7 +362,12 @@ impl Node {
 
     fn check_room(&self) -> Result<(), Status> {
         let most = self.limits.chats_max;
-        if self.handle.chats().len() >= most { Err(status::too_many_chats(most)) } else { Ok(()) }
+        if self.handle.chats().len() >= most {
+            return Err(status::too_many_chats(most));
+        }
+        // R38: a chat that begins now would take nothing and host nothing.
+        let free = free_bytes(self.dir.path()).map_err(storage)?;
+        if free < self.storage_reserve_bytes { Err(status::storage_full()) } else { Ok(()) }
     }
 
     /// Bootstrap chats are accepted from their founder's address only, and once; joining proves that

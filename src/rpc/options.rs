@@ -1,6 +1,6 @@
 //! What `serve` is told, and why it may refuse.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -111,8 +111,15 @@ pub enum ServeError {
     #[error("{address} is in use: stop the other program or choose another port with {flag}")]
     PortInUse { flag: &'static str, address: SocketAddr },
     /// The listener could not be opened for another reason.
-    #[error("cannot listen on {address} ({flag}): {source}")]
+    #[error(
+        "cannot listen on {address} ({flag}): {source}\nname an address of this machine with a \
+         port that you may use, such as {}, with {flag}",
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)
+    )]
     Listen { flag: &'static str, address: SocketAddr, source: std::io::Error },
+    /// Another process uses the data directory.
+    #[error("{0}")]
+    InUse(String),
     /// The data directory cannot be used.
     #[error("{0}")]
     Storage(String),

@@ -305,11 +305,14 @@ async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(),
     let again = "they are asked again and again, and the file is left as it is until then";
     Err(Obstacle::Wait(match obstacle {
         Some(obstacle) => obstacle,
+        None if holders == 0 && others == 1 => {
+            format!("The other member was not reached, or does not have the chat; {again}")
+        }
         None if holders == 0 => {
             format!("None of the {others} other members was reached who has the chat; {again}")
         }
         None => format!(
-            "Of the {others} other members, {holders} have the chat, but are too few for a host; \
+            "Members that have the chat: {holders} of {others} others, too few for a host; \
              {again}. If the rest are lost for good, `demes recover` on one of those goes on"
         ),
     }))

@@ -12,36 +12,53 @@ use crate::protocol::types::{ChatId, PeerId};
 use crate::runtime::handle::ChatShared;
 use crate::wire::hex;
 
+/// A chat that a person has named.
+pub enum Named {
+    Running(Arc<ChatShared>),
+    /// It does not run at the moment.
+    Ailing(ChatId, Ailing),
+}
+
 /// The chat of that id, name, or beginning of an id; in this order, and only if it is one.
 pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> {
-    if let Some((_, ailing)) = resolve_ailing(node, text) {
-        return Err(ailing.refusal());
-    }
-    if let Ok(id) = text.parse::<ChatId>() {
-        return node.handle.chat(id).ok_or_else(status::chat_not_found);
-    }
-    let chats = node.handle.chats();
-    let named = |chat: &&Arc<ChatShared>| chat.view.borrow().status.chat_name == text;
-    let mut found: Vec<_> = chats.iter().filter(named).collect();
-    if found.is_empty() && !text.is_empty() {
-        found = chats.iter().filter(|chat| hex(&chat.id.0).starts_with(text)).collect();
-    }
-    match found[..] {
-        [] => Err(status::chat_not_found()),
-        [chat] => Ok(Arc::clone(chat)),
-        _ => Err(status::chat_ambiguous(found.iter().map(|chat| hex(&chat.id.0)).collect())),
+    match resolve_any(node, text)? {
+        Named::Running(chat) => Ok(chat),
+        Named::Ailing(_, ailing) => Err(ailing.refusal()),
     }
 }
 
-/// The chat of that id or name that does not run at the moment.
-pub fn resolve_ailing(node: &Node, text: &str) -> Option<(ChatId, Ailing)> {
-    let ailing = node.repairs.ailing();
-    let id = text.parse::<ChatId>();
-    let found = ailing.iter().find(|(chat, ailing)| match id {
-        Ok(id) => id == **chat,
-        Err(_) => !text.is_empty() && ailing.name == text,
+/// The same among all chats, those that do not run included.
+pub fn resolve_any(node: &Node, text: &str) -> Result<Named, Status> {
+    if let Ok(id) = text.parse::<ChatId>() {
+        let ailing = node.repairs.ailing().get(&id).cloned();
+        let ailing = ailing.map(|ailing| Named::Ailing(id, ailing));
+        let found = ailing.or_else(|| node.handle.chat(id).map(Named::Running));
+        return found.ok_or_else(status::chat_not_found);
+    }
+    let ailing = node.repairs.ailing().clone();
+    let running = node.handle.chats().into_iter().filter(|chat| !ailing.contains_key(&chat.id));
+    let running = running.map(|chat| {
+        let name = chat.view.borrow().status.chat_name.clone();
+        (chat.id, name, Named::Running(chat))
     });
-    found.map(|(chat, ailing)| (*chat, ailing.clone()))
+    let mut chats: Vec<_> = running.collect();
+    chats.extend(
+        ailing.into_iter().map(|(id, chat)| (id, chat.name.clone(), Named::Ailing(id, chat))),
+    );
+    let ways: [&dyn Fn(ChatId, &str) -> bool; 2] =
+        [&|_, name| name == text, &|id, _| hex(&id.0).starts_with(text)];
+    for fits in ways.into_iter().filter(|_| !text.is_empty()) {
+        let mut found: Vec<_> = chats.extract_if(.., |(id, name, _)| fits(*id, name)).collect();
+        match found.len() {
+            0 => {}
+            1 => return Ok(found.remove(0).2),
+            _ => {
+                let ids = found.iter().map(|(id, ..)| hex(&id.0)).collect();
+                return Err(status::chat_ambiguous(ids));
+            }
+        }
+    }
+    Err(status::chat_not_found())
 }
 
 /// The member of that id, name, or beginning of an id.

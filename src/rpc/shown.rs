@@ -34,7 +34,8 @@ impl Person {
             _ if is_over => pb::InviteState::Expired,
             (None, _) => pb::InviteState::Sending,
             (Some(_), Some(MemberState::Invited)) => pb::InviteState::Pending,
-            (Some(_), None) => pb::InviteState::Declined,
+            (Some(_), None) if invite.noted => pb::InviteState::Declined,
+            (Some(_), None) => pb::InviteState::Pending,
         };
         pb::Invite {
             chat_id: hex(&invite.chat.0),

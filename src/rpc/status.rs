@@ -274,7 +274,7 @@ pub fn name_invalid() -> Status {
 }
 
 pub fn address_invalid(address: &str) -> Status {
-    let message = "an address is [PEERID@]host:port";
+    let message = "an address is [PEERID@]host:port, an IPv6 one [PEERID@][host]:port";
     status(Reason::AddressInvalid, message, [("address", address.to_owned())])
 }
 
@@ -337,7 +337,7 @@ fn storage_failed() -> Status {
     status(Reason::StorageFailed, message, [])
 }
 
-fn storage_full() -> Status {
+pub fn storage_full() -> Status {
     let message = "the disk has no room below its reserve: free some space";
     status(Reason::StorageFull, message, [])
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
 
+use super::absences::Absences;
 use super::carry::Carried;
 use super::driver::{Ended, Io};
 use super::handle::{Answer, ChatShared, ChatView, Granted, Unable, Wait, Wish};
@@ -55,6 +56,7 @@ pub(super) struct Chat {
     pub queued_through: Number,
     pub disk: DiskState,
     pub fault: &'static str,
+    pub absences: Absences,
     pub view_at: Instant,
     pub view_due: Option<Instant>,
     pub may_stop: bool,
@@ -501,7 +503,7 @@ impl Chat {
     pub fn view_now(&self) -> ChatView {
         let mut status = self.replica.status();
         status.queued += self.carried.len();
-        ChatView { status, fault: self.fault }
+        ChatView { status, fault: self.fault, away_since: self.absences.since.clone() }
     }
 
     /// This peer takes part no more: whoever waits for a proposal is told, and streams end.
@@ -540,7 +542,9 @@ impl Chat {
     fn show(&mut self, now: Instant) {
         self.view_at = now;
         self.view_due = None;
-        let view = self.view_now();
+        let mut view = self.view_now();
+        self.absences.look(&view.status);
+        view.away_since.clone_from(&self.absences.since);
         self.view.send_if_modified(|shown| {
             let changed = **shown != view;
             if changed {

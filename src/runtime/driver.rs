@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::sync::{mpsc, watch};
 
+use super::absences::Absences;
 use super::carry::Carried;
 use super::chat::{Calls, Chat, ends_without_answer};
 use super::feed::ChatFeed;
@@ -431,7 +432,7 @@ impl Driver {
         let members = Arc::clone(&status.members);
         let names: Names = members.iter().map(|(peer, m)| (*peer, m.name.clone())).collect();
         let feed = ChatFeed::new(new.id, status.commit, names);
-        let (view, shown) = watch::channel(Arc::new(ChatView { status, fault: "" }));
+        let (view, shown) = watch::channel(Arc::new(ChatView { status, ..Default::default() }));
         let away = AtomicBool::new(false);
         let measures = Measures::new(self.shared.me, new.id, &gauges);
         let shared = Arc::new(ChatShared {
@@ -458,6 +459,7 @@ impl Driver {
             queued_through,
             disk: DiskState::Fit,
             fault: "",
+            absences: Absences::new(self.shared.me),
             view_at: now,
             view_due: None,
             may_stop: false,

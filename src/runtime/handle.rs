@@ -6,6 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::absences::AwaySince;
 use super::feed::ChatFeed;
 use super::measure::Gauges;
 use super::outbox::{HeartbeatSlot, Outbox};
@@ -74,6 +75,8 @@ pub struct ChatView {
     pub status: Status,
     /// Why the chat has stopped here; empty while it runs.
     pub fault: &'static str,
+    /// Since when members are away.
+    pub away_since: AwaySince,
 }
 
 /// The peers to be connected to, with the address of each and what waits for it.

@@ -4,9 +4,11 @@
 //! Read `driver.rs` first, the loop, and `chat.rs`, what it does for one chat. `handle.rs` is how
 //! everybody else speaks to the loop, `outbox.rs` what waits for another peer, `journal.rs` the
 //! thread that makes things durable, and `feed.rs` the way of committed entries to their readers.
+//! `absences.rs` remembers since when members are away, for people.
 //! `carry.rs` goes on with what an earlier incarnation of this peer had to say, and `measure.rs`
 //! counts for the metrics.
 
+mod absences;
 mod carry;
 mod chat;
 pub mod driver;

@@ -14,7 +14,14 @@ use crate::protocol::types::{
 pub type Names = BTreeMap<PeerId, String>;
 
 /// A chat as `me` sees it. `fault` says why it has stopped here; it is empty while it runs.
-pub fn to_chat(chat: ChatId, me: PeerId, status: &Status, fault: &str) -> pb::Chat {
+/// `away_since` has the members that are away, with the time in milliseconds since 1970.
+pub fn to_chat(
+    chat: ChatId,
+    me: PeerId,
+    status: &Status,
+    fault: &str,
+    away_since: &BTreeMap<PeerId, u64>,
+) -> pb::Chat {
     let role = match status.role {
         Role::Follower => pb::Role::Follower,
         Role::Suspecting => pb::Role::Suspecting,
@@ -41,6 +48,7 @@ pub fn to_chat(chat: ChatId, me: PeerId, status: &Status, fault: &str) -> pb::Ch
                 .other_generations
                 .get(peer)
                 .map_or_else(String::new, |generation| generation_text(*generation)),
+            away_since: away_since.get(peer).copied().map(timestamp),
         }
     });
     pb::Chat {

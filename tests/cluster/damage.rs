@@ -248,6 +248,9 @@ async fn where_nobody_has_the_chat_any_more_everybody_says_so_and_nothing_is_tou
             });
             let refused: Result<(), _> = Err(told.await.unwrap());
             assert_refused(refused, Code::DataLoss, "STORAGE_DAMAGED");
+            let by_id = pb::GetChatRequest { chat: chat.chat[..8].into() };
+            let refused = client.clone().get_chat(by_id).await;
+            assert_refused(refused, Code::DataLoss, "STORAGE_DAMAGED");
             let list = client.clone().list_chats(pb::ListChatsRequest {}).await.unwrap();
             let listed = &list.into_inner().chats[0];
             assert!(listed.name == "Friday" && listed.fault.contains("is damaged"), "{listed:?}");

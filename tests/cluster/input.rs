@@ -1,5 +1,6 @@
 //! What a person's programs may and may not ask of their peer, over gRPC.
 
+use demes::cli::demo::peer::until;
 use demes::wire::pb;
 use demes::wire::pb::event::Kind;
 use tonic::Code;
@@ -52,6 +53,7 @@ async fn bad_input_is_refused_with_code_and_reason_and_changes_nothing() {
             (&*"x".repeat(65), "127.0.0.1:1", "NAME_INVALID"),
             ("Trip", "no port", "ADDRESS_INVALID"),
             ("Trip", "abc@127.0.0.1:1", "ADDRESS_INVALID"),
+            ("Trip", "::1:7443", "ADDRESS_INVALID"),
         ] {
             let request = pb::CreateChatRequest {
                 name: name.into(),
@@ -71,6 +73,35 @@ async fn bad_input_is_refused_with_code_and_reason_and_changes_nothing() {
         assert_refused(ahead, Code::OutOfRange, "CURSOR_AHEAD");
 
         assert_eq!(chat.says(0).await, before + 1, "nothing of it reached the chat");
+        chat.finish().await;
+    })
+    .await;
+}
+
+/// Without a majority the log does not have the invitation yet, and so no answer to it either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invitation_that_the_log_does_not_have_yet_is_not_declined() {
+    story(async {
+        let mut chat = Chat::of(2, &[]).await;
+        let guest = Chat::of(1, &[]).await;
+        chat.peers[1].kill().unwrap();
+        chat.sees(0, "that it is alone", |chat| !chat.serving).await;
+        let mut client = chat.peers[0].client();
+        let address = guest.peers[0].address().to_string();
+        let request = pb::InviteMemberRequest {
+            chat: chat.chat.clone(),
+            address: address.clone(),
+            timeout_s: 0,
+        };
+        client.invite_member(request).await.unwrap();
+        let reached = || async {
+            let list = client.clone().list_invites(pb::ListInvitesRequest {}).await.ok()?;
+            let invites = list.into_inner().invites;
+            let invite = invites.into_iter().find(|one| one.address == address)?;
+            (!invite.name.is_empty()).then_some(invite.state())
+        };
+        let state = until(STEP, "the invitation to arrive", reached).await.unwrap();
+        assert_eq!(state, pb::InviteState::Pending);
         chat.finish().await;
     })
     .await;

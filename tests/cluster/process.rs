@@ -27,11 +27,62 @@ async fn a_second_process_on_the_same_data_directory_is_refused() {
         let flags = ["--listen", "127.0.0.1:0", "--client-listen", "127.0.0.1:0"];
         let refused = up(&data_dir, &flags).await;
         let error = String::from_utf8_lossy(&refused.stderr);
-        assert!(!refused.status.success(), "{error}");
+        assert_eq!(refused.status.code(), Some(1), "nothing is wrong with the disk: {error}");
         assert!(error.contains(data_dir.to_str().unwrap()), "it names the directory: {error}");
         assert!(!error.contains("panicked"), "{error}");
         chat.says(0).await;
         chat.finish().await;
+    })
+    .await;
+}
+
+/// The votes and promises in a data directory are those of one key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_is_refused_without_its_key_and_with_another_one() {
+    story(async {
+        let (mut chat, other) = (Chat::of(1, &[]).await, Chat::of(1, &[]).await);
+        chat.says(0).await;
+        chat.peers[0].kill().unwrap();
+        chat.peers[0].gone().await.unwrap();
+        let data_dir = chat.peers[0].data_dir();
+        let key_file = data_dir.join("identity.pem");
+        let flags = ["--listen", "127.0.0.1:0", "--client-listen", "127.0.0.1:0"];
+        let key = std::fs::read(&key_file).unwrap();
+
+        std::fs::remove_file(&key_file).unwrap();
+        let gone = up(&data_dir, &flags).await;
+        let error = String::from_utf8_lossy(&gone.stderr);
+        assert_eq!(gone.status.code(), Some(74), "{error}");
+        assert!(error.contains("is gone") && error.contains("backup"), "{error}");
+        assert!(!key_file.exists(), "no other key takes its place");
+
+        std::fs::copy(other.peers[0].data_dir().join("identity.pem"), &key_file).unwrap();
+        let swapped = up(&data_dir, &flags).await;
+        let error = String::from_utf8_lossy(&swapped.stderr);
+        assert_eq!(swapped.status.code(), Some(74), "{error}");
+        assert!(error.contains(&chat.peers[0].id) && error.contains(&other.peers[0].id), "{error}");
+
+        std::fs::write(&key_file, key).unwrap();
+        chat.finish().await;
+    })
+    .await;
+}
+
+/// A shell's limit on the size of files stands for a disk that has no room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_start_without_room_leaves_no_half_configuration() {
+    story(async {
+        let directory = tempfile::tempdir().unwrap();
+        let flags = ["--listen", "127.0.0.1:0", "--client-listen", "127.0.0.1:0"];
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""]).arg(binary());
+        shell.arg("up").arg("--data-dir").arg(directory.path()).args(flags);
+        shell.stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(STEP, shell.output()).await.expect("it ends").unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(74), "{error}");
+        assert!(error.contains("could not be written"), "{error}");
+        assert!(!directory.path().join("demes.toml").exists(), "there is all of it or nothing");
     })
     .await;
 }

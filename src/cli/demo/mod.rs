@@ -60,14 +60,6 @@ const AFTER: [(usize, &str); 3] = [
 ];
 const ADAS_RETURN: &str = "Back. And I can read all of it.";
 
-/// Options of `demes demo`.
-#[derive(clap::Args, Debug)]
-pub struct DemoArgs {
-    /// Print one JSON object for each event instead of the timeline
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// Plays the demo. The exit code is 0 only if the final check held. A signal ends it early and
 /// takes the peers with it.
 ///

@@ -195,8 +195,10 @@ impl Timeline {
                 format!("{} has caught up to #{sequence} in {}", who(name), ms(*took_ms))
             }
             Moment::Checked { feeds, events, messages, confirmed } => {
-                let all = format!("✓ {feeds} feeds of {events} entries are equal;");
-                let text = format!("{all} all {confirmed} confirmed messages are there, once");
+                let all = format!("✓ {feeds} feeds of {events} entries are equal");
+                let text = format!(
+                    "{all}\n  all {confirmed} confirmed messages are in each of them, once"
+                );
                 let more = messages.saturating_sub(*confirmed);
                 let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
                 self.paint("1;32", &(text + &more))
