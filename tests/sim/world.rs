@@ -16,6 +16,7 @@ use demes_protocol::types::PeerId;
 use super::counts::Counts;
 use super::disk::Disk;
 use super::invariants::{Broken, Invariants, Sent, Step, Synced};
+use super::liars::Lie;
 use super::links::Links;
 use super::network::{Fate, Network};
 use super::oracle::Oracle;
@@ -77,6 +78,8 @@ pub struct Peer {
     pub tick_at: u64,
     pub disk_is_full: bool,
     pub disk_state: DiskState,
+    /// What it says of delays is made up (`liars`).
+    pub lie: Option<Lie>,
     pub trap: Option<Trap>,
     /// The trap closes around this `Ready`.
     pub trapped_ready: Option<u64>,
@@ -346,6 +349,10 @@ impl World {
             return;
         }
         self.counts.step(ready, &self.oracle);
+        if state.lie.is_some() && (before.role, state.status.role) == (Role::Candidate, Role::Host)
+        {
+            self.counts.add("liars that hosted");
+        }
         for entry in &ready.committed {
             self.oracle.commit(entry);
         }
@@ -500,7 +507,7 @@ impl World {
         self.peers.iter().position(|peer| peer.id == id)
     }
 
-    pub fn send(&mut self, from: usize, message: Message) {
+    pub fn send(&mut self, from: usize, mut message: Message) {
         let Some(to) = self.index_of(message.to) else { return };
         let sent =
             Sent { peer: from, to, peers: &self.peers, message: &message, oracle: &self.oracle };
@@ -509,6 +516,9 @@ impl World {
             return;
         }
         self.counts.sent(&message.body);
+        if let Some(lie) = self.peers[from].lie {
+            self.lie(lie, &mut message.body);
+        }
         // An answer goes over the connection of the one who asked.
         let caller = if message.body.is_answer() { (to, from) } else { (from, to) };
         let is_quiet = matches!(message.body, Body::Heartbeat(_) | Body::Acknowledge(_));
@@ -548,6 +558,11 @@ impl World {
     fn deliver(&mut self, to: usize, network_epoch: u64, message: Message) {
         // A connection does not outlive the process at its end.
         if self.answers_join(to, &message) || self.peers[to].network_epoch != network_epoch {
+            return;
+        }
+        if self.peers[to].lie == Some(Lie::TakesNothing)
+            && matches!(message.body, Body::HandOver(_))
+        {
             return;
         }
         if let (Body::Attach(_), Some(from)) = (&message.body, self.index_of(message.from)) {
