@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::{Candidate, ReportDelays};
 use super::time::Micros;
-use super::types::{DELAY_US_MAX, PeerId, VoterSet};
+use super::types::{DELAY_US_MAX, DELAYS_SHOWN_MAX, PeerId, VoterSet};
 
 /// What each member has reported: its delays, its order of preference, its weight.
 pub type Reports = BTreeMap<PeerId, ReportDelays>;
@@ -52,7 +52,7 @@ pub fn rank(
 
 /// All reported edges between `members`: whatever somebody says, one from each to each other, and
 /// none longer than `DELAY_US_MAX`.
-pub fn edges(members: &[PeerId], reports: &Reports) -> Vec<(PeerId, PeerId, Micros)> {
+fn edges(members: &[PeerId], reports: &Reports) -> Vec<(PeerId, PeerId, Micros)> {
     let mut edges = Vec::new();
     for from in members {
         let mut unnamed = others(members, *from);
@@ -61,6 +61,15 @@ pub fn edges(members: &[PeerId], reports: &Reports) -> Vec<(PeerId, PeerId, Micr
                 edges.push((*from, *to, (*delay).min(DELAY_US_MAX)));
             }
         }
+    }
+    edges
+}
+
+/// The same for showing; none where they would be too many.
+pub fn shown_edges(members: &[PeerId], reports: &Reports) -> Vec<(PeerId, PeerId, Micros)> {
+    let mut edges = edges(members, reports);
+    if edges.len() > DELAYS_SHOWN_MAX {
+        edges.clear();
     }
     edges
 }
@@ -211,6 +220,19 @@ mod tests {
         let of_liar: Vec<_> = edges.into_iter().filter(|(from, ..)| *from == peer(3)).collect();
         let expected = [(peer(3), peer(1), 5_200), (peer(3), peer(2), DELAY_US_MAX)];
         assert_eq!(of_liar, expected, "one delay to each member, and none beyond the longest");
+    }
+
+    #[test]
+    fn r12_a_large_chat_is_ranked_by_delays_that_are_not_shown() {
+        for (count, shown) in [(64, 64 * 63), (65, 0)] {
+            let members: Vec<_> = (1..=count).collect();
+            let pairs = members.iter().flat_map(|from| members.iter().map(move |to| (*from, *to)));
+            let edges: Vec<_> = pairs.map(|(from, to)| (from, to, 1_000 * u64::from(to))).collect();
+            let reports = reports(&edges);
+            assert_eq!(ranked(&members, &reports)[0], 1);
+            let members: Vec<_> = members.into_iter().map(peer).collect();
+            assert_eq!(shown_edges(&members, &reports).len(), shown, "{count} members");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::message::{
 };
 use super::ordering::Draft;
 use super::planted::{Bug, planted};
-use super::ranking::{edges, rank};
+use super::ranking::{rank, shown_edges};
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros, SECOND};
 use super::types::{InviteLinkId, MemberState, Membership, Payload, PeerId};
@@ -167,7 +167,7 @@ impl Replica {
                 term: self.hard_state.term,
                 version: self.ranking.version + 1,
                 candidates,
-                delays: edges(&members, &hosting.reports),
+                delays: shown_edges(&members, &hosting.reports),
             });
         }
     }
