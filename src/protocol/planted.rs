@@ -173,6 +173,8 @@ bugs! {
     R23 HandOverByAnyone,
     /// The chat moves as soon as another is better placed.
     R23 MovesAtOnce,
+    /// A better placed member that did not take over is asked again a minute later.
+    R23 FailedMoveAtOnce,
     /// A host accepts submissions though its disk is full.
     R38 FullDiskAccepts,
 

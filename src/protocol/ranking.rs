@@ -3,11 +3,11 @@
 //! and closeness centrality in both directions. Integers only, so that everybody who computes the
 //! same graph gets the same list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::message::{Candidate, ReportDelays};
 use super::time::Micros;
-use super::types::{PeerId, VoterSet};
+use super::types::{DELAY_US_MAX, DELAYS_SHOWN_MAX, PeerId, VoterSet};
 
 /// What each member has reported: its delays, its order of preference, its weight.
 pub type Reports = BTreeMap<PeerId, ReportDelays>;
@@ -50,17 +50,32 @@ pub fn rank(
     scored.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
-/// All reported edges between `members`, for showing.
-pub fn edges(members: &[PeerId], reports: &Reports) -> Vec<(PeerId, PeerId, Micros)> {
+/// All reported edges between `members`: whatever somebody says, one from each to each other, and
+/// none longer than `DELAY_US_MAX`.
+fn edges(members: &[PeerId], reports: &Reports) -> Vec<(PeerId, PeerId, Micros)> {
     let mut edges = Vec::new();
     for from in members {
+        let mut unnamed = others(members, *from);
         for (to, delay) in reports.get(from).map_or(&[][..], |report| &report.row) {
-            if from != to && members.contains(to) {
-                edges.push((*from, *to, *delay));
+            if unnamed.remove(to) {
+                edges.push((*from, *to, (*delay).min(DELAY_US_MAX)));
             }
         }
     }
     edges
+}
+
+/// The same for showing; none where they would be too many.
+pub fn shown_edges(members: &[PeerId], reports: &Reports) -> Vec<(PeerId, PeerId, Micros)> {
+    let mut edges = edges(members, reports);
+    if edges.len() > DELAYS_SHOWN_MAX {
+        edges.clear();
+    }
+    edges
+}
+
+fn others(members: &[PeerId], peer: PeerId) -> BTreeSet<PeerId> {
+    members.iter().copied().filter(|member| *member != peer).collect()
 }
 
 /// `paths[i][j]` is the shortest delay from member i to member j.
@@ -95,11 +110,15 @@ fn farness(shortest: &[Vec<Micros>], linked: &[bool], i: usize) -> Option<Micros
     })
 }
 
-/// A member earns, from each list, one point for every member that stands behind it there.
+/// A member earns, from each other one's list, one point for every member that stands behind it
+/// there. A name counts where it stands first.
 fn borda_points(members: &[PeerId], reports: &Reports) -> BTreeMap<PeerId, u64> {
     let mut points = BTreeMap::new();
-    for report in members.iter().filter_map(|member| reports.get(member)) {
-        for (behind, peer) in (0_u64..).zip(report.preferences.iter().rev()) {
+    for (voice, report) in members.iter().filter_map(|peer| Some((*peer, reports.get(peer)?))) {
+        let mut unnamed = others(members, voice);
+        let preferences = report.preferences.iter().filter(|peer| unnamed.remove(*peer));
+        let preferences: Vec<_> = preferences.collect();
+        for (behind, peer) in (0_u64..).zip(preferences.into_iter().rev()) {
             *points.entry(*peer).or_insert(0) += behind;
         }
     }
@@ -180,6 +199,40 @@ mod tests {
         assert_eq!(ranked(&[1, 2, 3], &reports), [1, 2, 3]);
         reports.get_mut(&peer(1)).unwrap().preferences = vec![peer(3), peer(2)];
         assert_eq!(ranked(&[1, 2, 3], &reports), [3, 1, 2]);
+    }
+
+    // A member has one voice, however often it says the same, and about members only.
+    #[test]
+    fn r12_names_that_come_twice_or_are_no_members_count_for_nothing() {
+        let equal = [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)];
+        let equal: Vec<_> = equal.map(|(from, to)| (from, to, 5_200)).into();
+        let mut reports = reports(&equal);
+        for (voice, preferences) in [(1, [2, 3]), (2, [1, 3])] {
+            reports.get_mut(&peer(voice)).unwrap().preferences = preferences.map(peer).into();
+        }
+        let liar = reports.get_mut(&peer(3)).unwrap();
+        liar.preferences = vec![peer(3), peer(3), peer(2), peer(2), peer(9), peer(8), peer(1)];
+        assert_eq!(ranked(&[1, 2, 3], &reports), [2, 1, 3], "3 prefers 2 to 1, once");
+        let liar = reports.get_mut(&peer(3)).unwrap();
+        liar.row = vec![(peer(1), 5_200); 9];
+        liar.row.extend([(peer(2), u64::MAX), (peer(9), 1), (peer(3), 1), (peer(2), 0)]);
+        let edges = edges(&[1, 2, 3].map(peer), &reports);
+        let of_liar: Vec<_> = edges.into_iter().filter(|(from, ..)| *from == peer(3)).collect();
+        let expected = [(peer(3), peer(1), 5_200), (peer(3), peer(2), DELAY_US_MAX)];
+        assert_eq!(of_liar, expected, "one delay to each member, and none beyond the longest");
+    }
+
+    #[test]
+    fn r12_a_large_chat_is_ranked_by_delays_that_are_not_shown() {
+        for (count, shown) in [(64, 64 * 63), (65, 0)] {
+            let members: Vec<_> = (1..=count).collect();
+            let pairs = members.iter().flat_map(|from| members.iter().map(move |to| (*from, *to)));
+            let edges: Vec<_> = pairs.map(|(from, to)| (from, to, 1_000 * u64::from(to))).collect();
+            let reports = reports(&edges);
+            assert_eq!(ranked(&members, &reports)[0], 1);
+            let members: Vec<_> = members.into_iter().map(peer).collect();
+            assert_eq!(shown_edges(&members, &reports).len(), shown, "{count} members");
+        }
     }
 
     #[test]

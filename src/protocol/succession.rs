@@ -11,7 +11,7 @@ use super::message::{
 };
 use super::ordering::Draft;
 use super::planted::{Bug, planted};
-use super::ranking::{edges, rank};
+use super::ranking::{rank, shown_edges};
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros, SECOND};
 use super::types::{InviteLinkId, MemberState, Membership, Payload, PeerId};
@@ -167,13 +167,15 @@ impl Replica {
                 term: self.hard_state.term,
                 version: self.ranking.version + 1,
                 candidates,
-                delays: edges(&members, &hosting.reports),
+                delays: shown_edges(&members, &hosting.reports),
             });
         }
     }
 
     // R23: moves to a member that has been clearly better placed for long enough. A host that was
-    // handed over to waits longer before it moves on, so that the chat does not flap.
+    // handed over to waits longer before it moves on, so that the chat does not flap; and so does
+    // one whose hand-over comes to nothing, during which it accepts nothing: who only says that it
+    // is near would hold the chat up again and again.
     fn consider_moving(&mut self, candidates: &[Candidate]) {
         let voters = self.log.voters();
         let own = candidates.iter().find(|candidate| candidate.peer == self.me);
@@ -194,6 +196,12 @@ impl Replica {
         {
             hosting.better = None;
             self.start_hand_over(Some(peer));
+            let wait = if planted(Bug::FailedMoveAtOnce) { 0 } else { self.config.move_every_us };
+            if let Part::Host(hosting) = &mut self.part
+                && hosting.hand_over.is_some()
+            {
+                hosting.settled_at = now + wait;
+            }
         }
     }
 

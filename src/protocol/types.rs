@@ -50,6 +50,9 @@ pub const TERM_MAX: Term = 1 << 62;
 /// The longest delay that a member may report, in microseconds: an hour. Sums of such delays over
 /// all members, in percent too, stay within the numbers.
 pub const DELAY_US_MAX: u64 = 3_600_000_000;
+/// The most delays that a ranking shows beside its candidates: of 64 members all of them. Those of
+/// 256 members would not fit into one message.
+pub const DELAYS_SHOWN_MAX: usize = 4_096;
 
 /// A peer's Ed25519 public key. It is the peer's name everywhere, as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -432,6 +432,7 @@ mod tests {
     use super::*;
     use crate::protocol::invite_link::InviteLinkProblem;
     use crate::protocol::message::{Absence, Refused, RefusedReason};
+    use crate::protocol::types::DELAYS_SHOWN_MAX;
 
     const CHAT: ChatId = ChatId([7; 16]);
 
@@ -481,6 +482,31 @@ mod tests {
         let wire = to_replicate_response(CHAT, &look).expect("part of the stream");
         read_back(&look, from_replicate_response(wire).expect("valid"));
         assert!(to_replicate_response(CHAT, &message(Body::Goodbye)).is_none());
+    }
+
+    // R44: a heartbeat that is too long for its receiver would end its stream again and again.
+    #[test]
+    fn the_longest_ranking_and_receipts_fit_into_half_a_message() {
+        let peer = PeerId([0xff; 32]);
+        let candidate = Candidate { peer, farness_us: Some(u64::MAX), absence: None };
+        let receipt = Receipt { delivered: u64::MAX, read: u64::MAX };
+        let ranking = Ranking {
+            term: u64::MAX,
+            version: u64::MAX,
+            candidates: vec![candidate; MEMBERS_MAX],
+            delays: vec![(peer, peer, DELAY_US_MAX); DELAYS_SHOWN_MAX],
+        };
+        let heartbeat = message(Body::Heartbeat(Heartbeat {
+            term: u64::MAX,
+            number: u64::MAX,
+            interval_us: u64::MAX,
+            probe: true,
+            commit: u64::MAX,
+            positions: vec![(peer, receipt); MEMBERS_MAX],
+            ranking: Some(Arc::new(ranking)),
+        }));
+        let wire = to_heartbeat(CHAT, &heartbeat).expect("a heartbeat");
+        assert!(prost::Message::encoded_len(&wire) < 1 << 20);
     }
 
     #[test]

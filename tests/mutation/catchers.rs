@@ -61,6 +61,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::HandOverBeforeSync => "hand_over_when_durable",
         Bug::AcceptsWhileHandingOver => "hand_over",
         Bug::MovesAtOnce => "moving_after_a_while",
+        Bug::FailedMoveAtOnce => "moving_refused",
         Bug::FullDiskAccepts => "disk",
         Bug::VotersOnCommit | Bug::TwoVoterChanges => "voters_rolled_back",
         Bug::VotersNotRolledBack => "voters_cut",

@@ -10,7 +10,7 @@ use demes_protocol::types::{Membership, Payload};
 use super::oracle::Oracle;
 
 /// What must have happened at least once in the normal run.
-pub const WANTED: [&str; 46] = [
+pub const WANTED: [&str; 48] = [
     "messages confirmed",
     "hosts that served",
     "hosts that paused",
@@ -55,6 +55,8 @@ pub const WANTED: [&str; 46] = [
     "messages doubled",
     "slow readers cut off",
     "links that flapped",
+    "lies told of delays",
+    "liars that hosted",
     "quorums healed",
     "chats healed whole",
 ];

@@ -3,6 +3,7 @@
 
 use demes_protocol::event::{Event, LinkState, Role};
 
+use super::liars::Lie;
 use super::queue::What;
 use super::world::{MS, SECOND, World};
 
@@ -160,7 +161,10 @@ impl World {
         if peer == other || !self.is_connected(peer, other) || self.peers[other].frozen {
             return;
         }
-        let rtt_us = self.network.round_trip(&mut self.prng, peer, other);
+        let mut rtt_us = self.network.round_trip(&mut self.prng, peer, other);
+        if self.peers[other].lie == Some(Lie::Anything) {
+            rtt_us += self.late_answer();
+        }
         let id = self.peers[other].id;
         self.event(peer, Event::RoundTrip { peer: id, rtt_us });
     }

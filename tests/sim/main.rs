@@ -19,6 +19,7 @@ mod healing;
 #[allow(dead_code, reason = "the golden scripts use a simpler disk around it")]
 mod image;
 mod invariants;
+mod liars;
 mod links;
 mod network;
 mod oracle;
@@ -39,6 +40,7 @@ use std::env;
 use std::thread;
 
 use failover::Failover;
+use liars::Lie;
 use plan::Plan;
 use run::{run, run_many};
 use shrink::{Shrunk, shrink};
@@ -160,6 +162,27 @@ fn peers_that_are_far_apart_choose_a_host_in_one_candidacy() {
     }
     println!("{one} of {all} failovers took one candidacy");
     assert!(one * 100 >= all * 99, "{one} of {all} failovers took one candidacy");
+}
+
+/// R12, R13, R23: who lies about its delays may get to host, as anybody who wants to may, and makes
+/// the chat move, or try to, no more often than once in the time after a hand-over. A liar that
+/// passes the hosting on doubles that. Everybody's words are confirmed meanwhile.
+#[test]
+fn a_member_that_lies_about_its_delays_moves_the_chat_seldom() {
+    let (moves_max, words) = (60 / 10, 354);
+    for (seed, lie) in (1..).zip([Lie::Anything, Lie::Nearest, Lie::TakesNothing]) {
+        let outcome = run(Plan::of_a_liar(seed, lie), false);
+        assert!(outcome.broken.is_none(), "{lie:?}: {:?}", outcome.broken);
+        let count = |what| outcome.counts.get(what);
+        let (hosts, hand_overs) = (count("hosts that served"), count("hand-overs sent"));
+        println!("{lie:?}: {hosts} hosts, {hand_overs} hand-overs in an hour");
+        let hosts_of_liar = count("liars that hosted");
+        assert_eq!(hosts_of_liar > 0, lie == Lie::Nearest, "{lie:?}: it hosted {hosts_of_liar}");
+        assert!(hand_overs <= moves_max + hosts_of_liar, "{lie:?}: {hand_overs} hand-overs");
+        assert!(hosts <= 1 + 2 * moves_max, "{lie:?}: {hosts} hosts");
+        assert!(count("messages confirmed") >= words, "{lie:?}: some were not confirmed");
+        assert!(count("lies told of delays") > 0, "{lie:?}: it did not lie");
+    }
 }
 
 #[test]

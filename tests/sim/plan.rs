@@ -7,13 +7,16 @@ use std::sync::Arc;
 use demes_protocol::config::Config;
 use demes_protocol::prng::Prng;
 
+use super::liars::Lie;
 use super::world::{MS, SECOND, World};
-use super::{faults, workload};
+use super::{faults, liars, workload};
 
 /// How many peers there are in a run; some twice, because they tell more.
 const MEMBERS: [usize; 12] = [1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 9];
 /// When the chat has grown up and things begin to go wrong.
 const FAULTS_FROM: u64 = 3 * SECOND;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
 
 /// Something that is done by people, or goes wrong: its words, and what it does to the world.
 #[derive(Clone)]
@@ -145,7 +148,7 @@ impl Plan {
     /// Five members who come in one after the other, each as far from each. After a while the host
     /// is killed once, and nothing more happens.
     pub fn of_far_members(seed: u64, one_way_us: u64) -> Self {
-        let mut plan = Self::of_far_chat(seed, one_way_us);
+        let mut plan = Self::of_five(seed, one_way_us);
         let kill = Action::new("the host is killed".to_owned(), |world| {
             if let Some(host) = world.find(Who::Host) {
                 world.kill(host, 2 * SECOND, false);
@@ -160,7 +163,7 @@ impl Plan {
     /// ends in one of several ways and stays away, and perhaps who comes next with it, as far as
     /// the voters bear that.
     pub fn of_far_failover(seed: u64, one_way_us: u64, lease_us: u64) -> Self {
-        let mut plan = Self::of_far_chat(seed, one_way_us);
+        let mut plan = Self::of_five(seed, one_way_us);
         let mut draw = Draw { prng: Prng::new(seed ^ 0xfa11), members: plan.members };
         plan.config.lease_min_us = lease_us;
         plan.config.lease_max_us = plan.config.lease_max_us.max(2 * lease_us);
@@ -187,7 +190,8 @@ impl Plan {
         plan
     }
 
-    fn of_far_chat(seed: u64, one_way_us: u64) -> Self {
+    /// Five members who come in, and nothing more.
+    fn of_five(seed: u64, one_way_us: u64) -> Self {
         let mut draw = Draw { prng: Prng::new(seed), members: 5 };
         let mut plan = Self {
             members: draw.members,
@@ -202,6 +206,19 @@ impl Plan {
         };
         plan.draw_growth(&mut draw);
         plan.steps.retain(|step| step.at < 10 * SECOND);
+        plan
+    }
+
+    /// An hour of the same chat, in which people talk and nothing goes wrong, but that the last
+    /// member lies, and passes the hosting on whenever it has got it.
+    pub fn of_a_liar(seed: u64, lie: Lie) -> Self {
+        let mut plan = Self { faults_until: HOUR, ..Self::of_five(seed, 40 * MS) };
+        plan.add(MINUTE, liars::lie_from_now_on(plan.members - 1, lie));
+        for at in (MINUTE..HOUR).step_by(10 * SECOND as usize) {
+            plan.add(at, workload::say(at as usize / 7 % plan.members, 1));
+            plan.add(at + SECOND, liars::pass_it_on());
+        }
+        plan.steps.sort_by_key(|step| step.at);
         plan
     }
 
@@ -228,6 +245,7 @@ impl Plan {
         plan.draw_growth(&mut draw);
         plan.draw_deeds(&mut draw);
         plan.draw_faults(&mut draw);
+        plan.draw_liar(&mut draw);
         plan.steps.sort_by_key(|step| step.at);
         if let Some(keep) = keep {
             let all = std::mem::take(&mut plan.steps);
@@ -282,6 +300,14 @@ impl Plan {
                 self.add(at, fault);
             }
             at += 50 * MS + draw.below(gap_us_max);
+        }
+    }
+
+    /// One of the members may lie about its delays, to the end and beyond.
+    fn draw_liar(&mut self, draw: &mut Draw) {
+        if draw.chance(20) {
+            let (peer, at) = (draw.peer(), draw.below(self.faults_until));
+            self.add(at, liars::lie_from_now_on(peer, Lie::draw(draw)));
         }
     }
 

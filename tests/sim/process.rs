@@ -71,6 +71,7 @@ impl World {
                 tick_at: u64::MAX,
                 disk_is_full: false,
                 disk_state: DiskState::Fit,
+                lie: None,
                 trap: None,
                 trapped_ready: None,
             });

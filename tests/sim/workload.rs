@@ -96,7 +96,7 @@ pub fn make_link(by: usize, link: u8, uses_max: u32) -> Action {
     })
 }
 
-fn say(peer: usize, count: u64) -> Action {
+pub fn say(peer: usize, count: u64) -> Action {
     Action::new(format!("{} says {count} things", peer + 1), move |world| {
         (0..count).for_each(|_| world.say(peer));
     })

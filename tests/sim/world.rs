@@ -17,6 +17,7 @@ use super::counts::Counts;
 use super::disk::Disk;
 use super::failover::Failover;
 use super::invariants::{Broken, Invariants, Sent, Step, Synced};
+use super::liars::Lie;
 use super::links::Links;
 use super::network::{Fate, Network};
 use super::oracle::Oracle;
@@ -78,6 +79,8 @@ pub struct Peer {
     pub tick_at: u64,
     pub disk_is_full: bool,
     pub disk_state: DiskState,
+    /// What it says of delays is made up (`liars`).
+    pub lie: Option<Lie>,
     pub trap: Option<Trap>,
     /// The trap closes around this `Ready`.
     pub trapped_ready: Option<u64>,
@@ -349,6 +352,10 @@ impl World {
             return;
         }
         self.counts.step(ready, &self.oracle);
+        if state.lie.is_some() && (before.role, state.status.role) == (Role::Candidate, Role::Host)
+        {
+            self.counts.add("liars that hosted");
+        }
         for entry in &ready.committed {
             self.oracle.commit(entry);
         }
@@ -504,7 +511,7 @@ impl World {
         self.peers.iter().position(|peer| peer.id == id)
     }
 
-    pub fn send(&mut self, from: usize, message: Message) {
+    pub fn send(&mut self, from: usize, mut message: Message) {
         let Some(to) = self.index_of(message.to) else { return };
         let sent =
             Sent { peer: from, to, peers: &self.peers, message: &message, oracle: &self.oracle };
@@ -513,6 +520,9 @@ impl World {
             return;
         }
         self.counts.sent(&message.body);
+        if let Some(lie) = self.peers[from].lie {
+            self.lie(lie, &mut message.body);
+        }
         // An answer goes over the connection of the one who asked.
         let caller = if message.body.is_answer() { (to, from) } else { (from, to) };
         let is_quiet = matches!(message.body, Body::Heartbeat(_) | Body::Acknowledge(_));
@@ -552,6 +562,11 @@ impl World {
     fn deliver(&mut self, to: usize, network_epoch: u64, message: Message) {
         // A connection does not outlive the process at its end.
         if self.answers_join(to, &message) || self.peers[to].network_epoch != network_epoch {
+            return;
+        }
+        if self.peers[to].lie == Some(Lie::TakesNothing)
+            && matches!(message.body, Body::HandOver(_))
+        {
             return;
         }
         if let (Body::Attach(_), Some(from)) = (&message.body, self.index_of(message.from)) {
