@@ -148,7 +148,7 @@ impl Plan {
     /// Five members who come in one after the other, each as far from each. After a while the host
     /// is killed once, and nothing more happens.
     pub fn of_far_members(seed: u64, one_way_us: u64) -> Self {
-        let mut plan = Self::of_five(seed, one_way_us);
+        let mut plan = Self::of_far_chat(seed, one_way_us);
         let kill = Action::new("the host is killed".to_owned(), |world| {
             if let Some(host) = world.find(Who::Host) {
                 world.kill(host, 2 * SECOND, false);
@@ -163,7 +163,7 @@ impl Plan {
     /// ends in one of several ways and stays away, and perhaps who comes next with it, as far as
     /// the voters bear that.
     pub fn of_far_failover(seed: u64, one_way_us: u64, lease_us: u64) -> Self {
-        let mut plan = Self::of_five(seed, one_way_us);
+        let mut plan = Self::of_far_chat(seed, one_way_us);
         let mut draw = Draw { prng: Prng::new(seed ^ 0xfa11), members: plan.members };
         plan.config.lease_min_us = lease_us;
         plan.config.lease_max_us = plan.config.lease_max_us.max(2 * lease_us);
@@ -190,6 +190,13 @@ impl Plan {
         plan
     }
 
+    /// Members who come in long before the host is killed, or not at all.
+    fn of_far_chat(seed: u64, one_way_us: u64) -> Self {
+        let mut plan = Self::of_five(seed, one_way_us);
+        plan.steps.retain(|step| step.at < 10 * SECOND);
+        plan
+    }
+
     /// Five members who come in, and nothing more.
     fn of_five(seed: u64, one_way_us: u64) -> Self {
         let mut draw = Draw { prng: Prng::new(seed), members: 5 };
@@ -205,7 +212,6 @@ impl Plan {
             ..Self::new(seed, None)
         };
         plan.draw_growth(&mut draw);
-        plan.steps.retain(|step| step.at < 10 * SECOND);
         plan
     }
 
