@@ -2,6 +2,7 @@
 pub mod cli;
 pub mod config;
 pub mod crypto;
+pub mod planted;
 pub mod rpc;
 pub mod runtime;
 pub mod storage;

@@ -15,6 +15,10 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    if !demes::planted::may_run() {
+        complain("demes: built with mistakes in it, for tests/planted; build it without them\n");
+        return ExitCode::from(EXIT_USAGE);
+    }
     exit_on_panic();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

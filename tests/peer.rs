@@ -250,6 +250,22 @@ async fn a_repeat_returns_the_first_result() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_after_a_restart_returns_the_first_result() {
+    let mut ann = Peer::start("Ann").await;
+    let request = pb::CreateChatRequest { name: "lunch".to_owned(), ..Default::default() };
+    ann.client.create_chat(request).await.expect("a chat");
+    let first = ann.send_as("once", "the-request").await.expect("confirmed");
+    ann.send("something else").await.expect("confirmed");
+    let address = ann.address();
+    ann.crash();
+    ann.restart(&address).await;
+    let again = ann.send_as("once", "the-request").await.expect("confirmed");
+    assert_eq!(first.sequence, again.sequence);
+    ann.until("lunch", "served", |chat| chat.serving).await;
+    assert_eq!(texts(&ann.feed("lunch").await), ["once", "something else"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_hands_over_and_leaves() {
     let [mut ann, mut ben, mut eva] = three().await;
     let request = |peer: &str| pb::ClientServiceHandOverRequest {

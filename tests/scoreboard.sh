@@ -28,6 +28,12 @@ layer() {
     rows+=("$(printf '%-16s|%s|%s s|%s' "$name" "$(awk "$count" "$log")" "$((SECONDS - begun))" "$result")")
 }
 
+# Those in the rules, and those around them.
+mistakes() {
+    "${protocol[@]}" --features planted --test mutation &&
+        cargo test --locked --release --features demes/planted --test planted
+}
+
 protocol=(cargo test --locked --release -p demes-protocol)
 tests='/^test result/ { n += $4 } END { print n + 0 " tests" }'
 
@@ -39,8 +45,8 @@ layer 'model check' 'match($0, /[0-9]+ unique/) { n += substr($0, RSTART, RLENGT
     env TIMES=$times "${protocol[@]}" --test model -- --nocapture --test-threads=1
 layer simulation '/ seeds in / { print $1 " seeds, " $6 " a second" }' \
     env SEEDS=$seeds "${protocol[@]}" --test sim -- --nocapture
-layer mutation '/mistakes planted/ { print $4 " of " $1 " mistakes caught" }' \
-    "${protocol[@]}" --features planted --test mutation
+layer mutation '/mistakes planted/ { n += $1; m += $4 } END { print m + 0 " of " n + 0 " mistakes caught" }' \
+    mistakes
 layer 'real processes' '/ minutes, seed .* faults/ || /events;/ { s = s (s ? "; " : "") $0 } END { print s }' \
     cargo test --locked --release --test chaos -- --minutes $minutes
 layer corruption '/ cases, / { n += $2 } END { print n + 0 " cases" }' \

@@ -9,8 +9,9 @@ const LINES_MAX: usize = 600;
 const COLUMNS_MAX: usize = 100;
 
 /// A file may import only what ranks lower, or its own module.
-const RANKS: [(&str, u8); 10] = [
+const RANKS: [(&str, u8); 11] = [
     ("protocol", 0),
+    ("planted", 0),
     ("wire", 1),
     ("crypto", 1),
     ("storage", 1),
@@ -169,17 +170,26 @@ fn the_protocol_depends_on_no_more_than_bytes_and_hashes() {
     assert_eq!(names, ["bytes", "sha2"]);
 }
 
-/// `src/lib.rs` refuses to be built with the feature; here it is that nothing asks for it.
+/// `src/lib.rs` refuses to be built with mistakes in the rules, and a program with mistakes around
+/// them to run; here it is that nothing asks for either.
 #[test]
 fn the_program_is_built_without_planted_mistakes() {
     let read = |path: &str| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
         fs::read_to_string(&path).expect("it is part of the repository")
     };
+    let manifest = read("Cargo.toml");
     let asks = |line: &&str| !line.starts_with('#') && line.contains("planted");
-    for path in ["Cargo.toml", "Dockerfile"] {
-        assert_eq!(read(path).lines().find(asks), None, "{path} builds the program");
-    }
+    let asking: Vec<_> = manifest.lines().filter(asks).collect();
+    let expected = [
+        "planted = []",
+        "name = \"planted\"",
+        "path = \"tests/planted/main.rs\"",
+        "required-features = [\"planted\"]",
+    ];
+    assert_eq!(asking, expected, "it is off unless it is asked for");
+    assert!(!manifest.contains("default = [") && !read("Dockerfile").contains("features"));
+    assert!(read("src/main.rs").contains("if !demes::planted::may_run() {"));
     let refusal = "assert!(\n    !demes_protocol::planted::PLANTED,";
     assert!(read("src/lib.rs").contains(refusal), "src/lib.rs refuses to be built with mistakes");
     let features = read("src/protocol/Cargo.toml");
@@ -275,4 +285,39 @@ fn every_built_rule_has_a_place_and_a_test() {
         }
     }
     assert_none(findings, "each rule marked [built] has a place in the code and a test");
+}
+
+/// What the rows of `docs/verification.md` name that say where each item of the plan is tried:
+/// files, or tests, faults, scripts and mistakes by their names.
+#[test]
+fn what_tries_each_item_of_the_plan_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/verification.md")).expect("it is there");
+    let (_, section) = text.split_once("## Where each item of the plan is tried").expect("has it");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let places = section
+        .lines()
+        .filter_map(|row| Some(row.strip_prefix("| ")?.strip_suffix(" |")?.rsplit_once(" | ")?.1));
+    let names: Vec<_> = places.flat_map(|place| place.split('`').skip(1).step_by(2)).collect();
+    assert!(names.len() > 100, "the tables name what tries each item: {names:?}");
+    let sources = sources(&["src", "tests"]);
+    let mistakes = ["src/planted.rs", "src/protocol/planted.rs"];
+    let is_mistake = |source: &Source, name: &str| {
+        let line = format!("{name},");
+        mistakes.contains(&&source.path[..])
+            && source.code().any(|(_, code)| code.split(' ').any(|word| word == line))
+    };
+    let is_there = |name: &str| {
+        let own = name.rsplit("::").next().unwrap_or(name);
+        let function = format!("fn {own}(");
+        match name.contains('/') {
+            true => root.join(name).exists(),
+            false if root.join(format!("tests/golden/{own}.txt")).exists() => true,
+            false => sources
+                .iter()
+                .any(|source| source.text.contains(&function) || is_mistake(source, own)),
+        }
+    };
+    let missing = names.into_iter().filter(|name| !is_there(name)).map(str::to_owned).collect();
+    assert_none(missing, "docs/verification.md names only what there is");
 }

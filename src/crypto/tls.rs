@@ -23,6 +23,7 @@ use rustls::{
 };
 
 use super::identity::Identity;
+use crate::planted::{Mistake, planted};
 use crate::protocol::types::PeerId;
 
 /// The name to give a TLS connector; it is neither sent nor checked.
@@ -172,7 +173,9 @@ impl Verifier {
         let found = check_certificate(certificate, now)?;
         let refusal = match &self.rule {
             Rule::Admit(admit) if !admit(&found) => Refusal::NotAdmitted(found),
-            Rule::Expect(Some(expected)) if *expected != found => {
+            Rule::Expect(Some(expected))
+                if *expected != found && !planted(Mistake::PinUnchecked) =>
+            {
                 Refusal::OtherKey { expected: *expected, found }
             }
             Rule::Admit(_) | Rule::Expect(_) => return Ok(()),
@@ -188,6 +191,9 @@ impl Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if planted(Mistake::KeyUnproven) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
         verify_tls13_signature(message, certificate, signed, &self.algorithms)
     }
 }

@@ -3,6 +3,7 @@
 
 use ed25519_dalek::VerifyingKey;
 
+use crate::planted::{Mistake, planted};
 use crate::protocol::message::HandOver;
 use crate::protocol::sign;
 use crate::protocol::types::{
@@ -11,8 +12,10 @@ use crate::protocol::types::{
 
 /// Whether `signature` over `message` was made with the key of `peer`.
 pub fn verify(peer: &PeerId, message: &[u8], signature: &Signature) -> bool {
-    VerifyingKey::from_bytes(&peer.0).is_ok_and(|key| {
-        key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
+    let signature = ed25519_dalek::Signature::from_bytes(signature);
+    VerifyingKey::from_bytes(&peer.0).is_ok_and(|key| match planted(Mistake::LooseVerify) {
+        false => key.verify_strict(message, &signature).is_ok(),
+        true => ed25519_dalek::Verifier::verify(&key, message, &signature).is_ok(),
     })
 }
 

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::Span;
 
 use super::inbound::Inbound;
-use super::node::now_ms;
+use super::node::links_now_ms;
 use super::status::{chat_not_found, internal, invalid, unable, until_stopped};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
@@ -45,7 +45,7 @@ impl HostService for Inbound {
         let (header, mut body) =
             convert::from_join_request(request.into_inner()).map_err(invalid)?;
         if let Body::Join(join) = &mut body {
-            join.arrived_at_ms = now_ms();
+            join.arrived_at_ms = links_now_ms();
         }
         self.answered(&caller, Ok((header, body)), convert::to_join_response).await
     }

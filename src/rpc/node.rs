@@ -17,6 +17,7 @@ use super::records::{self, ChatRecord};
 use super::repair::{self, Repairs};
 use super::{inviting, joining, status};
 use crate::crypto::Identity;
+use crate::planted::{Mistake, planted};
 use crate::protocol::founding::founding_entry;
 use crate::protocol::types::{ChatId, Generation, PeerId};
 use crate::runtime::handle::Handle;
@@ -64,6 +65,11 @@ pub struct Node {
 pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The same, where it decides whether a link has expired (R43).
+pub fn links_now_ms() -> u64 {
+    if planted(Mistake::LinkNeverExpires) { 0 } else { now_ms() }
 }
 
 /// Splits `[PEERID@]host:port`.

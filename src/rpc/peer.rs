@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::inbound::Inbound;
 use super::invites::IncomingInvite;
-use super::node::now_ms;
+use super::node::links_now_ms;
 use super::reach;
 use super::status::{chat_not_found, internal, invalid, link_problem, removed_before, too_often};
 use crate::crypto::verify::verify_proof;
@@ -135,7 +135,7 @@ impl Inbound {
         if former.is_some_and(|it| it.removed_by.is_some() && link.created < it.index) {
             return Err(removed_before());
         }
-        match link.problem(now_ms()) {
+        match link.problem(links_now_ms()) {
             Some(problem) => Err(link_problem(problem)),
             None => Ok(()),
         }

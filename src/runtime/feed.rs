@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use bytes::Bytes;
 
 use crate::crypto::seal;
+use crate::planted::{Mistake, planted};
 use crate::protocol::types::{ChatId, Entry, Index};
 use crate::wire::feed::{FeedFrame, encode_event};
 use crate::wire::view::{Names, learn_name, to_event};
@@ -102,6 +103,7 @@ impl ChatFeed {
                 return After::Stored { through: tail.commit };
             }
             let skip = usize::try_from(position + 1 - first).unwrap_or(usize::MAX);
+            let skip = skip.saturating_sub(usize::from(planted(Mistake::CursorOffByOne)));
             let mut bytes = 0;
             let fits = |item: &&Arc<Item>| {
                 let fits = bytes < FRAME_BYTES_MAX;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{Span, info_span};
 
 use super::measure::Gauges;
+use crate::planted::{Mistake, planted};
 use crate::protocol::event::{Load, Persist};
 use crate::protocol::time::Micros;
 use crate::protocol::types::{ChatId, Entry, Incarnation, Submission};
@@ -114,6 +115,9 @@ fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>
                 let sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 Done::Persisted { chat, incarnation, ready: job.ready, sync_us }
             }
+            Err(_) if planted(Mistake::WriteErrorIgnored) => {
+                Done::Persisted { chat, incarnation, ready: job.ready, sync_us: 0 }
+            }
             Err(error) => Done::Failed { what: error.to_string() },
         };
         let failed = matches!(message, Done::Failed { .. });
@@ -208,5 +212,21 @@ mod tests {
             ..Persist::default()
         };
         assert_eq!(first, expected);
+    }
+
+    // R38: the loop ends the process then.
+    #[test]
+    fn a_failed_write_is_told_and_nothing_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = ChatStore::create(dir.path(), ChatId([1; 16]), 7, &[]).unwrap();
+        store.fail_writes();
+        let (done, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let journal = Journal::start(store, done, Arc::default()).unwrap();
+        let persist = Persist { read: Some(1), ..Persist::default() };
+        for ready in 1..=2 {
+            journal.write(ready, persist.clone(), false, Vec::new());
+        }
+        assert!(matches!(told.blocking_recv(), Some(Done::Failed { .. })));
+        assert!(told.blocking_recv().is_none(), "the thread has ended");
     }
 }

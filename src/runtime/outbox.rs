@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use opentelemetry::KeyValue;
 use tokio::sync::Notify;
 
+use crate::planted::{Mistake, planted};
 use crate::protocol::message::{Body, Heartbeat, Message};
 use crate::protocol::types::{ChatId, TraceContext};
 use crate::telemetry::metrics::{self, DROP_REASON, Metric};
@@ -142,6 +143,9 @@ impl HeartbeatSlot {
     /// Puts a heartbeat in. What the replaced one told of receipts and ranking is kept.
     pub fn put(&self, mut message: Message) {
         let mut slot = self.lock();
+        if slot.message.is_some() && planted(Mistake::OlderHeartbeatKept) {
+            return;
+        }
         if let (
             Some(Message { body: Body::Heartbeat(older), .. }),
             Message { body: Body::Heartbeat(newer), .. },

@@ -388,3 +388,14 @@ pub(super) fn put_state(
     table.insert(name, value.as_slice())?;
     Ok(())
 }
+
+#[cfg(test)]
+impl ChatStore {
+    /// Lets a write fail, as a disk does, so that all later ones do.
+    pub(crate) fn fail_writes(&self) {
+        let error = std::io::Error::other("the disk fails");
+        let failed: Result<(), _> =
+            self.database.write(false, |_| Err(Problem::Redb(redb::Error::Io(error))));
+        assert!(failed.is_err());
+    }
+}

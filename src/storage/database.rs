@@ -18,6 +18,7 @@ use redb::{
 
 use super::error::StorageError;
 use super::schema::FORMAT;
+use crate::planted::{Mistake, planted};
 
 /// An open file.
 pub struct Database {
@@ -168,12 +169,15 @@ impl Database {
         quick_repair: bool,
         work: impl FnOnce(&WriteTransaction) -> Result<T, Problem>,
     ) -> Result<T, StorageError> {
-        if self.failed.load(Ordering::Relaxed) {
+        if self.failed.load(Ordering::Relaxed) && !planted(Mistake::FailedSyncRetried) {
             return Err(StorageError::Failed { path: self.path.clone() });
         }
         let result = guarded(&self.path, "write", || {
             let mut transaction = self.redb().begin_write()?;
-            transaction.set_durability(Durability::Immediate)?;
+            transaction.set_durability(match planted(Mistake::SyncSkipped) {
+                false => Durability::Immediate,
+                true => Durability::None,
+            })?;
             transaction.set_quick_repair(quick_repair);
             let value = work(&transaction)?;
             transaction.commit()?;
@@ -289,4 +293,28 @@ fn damaged(path: &Path, what: String) -> StorageError {
     // Where even this cannot be written, the error that follows still stops the chat.
     let _ = fs::write(marker_of(path), format!("{what}\n"));
     StorageError::Damaged { path: path.to_owned(), what }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// As a disk fails in the middle of a write.
+    fn fail(database: &Database) -> Result<(), StorageError> {
+        let error = io::Error::other("the disk fails");
+        database.write(false, |_| Err(Problem::Redb(redb::Error::Io(error))))
+    }
+
+    // R38: whether it reached the disk is unknown, and a second one might succeed on top of that.
+    #[test]
+    fn a_write_that_failed_is_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(&dir.path().join("file"), 1 << 20).unwrap();
+        database.write(false, |_| Ok(())).unwrap();
+        assert!(matches!(fail(&database), Err(StorageError::Io { .. })));
+        let again = database.write(false, |_| Ok(()));
+        assert!(matches!(again, Err(StorageError::Failed { .. })));
+    }
 }

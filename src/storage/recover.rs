@@ -18,6 +18,7 @@ use super::known::KnownRequests;
 use super::mark::{Mark, Seen};
 use super::reader::ChatReader;
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
+use crate::planted::{Mistake, planted};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Checkpoint;
 use crate::protocol::types::{ChatId, Entry, Generation, Hash, Index, Pasts, PeerId, Submission};
@@ -30,7 +31,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
     if !is_newest(&mark, &found) {
         return Err(StorageError::Older { path: path.to_owned() });
     }
-    found.vows.boot += 1;
+    found.vows.boot += u64::from(!planted(Mistake::BootNotRaised));
     found.counts.writes += 1;
     let last = found.entries.last().map_or(found.checkpoint.index(), |entry| entry.index);
     let cut = last < found.batch.end;
@@ -56,7 +57,8 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
     if found.counts.requests == 0 {
         known_requests.complete();
     }
-    let doubt_through = (found.doubt > found.commit).then_some(found.doubt);
+    let in_doubt = found.doubt > found.commit && !planted(Mistake::TornTailTrusted);
+    let doubt_through = in_doubt.then_some(found.doubt);
     let store = ChatStore {
         database: Arc::new(database),
         mark,
@@ -98,7 +100,8 @@ pub fn check(path: &Path) -> Result<(), StorageError> {
 
 fn is_newest(mark: &Mark, found: &Found) -> bool {
     mark.read().is_none_or(|seen| {
-        seen.incarnation == found.vows.incarnation && seen.writes <= found.counts.writes
+        planted(Mistake::OlderCopyTaken)
+            || seen.incarnation == found.vows.incarnation && seen.writes <= found.counts.writes
     })
 }
 
@@ -213,7 +216,9 @@ fn read_checkpoint(
         };
         let value = log.get(index)?;
         let entry = value.and_then(|value| decode_entry(index, value.value()));
-        if entry.is_some_and(|entry| entry.hash == checkpoint.hash()) {
+        let is_of =
+            |entry: Entry| entry.hash == checkpoint.hash() || planted(Mistake::CheckpointUnbound);
+        if entry.is_some_and(is_of) {
             return Ok(checkpoint);
         }
         if index <= batch.previous_end {
@@ -246,7 +251,7 @@ fn read_log(
                 previous = entry.hash;
                 entries.push(Arc::new(entry));
             }
-            None if index > batch.previous_end => break,
+            None if index > batch.previous_end || planted(Mistake::CutsAtAnyBadRecord) => break,
             None => return Err(Problem::damaged(format!("entry {index} is bad or missing"))),
         }
     }

@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ struct Inner {
     speaker: Speaker,
     term: u64,
     script: Script,
+    /// How often the log was asked for.
+    attempts: AtomicUsize,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -201,6 +204,7 @@ impl HostService for Liar {
         request: Request<pb::ReplicateRequest>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
         let attach = request.into_inner().attach;
+        self.0.attempts.fetch_add(1, Ordering::Relaxed);
         let frames = (self.0.script)(self);
         let responses: Vec<_> =
             frames.iter().map(|frame| Ok(self.response(attach, frame))).collect();
@@ -311,7 +315,8 @@ async fn lied_to(script: Script) -> (Peer, JoinHandle<()>) {
     let address = ann.address();
     assert_eq!(seen.host_peer_id, ann.id());
     let speaker = Speaker::in_place_of(ann).await;
-    let liar = Liar(Arc::new(Inner { speaker, term: seen.term, script }));
+    let liar =
+        Liar(Arc::new(Inner { speaker, term: seen.term, script, attempts: AtomicUsize::new(0) }));
     (ben, liar.serve(&address).await)
 }
 
@@ -389,11 +394,15 @@ async fn a_forged_hash_or_signature_is_dropped() {
         let name = demes::protocol::types::Policy { chat_name: "hers".to_owned() };
         unsigned.payload = Payload::Policy(name);
         unsigned.hash = unsigned.computed_hash();
-        // Which of them comes first changes with each attempt.
-        let first = if number.is_multiple_of(2) { wrong_hash } else { unsigned };
+        // What is true comes only after both lies have been told.
+        let first = match liar.0.attempts.load(Ordering::Relaxed) {
+            1 => wrong_hash,
+            2 => unsigned,
+            _ => liar.next(last, number, "three"),
+        };
         vec![Frame { after: last.index, entries: vec![first], commit: last.index + 1 }]
     };
-    does_no_harm(script, &["one", "two"]).await;
+    does_no_harm(script, &["one", "two", "three"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -69,6 +69,21 @@ fn every_field_of_persist_comes_back() {
     assert_eq!((recovered.outbox, recovered.last_number), (vec![], 5));
 }
 
+// What the file has at that moment is what a process that is killed leaves.
+#[test]
+fn what_is_persisted_is_in_the_file_at_once() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut store = new_store(dir.path());
+    let entries = messages(None, 10, 1);
+    for batch in entries.chunks(3) {
+        store.persist(&append(batch)).unwrap();
+        fs::copy(file(dir.path()), file(other.path())).unwrap();
+        let (_, recovered) = ChatStore::open(&file(other.path())).unwrap();
+        assert_eq!(recovered.entries.last(), batch.last());
+        fs::remove_file(file(other.path())).unwrap();
+    }
+}
+
 #[test]
 fn a_founder_begins_with_a_committed_entry_and_a_joiner_with_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -27,6 +27,18 @@ fn the_last_two_checkpoints_stay() {
     assert!(is_damaged(ChatStore::open(&file(dir.path()))));
 }
 
+// A checkpoint says what its log comes to. Beside another log it would be wrong in everything.
+#[test]
+fn a_checkpoint_of_another_log_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = new_store(dir.path());
+    let other = Some(checkpoint_of(&messages(None, 5, 2)));
+    store.persist(&Persist { commit: Some(5), ..append(&messages(None, 5, 1)) }).unwrap();
+    store.persist(&Persist { checkpoint: other, ..Persist::default() }).unwrap();
+    drop(store);
+    assert!(is_damaged(ChatStore::open(&file(dir.path()))));
+}
+
 #[test]
 fn damage_in_the_middle_closes_the_chat_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
