@@ -19,6 +19,9 @@ pub enum Named {
     Ailing(ChatId, Ailing),
 }
 
+/// Whether a chat, of that id and name, is meant.
+type Way<'a> = dyn Fn(ChatId, &str) -> bool + 'a;
+
 /// The chat of that id, name, or beginning of an id; in this order, and only if it is one.
 pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> {
     match resolve_any(node, text)? {
@@ -45,8 +48,7 @@ pub fn resolve_any(node: &Node, text: &str) -> Result<Named, Status> {
     chats.extend(
         ailing.into_iter().map(|(id, chat)| (id, chat.name.clone(), Named::Ailing(id, chat))),
     );
-    let ways: [&dyn Fn(ChatId, &str) -> bool; 2] =
-        [&|_, name| name == text, &|id, _| hex(&id.0).starts_with(text)];
+    let ways: [&Way<'_>; 2] = [&|_, name| name == text, &|id, _| hex(&id.0).starts_with(text)];
     for fits in ways.into_iter().filter(|_| !text.is_empty()) {
         let mut found: Vec<_> = chats.extract_if(.., |(id, name, _)| fits(*id, name)).collect();
         match found.len() {
