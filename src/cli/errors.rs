@@ -120,7 +120,6 @@ pub fn of_status(status: &Status) -> Failure {
         return Failure { code, text };
     }
     match status.code() {
-        _ if is_timeout(status) => frozen(),
         Code::Unavailable => unreachable(said),
         // A connection that breaks shows as unknown, with the transport's error as its source.
         Code::Unknown if std::error::Error::source(status).is_some() => unreachable(said),
@@ -134,18 +133,6 @@ pub fn of_status(status: &Status) -> Failure {
     }
 }
 
-/// Whether the peer has not answered the question whether it is still there.
-fn is_timeout(status: &Status) -> bool {
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
 fn frozen() -> Failure {
     Failure::unreachable(
         "your peer took the call, and did not answer in time\n\
@@ -157,7 +144,7 @@ fn unreachable(said: &str) -> Failure {
     let said = said.trim_end_matches('.');
     Failure::unreachable(format!(
         "the connection to your peer was lost ({said})\n\
-         is the peer running? start it with `demes up`"
+         it has ended, or is frozen: `demes doctor` finds out, `demes up` starts it again"
     ))
 }
 

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Sender;
 
 use super::pb;
 use super::pb::event::Kind;
@@ -225,7 +226,9 @@ pub fn count(number: u64, thing: &str) -> String {
 
 /// Returns when nobody can read stdout any more; never where it is a file.
 pub async fn stdout_closed() {
-    match AsyncFd::register_with_interest(io::stdout(), Interest::ERROR) {
+    // Its own handle of the pipe, which stays blocking: it is only watched.
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    match stdout.and_then(Sender::from_owned_fd_unchecked) {
         Ok(stdout) => drop(stdout.ready(Interest::ERROR).await),
         Err(_) => std::future::pending().await,
     }

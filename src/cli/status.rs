@@ -135,46 +135,36 @@ fn recovery_text(chat: &pb::Chat, people: &People) -> String {
 fn member_table(chat: &pb::Chat, people: &People) -> String {
     let mut members: Vec<_> = chat.members.iter().collect();
     members.sort_by_cached_key(|member| (member.name.to_lowercase(), member.peer_id.clone()));
-    let absences: Vec<_> = members.iter().map(|member| absence_text(member, chat)).collect();
-    let why = if absences.iter().all(String::is_empty) { "" } else { "ABSENCE" };
-    let headers = ["NAME", "PEER", "STATE", "VOTES", "DELIVERED", "LAG", "READ", why];
-    let mut table = Table::new(headers);
-    for (member, absence) in members.into_iter().zip(absences) {
+    let mut table = Table::new(["NAME", "PEER", "VOTES", "DELIVERED", "LAG", "READ", "STATE"]);
+    for member in members {
         table.row(vec![
             people.name(&member.peer_id),
             short(&member.peer_id).into(),
-            member_state(member, chat).into(),
             if member.voter { "yes" } else { "no" }.into(),
             member.delivered.to_string(),
             chat.committed.saturating_sub(member.delivered).to_string(),
             member.read.to_string(),
-            absence,
+            member_state(member, chat),
         ]);
     }
     table.render("  ")
 }
 
-fn member_state(member: &pb::Member, chat: &pb::Chat) -> &'static str {
-    match (member.state(), absence_of(chat, &member.peer_id)) {
-        (pb::MemberState::Invited, _) => "invited",
-        (pb::MemberState::Leaving, _) => "leaving",
-        (_, pb::Absence::Goodbye | pb::Absence::Silent) => "away",
-        _ if member.reachable => "online",
-        _ => "unreachable",
-    }
-}
-
-/// Why a member is away, and since when; empty for one that is there.
-fn absence_text(member: &pb::Member, chat: &pb::Chat) -> String {
-    let takes_part = member.state() == pb::MemberState::Active;
-    let why = match absence(chat, &member.peer_id) {
-        Some(why) => why,
-        None if takes_part && !member.reachable => "no connection from here",
-        None => return String::new(),
+/// Whether a member is there, or why not, and since when.
+fn member_state(member: &pb::Member, chat: &pb::Chat) -> String {
+    let since = match &member.away_since {
+        Some(since) => format!(" since {}", local_time(Some(since))),
+        None => String::new(),
     };
-    match &member.away_since {
-        Some(since) => format!("{why}, since {}", local_time(Some(since))),
-        None => why.to_owned(),
+    let why = absence(chat, &member.peer_id).unwrap_or_default();
+    match (member.state(), absence_of(chat, &member.peer_id)) {
+        (pb::MemberState::Invited, _) => "invited".into(),
+        (pb::MemberState::Leaving, _) => "leaving".into(),
+        (_, pb::Absence::Goodbye | pb::Absence::Silent) => format!("away{since}, {why}"),
+        (_, pb::Absence::NotDialled) => format!("{why}{since}"),
+        (_, pb::Absence::Returning) => format!("back, {why}"),
+        _ if member.reachable => "online".into(),
+        _ => format!("unreachable{since}"),
     }
 }
 
@@ -260,6 +250,8 @@ fn cell(us: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::super::output::tests::sample_chat;
     use super::*;
 
@@ -272,10 +264,10 @@ club (c0ffee00c0ffee00c0ffee00c0ffee00)
   confirmed up to 42
 
 members
-  NAME  PEER      STATE        VOTES  DELIVERED  LAG  READ  ABSENCE
-  Ana   aaaaaaaa  online       yes    42         0    42
-  Ben   bbbbbbbb  online       yes    42         0    42
-  Cleo  cccccccc  unreachable  yes    40         2    40    no connection from here
+  NAME  PEER      VOTES  DELIVERED  LAG  READ  STATE
+  Ana   aaaaaaaa  yes    42         0    42    online
+  Ben   bbbbbbbb  yes    42         0    42    online
+  Cleo  cccccccc  yes    40         2    40    unreachable
 
 line of succession: the less far from all others, the better
      NAME  FARNESS  CLOSENESS
@@ -307,11 +299,9 @@ delays in ms, from row to column
         };
         let since = local_time(Some(&prost_types::Timestamp { seconds: 1_000_000_000, nanos: 0 }));
         let row = row_of("Cleo", pb::Absence::Goodbye);
-        assert!(row.contains(" away "), "{row}");
-        assert!(row.ends_with(&format!("said goodbye, since {since}")), "{row}");
+        assert!(row.ends_with(&format!(" away since {since}, said goodbye")), "{row}");
         let row = row_of("Ben", pb::Absence::NotDialled);
-        assert!(row.contains(" online "), "{row}");
-        assert!(row.ends_with(&format!("cannot be reached, since {since}")), "{row}");
+        assert!(row.ends_with(&format!(" cannot be reached since {since}")), "{row}");
     }
 
     #[test]
@@ -323,13 +313,17 @@ delays in ms, from row to column
             state: pb::MemberState::Active.into(),
             voter: true,
             reachable: at != 3,
+            away_since: (at == 3).then(|| prost_types::Timestamp::from(SystemTime::now())),
             ..Default::default()
         };
         let pairs = (0..10).flat_map(|from| (0..10).map(move |to| (from, to)));
         let delay =
             |(from, to)| pb::Delay { from_peer_id: id(from), to_peer_id: id(to), delay_us: 88_888 };
-        let candidate =
-            |at| pb::Candidate { peer_id: id(at), farness_us: Some(888_888), absence: 0 };
+        let candidate = |at| pb::Candidate {
+            peer_id: id(at),
+            farness_us: Some(888_888),
+            absence: if at == 3 { pb::Absence::Goodbye.into() } else { 0 },
+        };
         let ranking = pb::Ranking {
             candidates: (0..10).map(candidate).collect(),
             delays: pairs.map(delay).collect(),
