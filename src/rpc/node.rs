@@ -376,8 +376,8 @@ impl Node {
         if free < self.storage_reserve_bytes { Err(status::storage_full()) } else { Ok(()) }
     }
 
-    /// Bootstrap chats are accepted from their founder's address only, and once; joining proves that
-    /// the inviter's key answers there. Else only people who share a chat are known.
+    /// Bootstrap chats are accepted from their founder's address only, and once; joining proves
+    /// that the inviter's key answers there. Else only people who share a chat are known.
     fn accepts_by_itself(&self, invite: &IncomingInvite) -> bool {
         let mut chats = self.handle.chats().into_iter().filter(|chat| !chat.is_read_only());
         let is_bootstrap = self.bootstrap.iter().any(|chat| {

@@ -19,9 +19,6 @@ pub enum Named {
     Ailing(ChatId, Ailing),
 }
 
-/// Whether a chat, of that id and name, is meant.
-type Way<'a> = dyn Fn(ChatId, &str) -> bool + 'a;
-
 /// The chat of that id, name, or beginning of an id; in this order, and only if it is one.
 pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> {
     match resolve_any(node, text)? {
@@ -48,19 +45,18 @@ pub fn resolve_any(node: &Node, text: &str) -> Result<Named, Status> {
     chats.extend(
         ailing.into_iter().map(|(id, chat)| (id, chat.name.clone(), Named::Ailing(id, chat))),
     );
-    let ways: [&Way<'_>; 2] = [&|_, name| name == text, &|id, _| hex(&id.0).starts_with(text)];
-    for fits in ways.into_iter().filter(|_| !text.is_empty()) {
-        let mut found: Vec<_> = chats.extract_if(.., |(id, name, _)| fits(*id, name)).collect();
-        match found.len() {
-            0 => {}
-            1 => return Ok(found.remove(0).2),
-            _ => {
-                let ids = found.iter().map(|(id, ..)| hex(&id.0)).collect();
-                return Err(status::chat_ambiguous(ids));
-            }
-        }
+    if text.is_empty() {
+        return Err(status::chat_not_found());
     }
-    Err(status::chat_not_found())
+    let mut found: Vec<_> = chats.extract_if(.., |(_, name, _)| name == text).collect();
+    if found.is_empty() {
+        found = chats.extract_if(.., |(id, ..)| hex(&id.0).starts_with(text)).collect();
+    }
+    match found.len() {
+        0 => Err(status::chat_not_found()),
+        1 => Ok(found.remove(0).2),
+        _ => Err(status::chat_ambiguous(found.iter().map(|(id, ..)| hex(&id.0)).collect())),
+    }
 }
 
 /// The member of that id, name, or beginning of an id.
