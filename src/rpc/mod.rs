@@ -364,7 +364,6 @@ fn advertised(listening: SocketAddr) -> String {
     format!("{ip}:{}", listening.port())
 }
 
-/// R38: tells the loop when free space falls below the reserve, and when it rises again.
 /// A directory belongs to one key for ever: the votes and promises in it are that key's, and
 /// another one must not take them for its own.
 fn check_owner(store: &PeerStore, me: PeerId, data_dir: &Path) -> Result<(), ServeError> {
@@ -381,6 +380,7 @@ fn check_owner(store: &PeerStore, me: PeerId, data_dir: &Path) -> Result<(), Ser
     }
 }
 
+/// R38: tells the loop when free space falls below the reserve, and when it rises again.
 async fn watch_disk(handle: &Handle, path: &Path, reserve_bytes: u64) {
     let mut told = false;
     loop {
