@@ -5,9 +5,6 @@
 //! it, unless this crate is built with the feature `planted`, which nothing but `tests/planted`
 //! asks for; a program that was built so refuses to run elsewhere (`may_run`).
 
-/// Whether mistakes can be planted in this build.
-pub const PLANTED: bool = cfg!(feature = "planted");
-
 /// The variable that names the mistake of a process, `NONE` included.
 pub const VARIABLE: &str = "PLANTED_MISTAKE";
 

@@ -500,10 +500,11 @@ impl Chat {
     }
 
     /// The chat as it is at this moment.
-    pub fn view_now(&self) -> ChatView {
+    pub fn view_now(&mut self) -> ChatView {
         let mut status = self.replica.status();
         status.queued += self.carried.len();
-        ChatView { status, fault: self.fault, away_since: self.absences.since.clone() }
+        let away_since = self.absences.look(&status);
+        ChatView { status, fault: self.fault, away_since }
     }
 
     /// This peer takes part no more: whoever waits for a proposal is told, and streams end.
@@ -542,9 +543,7 @@ impl Chat {
     fn show(&mut self, now: Instant) {
         self.view_at = now;
         self.view_due = None;
-        let mut view = self.view_now();
-        self.absences.look(&view.status);
-        view.away_since.clone_from(&self.absences.since);
+        let view = self.view_now();
         self.view.send_if_modified(|shown| {
             let changed = **shown != view;
             if changed {

@@ -315,7 +315,7 @@ impl Driver {
                 }
             }
             Input::View { chat, reply } => {
-                if let Some(chat) = self.chats.get(&chat) {
+                if let Some(chat) = self.chats.get_mut(&chat) {
                     let _ = reply.send(chat.view_now());
                 }
             }

@@ -1,6 +1,7 @@
 //! What people's programs are shown: chats and events.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use super::message::to_ranking;
 use super::{hex, pb, timestamp};
@@ -14,13 +15,13 @@ use crate::protocol::types::{
 pub type Names = BTreeMap<PeerId, String>;
 
 /// A chat as `me` sees it. `fault` says why it has stopped here; it is empty while it runs.
-/// `away_since` has the members that are away, with the time in milliseconds since 1970.
+/// `away_since` has the members that are away.
 pub fn to_chat(
     chat: ChatId,
     me: PeerId,
     status: &Status,
     fault: &str,
-    away_since: &BTreeMap<PeerId, u64>,
+    away_since: &BTreeMap<PeerId, SystemTime>,
 ) -> pb::Chat {
     let role = match status.role {
         Role::Follower => pb::Role::Follower,
@@ -48,7 +49,7 @@ pub fn to_chat(
                 .other_generations
                 .get(peer)
                 .map_or_else(String::new, |generation| generation_text(*generation)),
-            away_since: away_since.get(peer).copied().map(timestamp),
+            away_since: away_since.get(peer).copied().map(Into::into),
         }
     });
     pb::Chat {

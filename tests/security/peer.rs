@@ -180,6 +180,27 @@ pub async fn three() -> [Peer; 3] {
     peers
 }
 
+/// Four peers in one chat, three of which vote.
+pub async fn four() -> [Peer; 4] {
+    let [ann, ben] = [Peer::start("Ann").await, Peer::start("Ben").await];
+    let [dan, eva] = [Peer::start("Dan").await, Peer::start("Eva").await];
+    lunch_of(&[&ann, &ben, &dan, &eva], 3).await;
+    [ann, ben, dan, eva]
+}
+
+/// One who is invited by the first of these members, which all have that in their logs, and has
+/// not answered.
+pub async fn guest_of(members: &[&Peer]) -> Peer {
+    let guest = Peer::start("Guest").await;
+    let request =
+        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: guest.address(), timeout_s: 0 };
+    members[0].client.clone().invite_member(request).await.expect("on its way");
+    for peer in members {
+        peer.sees("the invitation", |chat| chat.members.len() == members.len() + 1).await;
+    }
+    guest
+}
+
 /// The machine-readable reason of an error; empty without one.
 pub fn reason(status: &Status) -> String {
     let info = status.get_details_error_info();

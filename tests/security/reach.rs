@@ -6,7 +6,7 @@ use demes::wire::pb;
 use demes::wire::pb::Reach;
 use tonic::{Code, Status};
 
-use crate::peer::{LUNCH, Peer, assert_refused, lunch_of, reason, three};
+use crate::peer::{LUNCH, Peer, assert_refused, guest_of, lunch_of, reason, three};
 use crate::raw::{Calls, Speaker};
 
 /// What one member may have dialled in a minute.
@@ -20,13 +20,7 @@ async fn dial_back(calls: &mut Calls, chat_id: String) -> Result<pb::DialBackRes
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_dialled_for_who_is_no_member() {
     let [ann, ben, eva] = three().await;
-    let guest = Peer::start("Guest").await;
-    let request =
-        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: guest.address(), timeout_s: 0 };
-    ann.client.clone().invite_member(request).await.expect("on its way");
-    for peer in [&ann, &ben, &eva] {
-        peer.sees("the invitation", |chat| chat.members.len() == 4).await;
-    }
+    let guest = guest_of(&[&ann, &ben, &eva]).await;
     let chat = ann.lunch().await;
     let outsider = Speaker::stranger(&chat);
     let identity = demes::crypto::Identity::load_or_create(guest.dir.path()).expect("a key");

@@ -6,7 +6,7 @@ use demes::wire::pb;
 use demes::wire::pb::{RefusedReason, SubmitProblem};
 use tonic::{Code, Status};
 
-use crate::peer::{LUNCH, Peer, assert_refused, lunch_of, three};
+use crate::peer::{LUNCH, Peer, assert_refused, four, guest_of, three};
 use crate::raw::{Calls, Speaker};
 
 fn removing(peer: &str) -> Payload {
@@ -45,13 +45,7 @@ async fn all_remain(peers: &[&Peer], members: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_no_member_removes_nobody() {
     let [ann, ben, eva] = three().await;
-    let guest = Peer::start("Guest").await;
-    let request =
-        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: guest.address(), timeout_s: 0 };
-    ann.client.clone().invite_member(request).await.expect("on its way");
-    for peer in [&ann, &ben, &eva] {
-        peer.sees("the invitation", |chat| chat.members.len() == 4).await;
-    }
+    let guest = guest_of(&[&ann, &ben, &eva]).await;
     // The guest's own peer does not run the chat, and its key alone is worth nothing.
     let unknown = remove(&guest, LUNCH, &ben.id()).await;
     assert_refused(unknown, Code::NotFound, "CHAT_NOT_FOUND");
@@ -129,13 +123,7 @@ async fn a_member_removes_in_its_own_name_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_learner_removes_like_any_member_and_a_member_is_removed_once() {
-    let peers = [
-        Peer::start("Ann").await,
-        Peer::start("Ben").await,
-        Peer::start("Dan").await,
-        Peer::start("Eva").await,
-    ];
-    lunch_of(&[&peers[0], &peers[1], &peers[2], &peers[3]], 3).await;
+    let peers = four().await;
     let seen = peers[0].lunch().await;
     let learner = seen.members.iter().find(|member| !member.voter).expect("one of four");
     let (learners, voters): (Vec<_>, Vec<_>) =

@@ -5,7 +5,7 @@ use demes::wire::pb;
 use demes::wire::pb::RefusedReason;
 use tonic::{Code, Status};
 
-use crate::peer::{LUNCH, Peer, assert_refused, lunch_of, three, until};
+use crate::peer::{LUNCH, Peer, assert_refused, four, guest_of, three, until};
 use crate::raw::{Calls, Speaker, text};
 
 /// What a peer answers to each kind of call of `speaker` that would raise the term to `term`.
@@ -138,13 +138,7 @@ async fn an_outsider_that_knows_the_chat_gets_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_removed_gets_nothing_any_more() {
-    let peers = [
-        Peer::start("Ann").await,
-        Peer::start("Ben").await,
-        Peer::start("Dan").await,
-        Peer::start("Eva").await,
-    ];
-    lunch_of(&[&peers[0], &peers[1], &peers[2], &peers[3]], 3).await;
+    let peers = four().await;
     let [ann, ben, dan, eva] = peers;
     // The key and the store are copied while Eva takes part, and used once she has left.
     let leaving = pb::LeaveChatRequest { chat: LUNCH.to_owned() };
@@ -163,13 +157,7 @@ async fn who_was_removed_gets_nothing_any_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_invited_may_join_and_nothing_else() {
     let [ann, ben, eva] = three().await;
-    let guest = Peer::start("Guest").await;
-    let request =
-        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: guest.address(), timeout_s: 0 };
-    ann.client.clone().invite_member(request).await.expect("on its way");
-    for peer in [&ann, &ben, &eva] {
-        peer.sees("the invitation", |chat| chat.members.len() == 4).await;
-    }
+    let guest = guest_of(&[&ann, &ben, &eva]).await;
     let identity = demes::crypto::Identity::load_or_create(guest.dir.path()).expect("a key");
     let chat = ann.lunch().await.chat_id.parse().expect("an id");
     drop(guest);
@@ -188,13 +176,7 @@ async fn who_was_invited_may_join_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_learner_wins_no_vote_while_the_host_is_heard() {
-    let peers = [
-        Peer::start("Ann").await,
-        Peer::start("Ben").await,
-        Peer::start("Dan").await,
-        Peer::start("Eva").await,
-    ];
-    lunch_of(&[&peers[0], &peers[1], &peers[2], &peers[3]], 3).await;
+    let peers = four().await;
     let before = peers[0].lunch().await;
     let learner = before.members.iter().find(|member| !member.voter).expect("one of four");
     let (mut honest, mut taken) = (Vec::new(), None);
