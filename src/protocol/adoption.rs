@@ -73,7 +73,7 @@ impl Replica {
     /// memory, or says where to look back. One whose gap is larger than that is not the one to
     /// host next, and gets nothing.
     pub(super) fn on_fetch_log(&mut self, message: &Message, fetch: FetchLog) {
-        if !self.log.state().is_present(message.from, message.from_incarnation) {
+        if !self.gives_log_to(message.from, message.from_incarnation) {
             self.refuse(message, RefusedReason::NotMember);
             return;
         }

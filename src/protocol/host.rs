@@ -315,7 +315,7 @@ impl Replica {
             self.refuse(message, RefusedReason::StaleTerm);
             return;
         }
-        if !self.log.state().is_present(from, message.from_incarnation) {
+        if !self.gives_log_to(from, message.from_incarnation) {
             // Before its `TermStart` is committed, a host does not know of the latest joins.
             let Part::Host(hosting) = &self.part else { return };
             self.refuse(
@@ -487,8 +487,11 @@ impl Replica {
     /// ended is told of the commit that says so, and of nothing that comes after it.
     pub(super) fn replicate(&mut self, peer: PeerId) {
         let (term, commit) = (self.hard_state.term, self.log.commit());
-        let is_member = self.log.state().members.contains_key(&peer);
-        let last = if is_member { self.passed_on_through() } else { 0 };
+        let Some(incarnation) = self.progress_mut(peer).map(|it| it.incarnation) else { return };
+        let last = match self.gives_log_to(peer, incarnation) {
+            true => self.passed_on_through(),
+            false => 0,
+        };
         let unacknowledged_bytes_max = self.config.unacknowledged_bytes_max;
         loop {
             let Some(progress) = self.progress_mut(peer) else { return };

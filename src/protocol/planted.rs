@@ -257,6 +257,8 @@ bugs! {
     R7 HostLeavesAtOnce,
     /// A voter of whose joining this one has not read yet is refused like a stranger.
     R7 UnknownVoterRefused,
+    /// A voter whose joining is not known to be committed is given no log.
+    R35 JoiningVoterRefused,
     /// Who said goodbye counts as gone though it is reached again.
     R26 GoodbyeForEver,
     /// A stranger is answered like a member.

@@ -3,7 +3,7 @@
 use super::message::{Body, Message, RefusedReason};
 use super::planted::{Bug, planted};
 use super::replica::Replica;
-use super::types::{HardState, MemberState};
+use super::types::{HardState, Incarnation, MemberState, Membership, Payload, PeerId};
 
 impl Replica {
     // R39: a stranger cannot raise a term, name a host or say goodbye, whatever it knows of the
@@ -41,5 +41,26 @@ impl Replica {
             self.refuse(message, RefusedReason::NotMember);
         }
         !may
+    }
+
+    /// Whether this peer gives the log to that incarnation of another: to a member, as far as is
+    /// known to be committed, and to a voter that is joining.
+    pub(super) fn gives_log_to(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+        self.log.state().is_present(peer, incarnation) || self.is_joining_voter(peer, incarnation)
+    }
+
+    // R35: who has adopted its log may host without knowing how far that is committed, and may need
+    // the copy of a voter, whose joining lies beyond, to commit anything. A vote is given to members
+    // only, so that the vote says that the joining is committed.
+    /// Whether the peer has a vote, while its joining is in this log and not known to be committed.
+    pub(super) fn is_joining_voter(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+        if self.log.voters().0.get(&peer) != Some(&incarnation) || planted(Bug::JoiningVoterRefused)
+        {
+            return false;
+        }
+        self.log.entries_from(self.log.commit() + 1, usize::MAX).iter().any(|entry| {
+            let joined = matches!(entry.payload, Payload::Membership(Membership::Joined { .. }));
+            joined && (entry.author, entry.session) == (peer, incarnation)
+        })
     }
 }

@@ -294,11 +294,15 @@ impl Replica {
     /// One who is no member any more, or has come back as another incarnation, has just been told
     /// of the commit that says so, and gets nothing after it.
     pub(super) fn forget_absent(&mut self) {
-        let Part::Host(hosting) = &mut self.part else { return };
-        let state = self.log.state();
-        hosting.progress.retain(|peer, progress| {
-            planted(Bug::RemovedStillServed) || state.is_present(*peer, progress.incarnation)
-        });
+        let Part::Host(hosting) = &self.part else { return };
+        let progress = hosting.progress.iter();
+        let absent = progress.filter(|(peer, it)| !self.gives_log_to(**peer, it.incarnation));
+        let absent: Vec<_> = absent.map(|(peer, _)| *peer).collect();
+        if let Part::Host(hosting) = &mut self.part
+            && !planted(Bug::RemovedStillServed)
+        {
+            hosting.progress.retain(|peer, _| !absent.contains(peer));
+        }
     }
 
     // ---- hand-over (R23) ----

@@ -72,9 +72,12 @@ impl Inbound {
         chat.filter(|chat| !chat.is_read_only()).ok_or_else(chat_not_found)
     }
 
-    /// Whether the peer is a member of a chat that runs here.
+    /// Whether the peer is a member of a chat that runs here. A voter is one, though its joining may
+    /// not be known to be committed here (R35).
     pub fn is_member(&self, chat: ChatId, peer: PeerId) -> Result<bool, Status> {
-        let is_member = self.chat(chat)?.view.borrow().status.members.contains_key(&peer);
+        let chat = self.chat(chat)?;
+        let status = &chat.view.borrow().status;
+        let is_member = status.members.contains_key(&peer) || status.voters.contains(&peer);
         Ok(is_member || planted(Mistake::StrangerIsMember))
     }
 

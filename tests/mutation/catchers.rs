@@ -17,6 +17,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::OutsiderRefused | Bug::RemovedRefusesVote | Bug::LearnerCounts => "who_counts",
         Bug::LearnerStands | Bug::WithdrawnNominated => "who_may_stand",
         Bug::UnknownVoterRefused => "voter_behind_the_candidate",
+        Bug::JoiningVoterRefused => "host_behind_a_joining",
         Bug::HalfIsMajority => "newcomer",
         Bug::RestartSuspectsAtOnce => "everyone_offline_and_back",
         Bug::NominationRaisesTerm | Bug::RefusalUnsaid => "stale_requests",
