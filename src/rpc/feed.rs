@@ -183,10 +183,15 @@ impl Reader {
                 let read = tokio::task::spawn_blocking(move || {
                     reader.entries(from, through, FRAME_BYTES_MAX)
                 });
-                let entries = read
-                    .await
-                    .map_err(|_| internal("reading was interrupted"))?
-                    .map_err(|error| store(&error))?;
+                let entries = match read.await {
+                    Ok(Ok(entries)) => entries,
+                    // The loop ends the chat, and its repair brings it back. Others go on.
+                    Ok(Err(error)) if error.needs_repair() || position.chat.is_away() => {
+                        return Ok(());
+                    }
+                    Ok(Err(error)) => return Err(store(&error)),
+                    Err(_) => return Err(internal("reading was interrupted")),
+                };
                 let Some(last) = entries.last() else {
                     return Err(storage_damaged("the log ends before its committed end"));
                 };

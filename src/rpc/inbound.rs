@@ -72,8 +72,8 @@ impl Inbound {
         chat.filter(|chat| !chat.is_read_only()).ok_or_else(chat_not_found)
     }
 
-    /// Whether the peer is a member of a chat that runs here. A voter is one, though its joining may
-    /// not be known to be committed here (R35).
+    /// Whether the peer is a member of a chat that runs here. A voter is one, though its joining
+    /// may not be known to be committed here (R35).
     pub fn is_member(&self, chat: ChatId, peer: PeerId) -> Result<bool, Status> {
         let chat = self.chat(chat)?;
         let status = &chat.view.borrow().status;

@@ -65,9 +65,11 @@ use crate::telemetry::Observed;
 use crate::wire::{check_address, check_name};
 
 /// A graceful stop takes at most this long, of which the hand-over may take the first part.
-const STOP_MAX: Duration = Duration::from_millis(4_500);
+const STOP_MAX: Duration = Duration::from_millis(4_000);
 /// What is on its way to other peers gets this long to leave.
 const DRAIN_MAX: Duration = Duration::from_millis(200);
+/// How long closing the chats' files may take.
+const CLOSE_MAX: Duration = Duration::from_millis(500);
 /// The record of the peer's own store that names whose directory it is.
 const OWNER: (&str, &str) = ("peer", "id");
 const LAST_WORDS: Duration = Duration::from_millis(50);
@@ -117,7 +119,7 @@ impl RunningPeer {
 
     /// Hands over, says goodbye, ends the streams and stops; takes at most 5 seconds.
     pub async fn stop(self) {
-        // Both limits together stay below what a supervisor waits.
+        // All limits together stay below what a supervisor waits.
         let _ = timeout(STOP_MAX, self.handle.stop()).await;
         let drained = async {
             while self.handle.roster().borrow().values().any(|c| !c.outbox.is_empty()) {
@@ -133,6 +135,7 @@ impl RunningPeer {
         self.closed.cancel();
         self.tasks.close();
         let _ = timeout(DRAIN_MAX, self.tasks.wait()).await;
+        let _ = timeout(CLOSE_MAX, self.handle.close()).await;
     }
 
     /// Resolves, with the reason, when the peer can no longer work and the process must end.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Span;
@@ -285,6 +286,13 @@ impl Chat {
     /// Ends the chat's streams.
     pub fn close(&mut self) {
         self.close_streams(|_| true);
+    }
+
+    /// Ends the chat as it is. The file is closed when the thread that writes it has ended.
+    pub fn into_thread(mut self) -> JoinHandle<()> {
+        self.close();
+        self.shared.reader.close();
+        self.journal.end()
     }
 
     /// Ends the streams of those who are no members any more. What was on its way still arrives.

@@ -337,6 +337,15 @@ impl Driver {
                     chat.handle(now, Event::Stop);
                 }
             }
+            Input::Close { reply } => {
+                let chats = std::mem::take(&mut self.chats).into_values();
+                let threads: Vec<_> = chats.map(Chat::into_thread).collect();
+                self.io.beside(move || {
+                    threads.into_iter().for_each(|thread| drop(thread.join()));
+                    let _ = reply.send(());
+                    None
+                });
+            }
         }
     }
 

@@ -208,6 +208,9 @@ pub(super) enum Input {
     Stop {
         reply: oneshot::Sender<()>,
     },
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// A chat for the loop to run.
@@ -394,6 +397,15 @@ impl Handle {
     pub async fn stop(&self) {
         let (reply, replied) = oneshot::channel();
         if self.send(Input::Stop { reply }).await.is_ok() {
+            let _ = replied.await;
+        }
+    }
+
+    /// Ends all chats as they are; returns when their files are closed. One that was closed in
+    /// order is opened again without a look at all of it.
+    pub async fn close(&self) {
+        let (reply, replied) = oneshot::channel();
+        if self.send(Input::Close { reply }).await.is_ok() {
             let _ = replied.await;
         }
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{Span, info_span};
@@ -42,6 +42,7 @@ pub enum Done {
 /// outbox, of entries beyond the commit index, and of bytes that a follower has not acknowledged.
 pub struct Journal {
     jobs: Sender<Job>,
+    thread: JoinHandle<()>,
     gauges: Arc<Gauges>,
 }
 
@@ -63,12 +64,12 @@ impl Journal {
     ) -> std::io::Result<Self> {
         let (jobs, queue) = channel();
         let counted = Arc::clone(&gauges);
-        thread::Builder::new().name("demes-storage".into()).spawn(move || {
+        let thread = thread::Builder::new().name("demes-storage".into()).spawn(move || {
             let mut guard = PanicGuard { done: done.clone(), armed: true };
             run(store, &queue, &done, &counted);
             guard.armed = false;
         })?;
-        Ok(Self { jobs, gauges })
+        Ok(Self { jobs, thread, gauges })
     }
 
     /// Makes `persist` durable after everything that was given before. With `ends_carrying`, what
@@ -78,6 +79,12 @@ impl Journal {
         self.gauges.writes.fetch_add(1, Ordering::Relaxed);
         // The thread is gone only after it has told the loop that it failed.
         let _ = self.jobs.send(Job { ready, persist, ends_carrying, spans });
+    }
+
+    /// Ends the thread after what was given to it. Once the handle is joined, the file is closed,
+    /// unless a reader still has it.
+    pub fn end(self) -> JoinHandle<()> {
+        self.thread
     }
 }
 

@@ -13,21 +13,29 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{
-    Builder, Database as Redb, Durability, ReadTransaction, ReadableDatabase as _, WriteTransaction,
+    Builder, Database as Redb, Durability, ReadOnlyDatabase, ReadTransaction,
+    ReadableDatabase as _, WriteTransaction,
 };
 
 use super::error::StorageError;
 use super::schema::FORMAT;
+use super::unverified::open_unverified;
 use crate::planted::{Mistake, planted};
 
 /// An open file.
 pub struct Database {
     path: PathBuf,
     /// There until `drop` takes it.
-    redb: Option<Redb>,
+    opened: Option<Opened>,
     /// A write has failed: whether it reached the disk is unknown, so there are no more.
     failed: AtomicBool,
     damaged: AtomicBool,
+}
+
+enum Opened {
+    Sound(Redb),
+    /// Of a damaged file, which is only read.
+    Unverified(ReadOnlyDatabase),
 }
 
 thread_local! {
@@ -62,7 +70,8 @@ pub fn take_panic() -> Panic {
         None => Panic::Other,
         Some(call) if call.has_panicked => {
             let what = if SALVAGING.get() { SALVAGE_ENDED } else { PANICKED };
-            Panic::Ends(damaged(&call.path, what.to_owned()))
+            mark(&call.path, what);
+            Panic::Ends(StorageError::Damaged { path: call.path.clone(), what: what.to_owned() })
         }
         Some(call) => {
             call.has_panicked = true;
@@ -74,16 +83,23 @@ pub fn take_panic() -> Panic {
 const PANICKED: &str = "the storage library panicked";
 const SALVAGE_ENDED: &str = "reading what is left of it ended the process";
 
-/// Runs `read`, which takes what is left of the damaged file at `path`. `None` without running it
-/// where that has ended the process before: otherwise every start would end there.
+/// Runs `read`, which takes what is left of the file at `path`. `None` without running it where
+/// that has ended the process before: otherwise every start would end there. The marker of a
+/// damaged file says so beforehand, however the process may end.
 pub fn salvage<T>(path: &Path, read: impl FnOnce() -> T) -> Option<T> {
-    let marked = fs::read_to_string(marker_of(path));
-    if marked.is_ok_and(|what| what.trim_end() == SALVAGE_ENDED) {
+    let reason = fs::read_to_string(marker_of(path)).ok();
+    if reason.as_ref().is_some_and(|reason| reason.trim_end() == SALVAGE_ENDED) {
         return None;
+    }
+    if reason.is_some() {
+        mark(path, SALVAGE_ENDED);
     }
     SALVAGING.set(true);
     let left = read();
     SALVAGING.set(false);
+    if let Some(reason) = reason {
+        mark(path, reason.trim_end());
+    }
     Some(left)
 }
 
@@ -135,9 +151,17 @@ impl Database {
         Self::start(path, |builder| builder.open(path), cache_bytes)
     }
 
-    /// Opens a file whatever is known of it, to read what it still gives.
+    /// Opens a file whatever is known of it, to read what it still gives. It takes no writes.
     pub fn open_damaged(path: &Path, cache_bytes: usize) -> Result<Self, StorageError> {
-        Self::start_unmarked(path, |builder| builder.open(path), cache_bytes)
+        let opened = match Self::start_unmarked(path, |builder| builder.open(path), cache_bytes) {
+            Err(StorageError::Damaged { .. }) => {
+                let unverified = guarded(path, "open", || Ok(open_unverified(path, cache_bytes)?))?;
+                Self::of(path, Opened::Unverified(unverified))
+            }
+            opened => opened?,
+        };
+        opened.failed.store(true, Ordering::Relaxed);
+        Ok(opened)
     }
 
     pub fn path(&self) -> &Path {
@@ -154,7 +178,10 @@ impl Database {
         &self,
         work: impl FnOnce(&ReadTransaction) -> Result<T, Problem>,
     ) -> Result<T, StorageError> {
-        let result = guarded(&self.path, "read", || work(&self.redb().begin_read()?));
+        let result = guarded(&self.path, "read", || match self.opened() {
+            Opened::Sound(redb) => work(&redb.begin_read()?),
+            Opened::Unverified(redb) => work(&redb.begin_read()?),
+        });
         self.note_damage(&result);
         result
     }
@@ -169,11 +196,13 @@ impl Database {
         quick_repair: bool,
         work: impl FnOnce(&WriteTransaction) -> Result<T, Problem>,
     ) -> Result<T, StorageError> {
-        if self.failed.load(Ordering::Relaxed) && !planted(Mistake::FailedSyncRetried) {
-            return Err(StorageError::Failed { path: self.path.clone() });
-        }
+        let failed = self.failed.load(Ordering::Relaxed) && !planted(Mistake::FailedSyncRetried);
+        let redb = match self.opened() {
+            Opened::Sound(redb) if !failed => redb,
+            _ => return Err(StorageError::Failed { path: self.path.clone() }),
+        };
         let result = guarded(&self.path, "write", || {
-            let mut transaction = self.redb().begin_write()?;
+            let mut transaction = redb.begin_write()?;
             transaction.set_durability(match planted(Mistake::SyncSkipped) {
                 false => Durability::Immediate,
                 true => Durability::None,
@@ -190,8 +219,8 @@ impl Database {
         result
     }
 
-    fn redb(&self) -> &Redb {
-        self.redb.as_ref().expect("only `drop` takes it")
+    fn opened(&self) -> &Opened {
+        self.opened.as_ref().expect("only `drop` takes it")
     }
 
     fn note_damage<T>(&self, result: &Result<T, StorageError>) {
@@ -226,21 +255,25 @@ impl Database {
             builder.set_cache_size(cache_bytes);
             Ok(start(&builder)?)
         })?;
-        Ok(Self {
+        Ok(Self::of(path, Opened::Sound(redb)))
+    }
+
+    fn of(path: &Path, opened: Opened) -> Self {
+        Self {
             path: path.to_owned(),
-            redb: Some(redb),
+            opened: Some(opened),
             failed: AtomicBool::new(false),
             damaged: AtomicBool::new(false),
-        })
+        }
     }
 }
 
 impl Drop for Database {
     fn drop(&mut self) {
         // redb writes when it closes, and may find damage, or panic, even then.
-        let redb = self.redb.take();
+        let opened = self.opened.take();
         let _ = guarded(&self.path, "close", || {
-            drop(redb);
+            drop(opened);
             Ok(())
         });
     }
@@ -290,9 +323,16 @@ fn guarded<T>(
 }
 
 fn damaged(path: &Path, what: String) -> StorageError {
+    // What else is found while the rest is taken along changes nothing.
+    if !SALVAGING.get() {
+        mark(path, &what);
+    }
+    StorageError::Damaged { path: path.to_owned(), what }
+}
+
+fn mark(path: &Path, what: &str) {
     // Where even this cannot be written, the error that follows still stops the chat.
     let _ = fs::write(marker_of(path), format!("{what}\n"));
-    StorageError::Damaged { path: path.to_owned(), what }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! (`chat` writes it, `recover` opens it, `reader` reads it, `anew` replaces it), so that a damaged
 //! chat leaves the others alone; what belongs to the peer as a whole is in one more (`peer`). All
 //! are redb files; `database` is the only place that calls redb's transactions, and `schema` says
-//! what the records look like: each has a checksum that every read verifies (R37). `probe` measures
-//! the disk.
+//! what the records look like: each has a checksum that every read verifies (R37). `unverified`
+//! reads what redb refuses, for `anew`. `probe` measures the disk.
 //!
 //! Calls block. The writer of a chat belongs to one thread; readers work beside it anywhere.
 
@@ -21,6 +21,7 @@ mod probe;
 mod reader;
 mod recover;
 pub mod schema;
+mod unverified;
 
 pub use anew::Anew;
 pub use chat::{ChatStore, new_incarnation};

@@ -36,6 +36,12 @@ impl Files {
         names.filter(|name| name.contains(".redb.damaged-") && !name.ends_with(".damaged")).count()
     }
 
+    /// Why the first store was set aside.
+    fn reason(&self) -> String {
+        let kept = self.store.with_added_extension("damaged-1.damaged");
+        fs::read_to_string(kept).unwrap().trim_end().to_owned()
+    }
+
     /// A copy of the store and its mark.
     fn copy(&self) -> (Vec<u8>, Vec<u8>) {
         (fs::read(&self.store).unwrap(), fs::read(self.mark()).unwrap())
@@ -82,21 +88,20 @@ async fn three(settings: &[(&str, &str)]) -> (Chat, usize) {
 /// The text of a message in the middle of what `three` has said.
 const MIDDLE: &str = "text of request-15";
 
-/// Kills the peer while one message of its own only waits: the others are frozen, so that it cannot
-/// leave. Gives its request id.
-async fn killed_with_a_message_that_waits(chat: &mut Chat, hurt: usize) -> String {
+/// Brings the peer down with one message of its own that only waits. The others are killed before,
+/// so that it cannot leave: for a process that is merely frozen, its machine would still take it.
+/// Gives its request id.
+async fn down_with_a_message_that_waits(chat: &mut Chat, hurt: usize, signal: Signal) -> String {
     let others = chat.others(&[hurt]);
     for other in &others {
-        chat.signal(*other, Signal::SIGSTOP);
+        chat.peers[*other].kill().unwrap();
+        chat.peers[*other].gone().await.unwrap();
     }
     let waiting = chat.queues(hurt).await;
-    chat.peers[hurt].kill().unwrap();
-    chat.peers[hurt].gone().await.unwrap();
+    chat.signal(hurt, signal);
+    chat.peers[hurt].ended(STEP).await.unwrap();
     for other in &others {
-        chat.signal(*other, Signal::SIGCONT);
-    }
-    for other in others {
-        chat.says(other).await;
+        chat.peers[*other].start().await.unwrap();
     }
     waiting
 }
@@ -137,7 +142,7 @@ async fn comes_back(mut chat: Chat, hurt: usize, kept: usize, id: String, waitin
 async fn hurt_while_down(happens: impl Fn(&Files), kept: usize, waiting: Waiting) {
     let (mut chat, hurt) = three(&[]).await;
     let files = Files::of(&chat, hurt);
-    let id = killed_with_a_message_that_waits(&mut chat, hurt).await;
+    let id = down_with_a_message_that_waits(&mut chat, hurt, Signal::SIGKILL).await;
     happens(&files);
     chat.peers[hurt].start().await.unwrap();
     comes_back(chat, hurt, kept, id, waiting).await;
@@ -172,7 +177,10 @@ async fn an_older_copy_is_fetched_anew_from_the_others() {
             for _ in 0..10 {
                 chat.says(hurt).await;
             }
-            let id = killed_with_a_message_that_waits(&mut chat, hurt).await;
+            // The others are not killed: what they remember of it is what tells.
+            let id = chat.send(hurt).request_id;
+            chat.peers[hurt].kill().unwrap();
+            chat.peers[hurt].gone().await.unwrap();
             fs::write(&files.store, store).unwrap();
             if with_mark {
                 fs::write(files.mark(), mark).unwrap();
@@ -191,7 +199,8 @@ async fn damage_that_is_found_later_is_repaired_while_the_peer_runs() {
     story(async {
         let (mut chat, hurt) = three(&[("DEMES__LIMITS__CHECKPOINT_EVERY", "8")]).await;
         let files = Files::of(&chat, hurt);
-        let id = killed_with_a_message_that_waits(&mut chat, hurt).await;
+        // After a crash redb would look at everything at once.
+        let id = down_with_a_message_that_waits(&mut chat, hurt, Signal::SIGTERM).await;
         spoil(&files.store, "text of request-5");
         chat.peers[hurt].start().await.unwrap();
         let pid = chat.peers[hurt].pid();
@@ -200,6 +209,7 @@ async fn damage_that_is_found_later_is_repaired_while_the_peer_runs() {
         until(STEP, "the repair", || async { (files.kept() == 1).then_some(()) }).await.unwrap();
         comes_back_in_a_feed(&mut chat, hurt, &mut feed).await;
         assert_eq!(chat.peers[hurt].pid(), pid);
+        assert!(files.reason().starts_with("entry "), "the reader found it: {}", files.reason());
         comes_back(chat, hurt, 1, id, Waiting::Lands).await;
     })
     .await;

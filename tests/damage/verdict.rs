@@ -6,6 +6,7 @@ use demes::protocol::config::Config;
 use demes::protocol::event::{Persist, Recovered};
 use demes::protocol::replica::Replica;
 use demes::protocol::time::Instant;
+use demes::protocol::types::{Payload, Submission};
 use demes::storage::{ChatStore, DataDir, StorageError};
 
 use super::sample::{CHAT, ME, Truth, chain, chat_file, peer_records};
@@ -17,8 +18,10 @@ pub enum Verdict {
     Intact,
     /// The last batch is cut from its first bad record on, and the tail is in doubt.
     Cut,
-    /// Refused when it is opened.
+    /// Refused when it is opened. The outbox is taken along whole.
     Damaged,
+    /// Refused when it is opened. The outbox, or a part of it, is lost.
+    OutboxLost,
     /// Found by whoever reads, writes or closes it, and refused from then on.
     DamagedWithin,
     /// Refused as an older copy.
@@ -30,10 +33,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Intact,
         Self::Cut,
         Self::Damaged,
+        Self::OutboxLost,
         Self::DamagedWithin,
         Self::Older,
         Self::Gone,
@@ -87,10 +91,9 @@ pub fn examine_after_end(dir: &Path, truth: &Truth) {
 /// Gives what the two starts say together.
 fn start_again(data: &DataDir, truth: &mut Truth, first: Verdict) -> Verdict {
     let both = first.and_then(look(data, truth, false));
-    if !matches!(both, Verdict::Intact | Verdict::Cut) {
-        begins_anew(data, truth);
-    }
-    both
+    let has_begun = !matches!(both, Verdict::Intact | Verdict::Cut);
+    let lost = has_begun && begins_anew(data, truth) != truth.recovered.outbox;
+    if both == Verdict::Damaged && lost { Verdict::OutboxLost } else { both }
 }
 
 fn look(data: &DataDir, truth: &mut Truth, goes_on: bool) -> Verdict {
@@ -160,8 +163,9 @@ fn read_all(store: &ChatStore, truth: &Truth, is_cut: bool) -> Result<(), Storag
     Ok(())
 }
 
-/// The repair works, takes along nothing that was not there, and the chat opens again.
-fn begins_anew(data: &DataDir, truth: &Truth) {
+/// The repair works, takes along nothing that was not there, and the chat opens again. Gives what
+/// it takes along.
+fn begins_anew(data: &DataDir, truth: &Truth) -> Vec<Submission> {
     const ANEW: u64 = 78;
     let anew = data.begin_anew(CHAT, ANEW).expect("it begins anew");
     let recovered = &anew.recovered;
@@ -170,15 +174,17 @@ fn begins_anew(data: &DataDir, truth: &Truth) {
     // An older copy may have what has left the outbox since; the log then says so.
     let known = truth.recovered.hard_state;
     assert!(recovered.hard_state.term <= known.term);
-    for submission in anew.store.carried().expect("it is new") {
+    let carried = anew.store.carried().expect("it is new");
+    for submission in &carried {
         let text = format!("s{}", submission.number);
         let is_own = matches!(&submission.payload,
-            demes::protocol::types::Payload::Message { request_id, .. } if *request_id == text);
+            Payload::Message { request_id, .. } if *request_id == text);
         assert!(is_own && submission.number <= truth.recovered.last_number);
     }
     drop(anew);
     let (_, recovered) = data.open_chat(CHAT).expect("it opens again");
     assert_eq!((recovered.incarnation, recovered.boot), (ANEW, 2));
+    carried
 }
 
 /// The same for the peer's own store, which nobody else has: all of it, or a refusal.

@@ -77,6 +77,31 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
     assert_eq!((store.carried().unwrap().len(), recovered.outbox.len()), (0, 4));
 }
 
+// After a crash redb verifies the whole file before it gives anything of it.
+#[test]
+fn a_damaged_log_does_not_take_the_outbox_with_it_after_a_crash_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = DataDir::open(dir.path()).unwrap();
+    busy_chat(&data);
+    let path = dir.path().join("chats").join(format!("{CHAT}.redb"));
+    let (mut store, _) = data.open_chat(CHAT).unwrap();
+    store.persist(&Persist { outbox_put: vec![submission(6)], ..Persist::default() }).unwrap();
+    let as_a_crash_leaves_it = fs::read(&path).unwrap();
+    drop(store);
+    fs::write(&path, as_a_crash_leaves_it).unwrap();
+    damage(&path, text(4).as_bytes());
+    assert!(is_damaged(data.open_chat(CHAT)));
+
+    let damaged = fs::read(&path).unwrap();
+    let (store, recovered, kept_at) = begin(&data, 78);
+    assert_eq!(store.carried().unwrap(), [3, 4, 5, 6].map(submission));
+    assert_eq!((recovered.hard_state.term, recovered.read, recovered.generation), (4, 7, 3));
+    let kept_at = kept_at.unwrap();
+    assert_eq!(fs::read(&kept_at).unwrap(), damaged, "it is kept as it was");
+    let reason = fs::read_to_string(kept_at.with_added_extension("damaged")).unwrap();
+    assert!(reason.contains("corrupted"), "{reason}");
+}
+
 #[test]
 fn a_file_of_which_nothing_can_be_read_or_that_is_gone_begins_anew_without_it() {
     let dir = tempfile::tempdir().unwrap();
