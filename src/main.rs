@@ -20,11 +20,11 @@ fn main() -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     }
     exit_on_panic();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
+    let done = match Cli::try_parse() {
+        Ok(cli) => cli::run(cli),
+        Err(error) => usage(&error),
     };
-    match cli::run(cli) {
+    match done {
         Ok(code) => code,
         Err(error) => {
             let failure = cli::explain(&error);
@@ -37,12 +37,15 @@ fn main() -> ExitCode {
 }
 
 /// Prints what clap has to say: help and the version are data, everything else is a usage error.
-fn usage(error: &clap::Error) -> ExitCode {
-    // Nothing can be done when nobody reads.
-    let _ = error.print();
+fn usage(error: &clap::Error) -> anyhow::Result<ExitCode> {
+    let printed = error.print();
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ => ExitCode::from(EXIT_USAGE),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            printed?;
+            Ok(ExitCode::SUCCESS)
+        }
+        // Nothing can be done when nobody reads.
+        _ => Ok(ExitCode::from(EXIT_USAGE)),
     }
 }
 

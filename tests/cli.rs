@@ -326,6 +326,21 @@ async fn a_feed_ends_quietly_when_its_reader_has_gone() {
     assert_eq!((text(&ended.stderr), ended.status.code()), ("", Some(0)));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_written_is_told() {
+    for arguments in [&["help"][..], &["--version"], &["config"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_demes"))
+            .args(arguments)
+            .stdout(full)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(74), "{arguments:?}");
+        assert!(text(&output.stderr).contains("the disk is full"), "{output:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_chat_from_a_pipe_ends_when_its_messages_are_confirmed() {
     let peer = FakePeer::start(true).await;

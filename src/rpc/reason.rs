@@ -123,7 +123,9 @@ reasons! {
     Stopping = "STOPPING", Unavailable;
     /// The peer listener: too many calls from that key, or from unknown ones.
     RateLimited = "RATE_LIMITED", ResourceExhausted;
-    /// The peer listener: a field is missing, too long or malformed; the message names it.
+    /// The request has more bytes than the call takes: 64 KiB, or 2 MiB between members.
+    RequestTooLong = "REQUEST_TOO_LONG", ResourceExhausted;
+    /// A field is missing, too long or malformed, or nothing can be read; the message says which.
     RequestInvalid = "REQUEST_INVALID", InvalidArgument;
     /// The peer listener: a signature or hash is wrong.
     NotGenuine = "NOT_GENUINE", PermissionDenied;

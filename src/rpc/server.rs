@@ -18,16 +18,19 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::body::Body;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, Router};
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
+use tower::util::MapResponseLayer;
 
 use super::client::Person;
 use super::dial::MESSAGE_BYTES_MAX;
 use super::inbound::{Caller, Inbound};
 use super::options::{Limits, ServeError};
+use super::status::with_reason;
 use crate::crypto::tls;
 use crate::telemetry::metrics::{Held, LISTENER, Metric, hold, rejected};
 use crate::telemetry::{GrpcDurationLayer, GrpcServerLayer};
@@ -48,8 +51,10 @@ const HEALTH_STREAMS_MAX: u32 = 64;
 const HEALTH_CONNECTIONS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Every call that arrives may be part of a trace, and is measured.
-type Traced = Stack<GrpcDurationLayer, Stack<GrpcServerLayer, Identity>>;
+/// Every call that arrives may be part of a trace, and is measured; every refusal has a reason.
+type Traced =
+    Stack<MapResponseLayer<WithReason>, Stack<GrpcDurationLayer, Stack<GrpcServerLayer, Identity>>>;
+type WithReason = fn(http::Response<Body>) -> http::Response<Body>;
 
 /// Opens a listener; an error names the flag that moves it.
 pub async fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServeError> {
@@ -187,6 +192,7 @@ fn builder(streams_max: u32) -> Server<Traced> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(GrpcServerLayer)
         .layer(GrpcDurationLayer)
+        .layer(MapResponseLayer::new(with_reason as WithReason))
 }
 
 /// Lists the services of this listener. The details of errors are described too, so that programs

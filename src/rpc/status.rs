@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use futures_util::{Stream, StreamExt, stream};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::reason::Reason;
@@ -62,6 +62,18 @@ pub fn unable(error: Unable) -> Status {
 /// Why a request is not valid.
 pub fn invalid(error: WireError) -> Status {
     status(Reason::RequestInvalid, error.to_string(), [])
+}
+
+/// The same answer, with a reason where tonic itself refused a request that it could not read.
+pub fn with_reason<B: Default>(response: http::Response<B>) -> http::Response<B> {
+    let refusal = response.extensions().get::<Status>().filter(|told| told.details().is_empty());
+    let Some(refusal) = refusal else { return response };
+    let reason = match refusal.code() {
+        Code::OutOfRange => Reason::RequestTooLong,
+        Code::Internal => Reason::RequestInvalid,
+        _ => return response,
+    };
+    status(reason, format!("the request cannot be taken: {}", refusal.message()), []).into_http()
 }
 
 /// What a peer of ours never does unless it is wrong, or its process is ending.
