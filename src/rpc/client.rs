@@ -278,7 +278,7 @@ impl ClientService for Person {
             .map(|cursor| Ok((resolve_chat(&self.node, &cursor.chat)?, cursor.after)))
             .collect::<Result<Vec<_>, Status>>()?;
         let stall = self.node.limits.feed_stall;
-        let reader = Reader::new(self.node.handle.clone(), cursors, stall)?;
+        let reader = Reader::new(Arc::clone(&self.node), cursors, stall)?;
         Ok(Response::new(until_stopped(reader.into_stream(), self.node.stop.clone())))
     }
 

@@ -13,10 +13,11 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::node::Node;
 use super::status::{cursor_ahead, internal, slow_consumer, storage_damaged, store};
 use crate::protocol::types::{ChatId, Index};
 use crate::runtime::feed::{After, FRAME_BYTES_MAX};
-use crate::runtime::handle::{ChatShared, Handle};
+use crate::runtime::handle::ChatShared;
 use crate::runtime::measure::chat_attribute;
 use crate::telemetry::metrics::{self, Metric};
 use crate::wire::feed::{FeedFrame, encode_event};
@@ -30,7 +31,7 @@ pub type Frames = Pin<Box<dyn Stream<Item = Result<FeedFrame, Status>> + Send>>;
 
 /// One reader.
 pub struct Reader {
-    handle: Handle,
+    node: Arc<Node>,
     activity: watch::Receiver<u64>,
     chats: Vec<Position>,
     /// Takes up chats that come later.
@@ -80,7 +81,7 @@ impl Position {
 impl Reader {
     /// A reader of these positions; of all chats from their beginnings when there are none.
     pub fn new(
-        handle: Handle,
+        node: Arc<Node>,
         cursors: Vec<(Arc<ChatShared>, Index)>,
         stall: Duration,
     ) -> Result<Self, Status> {
@@ -91,8 +92,8 @@ impl Reader {
             }
         }
         Ok(Self {
-            activity: handle.activity(),
-            handle,
+            activity: node.handle.activity(),
+            node,
             all: cursors.is_empty(),
             chats: cursors.into_iter().map(|(chat, after)| Position::new(chat, after)).collect(),
             stall,
@@ -149,6 +150,9 @@ impl Reader {
                     break;
                 }
             }
+            if let Some(refusal) = self.given_up().filter(|_| frame.is_empty()) {
+                return Err(refusal);
+            }
             if frame.is_empty() {
                 frame = self.wait().await;
             }
@@ -158,11 +162,23 @@ impl Reader {
         }
     }
 
+    /// Why nothing will come any more: the chats were named, and none of them can be repaired.
+    fn given_up(&self) -> Option<Status> {
+        let ailing = self.node.repairs.ailing();
+        let refusal = |position: &Position| {
+            let ailing = ailing.get(&position.chat.id).filter(|ailing| ailing.is_given_up)?;
+            position.chat.is_away().then(|| ailing.refusal())
+        };
+        let refusals: Option<Vec<_>> = self.chats.iter().map(refusal).collect();
+        refusals.filter(|_| !self.all)?.into_iter().next()
+    }
+
     /// Adds what one chat has, and CAUGHT_UP where that is due.
     async fn fill(&mut self, index: usize, frame: &mut FeedFrame) -> Result<(), Status> {
         let stall = self.stall;
         let position = &mut self.chats[index];
         if position.chat.is_away() {
+            position.behind_since = None;
             return Ok(());
         }
         match position.chat.feed.after(position.after) {
@@ -230,11 +246,11 @@ impl Reader {
     /// read.
     fn renew_chats(&mut self) {
         for position in self.chats.iter_mut().filter(|position| position.chat.is_away()) {
-            if let Some(back) = self.handle.chat(position.chat.id) {
+            if let Some(back) = self.node.handle.chat(position.chat.id) {
                 position.chat = back;
             }
         }
-        let ended = |id: ChatId| self.handle.chat(id).is_none();
+        let ended = |id: ChatId| self.node.handle.chat(id).is_none();
         self.chats.retain(|position| {
             position.after < position.chat.feed.commit()
                 || position.chat.is_away()
@@ -243,7 +259,7 @@ impl Reader {
         if !self.all {
             return;
         }
-        for chat in self.handle.chats() {
+        for chat in self.node.handle.chats() {
             if self.chats.iter().all(|position| position.chat.id != chat.id) {
                 self.chats.push(Position::new(chat, 0));
             }

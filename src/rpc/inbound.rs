@@ -15,6 +15,7 @@ use super::status::{
     unable,
 };
 use crate::planted::{Mistake, planted};
+use crate::protocol::event;
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, PeerId};
 use crate::runtime::handle::{Answer, ChatShared, Handle};
@@ -50,6 +51,12 @@ pub struct Inbound {
     pub stop: CancellationToken,
 }
 
+/// Whether the peer is a member. A voter is one, though its joining may not be known to be
+/// committed here (R35).
+fn is_member_of(status: &event::Status, peer: &PeerId) -> bool {
+    status.members.contains_key(peer) || status.voters.contains(peer)
+}
+
 impl Inbound {
     /// The peer that calls.
     pub fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
@@ -72,12 +79,9 @@ impl Inbound {
         chat.filter(|chat| !chat.is_read_only()).ok_or_else(chat_not_found)
     }
 
-    /// Whether the peer is a member of a chat that runs here. A voter is one, though its joining
-    /// may not be known to be committed here (R35).
+    /// Whether the peer is a member of a chat that runs here.
     pub fn is_member(&self, chat: ChatId, peer: PeerId) -> Result<bool, Status> {
-        let chat = self.chat(chat)?;
-        let status = &chat.view.borrow().status;
-        let is_member = status.members.contains_key(&peer) || status.voters.contains(&peer);
+        let is_member = is_member_of(&self.chat(chat)?.view.borrow().status, &peer);
         Ok(is_member || planted(Mistake::StrangerIsMember))
     }
 
@@ -110,10 +114,10 @@ impl Inbound {
     /// What a peer is to a chat, as far as this peer knows. While the log is empty, those count as
     /// members who are to be asked for it: anybody else could talk this peer into anything (R11).
     fn standing(&self, chat: &ChatShared, peer: &PeerId) -> Standing {
-        let members = Arc::clone(&chat.view.borrow().status.members);
-        if members.contains_key(peer) {
+        let view = Arc::clone(&chat.view.borrow());
+        if is_member_of(&view.status, peer) {
             Standing::Member
-        } else if !members.is_empty() {
+        } else if !view.status.members.is_empty() {
             Standing::Stranger
         } else if self.handle.roster().borrow().contains_key(peer) {
             Standing::Member

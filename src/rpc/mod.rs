@@ -65,11 +65,11 @@ use crate::telemetry::Observed;
 use crate::wire::{check_address, check_name};
 
 /// A graceful stop takes at most this long, of which the hand-over may take the first part.
-const STOP_MAX: Duration = Duration::from_millis(4_000);
+const STOP_MAX: Duration = Duration::from_millis(3_400);
 /// What is on its way to other peers gets this long to leave.
 const DRAIN_MAX: Duration = Duration::from_millis(200);
 /// How long closing the chats' files may take.
-const CLOSE_MAX: Duration = Duration::from_millis(500);
+const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// The record of the peer's own store that names whose directory it is.
 const OWNER: (&str, &str) = ("peer", "id");
 const LAST_WORDS: Duration = Duration::from_millis(50);

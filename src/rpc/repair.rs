@@ -56,6 +56,8 @@ pub struct Ailing {
     pub name: String,
     /// What is wrong, what happens now, and what a person can do.
     pub fault: String,
+    /// Nothing more is tried until the next start.
+    pub is_given_up: bool,
 }
 
 impl Ailing {
@@ -75,7 +77,15 @@ impl Repairs {
     pub fn set_ailing(&self, store: &PeerStore, chat: ChatId, fault: String) {
         let record = records::get(store, chat).ok().flatten();
         let name = record.map(|record| record.name).unwrap_or_default();
-        self.ailing().insert(chat, Ailing { name, fault });
+        self.ailing().insert(chat, Ailing { name, fault, is_given_up: false });
+    }
+
+    /// The same of one that is not repaired before the next start.
+    pub fn give_up(&self, store: &PeerStore, chat: ChatId, fault: String) {
+        self.set_ailing(store, chat, fault);
+        if let Some(ailing) = self.ailing().get_mut(&chat) {
+            ailing.is_given_up = true;
+        }
     }
 
     pub fn clear_ailing(&self, chat: ChatId) {
@@ -157,7 +167,7 @@ pub fn new_chat(
 fn run(node: &Arc<Node>, chat: ChatId, why: String, new: Option<NewChat>) {
     if !node.repairs.running().insert(chat) {
         let fault = format!("{why}. It was repaired this moment: start the peer again");
-        node.repairs.set_ailing(&node.store, chat, fault);
+        node.repairs.give_up(&node.store, chat, fault);
         return;
     }
     node.repairs.set_ailing(&node.store, chat, why.clone());
@@ -199,7 +209,7 @@ async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut new: Option<NewCh
                     fault,
                     "the chat cannot be repaired: the fault says what to do"
                 );
-                node.repairs.set_ailing(&node.store, chat, fault);
+                node.repairs.give_up(&node.store, chat, fault);
                 return;
             }
         }

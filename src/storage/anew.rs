@@ -159,8 +159,13 @@ fn collect_submissions(
     submissions: &mut Vec<Submission>,
 ) -> Result<(), Problem> {
     let definition = if matches!(tag, Tag::Carried) { CARRIED } else { OUTBOX };
+    let mut last = None;
     for record in redb::ReadableTable::iter(&transaction.open_table(definition)?)? {
         let (key, value) = record?;
+        // A page that is linked in two places would be read twice, and its messages sent twice.
+        if last.replace(key.value()) >= Some(key.value()) {
+            break;
+        }
         submissions.extend(decode_submission(tag, key.value(), value.value()));
     }
     Ok(())

@@ -69,9 +69,11 @@ pub fn take_panic() -> Panic {
     GUARDED.with_borrow_mut(|calls| match calls.last_mut() {
         None => Panic::Other,
         Some(call) if call.has_panicked => {
-            let what = if SALVAGING.get() { SALVAGE_ENDED } else { PANICKED };
-            mark(&call.path, what);
-            Panic::Ends(StorageError::Damaged { path: call.path.clone(), what: what.to_owned() })
+            match reason_of(&call.path).filter(|_| SALVAGING.get()) {
+                Some(reason) => mark(&call.path, &format!("{reason}\n{SALVAGE_ENDED}")),
+                None => mark(&call.path, PANICKED),
+            }
+            Panic::Ends(StorageError::Damaged { path: call.path.clone(), what: PANICKED.into() })
         }
         Some(call) => {
             call.has_panicked = true;
@@ -81,26 +83,37 @@ pub fn take_panic() -> Panic {
 }
 
 const PANICKED: &str = "the storage library panicked";
+/// Lines of a marker, below the reason.
+const SALVAGE_BEGUN: &str = "reading what is left of it has begun";
 const SALVAGE_ENDED: &str = "reading what is left of it ended the process";
+/// A process may end while it reads what is left for reasons of its own, once.
+const SALVAGES_MAX: usize = 2;
 
 /// Runs `read`, which takes what is left of the file at `path`. `None` without running it where
-/// that has ended the process before: otherwise every start would end there. The marker of a
-/// damaged file says so beforehand, however the process may end.
+/// that seems to be what has ended the process before: otherwise every start would end there.
 pub fn salvage<T>(path: &Path, read: impl FnOnce() -> T) -> Option<T> {
-    let reason = fs::read_to_string(marker_of(path)).ok();
-    if reason.as_ref().is_some_and(|reason| reason.trim_end() == SALVAGE_ENDED) {
+    let marked = fs::read_to_string(marker_of(path)).ok();
+    let lines = || marked.iter().flat_map(|text| text.lines());
+    let begun = lines().filter(|line| *line == SALVAGE_BEGUN).count();
+    if begun >= SALVAGES_MAX || lines().any(|line| line == SALVAGE_ENDED) {
         return None;
     }
-    if reason.is_some() {
-        mark(path, SALVAGE_ENDED);
+    if let Some(text) = &marked {
+        mark(path, &format!("{}\n{SALVAGE_BEGUN}", text.trim_end()));
     }
     SALVAGING.set(true);
     let left = read();
     SALVAGING.set(false);
-    if let Some(reason) = reason {
-        mark(path, reason.trim_end());
+    if let Some(reason) = marked.as_ref().and_then(|text| text.lines().next()) {
+        mark(path, reason);
     }
     Some(left)
+}
+
+/// Why the file at `path` is known to be damaged.
+pub fn reason_of(path: &Path) -> Option<String> {
+    let marked = fs::read_to_string(marker_of(path)).ok()?;
+    Some(marked.lines().next().unwrap_or_default().to_owned())
 }
 
 /// Why a transaction did not succeed.
@@ -234,8 +247,8 @@ impl Database {
         start: impl FnOnce(&Builder) -> Result<Redb, redb::DatabaseError>,
         cache_bytes: usize,
     ) -> Result<Self, StorageError> {
-        if let Ok(what) = fs::read_to_string(marker_of(path)) {
-            let what = format!("found before: {}", what.trim_end());
+        if let Some(reason) = reason_of(path) {
+            let what = format!("found before: {reason}");
             return Err(StorageError::Damaged { path: path.to_owned(), what });
         }
         // redb would make a new store of an empty file without a word.
@@ -345,6 +358,27 @@ mod tests {
     fn fail(database: &Database) -> Result<(), StorageError> {
         let error = io::Error::other("the disk fails");
         database.write(false, |_| Err(Problem::Redb(redb::Error::Io(error))))
+    }
+
+    #[test]
+    fn what_ends_the_process_while_it_is_salvaged_is_not_tried_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        assert_eq!(salvage(&path, || 1), Some(1));
+        assert_eq!(reason_of(&path), None, "a sound file is not marked");
+        mark(&path, "page 7 is bad");
+        for _ in 0..3 {
+            assert_eq!(salvage(&path, || 1), Some(1), "it came to its end before");
+        }
+        for tried in [Some(1), Some(1), None] {
+            let begun = salvage(&path, || fs::read_to_string(marker_of(&path)).unwrap());
+            assert_eq!(begun.as_ref().map(|_| 1), tried);
+            // The process ends in the middle: the marker stays as it is then.
+            begun.into_iter().for_each(|marker| fs::write(marker_of(&path), marker).unwrap());
+            assert_eq!(reason_of(&path).as_deref(), Some("page 7 is bad"));
+        }
+        mark(&path, &format!("page 7 is bad\n{SALVAGE_ENDED}"));
+        assert_eq!(salvage(&path, || 1), None);
     }
 
     // R38: whether it reached the disk is unknown, and a second one might succeed on top of that.

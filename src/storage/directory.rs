@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::anew::{self, Anew};
 use super::chat::ChatStore;
-use super::database::marker_of;
+use super::database::{marker_of, reason_of};
 use super::error::StorageError;
 use super::mark::mark_of;
 use super::peer::PeerStore;
@@ -163,8 +163,7 @@ impl DataDir {
 
     /// What is known to be wrong with a chat's file.
     pub fn damage_of(&self, chat: ChatId) -> Option<String> {
-        let what = fs::read_to_string(marker_of(&chat_path(&self.chats_dir(), chat))).ok()?;
-        Some(what.trim_end().to_owned())
+        reason_of(&chat_path(&self.chats_dir(), chat))
     }
 
     /// Takes a chat's file for the newest one, and lets it be looked at afresh.

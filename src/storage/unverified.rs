@@ -37,8 +37,12 @@ impl StorageBackend for BesideWriter {
         Ok(self.0.metadata()?.len())
     }
 
+    /// What is not there, or cannot be read, is zeros: after an error redb would read nothing more.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(out, offset)
+        if self.0.read_exact_at(out, offset).is_err() {
+            out.fill(0);
+        }
+        Ok(())
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {

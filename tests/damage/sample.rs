@@ -211,7 +211,8 @@ fn entry(index: Index, previous: Hash) -> Arc<Entry> {
 }
 
 fn submission(number: u64) -> Submission {
-    let sealed = Bytes::from(format!("<<waiting {number:04}>>"));
+    // Long enough for an outbox of several pages.
+    let sealed = Bytes::from(format!("<<waiting {number:04}>>{}", "-".repeat(900)));
     let payload = Payload::Message { request_id: format!("s{number}"), sealed };
     Submission { number, created_at_ms: number, trace: None, payload, signature: None }
 }

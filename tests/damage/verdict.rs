@@ -175,6 +175,7 @@ fn begins_anew(data: &DataDir, truth: &Truth) -> Vec<Submission> {
     let known = truth.recovered.hard_state;
     assert!(recovered.hard_state.term <= known.term);
     let carried = anew.store.carried().expect("it is new");
+    assert!(carried.is_sorted_by(|a, b| a.number < b.number), "a submission is taken along twice");
     for submission in &carried {
         let text = format!("s{}", submission.number);
         let is_own = matches!(&submission.payload,
