@@ -53,7 +53,7 @@ impl Replica {
     // need the copy of a voter, whose joining lies beyond, to commit anything. A vote is given to
     // members only, so that the vote says that the joining is committed.
     /// Whether the peer has a vote, while its joining is in this log and not known to be committed.
-    pub(super) fn is_joining_voter(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+    fn is_joining_voter(&self, peer: PeerId, incarnation: Incarnation) -> bool {
         if self.log.voters().0.get(&peer) != Some(&incarnation) || planted(Bug::JoiningVoterRefused)
         {
             return false;

@@ -294,13 +294,14 @@ impl Replica {
     /// One who is no member any more, or has come back as another incarnation, has just been told
     /// of the commit that says so, and gets nothing after it.
     pub(super) fn forget_absent(&mut self) {
+        if planted(Bug::RemovedStillServed) {
+            return;
+        }
         let Part::Host(hosting) = &self.part else { return };
         let progress = hosting.progress.iter();
         let absent = progress.filter(|(peer, it)| !self.gives_log_to(**peer, it.incarnation));
         let absent: Vec<_> = absent.map(|(peer, _)| *peer).collect();
-        if let Part::Host(hosting) = &mut self.part
-            && !planted(Bug::RemovedStillServed)
-        {
+        if let Part::Host(hosting) = &mut self.part {
             hosting.progress.retain(|peer, _| !absent.contains(peer));
         }
     }

@@ -150,10 +150,10 @@ impl Reader {
                     break;
                 }
             }
-            if let Some(refusal) = self.given_up().filter(|_| frame.is_empty()) {
-                return Err(refusal);
-            }
             if frame.is_empty() {
+                if let Some(refusal) = self.given_up() {
+                    return Err(refusal);
+                }
                 frame = self.wait().await;
             }
             if !frame.is_empty() {
@@ -164,13 +164,13 @@ impl Reader {
 
     /// Why nothing will come any more: the chats were named, and none of them can be repaired.
     fn given_up(&self) -> Option<Status> {
+        if self.all || !self.chats.iter().all(|position| position.chat.is_away()) {
+            return None;
+        }
         let ailing = self.node.repairs.ailing();
-        let refusal = |position: &Position| {
-            let ailing = ailing.get(&position.chat.id).filter(|ailing| ailing.is_given_up)?;
-            position.chat.is_away().then(|| ailing.refusal())
-        };
-        let refusals: Option<Vec<_>> = self.chats.iter().map(refusal).collect();
-        refusals.filter(|_| !self.all)?.into_iter().next()
+        let mut found = self.chats.iter().map(|position| ailing.get(&position.chat.id));
+        let first = found.clone().next()??;
+        found.all(|ailing| ailing.is_some_and(|it| it.is_given_up)).then(|| first.refusal())
     }
 
     /// Adds what one chat has, and CAUGHT_UP where that is due.
