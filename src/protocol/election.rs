@@ -501,7 +501,7 @@ impl Replica {
         forgotten
     }
 
-    fn stop_below_own_past(&mut self, what: &'static str) {
+    pub(super) fn stop_below_own_past(&mut self, what: &'static str) {
         self.ready.notices.push(Notice::BelowOwnPast);
         self.fault(what);
     }

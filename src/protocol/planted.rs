@@ -219,6 +219,8 @@ bugs! {
     R9 OwnWordNotCompared,
     /// What a member has delivered is not known to be its past.
     R9 ReceiptsNoPast,
+    /// A peer is not told that it goes on in another incarnation.
+    R9 OutlivedNotTold,
     /// An incarnation that has ended is let in again by its old word.
     R9 OutlivedComesBack,
     /// A peer does not notice that its store is older than its own past.
