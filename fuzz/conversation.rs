@@ -152,6 +152,7 @@ impl Talk {
             read: 0,
             removed_by: None,
             pasts: Default::default(),
+            furthest: Default::default(),
             tail_in_doubt: false,
         };
         let now = Instant(0);

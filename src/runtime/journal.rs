@@ -161,6 +161,7 @@ fn append(first: &mut Persist, next: Persist) {
     let Persist {
         hard_state,
         truncate_from: _,
+        furthest,
         entries,
         outbox_put,
         outbox_remove_through,
@@ -173,6 +174,7 @@ fn append(first: &mut Persist, next: Persist) {
         removed_by,
     } = next;
     first.hard_state = hard_state.or(first.hard_state);
+    first.furthest = furthest.or(first.furthest);
     first.entries.extend(entries);
     first.outbox_put.extend(outbox_put);
     first.outbox_remove_through = outbox_remove_through.max(first.outbox_remove_through);
