@@ -173,6 +173,8 @@ bugs! {
     R24 StalledNotPaused,
     /// Entries renew the lease as heartbeats do.
     R22 FeedRenewsLease,
+    /// A host that has fallen silent is shown to serve until another is looked for.
+    R22 ServedBySilence,
     /// A host hands over to a member that lacks entries.
     R23 HandOverToLagging,
     /// A host waits for its successor for ever, and accepts nothing meanwhile.
@@ -239,6 +241,8 @@ bugs! {
     R28 BackAtOnce,
     /// A new host takes learners that may have been away for newcomers.
     R28 NewHostTrustsLearners,
+    /// Who has not been heard of by a new host is shown to be back.
+    R28 UnheardShownAsBack,
 
     // ---- messages ----
     /// The host takes its own submission before it is durable.

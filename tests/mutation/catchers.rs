@@ -74,7 +74,7 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::ContactDatedByArrival
         | Bug::PausedCommits => "pause_and_resume",
         Bug::StalledNotPaused => "disk_stalled",
-        Bug::FeedRenewsLease => "feed_renews_nothing",
+        Bug::FeedRenewsLease | Bug::ServedBySilence => "feed_renews_nothing",
         Bug::HandOverToLagging | Bug::HandOverNeverEnds | Bug::HandOverByAnyone => {
             "hand_over_fails"
         }
@@ -94,6 +94,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::FloorIgnored => "stop",
         Bug::BackAtOnce => "flapping",
         Bug::NewHostTrustsLearners | Bug::RemovalNotBelieved => "removed_while_away",
+        Bug::UnheardShownAsBack => "recover",
         Bug::OwnSubmissionEarly | Bug::OutboxClearedOnSend => "hosts_own_submission",
         Bug::DuplicatesForgotten => "adoption_of_a_later_term",
         Bug::CheckpointForgetsNumbers => "numbers_in_a_checkpoint",
