@@ -107,8 +107,9 @@ fn add_message(part: &mut Part, message: &Message) {
             part.counts.push(Count::Attach { member: *to, number: body.attach });
         }
         Body::Heartbeat(body) => {
-            let Heartbeat { term, number, interval_us, probe, commit, positions: _, ranking } =
-                body;
+            // All leases are alike here.
+            let Heartbeat { sent_us: _, lease_us: _, positions: _, .. } = body;
+            let Heartbeat { term, number, interval_us, probe, commit, ranking, .. } = body;
             (interval_us, probe, commit).hash(into);
             ranking.as_ref().map(|ranking| (ranking.term, ranking.version)).hash(into);
             part.counts.push(Count::Heartbeat { term: *term, number: *number });
