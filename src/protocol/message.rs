@@ -184,9 +184,10 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// What both of them say: each number only grows.
-    pub(super) fn max(self, other: Self) -> Self {
-        Self { delivered: self.delivered.max(other.delivered), read: self.read.max(other.read) }
+    /// Takes over what is further in `other`.
+    pub fn advance(&mut self, other: Self) {
+        self.delivered = self.delivered.max(other.delivered);
+        self.read = self.read.max(other.read);
     }
 }
 
