@@ -21,8 +21,16 @@ use super::succession::HandingOver;
 use super::time::{Instant, MS, Micros, SECOND};
 use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, VoterSet};
 
-/// Above this round trip to a majority, heartbeats are further apart.
+/// Above these round trips to a majority, heartbeats are further apart, and as far as where nobody
+/// speaks: a line that is so slow is long, or carries no more.
 const FAR_US: Micros = 30 * MS;
+const SLOW_US: Micros = 250 * MS;
+/// A ranking that is not acknowledged is sent again after this: it may be larger than many
+/// heartbeats.
+const RANKING_RESEND_US: Micros = SECOND;
+/// How long what was sent may be unacknowledged before the member is told where it ends. That is a
+/// last resort: a stream that has lost something says so by its end.
+const RECALL_US: Micros = 5 * SECOND;
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
 /// How long something new about another peer's past may wait to be written down.
@@ -198,14 +206,18 @@ impl Replica {
         if self.now.since(hosting.active_at) > self.config.idle_after_us {
             return self.config.heartbeat_idle_us;
         }
-        let near = |peer: &PeerId| {
-            let known = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
-            *peer == self.me || known.is_none_or(|round_trip| round_trip <= FAR_US)
+        let within = |limit: Micros| {
+            is_majority(self.log.voters(), |peer, _| {
+                let known = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
+                *peer == self.me || known.is_none_or(|round_trip| round_trip <= limit)
+            })
         };
-        if is_majority(self.log.voters(), |peer, _| near(peer)) {
+        if within(FAR_US) {
             self.config.heartbeat_us
-        } else {
+        } else if within(SLOW_US) {
             self.config.heartbeat_far_us
+        } else {
+            self.config.heartbeat_idle_us
         }
     }
 
@@ -276,6 +288,21 @@ impl Replica {
         let peers: Vec<_> = hosting.progress.keys().copied().collect();
         for peer in peers {
             self.send_heartbeat(peer, interval_us);
+            self.recall(peer);
+        }
+    }
+
+    // R35: a member that has not acknowledged for long what it was sent is told where that ends. If
+    // it has not come, the member sees the gap, and attaches again.
+    fn recall(&mut self, peer: PeerId) {
+        let (now, term) = (self.now, self.hard_state.term);
+        let Some(progress) = self.progress_mut(peer) else { return };
+        let is_due = |at: Instant| now.since(at) >= RECALL_US;
+        if let Some(next) = progress.next
+            && !progress.in_flight.is_empty()
+            && progress.sent_at.is_some_and(is_due)
+        {
+            self.send_entries(peer, term, next, Vec::new());
         }
     }
 
@@ -288,6 +315,14 @@ impl Replica {
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
         let news = progress.receipts_version_sent != hosting.receipts_version;
         progress.receipts_version_sent = hosting.receipts_version;
+        let again = |(version, at): (u64, Instant)| {
+            version != ranking.version || self.now.since(at) >= RANKING_RESEND_US
+        };
+        let tells_ranking =
+            progress.ranking_version != ranking.version && progress.ranking_sent.is_none_or(again);
+        if tells_ranking {
+            progress.ranking_sent = Some((ranking.version, self.now));
+        }
         let heartbeat = Heartbeat {
             term,
             number: hosting.heartbeat,
@@ -295,7 +330,7 @@ impl Replica {
             probe: hosting.paused && !planted(Bug::PausedStillHeartbeats),
             commit,
             positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
-            ranking: (progress.ranking_version != ranking.version).then(|| Arc::clone(ranking)),
+            ranking: tells_ranking.then(|| Arc::clone(ranking)),
         };
         self.send_early(peer, Body::Heartbeat(heartbeat));
     }
@@ -519,7 +554,7 @@ impl Replica {
     }
 
     fn send_entries(&mut self, peer: PeerId, term: u64, next: Index, entries: Vec<Arc<Entry>>) {
-        let commit = self.log.commit();
+        let (now, commit) = (self.now, self.log.commit());
         let previous = Position { term: self.log.term_at(next - 1).unwrap_or(0), index: next - 1 };
         let Some(progress) = self.progress_mut(peer) else { return };
         if let Some(entry) = entries.last() {
@@ -527,6 +562,7 @@ impl Replica {
             progress.sent(entry.index, bytes);
         }
         progress.commit_sent = Some(commit);
+        progress.sent_at = Some(now);
         let too_much = entries.last().map(|entry| entry.index);
         let told = too_much.filter(|_| planted(Bug::CommitAheadOfQuorum)).unwrap_or(commit);
         let (attach, past) = (progress.attach, progress.past.take());

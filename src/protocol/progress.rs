@@ -21,6 +21,8 @@ pub(super) struct Progress {
     /// What was sent and not acknowledged: the last index and the bytes of each batch.
     pub in_flight: VecDeque<(Index, usize)>,
     pub in_flight_bytes: usize,
+    /// When something of the log was sent last.
+    pub sent_at: Option<Instant>,
     /// The commit index that the member was told last.
     pub commit_sent: Option<Index>,
     /// Entries are being read from the store for this member.
@@ -31,6 +33,8 @@ pub(super) struct Progress {
     /// The version of the host's receipts that the member has been sent.
     pub receipts_version_sent: u64,
     pub ranking_version: u64,
+    /// The version of the ranking that was sent last, and when.
+    pub ranking_sent: Option<(u64, Instant)>,
     /// Told to the member in the first answer to its attach (R9).
     pub past: Option<Past>,
     /// Since when the member has been caught up without a break.
@@ -47,12 +51,14 @@ impl Progress {
             next: None,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
+            sent_at: None,
             commit_sent: None,
             loading: false,
             contact: None,
             receipt: Receipt::default(),
             receipts_version_sent: 0,
             ranking_version: 0,
+            ranking_sent: None,
             past,
             steady_since: None,
         }

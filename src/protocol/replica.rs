@@ -64,7 +64,8 @@ pub struct Replica {
     pub(super) attach_count: u64,
     /// Members that this one passes the committed log on to (R35).
     pub(super) relays: BTreeMap<PeerId, Progress>,
-    /// From then on, a host that cannot be dialled is read through another member.
+    /// From then on, a host that cannot be dialled is read through another member: it has not been
+    /// heard for so long.
     pub(super) relay_at: Instant,
     /// Until then the host counts as alive (R2).
     pub(super) lease_until: Instant,
