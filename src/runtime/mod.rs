@@ -2,7 +2,7 @@
 //! thread for each chat, and the queues around them.
 //!
 //! Read `driver.rs` first, the loop, and `chat.rs`, what it does for one chat. `handle.rs` is how
-//! everybody else speaks to the loop, `outbox.rs` what waits for another peer, `journal.rs` the
+//! everybody else speaks to the loop, `outbox.rs` what waits for another peer and `lanes.rs` what chats share a stream for, `journal.rs` the
 //! thread that makes things durable, and `feed.rs` the way of committed entries to their readers.
 //! `absences.rs` remembers since when members are away, for people.
 //! `carry.rs` goes on with what an earlier incarnation of this peer had to say, and `measure.rs`
@@ -15,7 +15,9 @@ pub mod driver;
 pub mod feed;
 pub mod handle;
 mod journal;
+pub mod lanes;
 pub mod measure;
 pub mod outbox;
+pub mod pace;
 mod requests;
 mod spans;
