@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::adoption::{Adoption, TailReports};
+use super::adoption::{Adoption, Doubt};
 use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
@@ -25,11 +25,8 @@ use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
     Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId,
-    Submission, Term,
+    Position, Submission, Term,
 };
-
-/// R11: a term further ahead than this needs proof.
-const TERM_LEAP_MAX: Term = 1_024;
 
 /// One chat at one peer. See the module's text and `event.rs`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -47,8 +44,9 @@ pub struct Replica {
     pub(super) log: Log,
     pub(super) outbox: Outbox,
     pub(super) read: Index,
-    pub(super) tail_in_doubt: bool,
-    pub(super) tail_reports: TailReports,
+    /// The furthest that this log has ever been, where it was cut since (R9).
+    pub(super) furthest: Position,
+    pub(super) doubt: Option<Doubt>,
 
     // How durable it is.
     pub(super) synced: Index,
@@ -67,6 +65,8 @@ pub struct Replica {
     /// From then on, a host that cannot be dialled is read through another member: it has not been
     /// heard for so long.
     pub(super) relay_at: Instant,
+    /// Who passes the log on and was found to be behind this peer; not asked until then.
+    pub(super) relay_behind: Option<(PeerId, Instant)>,
     /// Until then the host counts as alive (R2).
     pub(super) lease_until: Instant,
     /// From then on the host is suspected (R14).
@@ -97,6 +97,8 @@ pub struct Replica {
     pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
     /// Members that were last heard of in another generation (R30).
     pub(super) other_generations: BTreeMap<PeerId, Generation>,
+    /// Another running peer has this one's key, and takes part in its place.
+    pub(super) key_in_use: bool,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     pub(super) fault: Option<&'static str>,
@@ -142,6 +144,7 @@ impl Replica {
         let checkpoint_index = recovered.checkpoint.index();
         let log = Log::new(recovered.checkpoint, recovered.entries, recovered.commit);
         let outbox = Outbox::new(recovered.outbox, recovered.last_number);
+        let doubt = recovered.tail_in_doubt && !planted(Bug::DoubtIgnored);
         let mut replica = Self {
             me,
             incarnation: recovered.incarnation,
@@ -157,14 +160,16 @@ impl Replica {
             flush_at: None,
             outbox,
             read: recovered.read,
-            tail_in_doubt: recovered.tail_in_doubt && !planted(Bug::DoubtIgnored),
-            tail_reports: TailReports::new(),
+            furthest: recovered.furthest,
+            doubt: doubt
+                .then(|| Doubt { term: recovered.hard_state.term, reports: BTreeMap::new() }),
             part: Part::Follower,
             host: None,
             attached: None,
             attach_count: 0,
             relays: BTreeMap::new(),
             relay_at: now + config.lease_max_us,
+            relay_behind: None,
             lease_until: now,
             suspect_at: match planted(Bug::RestartSuspectsAtOnce) {
                 true => now,
@@ -188,6 +193,7 @@ impl Replica {
             far_terms: BTreeMap::new(),
             newer_incarnations: BTreeMap::new(),
             other_generations: BTreeMap::new(),
+            key_in_use: false,
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
@@ -334,6 +340,7 @@ impl Replica {
             former_members: Arc::clone(&state.former_members),
             invite_links: state.invite_links.clone(),
             removed_by: self.removed_by,
+            key_in_use: self.key_in_use,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
             receipts: self.all_receipts(),
@@ -397,13 +404,14 @@ impl Replica {
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
             return;
         }
-        if self.refuse_former_member(&message) || self.refuse_stranger(&message) {
+        if self.refuse_former_member(&message)
+            || self.refuse_outlived(&message)
+            || self.refuse_stranger(&message)
+        {
             return;
         }
         let term = message.body.term();
-        if term > self.hard_state.term.saturating_add(TERM_LEAP_MAX)
-            && !self.leap_is_proven(&message, term)
-        {
+        if self.is_far_ahead(term) && !self.leap_is_proven(&message, term) {
             self.refuse(&message, RefusedReason::StaleTerm);
             return;
         }
@@ -433,12 +441,10 @@ impl Replica {
             Body::Announce(announce) => self.on_announce(from, *announce),
             Body::HandOver(hand_over) => self.on_hand_over(from, *hand_over),
             Body::FindHost => self.on_find_host(from),
-            Body::FindHostAnswer(answer) => {
-                self.learn_host(answer.host, answer.term);
-                if answer.host.is_some() {
-                    self.attach_through(from.from);
-                }
-            }
+            Body::FindHostAnswer(answer) => match answer.host {
+                Some(host) => self.hear_of_host(from.from, host, answer.term),
+                None => self.learn_host(None, answer.term),
+            },
             Body::Refused(refused) => self.on_refused(from, *refused),
         }
     }
@@ -448,7 +454,7 @@ impl Replica {
             self.enter_term(refused.term);
         }
         let by_source = |attached: &mut Attached| attached.source == message.from;
-        self.hand_over_refused(message.from);
+        self.hand_over_refused(message.from, refused);
         match refused.reason {
             RefusedReason::NotHost { host } => {
                 if self.attached.take_if(by_source).is_some() && self.host != Some(message.from) {
@@ -459,6 +465,7 @@ impl Replica {
             RefusedReason::NotMember | RefusedReason::Removed { .. } => {
                 self.on_not_member(message, refused);
             }
+            RefusedReason::Outlived { is_here } => self.on_outlived(message, refused, is_here),
             RefusedReason::WrongIncarnation { incarnation } => {
                 self.learn_incarnation(message.from, incarnation);
             }
@@ -550,6 +557,8 @@ impl Replica {
         self.host = None;
         self.attached = None;
         self.relays.clear();
+        // Its host is looked for before anybody else is asked to pass the log on.
+        self.relay_at = self.now + self.config.lease_max_us;
         self.ready.notices.push(Notice::Host { host: None, term });
     }
 

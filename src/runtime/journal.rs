@@ -143,6 +143,7 @@ fn append(first: &mut Persist, next: Persist) {
     let Persist {
         hard_state,
         truncate_from: _,
+        furthest: _,
         entries,
         outbox_put,
         outbox_remove_through,
