@@ -25,12 +25,6 @@ use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, V
 /// speaks: a line that is so slow is long, or carries no more.
 const FAR_US: Micros = 30 * MS;
 const SLOW_US: Micros = 250 * MS;
-/// A ranking that is not acknowledged is sent again after this: it may be larger than many
-/// heartbeats.
-const RANKING_RESEND_US: Micros = SECOND;
-/// How long what was sent may be unacknowledged before the member is told where it ends. That is a
-/// last resort: a stream that has lost something says so by its end.
-const RECALL_US: Micros = 5 * SECOND;
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
 /// How long something new about another peer's past may wait to be written down.
@@ -213,7 +207,10 @@ impl Replica {
         let within = |limit: Micros| {
             is_majority(self.log.voters(), |peer, _| {
                 let known = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
-                *peer == self.me || known.is_none_or(|round_trip| round_trip <= limit)
+                let progress = hosting.progress.get(peer);
+                let is_late = progress.is_some_and(|progress| self.now < progress.late_until);
+                let is_near = known.is_none_or(|round_trip| round_trip <= limit) && !is_late;
+                *peer == self.me || is_near
             })
         };
         if within(FAR_US) {
@@ -301,11 +298,7 @@ impl Replica {
     fn recall(&mut self, peer: PeerId) {
         let (now, term) = (self.now, self.hard_state.term);
         let Some(progress) = self.progress_mut(peer) else { return };
-        let is_due = |at: Instant| now.since(at) >= RECALL_US;
-        if let Some(next) = progress.next
-            && !progress.in_flight.is_empty()
-            && progress.sent_at.is_some_and(is_due)
-        {
+        if let Some(next) = progress.next.filter(|_| progress.is_recall_due(now)) {
             self.send_entries(peer, term, next, Vec::new());
         }
     }
@@ -319,14 +312,7 @@ impl Replica {
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
         let news = progress.receipts_version_sent != hosting.receipts_version;
         progress.receipts_version_sent = hosting.receipts_version;
-        let again = |(version, at): (u64, Instant)| {
-            version != ranking.version || self.now.since(at) >= RANKING_RESEND_US
-        };
-        let tells_ranking =
-            progress.ranking_version != ranking.version && progress.ranking_sent.is_none_or(again);
-        if tells_ranking {
-            progress.ranking_sent = Some((ranking.version, self.now));
-        }
+        let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
         let heartbeat = Heartbeat {
             term,
             number: hosting.heartbeat,
@@ -384,6 +370,7 @@ impl Replica {
                 return;
             }
             progress.contact = before.contact;
+            progress.late_until = before.late_until;
             progress.receipt = before.receipt;
         }
         if known {
@@ -433,6 +420,8 @@ impl Replica {
         // R22: contact is dated by when the echoed heartbeat was sent.
         let sent = hosting.heartbeats_sent.iter();
         if let Some(echoed) = sent.rev().find(|sent| sent.number == acknowledge.heartbeat) {
+            let known = self.round_trips.get(&from).and_then(|estimate| estimate.smoothed());
+            progress.note_echo(self.now, echoed.at, known.unwrap_or(0));
             let at = if planted(Bug::ContactDatedByArrival) { self.now } else { echoed.at };
             progress.contact = progress.contact.max(Some(at));
             // R28: it keeps up if it has what was committed when that heartbeat left.

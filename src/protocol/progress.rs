@@ -4,8 +4,19 @@ use std::collections::VecDeque;
 
 use super::message::Receipt;
 use super::planted::{Bug, planted};
-use super::time::Instant;
+use super::time::{Instant, MS, Micros, SECOND};
 use super::types::{Boot, Incarnation, Index, Past};
+
+/// How long what was sent may be unacknowledged before the member is told where it ends. That is a
+/// last resort: a stream that has lost something says so by its end.
+const RECALL_US: Micros = 5 * SECOND;
+/// A ranking that is not acknowledged is sent again after this: it may be larger than many
+/// heartbeats.
+const RANKING_RESEND_US: Micros = SECOND;
+/// Where an echo takes so much longer than the round trip, something fills the line, most likely
+/// heartbeats themselves: for that long, they are as far apart as on a slow one.
+const LATE_US: Micros = 120 * MS;
+const LATE_KEPT_US: Micros = 10 * SECOND;
 
 /// One attached member. Everything here belongs to its newest attach.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -29,6 +40,8 @@ pub(super) struct Progress {
     pub loading: bool,
     /// When the newest heartbeat that the member has echoed was sent (R22).
     pub contact: Option<Instant>,
+    /// Until then the line to the member counts as slow: an echo came late over it.
+    pub late_until: Instant,
     pub receipt: Receipt,
     /// The version of the host's receipts that the member has been sent.
     pub receipts_version_sent: u64,
@@ -55,6 +68,7 @@ impl Progress {
             commit_sent: None,
             loading: false,
             contact: None,
+            late_until: Instant(0),
             receipt: Receipt::default(),
             receipts_version_sent: 0,
             ranking_version: 0,
@@ -86,6 +100,31 @@ impl Progress {
             self.in_flight_bytes -= bytes;
             self.in_flight.pop_front();
         }
+    }
+
+    /// Takes note of how long ago the heartbeat was sent that has been echoed.
+    pub fn note_echo(&mut self, now: Instant, sent_at: Instant, round_trip: Micros) {
+        if self.contact < Some(sent_at) && now.since(sent_at) > round_trip + LATE_US {
+            self.late_until = now + LATE_KEPT_US;
+        }
+    }
+
+    /// Whether the next heartbeat tells the ranking; it is taken for sent then.
+    pub fn is_ranking_due(&mut self, now: Instant, version: u64) -> bool {
+        let is_sent = self
+            .ranking_sent
+            .is_some_and(|(sent, at)| sent == version && now.since(at) < RANKING_RESEND_US);
+        if self.ranking_version == version || is_sent {
+            return false;
+        }
+        self.ranking_sent = Some((version, now));
+        true
+    }
+
+    /// Whether what was sent last has been unacknowledged for too long.
+    pub fn is_recall_due(&self, now: Instant) -> bool {
+        let is_long_ago = |at: Instant| now.since(at) >= RECALL_US;
+        !self.in_flight.is_empty() && self.sent_at.is_some_and(is_long_ago)
     }
 }
 

@@ -324,6 +324,7 @@ impl Progress {
             commit_sent,
             loading,
             contact,
+            late_until,
             receipt,
             receipts_version_sent,
             ranking_version,
@@ -335,6 +336,7 @@ impl Progress {
         into.hash((incarnation, boot, matched, next, in_flight, commit_sent, loading, receipt));
         into.hash(*receipts_version_sent == receipts_version);
         into.was_if(*contact);
+        into.due(*late_until);
         into.hash(ranking_version);
         into.hash(past);
         into.was_if(*steady_since);
