@@ -273,7 +273,9 @@ impl Replica {
         attached.holes = 0;
         if !log_has_previous {
             // One before it is lost: its host sends all in order, and each thing once.
-            self.detach_from(message.from);
+            if !planted(Bug::GapPassedOver) {
+                self.detach_from(message.from);
+            }
             return;
         }
         if append.past.is_some_and(|past| self.compare_with_past(past)) {

@@ -124,7 +124,9 @@ impl Progress {
     /// Whether what was sent last has been unacknowledged for too long.
     pub fn is_recall_due(&self, now: Instant) -> bool {
         let is_long_ago = |at: Instant| now.since(at) >= RECALL_US;
-        !self.in_flight.is_empty() && self.sent_at.is_some_and(is_long_ago)
+        !self.in_flight.is_empty()
+            && self.sent_at.is_some_and(is_long_ago)
+            && !planted(Bug::NeverRecalled)
     }
 }
 

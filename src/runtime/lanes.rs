@@ -148,6 +148,8 @@ impl<T> State<T> {
         let item = lane.pop_front()?;
         if lane.is_empty() {
             self.waiting.remove(&chat);
+        } else if planted(Mistake::TurnsNotTaken) {
+            self.turns.push_front(chat);
         } else {
             self.turns.push_back(chat);
         }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::planted::{Mistake, planted};
+
 /// How much longer than the shortest time lately a piece may take before the link counts as full.
 const QUEUE_MAX: Duration = Duration::from_millis(60);
 /// What may be on its way at least, and at first; and at most.
@@ -117,12 +119,14 @@ impl Pace {
 
 impl State {
     fn room(&self, now: Instant) -> Option<usize> {
-        let open = self.window.saturating_sub(self.under_way);
+        let window = if planted(Mistake::Unpaced) { WINDOW_MAX } else { self.window };
+        let open = window.saturating_sub(self.under_way);
         let limit = self.shortest.map_or(Duration::MAX, |shortest| shortest.took + QUEUE_MAX);
-        let is_late = self.marks.front().is_some_and(|mark| now - mark.at > limit);
+        let is_late = self.marks.front().is_some_and(|mark| now - mark.at > limit)
+            && !planted(Mistake::Unpaced);
         // With nothing to wait for, something is sent, however little the link carries.
         ((open > 0 && !is_late) || self.marks.is_empty()).then(|| {
-            let piece = (self.window / 2).clamp(WINDOW_MIN, PIECE_MAX);
+            let piece = (window / 2).clamp(WINDOW_MIN, PIECE_MAX);
             open.clamp(WINDOW_MIN, piece)
         })
     }

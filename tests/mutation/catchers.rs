@@ -57,6 +57,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::UnmatchedCommitted | Bug::UnmatchedAcknowledged => "only_what_was_compared",
         Bug::OlderAttachCounts | Bug::MatchGoesBack => "late_acknowledgement",
         Bug::OvertakenAttachTaken | Bug::CutsAtLookBack => "attach",
+        Bug::GapPassedOver | Bug::NeverRecalled => "lost_append",
         Bug::SlowMemberFlooded => "slow_member",
         Bug::CursorOffByOne => "founding_and_growing",
         Bug::CutsOwnTerm | Bug::CutsCommitted => "attach_faults",

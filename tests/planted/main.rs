@@ -69,7 +69,11 @@ fn catcher(mistake: Mistake) -> (&'static str, &'static str) {
             (PEER, "a_repeat_after_a_restart_returns_the_first_result")
         }
         Mistake::OlderHeartbeatKept => {
-            (LIB, "runtime::outbox::tests::a_replaced_heartbeat_leaves_its_news")
+            (LIB, "runtime::lanes::tests::a_replaced_heartbeat_leaves_its_news")
+        }
+        Mistake::Unpaced => (LIB, "runtime::pace::tests::a_link_that_becomes_narrow_is_noticed"),
+        Mistake::TurnsNotTaken => {
+            (LIB, "runtime::lanes::tests::chats_take_turns_and_each_keeps_its_order")
         }
         Mistake::CursorOffByOne => {
             (SECURITY, "feeds::a_reader_that_stalls_is_ended_with_the_cursor_to_go_on_from")
