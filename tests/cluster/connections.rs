@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use demes::cli::demo::cluster::say;
 use demes::cli::demo::peer::Place;
@@ -10,6 +10,7 @@ use demes::cli::demo::proxy::Gate;
 use demes::wire::pb;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tonic::Request;
 
 use crate::harness::{Chat, STEP, story};
@@ -111,14 +112,14 @@ async fn dead_connections_are_noticed_before_a_call_over_them_is_given_up() {
         let place = |_| Place::gated(Duration::ZERO, middlebox.clone()).unwrap();
         let mut chat = Chat::at((0..3).map(place).collect()).await;
         chat.says(1).await;
-        let forgotten = Instant::now();
         middlebox.forget();
-        for speaker in 0..3 {
-            chat.says(speaker).await;
-        }
-        let took = forgotten.elapsed();
-        eprintln!("confirmed {took:?} after all connections were forgotten");
-        assert!(took < Duration::from_millis(4_500), "{took:?}");
+        let heard = async {
+            for speaker in 0..3 {
+                chat.says(speaker).await;
+            }
+        };
+        // A call over a dead connection is given up after five seconds.
+        timeout(Duration::from_millis(4_500), heard).await.expect("they have other connections");
         chat.finish().await;
     })
     .await;
