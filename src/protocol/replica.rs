@@ -286,21 +286,30 @@ impl Replica {
 
     /// Whether a proposal would be taken now.
     pub fn can_propose(&self, _payload: &Payload) -> Result<(), ProposeError> {
-        if self.stopping.is_some() {
-            return Err(ProposeError::Stopping);
-        }
-        // Who has asked to leave says nothing more.
         let me = self.log.state().members.get(&self.me);
         let is_active = me.is_some_and(|me| {
             me.state == MemberState::Active && me.incarnation == self.incarnation
         });
-        if self.is_over() || !is_active || self.outbox.has_leaving() {
+        if self.stopping.is_none() && !is_active {
+            return Err(ProposeError::NotMember);
+        }
+        self.can_keep(0)
+    }
+
+    /// Whether one would be kept for later, beside `others`: while the log is coming in that says
+    /// whether this peer takes part.
+    pub fn can_keep(&self, others: usize) -> Result<(), ProposeError> {
+        if self.stopping.is_some() {
+            return Err(ProposeError::Stopping);
+        }
+        // Who has asked to leave says nothing more.
+        if self.is_over() || self.outbox.has_leaving() {
             return Err(ProposeError::NotMember);
         }
         if self.disk == DiskState::Full {
             return Err(ProposeError::StorageFull);
         }
-        if self.outbox.len() >= self.config.outbox_max {
+        if self.outbox.len() + others >= self.config.outbox_max {
             return Err(ProposeError::OutboxFull);
         }
         Ok(())
@@ -309,10 +318,11 @@ impl Replica {
     /// This replica as it sees itself.
     pub fn status(&self) -> Status {
         let state = self.log.state();
-        let (role, paused, serving, in_contact) = match &self.part {
+        let (role, paused, serving, caught_up, in_contact) = match &self.part {
             Part::Host(hosting) => {
                 let contact = self.voters_in_contact(hosting);
-                (Role::Host, hosting.paused, hosting.serving && !hosting.paused, contact)
+                let (paused, serving) = (hosting.paused, hosting.serving);
+                (Role::Host, paused, serving && !paused, serving, contact)
             }
             part => {
                 let role = match part {
@@ -320,7 +330,8 @@ impl Replica {
                     _ if self.suspicion.is_some() => Role::Suspecting,
                     _ => Role::Follower,
                 };
-                (role, false, self.is_served(), self.voters_linked())
+                let (serving, caught_up) = (self.is_served_now(), self.is_caught_up());
+                (role, false, serving, caught_up, self.voters_linked())
             }
         };
         Status {
@@ -329,6 +340,7 @@ impl Replica {
             host: self.host,
             paused,
             serving,
+            caught_up,
             voters_in_contact: in_contact,
             majority: self.log.voters().majority(),
             incarnation: self.incarnation,

@@ -351,7 +351,9 @@ impl Attached {
         term: Term,
         into: &mut Situation<H>,
     ) {
-        let Self { source, attach, since, matched, heartbeat, holes, acknowledge } = self;
+        // What it has come up to is only shown.
+        let Self { source, attach, since, matched, caught_up: _, heartbeat, holes, acknowledge } =
+            self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
         into.hash((source, matched, holes, acknowledge));
