@@ -8,6 +8,7 @@
 //! `scrape.rs` what metrics are read and told; `status.rs` and `reason.rs` every error.
 
 mod accepting;
+mod calls;
 mod client;
 mod dial;
 pub mod edge;
@@ -38,6 +39,7 @@ mod scrape;
 mod server;
 mod shown;
 mod status;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

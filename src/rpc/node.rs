@@ -21,7 +21,7 @@ use crate::planted::{Mistake, planted};
 use crate::protocol::founding::founding_entry;
 use crate::protocol::types::{ChatId, Generation, PeerId};
 use crate::runtime::handle::Handle;
-use crate::storage::{DataDir, PeerStore, StorageError, free_bytes, new_incarnation};
+use crate::storage::{DataDir, PeerStore, StorageError, apart, free_bytes, new_incarnation};
 use crate::wire::check_address;
 use crate::wire::link::LinkText;
 
@@ -348,8 +348,9 @@ impl Node {
         self.lock_invites().remove_all_of(&self.store, chat).map_err(storage)
     }
 
+    /// Held by whoever writes them, too, and so for as long as a disk takes.
     pub fn lock_invites(&self) -> MutexGuard<'_, Invites> {
-        self.invites.lock().expect("nothing panics while it holds this lock")
+        apart(|| self.invites.lock()).expect("nothing panics while it holds this lock")
     }
 
     /// Whether the chat runs here, and this peer was not removed from it.
@@ -373,7 +374,7 @@ impl Node {
             return Err(status::too_many_chats(most));
         }
         // R38: a chat that begins now would take nothing and host nothing.
-        let free = free_bytes(self.dir.path()).map_err(storage)?;
+        let free = apart(|| free_bytes(self.dir.path())).map_err(storage)?;
         if free < self.storage_reserve_bytes { Err(status::storage_full()) } else { Ok(()) }
     }
 

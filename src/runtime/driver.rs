@@ -18,8 +18,8 @@ use super::carry::Carried;
 use super::chat::{Calls, Chat, ends_without_answer};
 use super::feed::ChatFeed;
 use super::handle::{
-    Answer, ChatShared, ChatView, Contact, Handle, INBOX_MAX, Input, NewChat, Roster, Shared,
-    Unable,
+    Answer, Answerer, ChatShared, ChatView, Contact, Handle, INBOX_MAX, Input, NewChat, Roster,
+    Shared, Unable,
 };
 use super::journal::{Done, Journal};
 use super::measure::{Gauges, Measures};
@@ -29,7 +29,7 @@ use super::spans::Spans;
 use crate::crypto::Identity;
 use crate::protocol::config::Config;
 use crate::protocol::event::{DiskState, Event, LinkState, Load};
-use crate::protocol::message::Message;
+use crate::protocol::message::{Body, Message};
 use crate::protocol::replica::Replica;
 use crate::protocol::time::Instant;
 use crate::protocol::types::{CallId, ChatId, MemberState, PeerId, TraceContext};
@@ -148,8 +148,17 @@ impl Io {
 
     /// Answers the call that the message names, if somebody still waits.
     pub fn answer(&mut self, message: Message) {
-        if let Some(call) = self.calls.remove(&message.call) {
-            let _ = call.send(Answer::Message(message));
+        match self.calls.remove(&message.call) {
+            Some(Answerer::Once(call)) => drop(call.send(Answer::Message(message))),
+            Some(Answerer::Stream(lane)) => {
+                let Some(stream) = lane.upgrade() else { return };
+                if matches!(message.body, Body::Refused(_)) {
+                    let call = message.call;
+                    stream.refuse(message);
+                    self.calls.insert(call, Answerer::Stream(lane));
+                }
+            }
+            None => {}
         }
     }
 
@@ -212,7 +221,7 @@ impl Driver {
             self.on_time();
             self.execute();
             for call in calls {
-                if let Some(call) = self.io.calls.remove(&call) {
+                if let Some(Answerer::Once(call)) = self.io.calls.remove(&call) {
                     let _ = call.send(Answer::Empty);
                 }
             }
@@ -282,16 +291,18 @@ impl Driver {
                 }
                 chat.receive(now, message, trace);
             }
-            Input::Replicate { chat, attach, stream, refused } => {
+            Input::Replicate { chat, attach, lane } => {
                 let Some(chat) = self.chats.get_mut(&chat) else { return };
-                chat.open_replicate(attach.from, stream);
+                let refused = Answerer::Stream(Arc::downgrade(&lane));
+                chat.open_replicate(attach.from, lane);
                 self.io.calls.insert(attach.call, refused);
                 chat.handle(now, Event::Message(attach));
             }
-            Input::Heartbeats { chat, member, slot } => match self.chats.get_mut(&chat) {
-                Some(chat) => chat.open_heartbeats(member, slot),
-                None => slot.close(),
-            },
+            Input::Heartbeats { chat, member, lane } => {
+                if let Some(chat) = self.chats.get_mut(&chat) {
+                    chat.open_heartbeats(member, lane);
+                }
+            }
             Input::Link { peer, state } => self.on_link(now, peer, state),
             Input::Detached { chat, peer } => {
                 if let Some(chat) = self.chats.get_mut(&chat) {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::anew::{self, Anew};
+use super::apart::apart;
 use super::chat::ChatStore;
 use super::database::{marker_of, reason_of};
 use super::error::StorageError;
@@ -123,7 +124,7 @@ impl DataDir {
         incarnation: Incarnation,
         entries: &[Arc<Entry>],
     ) -> Result<(ChatStore, Recovered), StorageError> {
-        ChatStore::create(&self.chats_dir(), chat, incarnation, entries)
+        apart(|| ChatStore::create(&self.chats_dir(), chat, incarnation, entries))
     }
 
     /// See `ChatStore::join`.
@@ -133,7 +134,7 @@ impl DataDir {
         incarnation: Incarnation,
         generation: Generation,
     ) -> Result<(ChatStore, Recovered), StorageError> {
-        ChatStore::join(&self.chats_dir(), chat, incarnation, generation)
+        apart(|| ChatStore::join(&self.chats_dir(), chat, incarnation, generation))
     }
 
     /// The same where an earlier attempt may have come this far: its store is gone on with. One of
@@ -161,7 +162,7 @@ impl DataDir {
     /// See `ChatStore::open`.
     pub fn open_chat(&self, chat: ChatId) -> Result<(ChatStore, Recovered), StorageError> {
         let path = chat_path(&self.chats_dir(), chat);
-        let (store, recovered) = ChatStore::open(&path)?;
+        let (store, recovered) = apart(|| ChatStore::open(&path))?;
         if store.chat() != chat {
             let what = format!("it holds the chat {}", store.chat());
             return Err(StorageError::Damaged { path, what });
@@ -186,14 +187,16 @@ impl DataDir {
 
     /// What is known to be wrong with a chat's file.
     pub fn damage_of(&self, chat: ChatId) -> Option<String> {
-        reason_of(&chat_path(&self.chats_dir(), chat))
+        apart(|| reason_of(&chat_path(&self.chats_dir(), chat)))
     }
 
     /// Takes a chat's file for the newest one, and lets it be looked at afresh.
     pub fn trust_chat(&self, chat: ChatId) -> Result<(), StorageError> {
         let path = chat_path(&self.chats_dir(), chat);
-        remove_if_there(&mark_of(&path))?;
-        remove_if_there(&marker_of(&path))
+        apart(|| {
+            remove_if_there(&mark_of(&path))?;
+            remove_if_there(&marker_of(&path))
+        })
     }
 
     /// Keeps a chat's file aside, where there is one, and puts a new one in its place that begins
@@ -203,7 +206,7 @@ impl DataDir {
     /// The old file must have been closed: `StorageError::InUse`. A crash at any point leaves the
     /// old file in its place, or the new one.
     pub fn begin_anew(&self, chat: ChatId, incarnation: Incarnation) -> Result<Anew, StorageError> {
-        anew::begin_anew(&self.chats_dir(), chat, incarnation, None)
+        apart(|| anew::begin_anew(&self.chats_dir(), chat, incarnation, None))
     }
 
     /// The same, to take part in another generation of the chat than the old file did (R30).
@@ -213,12 +216,12 @@ impl DataDir {
         incarnation: Incarnation,
         generation: Generation,
     ) -> Result<Anew, StorageError> {
-        anew::begin_anew(&self.chats_dir(), chat, incarnation, Some(generation))
+        apart(|| anew::begin_anew(&self.chats_dir(), chat, incarnation, Some(generation)))
     }
 
     /// Keeps a chat's file aside, where there is one, so that the chat is no longer here.
     pub fn keep_aside(&self, chat: ChatId) -> Result<Option<PathBuf>, StorageError> {
-        let kept_at = anew::keep_aside(&chat_path(&self.chats_dir(), chat))?;
+        let kept_at = apart(|| anew::keep_aside(&chat_path(&self.chats_dir(), chat)))?;
         self.remove_chat(chat).map(|()| kept_at)
     }
 
@@ -226,10 +229,12 @@ impl DataDir {
     pub fn remove_chat(&self, chat: ChatId) -> Result<(), StorageError> {
         let dir = self.chats_dir();
         let path = chat_path(&dir, chat);
-        for file in [&path, &mark_of(&path), &marker_of(&path)] {
-            remove_if_there(file)?;
-        }
-        sync_directory(&dir)
+        apart(|| {
+            for file in [&path, &mark_of(&path), &marker_of(&path)] {
+                remove_if_there(file)?;
+            }
+            sync_directory(&dir)
+        })
     }
 
     fn chats_dir(&self) -> PathBuf {

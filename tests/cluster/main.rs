@@ -7,6 +7,7 @@ mod bootstrap;
 #[path = "../common/collector.rs"]
 mod collector;
 mod coming_back;
+mod connections;
 mod cursors;
 mod damage;
 mod doctor;
