@@ -286,6 +286,8 @@ pub struct Status {
     pub invite_links: InviteLinks,
     /// Who removed this peer, which takes no part in the chat any more.
     pub removed_by: Option<PeerId>,
+    /// Another running peer has this one's key, and takes part in its place.
+    pub key_in_use: bool,
     pub voters: VoterSet,
     pub links: BTreeMap<PeerId, LinkState>,
     pub receipts: BTreeMap<PeerId, Receipt>,

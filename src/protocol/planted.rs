@@ -221,8 +221,12 @@ bugs! {
     R9 OwnWordNotCompared,
     /// What a member has delivered is not known to be its past.
     R9 ReceiptsNoPast,
+    /// A peer is not told that it goes on in another incarnation.
+    R9 OutlivedNotTold,
     /// An incarnation that has ended is let in again by its old word.
     R9 OutlivedComesBack,
+    /// A stranger's word is enough to show a peer that its store is older than its past.
+    R9 PastOfStrangerBelieved,
     /// A peer does not notice that its store is older than its own past.
     R9 PastIgnored,
     /// One whom the voters cannot dial keeps its vote.

@@ -218,7 +218,12 @@ impl Replica {
     }
 
     /// Whether the member has really been heard of lately, in that incarnation.
-    fn is_heard(&self, hosting: &Hosting, peer: &PeerId, incarnation: &Incarnation) -> bool {
+    pub(super) fn is_heard(
+        &self,
+        hosting: &Hosting,
+        peer: &PeerId,
+        incarnation: &Incarnation,
+    ) -> bool {
         let progress = hosting.progress.get(peer);
         let progress = progress.filter(|progress| progress.incarnation == *incarnation);
         let is_known = progress.is_some_and(|progress| progress.contact.is_some());

@@ -96,6 +96,8 @@ pub struct Replica {
     pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
     /// Members that were last heard of in another generation (R30).
     pub(super) other_generations: BTreeMap<PeerId, Generation>,
+    /// Another running peer has this one's key, and takes part in its place.
+    pub(super) key_in_use: bool,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     pub(super) fault: Option<&'static str>,
@@ -190,6 +192,7 @@ impl Replica {
             far_terms: BTreeMap::new(),
             newer_incarnations: BTreeMap::new(),
             other_generations: BTreeMap::new(),
+            key_in_use: false,
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
@@ -348,6 +351,7 @@ impl Replica {
             former_members: Arc::clone(&state.former_members),
             invite_links: state.invite_links.clone(),
             removed_by: self.removed_by,
+            key_in_use: self.key_in_use,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
             receipts: self.all_receipts(),
@@ -411,7 +415,10 @@ impl Replica {
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
             return;
         }
-        if self.refuse_former_member(&message) || self.refuse_stranger(&message) {
+        if self.refuse_former_member(&message)
+            || self.refuse_outlived(&message)
+            || self.refuse_stranger(&message)
+        {
             return;
         }
         let term = message.body.term();
@@ -469,6 +476,7 @@ impl Replica {
             RefusedReason::NotMember | RefusedReason::Removed { .. } => {
                 self.on_not_member(message, refused);
             }
+            RefusedReason::Outlived { is_here } => self.on_outlived(message, refused, is_here),
             RefusedReason::WrongIncarnation { incarnation } => {
                 self.learn_incarnation(message.from, incarnation);
             }

@@ -144,6 +144,7 @@ impl Replica {
             far_terms,
             newer_incarnations,
             other_generations,
+            key_in_use,
             disk,
             stopping,
             fault,
@@ -200,7 +201,7 @@ impl Replica {
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
         into.hash((goodbyes, links, round_trips, syncs, far_terms, newer_incarnations));
-        into.hash((other_generations, disk, fault, has_gone, removed_by));
+        into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by));
         into.hash((pasts, receipts));
         into.due_if(*pasts_due_at);
         match stopping {

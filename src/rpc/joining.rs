@@ -420,6 +420,7 @@ fn refused_by_host(reason: RefusedReason) -> Problem {
         RefusedReason::StaleTerm
         | RefusedReason::NotHost { .. }
         | RefusedReason::OtherGeneration
+        | RefusedReason::Outlived { .. }
         | RefusedReason::WrongIncarnation { .. } => Problem::Passing(status::no_host()),
     }
 }

@@ -196,7 +196,10 @@ impl Chat {
     }
 
     fn can_carry(&self, is_doubtful: bool, payload: &Payload) -> Result<(), ProposeError> {
-        if self.carried.has_leaving() {
+        // An incarnation that has given numbers away had joined: another has taken its place (R9),
+        // and what waits in its outbox was said before.
+        let is_outlived = is_doubtful && self.replica.next_number() > 1;
+        if is_outlived || self.carried.has_leaving() {
             return Err(ProposeError::NotMember);
         }
         if !is_doubtful {

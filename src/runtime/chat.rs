@@ -37,6 +37,9 @@ pub(super) const SYNC_DEAD_US: Micros = 20_000 * MS;
 const CONTACTS_MAX: usize = 64;
 /// A chat's view is renewed at most this often, unless the host or the members changed.
 const VIEW_US: Micros = 50 * MS;
+/// What people are told of two running peers with one key.
+const KEY_IN_USE: &str = "another running peer has this one's key, and takes part in its place: stop \
+                          one of the two, and begin that one anew with a key of its own";
 
 /// One chat.
 pub(super) struct Chat {
@@ -485,7 +488,8 @@ impl Chat {
         let mut status = self.replica.status();
         status.queued += self.carried.len();
         let away_since = self.absences.look(&status);
-        ChatView { status, fault: self.fault, away_since }
+        let fault = if status.key_in_use { KEY_IN_USE } else { self.fault };
+        ChatView { status, fault, away_since }
     }
 
     /// This peer takes part no more: whoever waits for a proposal is told, and streams end.

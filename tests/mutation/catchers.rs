@@ -37,6 +37,8 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::FurthestForgotten => "past",
         Bug::OwnWordNotCompared => "old_copy_of_an_author",
         Bug::ReceiptsNoPast => "old_copy_and_another_host",
+        Bug::PastOfStrangerBelieved => "past_of_a_stranger",
+        Bug::OutlivedNotTold => "outlived_and_back",
         Bug::OutlivedComesBack => "old_join",
         Bug::ReceiptsGoBack => "receipts_of_strangers",
         Bug::ReceiptsOfAnybody => "receipts_of_strangers",
