@@ -493,6 +493,7 @@ impl Driver {
             spans: Spans::new(new.id, self.shared.me),
             touched: true,
         };
+        chat.note_join(self.shared.me);
         if chat.replica.status().removed_by.is_some() {
             chat.stay_readable();
         }

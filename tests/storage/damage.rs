@@ -171,7 +171,7 @@ fn a_store_of_another_version_is_left_alone() {
     let table = redb::TableDefinition::<&str, &[u8]>::new("state");
     let database = redb::Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
-    let mut value = 4_u32.to_be_bytes().to_vec();
+    let mut value = 5_u32.to_be_bytes().to_vec();
     let mut crc = crc32fast::Hasher::new();
     crc.update(&[2]);
     crc.update(&6_u64.to_be_bytes());
@@ -182,6 +182,6 @@ fn a_store_of_another_version_is_left_alone() {
     transaction.commit().unwrap();
     drop(database);
     let error = ChatStore::open(&path).err().unwrap();
-    assert!(matches!(error, StorageError::Version { found: 4, expected: 3, .. }), "{error}");
+    assert!(matches!(error, StorageError::Version { found: 5, expected: 4, .. }), "{error}");
     assert!(!path.with_extension("redb.damaged").exists());
 }
