@@ -18,6 +18,8 @@ pub struct Oracle {
     proposed: BTreeMap<Submitted, Payload>,
     queued: BTreeSet<Submitted>,
     confirmed: BTreeMap<Submitted, Index>,
+    /// What was committed when each person said last that it does not want to be in the chat.
+    declined: BTreeMap<PeerId, Index>,
     /// The last number of each author and session that is committed.
     last_numbers: BTreeMap<(PeerId, Incarnation), Number>,
     /// Who belongs to the chat.
@@ -48,6 +50,16 @@ impl Oracle {
     /// A person was told that it is confirmed.
     pub fn confirm(&mut self, submitted: Submitted, index: Index) {
         self.confirmed.insert(submitted, index);
+    }
+
+    /// A person does not want to be in the chat, and has seen so much of it.
+    pub fn decline(&mut self, peer: PeerId) {
+        self.declined.insert(peer, self.last());
+    }
+
+    /// Whether that person has declined the invitation of that index.
+    pub fn has_declined(&self, peer: PeerId, at: Index) -> bool {
+        self.declined.get(&peer).is_some_and(|seen| *seen >= at)
     }
 
     pub fn proposed(&self, submitted: &Submitted) -> Option<&Payload> {

@@ -47,6 +47,16 @@ pub fn run(plan: Plan, is_verbose: bool) -> Outcome {
     Outcome { broken, counts, digest, agreed_us, failover }
 }
 
+/// Lets something happen to what has begun. An assertion that fails is an invariant that breaks.
+pub fn catching<T>(begin: impl FnOnce() -> T, happen: impl FnOnce(&mut T)) -> (T, Option<Broken>) {
+    quiet_panics();
+    let mut it = begin();
+    CAUGHT.with_borrow_mut(|caught| *caught = Some(String::new()));
+    let finished = panic::catch_unwind(AssertUnwindSafe(|| happen(&mut it)));
+    let what = CAUGHT.with_borrow_mut(Option::take).unwrap_or_default();
+    (it, finished.err().map(|_| Broken { invariant: "no assertion fails", what }))
+}
+
 thread_local! {
     /// The message of a panic in this thread, where one is expected.
     static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
