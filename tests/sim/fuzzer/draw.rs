@@ -26,6 +26,26 @@ const LATE: [&str; 14] = [
 /// More on its way than this slows nothing but the fuzzer.
 const FLYING_MAX: usize = 60;
 
+/// What a run is mostly about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Theme {
+    /// Everything a little.
+    Any,
+    /// Logs that differ.
+    Logs,
+    /// Members that come, go, and begin anew.
+    People,
+    /// Connections.
+    Ways,
+    /// Torn tails.
+    Memory,
+    /// Disks that fill up.
+    Disks,
+}
+
+const THEMES: [Theme; 6] =
+    [Theme::Any, Theme::Logs, Theme::People, Theme::Ways, Theme::Memory, Theme::Disks];
+
 /// What is likely in one run. Each run has faults of some kinds only.
 pub struct Temper {
     late: Vec<&'static str>,
@@ -42,6 +62,8 @@ pub struct Temper {
     /// What is said this way is not heard yet.
     held: Vec<(usize, usize)>,
     held_for: u64,
+    /// How often a host says what few hear, in percent of all phases.
+    diverge_percent: u64,
     /// How often something is held, in percent of all phases.
     hold_percent: u64,
     planned: Vec<Deed>,
@@ -72,37 +94,43 @@ enum Fault {
 impl Temper {
     pub fn draw(prng: &mut Prng) -> Self {
         let mut any = |list: &[u64]| list[prng.below(list.len() as u64) as usize];
+        let theme = THEMES[any(&[0, 1, 2, 3, 4, 5]) as usize];
+        let mut one_of = |theme_of_it: Theme, often: &[u64], seldom: &[u64]| {
+            let list = if theme == theme_of_it { often } else { seldom };
+            list[prng.below(list.len() as u64) as usize]
+        };
         let mut faults = vec![
-            (any(&[10, 30, 60]), Fault::Say),
-            (any(&[0, 5, 10]), Fault::Read),
-            (any(&[0, 3, 8, 15]), Fault::Crash),
-            (any(&[10, 20, 40]), Fault::Start),
-            (any(&[0, 3, 8]), Fault::Cut),
-            (any(&[0, 2, 5]), Fault::Isolate),
-            (any(&[5, 10, 30]), Fault::Mend),
-            (any(&[0, 0, 3, 10]), Fault::HandOver),
-            (any(&[0, 0, 2]), Fault::Stop),
-            (any(&[0, 0, 3]), Fault::Pass),
+            (one_of(Theme::Logs, &[30, 60], &[10, 30, 60]), Fault::Say),
+            (one_of(Theme::Any, &[0, 5, 10], &[0, 5]), Fault::Read),
+            (one_of(Theme::Logs, &[3, 8], &[0, 3, 8, 15]), Fault::Crash),
+            (one_of(Theme::Any, &[10, 20, 40], &[20]), Fault::Start),
+            (one_of(Theme::Ways, &[5, 15], &[0, 3, 8]), Fault::Cut),
+            (one_of(Theme::Ways, &[0, 5], &[0, 2, 5]), Fault::Isolate),
+            (one_of(Theme::Ways, &[5, 10], &[5, 10, 30]), Fault::Mend),
+            (one_of(Theme::Any, &[0, 3, 10], &[0, 0, 3]), Fault::HandOver),
+            (one_of(Theme::Any, &[0, 2], &[0, 0, 1]), Fault::Stop),
+            (one_of(Theme::Any, &[0, 3], &[0, 0, 3]), Fault::Pass),
+            (one_of(Theme::People, &[1, 3], &[0, 0, 0, 1]), Fault::Leave),
+            (one_of(Theme::People, &[0, 2], &[0, 0, 0, 1]), Fault::Remove),
+            (one_of(Theme::People, &[3, 10], &[0, 0, 0, 2]), Fault::Wipe),
+            (one_of(Theme::Memory, &[3, 8], &[0, 0, 0, 2]), Fault::Tear),
+            (one_of(Theme::Disks, &[5, 15], &[0, 0, 0, 3]), Fault::Disk),
+            (one_of(Theme::People, &[10, 20], &[2, 5]), Fault::Invite),
+            (one_of(Theme::People, &[40, 80], &[10, 20]), Fault::Join),
+            (one_of(Theme::People, &[0, 20], &[0, 0, 20]), Fault::Decline),
         ];
-        if any(&[0, 0, 1]) == 1 {
-            faults.push((any(&[1, 3]), Fault::Leave));
-            faults.push((any(&[0, 1]), Fault::Remove));
-        }
-        if any(&[0, 0, 1]) == 1 {
-            faults.push((any(&[1, 5]), Fault::Wipe));
-        }
-        if any(&[0, 0, 1]) == 1 {
-            faults.push((any(&[2, 5]), Fault::Tear));
-        }
-        if any(&[0, 0, 0, 1]) == 1 {
-            faults.push((any(&[2, 10]), Fault::Disk));
-        }
-        faults.push((any(&[2, 10]), Fault::Invite));
-        faults.push((any(&[10, 40]), Fault::Join));
-        faults.push((any(&[0, 0, 20]), Fault::Decline));
-        let late =
-            (0..any(&[0, 1, 1, 2])).map(|_| any(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]));
-        let late = late.collect::<Vec<_>>();
+        let diverge_percent = one_of(Theme::Logs, &[50, 80], &[0, 0, 30]);
+        let hold_percent = one_of(Theme::Logs, &[60, 90], &[0, 60, 90]);
+        let double_percent = one_of(Theme::People, &[10, 30], &[0, 2, 10]);
+        let mut any = |list: &[u64]| list[prng.below(list.len() as u64) as usize];
+        let late = match theme {
+            Theme::Logs => vec![any(&[0, 0, 1, 2])],
+            Theme::People => vec![11],
+            _ => (0..any(&[0, 1, 2]))
+                .map(|_| any(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]))
+                .collect(),
+        };
+        faults.retain(|(weight, _)| *weight > 0);
         Self {
             late: late.into_iter().map(|kind| LATE[kind as usize]).collect(),
             ordered_percent: any(&[50, 80, 95]),
@@ -111,12 +139,13 @@ impl Temper {
             wake: any(&[40, 80, 150, 300]),
             rest: any(&[0, 0, 2, 10]),
             lose_percent: any(&[0, 2, 10, 30]),
-            double_percent: any(&[0, 2, 10]),
+            double_percent,
+            diverge_percent,
             earliest_percent: any(&[0, 30, 80]),
             faults,
             held: Vec::new(),
             held_for: 0,
-            hold_percent: any(&[0, 60, 90]),
+            hold_percent,
             planned: Vec::new(),
         }
     }
@@ -130,11 +159,23 @@ impl Temper {
             let lost: Vec<_> = lost.map(|flying| Deed::Lose(flying.key)).collect();
             self.planned = lost;
         }
+        let host = chat.host();
         let count = chat.peers.len();
+        if let Some(host) = host.filter(|_| prng.below(100) < self.diverge_percent) {
+            // What it says is heard by one at most, and then it is gone, or not.
+            let ear = prng.below(2 * count as u64) as usize;
+            self.held = (0..count).filter(|b| *b != ear).map(|b| (host, b)).collect();
+            let words = prng.below(3);
+            let crash = (prng.below(2) == 0).then_some(Deed::Crash(host, 2));
+            self.planned.splice(0..0, crash);
+            for _ in 0..words {
+                self.planned.extend([Deed::Sync(host), Deed::Sync(host), Deed::Say(host)]);
+            }
+            return;
+        }
         let ways = (0..count).flat_map(|a| (0..count).map(move |b| (a, b)));
         let bits = prng.next_u64();
         let is_in = |peer: usize| bits >> peer & 1 == 1;
-        let host = chat.host();
         self.held = match prng.below(100) < self.hold_percent {
             false => Vec::new(),
             true => match prng.below(4) {
