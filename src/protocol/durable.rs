@@ -166,6 +166,9 @@ impl Replica {
 
     /// Cuts the log; what was not durable yet no longer will be.
     pub(super) fn truncate_from(&mut self, from: Index) {
+        // R9: what was acknowledged of it stays said.
+        self.furthest = self.furthest.max(self.log.last());
+        self.ready.persist.furthest = Some(self.furthest);
         self.log.truncate_from(from);
         self.synced = self.synced.min(from - 1);
         for (_, index) in &mut self.unsynced {

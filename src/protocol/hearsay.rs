@@ -6,6 +6,9 @@ use super::planted::{Bug, planted};
 use super::replica::Replica;
 use super::types::{Incarnation, PeerId, Term};
 
+/// R11: a term further ahead than this needs proof.
+const TERM_LEAP_MAX: Term = 1_024;
+
 impl Replica {
     /// R26: one who said goodbye is back when it speaks in a later boot, or a new incarnation.
     pub(super) fn notice_return(&mut self, message: &Message) {
@@ -28,6 +31,11 @@ impl Replica {
         {
             self.attach();
         }
+    }
+
+    /// Whether a term is so much later than the own one that it needs proof (R11).
+    pub(super) fn is_far_ahead(&self, term: Term) -> bool {
+        term > self.hard_state.term.saturating_add(TERM_LEAP_MAX)
     }
 
     // R11: a term far ahead is believed once a majority of voters reports one that high, each over

@@ -179,6 +179,14 @@ pub struct Receipt {
     pub read: Index,
 }
 
+impl Receipt {
+    /// Takes over what is further in `other`.
+    pub fn advance(&mut self, other: Self) {
+        self.delivered = self.delivered.max(other.delivered);
+        self.read = self.read.max(other.read);
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Acknowledge {
     pub term: Term,

@@ -257,6 +257,7 @@ mod tests {
             read: 0,
             removed_by: None,
             pasts: Pasts::new(),
+            furthest: Position::default(),
             tail_in_doubt: false,
         };
         (chat, recovered)

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::adoption::{Adoption, TailReports};
+use super::adoption::{Adoption, Doubt};
 use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
@@ -25,11 +25,8 @@ use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
     Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId,
-    Submission, Term,
+    Position, Submission, Term,
 };
-
-/// R11: a term further ahead than this needs proof.
-const TERM_LEAP_MAX: Term = 1_024;
 
 /// One chat at one peer. See the module's text and `event.rs`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -47,8 +44,9 @@ pub struct Replica {
     pub(super) log: Log,
     pub(super) outbox: Outbox,
     pub(super) read: Index,
-    pub(super) tail_in_doubt: bool,
-    pub(super) tail_reports: TailReports,
+    /// The furthest that this log has ever been, where it was cut since (R9).
+    pub(super) furthest: Position,
+    pub(super) doubt: Option<Doubt>,
 
     // How durable it is.
     pub(super) synced: Index,
@@ -66,6 +64,8 @@ pub struct Replica {
     pub(super) relays: BTreeMap<PeerId, Progress>,
     /// From then on, a host that cannot be dialled is read through another member.
     pub(super) relay_at: Instant,
+    /// Who passes the log on and was found to be behind this peer; not asked until then.
+    pub(super) relay_behind: Option<(PeerId, Instant)>,
     /// Until then the host counts as alive (R2).
     pub(super) lease_until: Instant,
     /// From then on the host is suspected (R14).
@@ -141,6 +141,7 @@ impl Replica {
         let checkpoint_index = recovered.checkpoint.index();
         let log = Log::new(recovered.checkpoint, recovered.entries, recovered.commit);
         let outbox = Outbox::new(recovered.outbox, recovered.last_number);
+        let doubt = recovered.tail_in_doubt && !planted(Bug::DoubtIgnored);
         let mut replica = Self {
             me,
             incarnation: recovered.incarnation,
@@ -156,14 +157,16 @@ impl Replica {
             flush_at: None,
             outbox,
             read: recovered.read,
-            tail_in_doubt: recovered.tail_in_doubt && !planted(Bug::DoubtIgnored),
-            tail_reports: TailReports::new(),
+            furthest: recovered.furthest,
+            doubt: doubt
+                .then(|| Doubt { term: recovered.hard_state.term, reports: BTreeMap::new() }),
             part: Part::Follower,
             host: None,
             attached: None,
             attach_count: 0,
             relays: BTreeMap::new(),
             relay_at: now + config.lease_max_us,
+            relay_behind: None,
             lease_until: now,
             suspect_at: match planted(Bug::RestartSuspectsAtOnce) {
                 true => now,
@@ -400,9 +403,7 @@ impl Replica {
             return;
         }
         let term = message.body.term();
-        if term > self.hard_state.term.saturating_add(TERM_LEAP_MAX)
-            && !self.leap_is_proven(&message, term)
-        {
+        if self.is_far_ahead(term) && !self.leap_is_proven(&message, term) {
             self.refuse(&message, RefusedReason::StaleTerm);
             return;
         }
@@ -432,12 +433,10 @@ impl Replica {
             Body::Announce(announce) => self.on_announce(from, *announce),
             Body::HandOver(hand_over) => self.on_hand_over(from, *hand_over),
             Body::FindHost => self.on_find_host(from),
-            Body::FindHostAnswer(answer) => {
-                self.learn_host(answer.host, answer.term);
-                if answer.host.is_some() {
-                    self.attach_through(from.from);
-                }
-            }
+            Body::FindHostAnswer(answer) => match answer.host {
+                Some(host) => self.hear_of_host(from.from, host, answer.term),
+                None => self.learn_host(None, answer.term),
+            },
             Body::Refused(refused) => self.on_refused(from, *refused),
         }
     }
@@ -447,7 +446,7 @@ impl Replica {
             self.enter_term(refused.term);
         }
         let by_source = |attached: &mut Attached| attached.source == message.from;
-        self.hand_over_refused(message.from);
+        self.hand_over_refused(message.from, refused);
         match refused.reason {
             RefusedReason::NotHost { host } => {
                 if self.attached.take_if(by_source).is_some() && self.host != Some(message.from) {
@@ -549,6 +548,8 @@ impl Replica {
         self.host = None;
         self.attached = None;
         self.relays.clear();
+        // Its host is looked for before anybody else is asked to pass the log on.
+        self.relay_at = self.now + self.config.lease_max_us;
         self.ready.notices.push(Notice::Host { host: None, term });
     }
 

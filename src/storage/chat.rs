@@ -19,7 +19,7 @@ use super::schema::{
 };
 use crate::protocol::event::{Persist, Recovered};
 use crate::protocol::types::{
-    ChatId, Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Submission,
+    ChatId, Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Position, Submission,
 };
 
 /// The memory that redb may hold for one chat.
@@ -136,7 +136,11 @@ impl ChatStore {
 
     fn write(&mut self, persist: &Persist, carried: bool) -> Result<Duration, StorageError> {
         let started = Instant::now();
-        let vows = persist.hard_state.map(|hard_state| Vows { hard_state, ..self.vows });
+        let vows = Vows {
+            hard_state: persist.hard_state.unwrap_or(self.vows.hard_state),
+            furthest: persist.furthest.unwrap_or(self.vows.furthest),
+            ..self.vows
+        };
         let batch = self.next_batch(persist);
         let mut counts = self.next_counts(persist, carried);
         let doubt_ends = match (self.doubt_through, persist.commit) {
@@ -148,6 +152,7 @@ impl ChatStore {
         // leaves a file that opens at once.
         let awaited = persist.hard_state.is_some()
             || !persist.entries.is_empty()
+            || persist.truncate_from.is_some()
             || !persist.outbox_put.is_empty()
             || persist.removed_by.is_some();
         for (id, _) in &persist.request_ids {
@@ -162,7 +167,7 @@ impl ChatStore {
             }
             let requests = counts.requests + write_requests(transaction, persist)?;
             let mut table = transaction.open_table(STATE)?;
-            if let Some(vows) = &vows {
+            if vows != self.vows {
                 put_state(&mut table, state::VOWS, &vows.encode())?;
             }
             if let Some(pasts) = &persist.pasts {
@@ -194,7 +199,7 @@ impl ChatStore {
             }
             Ok(requests)
         })?;
-        self.vows = vows.unwrap_or(self.vows);
+        self.vows = vows;
         self.batch = batch;
         self.counts = counts;
         self.mark.note(Seen { incarnation: self.vows.incarnation, writes: counts.writes });
@@ -272,7 +277,7 @@ pub(super) fn write_new(
     let end = beginning.entries.last().map_or(0, |entry| entry.index);
     // `recover::open` raises the boot number to 1.
     let Beginning { incarnation, hard_state, .. } = *beginning;
-    let vows = Vows { incarnation, boot: 0, hard_state };
+    let vows = Vows { incarnation, boot: 0, hard_state, furthest: Position::default() };
     database.write(true, |transaction| {
         append(&mut transaction.open_table(ENTRIES)?, beginning.entries)?;
         transaction.open_table(OUTBOX)?;

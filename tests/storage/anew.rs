@@ -1,6 +1,6 @@
 //! Beginning anew where a file can no longer be used (R9, R37).
 
-use demes::protocol::types::{Past, Pasts};
+use demes::protocol::types::{Past, Pasts, Position};
 
 use super::*;
 
@@ -47,6 +47,7 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
         read: 7,
         removed_by: None,
         pasts: known,
+        furthest: Position::default(),
         tail_in_doubt: false,
     };
     assert_eq!(recovered, expected);
