@@ -22,6 +22,7 @@ mod image;
 mod invariants;
 mod liars;
 mod links;
+mod liveness;
 mod network;
 mod oracle;
 mod peer;
@@ -99,6 +100,15 @@ fn chats_survive_faults_and_agree_after_healing() {
     if !summary.agreed_us.is_empty() {
         let [half, most, all] = [50, 99, 100].map(|percent| summary.agreed_ms(percent));
         println!("agreed after healing: p50 {half} ms, p99 {most} ms, at most {all} ms");
+    }
+    if let Some((longest, seed)) = summary.waited_us.last() {
+        let waited =
+            |percent: usize| summary.waited_us[(summary.waited_us.len() - 1) * percent / 100].0;
+        let [half, most, longest] = [waited(50), waited(99), *longest].map(|us| us / world::MS);
+        println!(
+            "longest time without a confirmation while a majority was connected: p50 {half} ms, p99 \
+             {most} ms, at most {longest} ms in seed {seed}"
+        );
     }
     if let Some((seed, broken)) = summary.failures.first() {
         explain(*seed, broken);

@@ -9,7 +9,7 @@ use demes_protocol::prng::Prng;
 
 use super::liars::Lie;
 use super::world::{MS, SECOND, World};
-use super::{faults, liars, workload};
+use super::{faults, liars, liveness, workload};
 
 /// How many peers there are in a run; some twice, because they tell more.
 const MEMBERS: [usize; 12] = [1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 9];
@@ -92,6 +92,8 @@ pub struct Plan {
     pub faults_until: u64,
     /// Everything heals, and not only a majority of the voters.
     pub heals_everything: bool,
+    /// The longest time without a confirmation while a majority is connected.
+    pub confirmed_within_us: u64,
     /// For everything else that is drawn for the healing.
     pub healing_seed: u64,
 }
@@ -246,6 +248,7 @@ impl Plan {
             steps: Vec::new(),
             faults_until: length,
             heals_everything: draw.chance(30),
+            confirmed_within_us: liveness::CONFIRMED_WITHIN_US,
             healing_seed: draw.prng.next_u64(),
         };
         plan.draw_growth(&mut draw);

@@ -101,6 +101,8 @@ pub enum What {
         period_us: u64,
         left: u64,
     },
+    /// Somebody looks whether the chat goes on.
+    Watch,
     /// A step of the plan.
     Act(usize),
 }
@@ -154,6 +156,7 @@ impl What {
             | What::StopWatching { .. }
             | What::EndCondition(_)
             | What::Flap { .. }
+            | What::Watch
             | What::Act(_) => None,
         }
     }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::counts::Counts;
 use super::failover::Failover;
 use super::invariants::Broken;
+use super::liveness::Liveness;
 use super::plan::Plan;
 use super::world::World;
 
@@ -25,6 +26,7 @@ pub struct Outcome {
     /// From the healing to the agreement.
     pub agreed_us: u64,
     pub failover: Failover,
+    pub liveness: Liveness,
 }
 
 /// Runs a plan to its end, or to the first invariant that does not hold. A replica's own
@@ -43,8 +45,8 @@ pub fn run(plan: Plan, is_verbose: bool) -> Outcome {
         Ok(agreed_us) => (world.broken, agreed_us),
         Err(_) => (Some(Broken { invariant: "no assertion fails", what: message }), 0),
     };
-    let World { counts, digest, failover, .. } = world;
-    Outcome { broken, counts, digest, agreed_us, failover }
+    let World { counts, digest, failover, liveness, .. } = world;
+    Outcome { broken, counts, digest, agreed_us, failover, liveness }
 }
 
 /// Lets something happen to what has begun. An assertion that fails is an invariant that breaks.
@@ -91,6 +93,8 @@ pub struct Summary {
     pub failures: Vec<(u64, Broken)>,
     /// From the healing to the agreement, in microseconds, in ascending order.
     pub agreed_us: Vec<u64>,
+    /// The longest time of each run without a confirmation, likewise, and the seed.
+    pub waited_us: Vec<(u64, u64)>,
     pub seconds: f64,
 }
 
@@ -135,6 +139,7 @@ pub fn run_many(first: u64, count: u64, threads: usize, failures_max: usize) -> 
     summary.seconds = started.elapsed().as_secs_f64();
     summary.failures.sort_by_key(|(seed, _)| *seed);
     summary.agreed_us.sort_unstable();
+    summary.waited_us.sort_unstable();
     summary
 }
 
@@ -142,6 +147,7 @@ impl Summary {
     fn add(&mut self, seed: u64, outcome: Outcome) {
         self.seeds += 1;
         self.counts.merge(&outcome.counts);
+        self.waited_us.push((outcome.liveness.worst_us, seed));
         match outcome.broken {
             Some(broken) => {
                 let what = broken.what.lines().next().unwrap_or_default();

@@ -17,6 +17,7 @@ use super::failover::Failover;
 use super::invariants::{Broken, Invariants, Sent, Step, Synced, is_ignored};
 use super::liars::Lie;
 use super::links::Links;
+use super::liveness::Liveness;
 use super::network::{Fate, Network};
 use super::oracle::Oracle;
 pub use super::peer::Peer;
@@ -52,6 +53,9 @@ pub struct World {
     /// Over everything that any replica was told and has said.
     pub digest: u64,
     pub failover: Failover,
+    pub liveness: Liveness,
+    /// What every sync takes more, at all peers: so much, and up to that much.
+    pub slow_syncs: (u64, u64),
     queue: Queue,
     /// The peer whose loop takes several events into one turn.
     in_turn: Option<usize>,
@@ -77,6 +81,8 @@ impl World {
             broken: None,
             digest: 0,
             failover: Failover::default(),
+            liveness: Liveness::default(),
+            slow_syncs: (0, 0),
             queue: Queue::default(),
             in_turn: None,
             is_healing: false,
@@ -84,6 +90,7 @@ impl World {
             plan,
         };
         world.found_chat();
+        world.at(0, What::Watch);
         if let Some(first) = world.plan.steps.first() {
             world.at(first.at, What::Act(0));
         }
@@ -193,6 +200,7 @@ impl World {
             }
             What::Flap { a, b, period_us, left } => self.flap(a, b, period_us, left),
             What::Act(step) => self.act(step),
+            What::Watch => self.watch_liveness(),
             // It was meant for a process that has ended.
             _ => {}
         }
@@ -331,7 +339,9 @@ impl World {
     }
 
     fn start_write(&mut self, peer: usize) {
+        let (slow_us, more_us) = self.slow_syncs;
         let normal = 50 + self.prng.below(self.plan.sync_us_max);
+        let normal = normal + slow_us + self.prng.below(more_us + 1);
         let now = self.now;
         let state = &mut self.peers[peer];
         state.disk.begin_write();
@@ -453,6 +463,7 @@ impl World {
     fn notice(&mut self, peer: usize, notice: Notice) {
         self.log(|| format!("{}: {}", peer + 1, text::notice(&notice)));
         self.failover.note(self.now, &notice);
+        self.note_liveness(&notice);
         if self.peers[peer].replica.is_none() {
             return;
         }

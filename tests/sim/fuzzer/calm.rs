@@ -102,6 +102,7 @@ impl Chat {
                 let last = self.flying.last().map(|flying| flying.key.to_string());
                 let what = format!("{count} messages at one moment, the last is {last:?}");
                 self.break_off("messages come to rest", what);
+                return;
             }
         }
     }
@@ -148,7 +149,7 @@ impl Chat {
             };
             let is_known = self.peers[host].status.members.contains_key(&state.id);
             self.take_step(match state.wish {
-                Wish::Decline => Deed::Decline(peer, host),
+                Wish::Decline if state.has_answered => Deed::Decline(peer, host),
                 _ if is_known => Deed::Join(peer, host),
                 _ => Deed::Invite(host, peer),
             });

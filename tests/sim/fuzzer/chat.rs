@@ -332,6 +332,7 @@ impl Chat {
         }
         let what = format!("{} wants to be woken in the past, again and again", peer + 1);
         self.break_off("no busy loop", what);
+        self.now += 1_000;
     }
 
     fn execute(&mut self, peer: usize) {

@@ -198,10 +198,11 @@ impl Chat {
         if self.peers[peer].joined || peer == at {
             return;
         }
-        // Who has lost its store is a member all the same, and has nothing to decline.
+        // Who was not invited has nothing to decline.
         let known = self.peers[at].status.members.get(&self.peers[peer].id);
-        let is_member = known.is_some_and(|known| known.state != MemberState::Invited);
-        if wish == Wish::Decline && is_member {
+        let is_invited = known.is_some_and(|known| known.state == MemberState::Invited);
+        let has_declined = self.peers[peer].has_answered;
+        if wish == Wish::Decline && !is_invited && !has_declined {
             return;
         }
         // A person answers an invitation once.
