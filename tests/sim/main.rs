@@ -31,6 +31,7 @@ mod process;
 mod queue;
 mod roll;
 pub mod run;
+mod scenes;
 mod shrink;
 #[path = "../common/text.rs"]
 #[allow(dead_code, reason = "the golden scripts show more")]

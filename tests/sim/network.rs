@@ -19,6 +19,8 @@ const DELAY_US_MIN: u64 = 50;
 
 /// A heartbeat does not wait behind another one for longer.
 const HEARTBEAT_WAIT_US: u64 = 100_000;
+/// Nothing waits for its line for longer; what would is lost, and a stream of entries breaks.
+const LINE_WAIT_US: u64 = 5_000_000;
 
 /// A directed way between two peers.
 pub type Way = (usize, usize);
@@ -168,6 +170,13 @@ impl Network {
         self.conditions.is_empty()
     }
 
+    /// Whether messages take long everywhere.
+    pub fn is_impaired(&self) -> bool {
+        self.conditions
+            .values()
+            .any(|condition| matches!(condition, Condition::Far { .. } | Condition::Narrow { .. }))
+    }
+
     /// Whether what one sends to the other arrives, in a time that can be known.
     pub fn is_good(&self, from: usize, to: usize) -> bool {
         let state = &self.states[from][to];
@@ -223,8 +232,8 @@ impl Network {
     pub fn fate(&mut self, prng: &mut Prng, now: u64, way: Way, body: &Body) -> Fate {
         let (from, to) = way;
         let state = self.states[from][to];
-        let Some(departure) = self.departure(now, way, body) else { return Fate::Lost };
-        let mut arrival = departure + self.delay(prng, from, to);
+        let departure = self.departure(now, way, body);
+        let mut arrival = departure.unwrap_or(now) + self.delay(prng, from, to);
         if state.far_us > 0 || state.bytes_per_second > 0 {
             let until = self.ordered.entry(way).or_insert(0);
             // What goes first on the line overtakes what waits there.
@@ -236,8 +245,9 @@ impl Network {
         if state.held_until > 0 {
             arrival = arrival.max(state.held_until + prng.below(1_000));
         }
-        let is_lost =
-            (state.is_cut && state.held_until == 0) || prng.below(100) < state.loss_percent;
+        let is_lost = (state.is_cut && state.held_until == 0)
+            || prng.below(100) < state.loss_percent
+            || departure.is_none();
         match body {
             Body::Append(_) | Body::LookBack(_) => self.stream(now, way, arrival, is_lost),
             _ if is_lost => Fate::Lost,
@@ -255,7 +265,8 @@ impl Network {
         }
     }
 
-    /// When the message is on its way; `None` for a heartbeat that would wait behind another one.
+    /// When the message is on its way; `None` for a heartbeat that would wait behind another one,
+    /// and where too much waits.
     fn departure(&mut self, now: u64, (from, to): Way, body: &Body) -> Option<u64> {
         let state = self.states[from][to];
         if state.bytes_per_second == 0 {
@@ -264,7 +275,9 @@ impl Network {
         let (all, quiet) = &mut self.busy_until[from];
         let goes_first = state.heartbeats_first && is_quiet(body);
         let free_at = if goes_first { *quiet } else { *all }.max(now);
-        if matches!(body, Body::Heartbeat(_)) && free_at > now + HEARTBEAT_WAIT_US {
+        let is_heartbeat = matches!(body, Body::Heartbeat(_));
+        let wait_us_max = if is_heartbeat { HEARTBEAT_WAIT_US } else { LINE_WAIT_US };
+        if free_at > now + wait_us_max {
             return None;
         }
         let takes_us = size(body) * 1_000_000 / state.bytes_per_second;

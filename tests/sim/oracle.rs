@@ -15,7 +15,8 @@ pub type Submitted = (PeerId, Incarnation, Number);
 #[derive(Default)]
 pub struct Oracle {
     committed: Vec<Arc<Entry>>,
-    proposed: BTreeMap<Submitted, Payload>,
+    /// More than one where an old copy of a store gave a number away again.
+    proposed: BTreeMap<Submitted, Vec<Payload>>,
     queued: BTreeSet<Submitted>,
     confirmed: BTreeMap<Submitted, Index>,
     /// What was committed when each person said last that it does not want to be in the chat.
@@ -39,7 +40,7 @@ impl Oracle {
         number: Number,
         payload: &Payload,
     ) {
-        self.proposed.insert((peer, session, number), payload.clone());
+        self.proposed.entry((peer, session, number)).or_default().push(payload.clone());
     }
 
     /// A person was told that it is queued.
@@ -62,8 +63,9 @@ impl Oracle {
         self.declined.get(&peer).is_some_and(|seen| *seen >= at)
     }
 
-    pub fn proposed(&self, submitted: &Submitted) -> Option<&Payload> {
-        self.proposed.get(submitted)
+    /// What was to stand under that number, the latest wish last.
+    pub fn proposed(&self, submitted: &Submitted) -> &[Payload] {
+        self.proposed.get(submitted).map_or(&[], Vec::as_slice)
     }
     pub fn queued(&self) -> &BTreeSet<Submitted> {
         &self.queued

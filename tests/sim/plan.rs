@@ -35,6 +35,12 @@ impl Action {
     }
 }
 
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
 /// An action and its moment, in microseconds from the beginning.
 #[derive(Clone)]
 pub struct Step {
@@ -200,7 +206,7 @@ impl Plan {
     }
 
     /// Five members who come in, and nothing more.
-    fn of_five(seed: u64, one_way_us: u64) -> Self {
+    pub fn of_five(seed: u64, one_way_us: u64) -> Self {
         let mut draw = Draw { prng: Prng::new(seed), members: 5 };
         let mut plan = Self {
             members: draw.members,
@@ -320,7 +326,7 @@ impl Plan {
         }
     }
 
-    fn add(&mut self, at: u64, action: Action) {
+    pub fn add(&mut self, at: u64, action: Action) {
         self.steps.push(Step { at, action });
     }
 }

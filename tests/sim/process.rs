@@ -415,18 +415,12 @@ impl World {
         self.event(peer, Event::Propose(proposal));
     }
 
-    /// Says something.
+    /// Says something that nobody has said before.
     pub fn say(&mut self, peer: usize) {
-        let Some(replica) = &self.peers[peer].replica else { return };
-        let number = replica.next_number();
-        let incarnation = self.peers[peer].disk.incarnation();
-        self.propose(
-            peer,
-            Payload::Message {
-                request_id: format!("{incarnation}.{number}"),
-                sealed: Bytes::from(format!("message {number} of {incarnation}")),
-            },
-        );
+        self.said += 1;
+        let said = self.said;
+        let sealed = Bytes::from(format!("message {said}"));
+        self.propose(peer, Payload::Message { request_id: said.to_string(), sealed });
     }
 
     /// Whether the peer takes part in the chat, as far as the oracle knows, and has not said that

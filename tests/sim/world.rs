@@ -21,7 +21,7 @@ use super::liveness::Liveness;
 use super::network::{Fate, Network};
 use super::oracle::Oracle;
 pub use super::peer::Peer;
-use super::plan::{Plan, Who};
+use super::plan::{Action, Plan, Who};
 use super::queue::{Queue, What};
 use super::text;
 
@@ -54,6 +54,10 @@ pub struct World {
     pub digest: u64,
     pub failover: Failover,
     pub liveness: Liveness,
+    /// Things that people have said.
+    pub said: u64,
+    /// Somebody whom later steps are about.
+    pub marked: Option<usize>,
     /// What every sync takes more, at all peers: so much, and up to that much.
     pub slow_syncs: (u64, u64),
     queue: Queue,
@@ -82,6 +86,8 @@ impl World {
             digest: 0,
             failover: Failover::default(),
             liveness: Liveness::default(),
+            said: 0,
+            marked: None,
             slow_syncs: (0, 0),
             queue: Queue::default(),
             in_turn: None,
@@ -110,6 +116,10 @@ impl World {
 
     pub fn at(&mut self, delay: u64, what: What) {
         self.queue.push(self.now + delay, what);
+    }
+
+    pub fn later(&mut self, delay: u64, action: Action) {
+        self.at(delay, What::Later(action));
     }
 
     pub fn log(&self, text: impl FnOnce() -> String) {
@@ -200,7 +210,13 @@ impl World {
             }
             What::Flap { a, b, period_us, left } => self.flap(a, b, period_us, left),
             What::Act(step) => self.act(step),
+            What::Later(action) => {
+                self.log(|| format!("-- {action:?}"));
+                action.happen(self);
+            }
+            What::FastSyncs => self.slow_syncs = (0, 0),
             What::Watch => self.watch_liveness(),
+            What::Say { peer, count } => (0..count).for_each(|_| self.say(peer)),
             // It was meant for a process that has ended.
             _ => {}
         }
