@@ -360,7 +360,11 @@ impl Replica {
     // hears its host says so and keeps its term, unless the host itself has handed over. R7: a
     // peer votes whatever its own voter set says.
     pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
-        if request.past.is_some_and(|past| self.compare_with_past(past)) {
+        // R9: only a member may know this peer's past. A stranger whose log may be further (R7) has
+        // never heard of it.
+        let known = self.is_known(message.from, message.from_incarnation);
+        let past = request.past.filter(|_| known || planted(Bug::PastOfStrangerBelieved));
+        if past.is_some_and(|past| self.compare_with_past(past)) {
             return;
         }
         let permitted = request.hand_over.is_some_and(|hand_over| {
@@ -501,7 +505,7 @@ impl Replica {
         forgotten
     }
 
-    fn stop_below_own_past(&mut self, what: &'static str) {
+    pub(super) fn stop_below_own_past(&mut self, what: &'static str) {
         self.ready.notices.push(Notice::BelowOwnPast);
         self.fault(what);
     }

@@ -268,6 +268,9 @@ pub struct Status {
     pub paused: bool,
     /// The host has committed its `TermStart`; at a follower: the host is alive and attached to.
     pub serving: bool,
+    /// The log has come up to what the host has committed, so that everything which was known to be
+    /// committed here in an earlier run is known again.
+    pub caught_up: bool,
     /// Voters that are in contact, this peer included, and how many make a majority.
     pub voters_in_contact: usize,
     pub majority: usize,
@@ -283,6 +286,8 @@ pub struct Status {
     pub invite_links: InviteLinks,
     /// Who removed this peer, which takes no part in the chat any more.
     pub removed_by: Option<PeerId>,
+    /// Another running peer has this one's key, and takes part in its place.
+    pub key_in_use: bool,
     pub voters: VoterSet,
     pub links: BTreeMap<PeerId, LinkState>,
     pub receipts: BTreeMap<PeerId, Receipt>,

@@ -32,6 +32,8 @@ pub(super) struct Attached {
     pub since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
     pub matched: Option<Index>,
+    /// It has come up to what the source had committed when it said so.
+    pub caught_up: bool,
     /// The newest heartbeat heard.
     pub heartbeat: u64,
     /// Heartbeats in a row that told of entries which have not come.
@@ -211,6 +213,7 @@ impl Replica {
             attach,
             since: self.now,
             matched: None,
+            caught_up: false,
             heartbeat: 0,
             holes: 0,
             acknowledge: false,
@@ -291,6 +294,7 @@ impl Replica {
         let first_answer = attached.matched.is_none();
         let matched = matched.max(attached.matched.unwrap_or(0));
         attached.matched = Some(matched);
+        attached.caught_up |= matched >= append.commit;
         attached.acknowledge |= first_answer || !append.entries.is_empty();
         if planted(Bug::FeedRenewsLease) {
             self.renew_lease(message.from, self.config.heartbeat_idle_us);
@@ -466,6 +470,19 @@ impl Replica {
     pub(super) fn is_served(&self) -> bool {
         let attached = self.attached.as_ref().is_some_and(|attached| attached.matched.is_some());
         attached && self.log.term_at(self.log.commit()) == Some(self.hard_state.term)
+    }
+
+    /// Whether that host is there at this moment, as far as one can know.
+    pub(super) fn is_served_now(&self) -> bool {
+        // Through another member nothing is heard of the host but what it commits (R35).
+        let is_alive = self.now < self.lease_until || planted(Bug::ServedBySilence);
+        self.is_served() && (is_alive || !self.is_attached_to_host())
+    }
+
+    /// Whether the log has everything that such a host had committed at some moment since.
+    pub(super) fn is_caught_up(&self) -> bool {
+        let attached = self.attached.as_ref().is_some_and(|attached| attached.caught_up);
+        attached && self.is_attached_to_host() && self.is_served()
     }
 
     pub(super) fn flush_follower(&mut self) {

@@ -410,6 +410,11 @@ pub enum RefusedReason {
         /// `None` where it left by itself.
         by: Option<PeerId>,
     },
+    /// The asking peer goes on in another incarnation (R9). `is_here`: the host hears that one, so
+    /// that two running peers have one key.
+    Outlived {
+        is_here: bool,
+    },
     /// The link lets nobody in, or not any more (R43).
     InviteLink(InviteLinkProblem),
     /// The chat has as many members as it may.

@@ -173,6 +173,8 @@ bugs! {
     R24 StalledNotPaused,
     /// Entries renew the lease as heartbeats do.
     R22 FeedRenewsLease,
+    /// A host that has fallen silent is shown to serve until another is looked for.
+    R22 ServedBySilence,
     /// A host hands over to a member that lacks entries.
     R23 HandOverToLagging,
     /// A host waits for its successor for ever, and accepts nothing meanwhile.
@@ -219,8 +221,12 @@ bugs! {
     R9 OwnWordNotCompared,
     /// What a member has delivered is not known to be its past.
     R9 ReceiptsNoPast,
+    /// A peer is not told that it goes on in another incarnation.
+    R9 OutlivedNotTold,
     /// An incarnation that has ended is let in again by its old word.
     R9 OutlivedComesBack,
+    /// A stranger's word is enough to show a peer that its store is older than its past.
+    R9 PastOfStrangerBelieved,
     /// A peer does not notice that its store is older than its own past.
     R9 PastIgnored,
     /// One whom the voters cannot dial keeps its vote.
@@ -235,6 +241,8 @@ bugs! {
     R28 BackAtOnce,
     /// A new host takes learners that may have been away for newcomers.
     R28 NewHostTrustsLearners,
+    /// Who has not been heard of by a new host is shown to be back.
+    R28 UnheardShownAsBack,
 
     // ---- messages ----
     /// The host takes its own submission before it is durable.

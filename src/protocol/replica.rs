@@ -96,6 +96,8 @@ pub struct Replica {
     pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
     /// Members that were last heard of in another generation (R30).
     pub(super) other_generations: BTreeMap<PeerId, Generation>,
+    /// Another running peer has this one's key, and takes part in its place.
+    pub(super) key_in_use: bool,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     pub(super) fault: Option<&'static str>,
@@ -190,6 +192,7 @@ impl Replica {
             far_terms: BTreeMap::new(),
             newer_incarnations: BTreeMap::new(),
             other_generations: BTreeMap::new(),
+            key_in_use: false,
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
@@ -282,21 +285,30 @@ impl Replica {
 
     /// Whether a proposal would be taken now.
     pub fn can_propose(&self, _payload: &Payload) -> Result<(), ProposeError> {
-        if self.stopping.is_some() {
-            return Err(ProposeError::Stopping);
-        }
-        // Who has asked to leave says nothing more.
         let me = self.log.state().members.get(&self.me);
         let is_active = me.is_some_and(|me| {
             me.state == MemberState::Active && me.incarnation == self.incarnation
         });
-        if self.is_over() || !is_active || self.outbox.has_leaving() {
+        if self.stopping.is_none() && !is_active {
+            return Err(ProposeError::NotMember);
+        }
+        self.can_keep(0)
+    }
+
+    /// Whether one would be kept for later, beside `others`: while the log is coming in that says
+    /// whether this peer takes part.
+    pub fn can_keep(&self, others: usize) -> Result<(), ProposeError> {
+        if self.stopping.is_some() {
+            return Err(ProposeError::Stopping);
+        }
+        // Who has asked to leave says nothing more.
+        if self.is_over() || self.outbox.has_leaving() {
             return Err(ProposeError::NotMember);
         }
         if self.disk == DiskState::Full {
             return Err(ProposeError::StorageFull);
         }
-        if self.outbox.len() >= self.config.outbox_max {
+        if self.outbox.len() + others >= self.config.outbox_max {
             return Err(ProposeError::OutboxFull);
         }
         Ok(())
@@ -305,10 +317,11 @@ impl Replica {
     /// This replica as it sees itself.
     pub fn status(&self) -> Status {
         let state = self.log.state();
-        let (role, paused, serving, in_contact) = match &self.part {
+        let (role, paused, serving, caught_up, in_contact) = match &self.part {
             Part::Host(hosting) => {
                 let contact = self.voters_in_contact(hosting);
-                (Role::Host, hosting.paused, hosting.serving && !hosting.paused, contact)
+                let (paused, serving) = (hosting.paused, hosting.serving);
+                (Role::Host, paused, serving && !paused, serving, contact)
             }
             part => {
                 let role = match part {
@@ -316,7 +329,8 @@ impl Replica {
                     _ if self.suspicion.is_some() => Role::Suspecting,
                     _ => Role::Follower,
                 };
-                (role, false, self.is_served(), self.voters_linked())
+                let (serving, caught_up) = (self.is_served_now(), self.is_caught_up());
+                (role, false, serving, caught_up, self.voters_linked())
             }
         };
         Status {
@@ -325,6 +339,7 @@ impl Replica {
             host: self.host,
             paused,
             serving,
+            caught_up,
             voters_in_contact: in_contact,
             majority: self.log.voters().majority(),
             incarnation: self.incarnation,
@@ -336,6 +351,7 @@ impl Replica {
             former_members: Arc::clone(&state.former_members),
             invite_links: state.invite_links.clone(),
             removed_by: self.removed_by,
+            key_in_use: self.key_in_use,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
             receipts: self.all_receipts(),
@@ -399,7 +415,10 @@ impl Replica {
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
             return;
         }
-        if self.refuse_former_member(&message) || self.refuse_stranger(&message) {
+        if self.refuse_former_member(&message)
+            || self.refuse_outlived(&message)
+            || self.refuse_stranger(&message)
+        {
             return;
         }
         let term = message.body.term();
@@ -457,6 +476,7 @@ impl Replica {
             RefusedReason::NotMember | RefusedReason::Removed { .. } => {
                 self.on_not_member(message, refused);
             }
+            RefusedReason::Outlived { is_here } => self.on_outlived(message, refused, is_here),
             RefusedReason::WrongIncarnation { incarnation } => {
                 self.learn_incarnation(message.from, incarnation);
             }

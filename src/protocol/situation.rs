@@ -144,6 +144,7 @@ impl Replica {
             far_terms,
             newer_incarnations,
             other_generations,
+            key_in_use,
             disk,
             stopping,
             fault,
@@ -200,7 +201,7 @@ impl Replica {
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
         into.hash((goodbyes, links, round_trips, syncs, far_terms, newer_incarnations));
-        into.hash((other_generations, disk, fault, has_gone, removed_by));
+        into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by));
         into.hash((pasts, receipts));
         into.due_if(*pasts_due_at);
         match stopping {
@@ -346,7 +347,9 @@ impl Attached {
         term: Term,
         into: &mut Situation<H>,
     ) {
-        let Self { source, attach, since, matched, heartbeat, holes, acknowledge } = self;
+        // What it has come up to is only shown.
+        let Self { source, attach, since, matched, caught_up: _, heartbeat, holes, acknowledge } =
+            self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
         into.hash((source, matched, holes, acknowledge));

@@ -37,6 +37,8 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::FurthestForgotten => "past",
         Bug::OwnWordNotCompared => "old_copy_of_an_author",
         Bug::ReceiptsNoPast => "old_copy_and_another_host",
+        Bug::PastOfStrangerBelieved => "past_of_a_stranger",
+        Bug::OutlivedNotTold => "outlived_and_back",
         Bug::OutlivedComesBack => "old_join",
         Bug::ReceiptsGoBack => "receipts_of_strangers",
         Bug::ReceiptsOfAnybody => "receipts_of_strangers",
@@ -72,7 +74,7 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::ContactDatedByArrival
         | Bug::PausedCommits => "pause_and_resume",
         Bug::StalledNotPaused => "disk_stalled",
-        Bug::FeedRenewsLease => "feed_renews_nothing",
+        Bug::FeedRenewsLease | Bug::ServedBySilence => "feed_renews_nothing",
         Bug::HandOverToLagging | Bug::HandOverNeverEnds | Bug::HandOverByAnyone => {
             "hand_over_fails"
         }
@@ -92,6 +94,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::FloorIgnored => "stop",
         Bug::BackAtOnce => "flapping",
         Bug::NewHostTrustsLearners | Bug::RemovalNotBelieved => "removed_while_away",
+        Bug::UnheardShownAsBack => "recover",
         Bug::OwnSubmissionEarly | Bug::OutboxClearedOnSend => "hosts_own_submission",
         Bug::DuplicatesForgotten => "adoption_of_a_later_term",
         Bug::CheckpointForgetsNumbers => "numbers_in_a_checkpoint",
