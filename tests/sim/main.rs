@@ -107,8 +107,8 @@ fn chats_survive_faults_and_agree_after_healing() {
             |percent: usize| summary.waited_us[(summary.waited_us.len() - 1) * percent / 100].0;
         let [half, most, longest] = [waited(50), waited(99), *longest].map(|us| us / world::MS);
         println!(
-            "longest time without a confirmation while a majority was connected: p50 {half} ms, p99 \
-             {most} ms, at most {longest} ms in seed {seed}"
+            "longest time without a confirmation while a majority was connected: p50 {half} ms, \
+             p99 {most} ms, at most {longest} ms in seed {seed}"
         );
     }
     if let Some((seed, broken)) = summary.failures.first() {

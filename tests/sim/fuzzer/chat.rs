@@ -76,7 +76,7 @@ pub struct Chat {
 }
 
 impl Flying {
-    /// Streams keep their order or break: the entries of a host, and submissions with their answers.
+    /// Streams keep their order or break: entries, and submissions with their answers.
     pub fn stream(&self) -> Option<(usize, usize, bool)> {
         match &self.message.body {
             Body::Append(_) | Body::LookBack(_) => Some((self.key.from, self.key.to, true)),

@@ -192,7 +192,8 @@ impl Temper {
     }
 
     fn is_late(&self, flying: &Flying) -> bool {
-        self.is_held(flying) || self.late.contains(&flying.key.kind) && flying.key.count % 3 != 0
+        let is_slow = self.late.contains(&flying.key.kind);
+        self.is_held(flying) || (is_slow && !flying.key.count.is_multiple_of(3))
     }
 
     pub fn next(&mut self, prng: &mut Prng, chat: &Chat) -> Deed {
