@@ -67,8 +67,7 @@ impl World {
     /// The largest set that is connected among itself and holds a majority of every voter set in
     /// force; empty where there is none.
     fn connected_majority(&self) -> BTreeSet<usize> {
-        let is_impaired = self.slow_syncs != (0, 0) || self.network.is_impaired();
-        if is_impaired && !IMPAIRED_GO_ON {
+        if self.network.is_narrow() && !NARROW_LINES_GO_ON {
             return BTreeSet::new();
         }
         let works = |peer: &usize| {
@@ -137,9 +136,8 @@ impl World {
     }
 }
 
-/// Whether that holds with long distances, slow syncs and narrow lines too, which the rules do not
-/// allow for yet (`scenes.rs`).
-const IMPAIRED_GO_ON: bool = false;
+/// Whether that holds with narrow lines too, which the rules do not allow for yet (`scenes.rs`).
+const NARROW_LINES_GO_ON: bool = false;
 
 /// The bound where all is as it should be.
 pub const CONFIRMED_WITHIN_US: u64 = 10 * SECOND;

@@ -33,6 +33,7 @@ mod roll;
 pub mod run;
 mod scenes;
 mod shrink;
+mod steps;
 #[path = "../common/text.rs"]
 #[allow(dead_code, reason = "the golden scripts show more")]
 mod text;

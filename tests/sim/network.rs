@@ -120,6 +120,11 @@ impl Network {
         }
     }
 
+    /// The way between all peers is another one from now on. What is on its way arrives as it would.
+    pub fn move_to(&mut self, distances: Vec<Vec<u64>>) {
+        self.distances = distances;
+    }
+
     // ---- conditions ----
 
     /// Something goes wrong. The number ends it.
@@ -170,11 +175,9 @@ impl Network {
         self.conditions.is_empty()
     }
 
-    /// Whether messages take long everywhere.
-    pub fn is_impaired(&self) -> bool {
-        self.conditions
-            .values()
-            .any(|condition| matches!(condition, Condition::Far { .. } | Condition::Narrow { .. }))
+    /// Whether messages wait for each other.
+    pub fn is_narrow(&self) -> bool {
+        self.conditions.values().any(|condition| matches!(condition, Condition::Narrow { .. }))
     }
 
     /// Whether what one sends to the other arrives, in a time that can be known.

@@ -12,6 +12,7 @@ use super::failover::Failover;
 use super::invariants::Broken;
 use super::liveness::Liveness;
 use super::plan::Plan;
+use super::steps::Course;
 use super::world::World;
 
 /// Between lines that say how far a long run is.
@@ -27,6 +28,7 @@ pub struct Outcome {
     pub agreed_us: u64,
     pub failover: Failover,
     pub liveness: Liveness,
+    pub course: Course,
 }
 
 /// Runs a plan to its end, or to the first invariant that does not hold. A replica's own
@@ -45,8 +47,8 @@ pub fn run(plan: Plan, is_verbose: bool) -> Outcome {
         Ok(agreed_us) => (world.broken, agreed_us),
         Err(_) => (Some(Broken { invariant: "no assertion fails", what: message }), 0),
     };
-    let World { counts, digest, failover, liveness, .. } = world;
-    Outcome { broken, counts, digest, agreed_us, failover, liveness }
+    let World { counts, digest, failover, liveness, course, .. } = world;
+    Outcome { broken, counts, digest, agreed_us, failover, liveness, course }
 }
 
 /// Lets something happen to what has begun. An assertion that fails is an invariant that breaks.

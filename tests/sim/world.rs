@@ -23,6 +23,7 @@ use super::oracle::Oracle;
 pub use super::peer::Peer;
 use super::plan::{Action, Plan, Who};
 use super::queue::{Queue, What};
+use super::steps::Course;
 use super::text;
 
 pub const MS: u64 = 1_000;
@@ -60,6 +61,7 @@ pub struct World {
     pub marked: Option<usize>,
     /// What every sync takes more, at all peers: so much, and up to that much.
     pub slow_syncs: (u64, u64),
+    pub course: Course,
     queue: Queue,
     /// The peer whose loop takes several events into one turn.
     in_turn: Option<usize>,
@@ -89,6 +91,7 @@ impl World {
             said: 0,
             marked: None,
             slow_syncs: (0, 0),
+            course: Course::default(),
             queue: Queue::default(),
             in_turn: None,
             is_healing: false,
@@ -356,10 +359,15 @@ impl World {
 
     fn start_write(&mut self, peer: usize) {
         let (slow_us, more_us) = self.slow_syncs;
-        let normal = 50 + self.prng.below(self.plan.sync_us_max);
-        let normal = normal + slow_us + self.prng.below(more_us + 1);
+        let normal = self.plan.sync_us_min + self.prng.below(self.plan.sync_us_max);
+        let normal = match more_us {
+            0 => normal + slow_us,
+            _ => normal + slow_us + self.prng.below(more_us),
+        };
         let now = self.now;
         let state = &mut self.peers[peer];
+        // What waited for the write before it does not make this one slow.
+        state.disk.pending[0].since = now;
         state.disk.begin_write();
         let delay = normal.max(state.disk.stalled_until.saturating_sub(now));
         let (epoch, write) = (state.epoch, state.disk.write_number);
@@ -480,6 +488,7 @@ impl World {
         self.log(|| format!("{}: {}", peer + 1, text::notice(&notice)));
         self.failover.note(self.now, &notice);
         self.note_liveness(&notice);
+        self.course.note(self.now, &notice);
         if self.peers[peer].replica.is_none() {
             return;
         }
