@@ -300,6 +300,9 @@ impl Chat {
                 history.problem(problem);
             }
         }
+        if self.setting.only.is_empty() || self.setting.only.iter().any(|it| "leave".contains(it)) {
+            self.arena.everybody_leaves().await.context("everybody leaves")?;
+        }
         Ok(())
     }
 }

@@ -162,6 +162,15 @@ impl Arena {
         }
     }
 
+    /// The last thing of a chat: all are there once more, and leave at once.
+    pub async fn everybody_leaves(&mut self) -> Result<()> {
+        for peer in 0..self.cluster.peers.len() {
+            self.start(peer).await?;
+        }
+        self.settle().await?;
+        self.leave(&(0..self.cluster.peers.len()).collect::<Vec<_>>()).await
+    }
+
     /// Who left is invited again by one who did not.
     pub async fn come_back(&mut self, peers: &[usize]) -> Result<()> {
         let stays = (0..self.cluster.peers.len()).find(|peer| !peers.contains(peer));
