@@ -1,7 +1,7 @@
 //! What this peer knows of its chats without their files: who else is in them, and where. It is
 //! what a chat is repaired from when its file is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,8 @@ use crate::protocol::types::{ChatId, Generation, MemberState, PeerId};
 use crate::storage::{PeerStore, StorageError};
 
 const CHATS: &str = "chats";
+/// Of more generations that members were heard in, the least are forgotten.
+const HEARD_MAX: usize = 16;
 
 /// One chat's record; the chat's id is its key.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -22,11 +24,22 @@ pub struct ChatRecord {
     /// The course of the chat that this peer takes part in (R30).
     #[serde(default)]
     pub generation: Generation,
+    /// Those that members have been heard in: what a person may choose to follow.
+    #[serde(default)]
+    pub heard: BTreeSet<Generation>,
     /// When the chat began anew here for the last time; 0 if it never did.
     pub renewed_at_ms: u64,
 }
 
 impl ChatRecord {
+    /// Takes note of the generations that members are in.
+    pub fn hear(&mut self, generations: impl IntoIterator<Item = Generation>) {
+        self.heard.extend(generations);
+        while self.heard.len() > HEARD_MAX {
+            self.heard.pop_first();
+        }
+    }
+
     /// The other members.
     pub fn contacts(&self) -> Vec<(PeerId, String)> {
         let members = self.members.iter();
@@ -88,7 +101,9 @@ async fn renew(node: &Node, chat: ChatId) -> Result<(), StorageError> {
     // A log that is still coming in does not say yet who is there.
     if is_known {
         let (name, generation) = (view.status.chat_name, view.status.generation);
-        put(&node.store, chat, &ChatRecord { name, members, generation, ..before })?;
+        let mut record = ChatRecord { name, members, generation, ..before };
+        record.hear(view.status.other_generations.into_values());
+        put(&node.store, chat, &record)?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use super::records::{self, ChatRecord};
 use super::status;
 use crate::protocol::event::Recovered;
 use crate::protocol::recovery::generation_text;
-use crate::protocol::types::{ChatId, PeerId};
+use crate::protocol::types::{ChatId, Generation, PeerId};
 use crate::runtime::driver::Ended;
 use crate::runtime::handle::NewChat;
 use crate::storage::{Anew, ChatStore, PeerStore, StorageError, new_incarnation};
@@ -269,7 +269,16 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
             }
         }
     }
-    Err(Obstacle::Wait(WAITS_FOR_HOST.to_owned()))
+    // It may be the wrong generation that a person has chosen.
+    let Some(elsewhere) = attempt.elsewhere() else {
+        return Err(Obstacle::Wait(WAITS_FOR_HOST.to_owned()));
+    };
+    hear(node, chat, elsewhere);
+    let (own, elsewhere) = (generation_text(generation), generation_text(elsewhere));
+    Err(Obstacle::Wait(format!(
+        "{WAITS_FOR_HOST}. It takes part in generation {own}, and a member was met in {elsewhere}: \
+         `demes recover {chat} --follow {elsewhere}` goes there, while the peer is stopped"
+    )))
 }
 
 /// Asks the members until one says that it has the chat, and this peer in it, and that the chat has
@@ -296,11 +305,12 @@ async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(),
         };
         if found.generation != record.generation {
             // R30: only a person decides which course of the chat to take part in.
+            hear(node, chat, found.generation);
             let generation = generation_text(found.generation);
             obstacle.get_or_insert_with(|| {
                 format!(
-                    "A member has recovered the chat: `demes recover --follow {generation}` takes \
-                     part in that, while the peer is stopped"
+                    "A member has recovered the chat: `demes recover {chat} --follow {generation}` \
+                     takes part in that, while the peer is stopped"
                 )
             });
         } else if !found.members.iter().any(|member| member.peer_id == me) {
@@ -326,6 +336,18 @@ async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(),
              {again}. If the rest are lost for good, `demes recover` on one of those goes on"
         ),
     }))
+}
+
+/// Writes down that a member takes part in that generation.
+fn hear(node: &Node, chat: ChatId, generation: Generation) {
+    let written = records::get(&node.store, chat).and_then(|record| {
+        let mut record = record.unwrap_or_default();
+        record.hear([generation]);
+        records::put(&node.store, chat, &record)
+    });
+    if let Err(error) = written {
+        tracing::error!(%error, "cannot keep where a chat goes on: see to the disk");
+    }
 }
 
 async fn begin_anew(node: &Arc<Node>, chat: ChatId, record: &ChatRecord) -> Result<Anew, Obstacle> {

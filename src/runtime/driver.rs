@@ -32,7 +32,7 @@ use crate::protocol::event::{DiskState, Event, LinkState, Load};
 use crate::protocol::message::Message;
 use crate::protocol::replica::Replica;
 use crate::protocol::time::Instant;
-use crate::protocol::types::{CallId, ChatId, MemberState, Payload, PeerId, TraceContext};
+use crate::protocol::types::{CallId, ChatId, MemberState, PeerId, TraceContext};
 use crate::storage::{ChatReader, StorageError};
 use crate::wire::view::Names;
 
@@ -253,10 +253,16 @@ impl Driver {
                     chat.end(Ended::Damaged);
                 }
             }
-            Done::Sifted { chat, incarnation, left } => {
+            Done::Carried { chat, incarnation, count } => {
                 let chat = self.chats.get_mut(&chat);
                 if let Some(chat) = chat.filter(|chat| chat.shared.incarnation == incarnation) {
-                    chat.on_sifted(left);
+                    chat.on_carried(count);
+                }
+            }
+            Done::Sifted { chat, incarnation, found } => {
+                let chat = self.chats.get_mut(&chat);
+                if let Some(chat) = chat.filter(|chat| chat.shared.incarnation == incarnation) {
+                    chat.on_sifted(found);
                 }
             }
             Done::Failed { what } => self.fail(what),
@@ -423,12 +429,8 @@ impl Driver {
             return Err("the chat is here already".to_owned());
         }
         let seed = getrandom::u64().map_err(|error| error.to_string())?;
-        let mut requests = Requests::default();
-        for submission in &new.recovered.outbox {
-            if let Payload::Message { request_id, .. } = &submission.payload {
-                requests.add(request_id.clone(), submission.number);
-            }
-        }
+        let requests = Requests::of(&new.recovered, self.shared.me);
+        let carried = Carried::new(new.carried, &new.recovered.outbox);
         let queued_through = new.recovered.last_number;
         let incarnation = new.recovered.incarnation;
         let reader = new.store.reader();
@@ -451,6 +453,7 @@ impl Driver {
             reader,
             view: shown,
             gauges,
+            forgotten: Arc::clone(requests.forgotten()),
             away,
         });
         let mut chat = Chat {
@@ -474,7 +477,7 @@ impl Driver {
             may_stop: false,
             ended: None,
             read_only: false,
-            carried: Carried::new(new.carried),
+            carried,
             measures,
             spans: Spans::new(new.id, self.shared.me),
             touched: true,

@@ -53,13 +53,19 @@ pub(super) fn begin_anew(
 ) -> Result<Anew, StorageError> {
     let path = chat_path(dir, chat);
     let remains = salvage(&path, || read_remains(&path, chat)).transpose()?.unwrap_or_default();
+    let generation = generation.unwrap_or(remains.generation);
+    // R30: terms do not cross, nor does what others had acknowledged in another course.
+    let (hard_state, pasts) = match generation == remains.generation {
+        true => (remains.hard_state, remains.pasts),
+        false => Default::default(),
+    };
     let beginning = Beginning {
         incarnation,
         entries: &[],
-        hard_state: remains.hard_state,
-        generation: generation.unwrap_or(remains.generation),
+        hard_state,
+        generation,
         read: remains.read,
-        pasts: remains.pasts,
+        pasts,
         carried: &remains.submissions,
     };
     let new = write_new(dir, chat, &beginning)?;
