@@ -348,8 +348,14 @@ impl Plan {
         self.steps.push((draw.between_ms(100, 900), Step::Do(Harm::Kill(peer))));
     }
 
-    /// Ends `cut_off_and_kill`.
+    /// Ends `cut_off_and_kill`. Where it can, it does so over a long line: then it takes a while
+    /// until everything was fetched, and people ask meanwhile.
     fn bring_back(&mut self, peer: usize, draw: &mut Draw) {
+        if draw.scene.delays {
+            let mut lines = vec![Line::default(); draw.scene.peers];
+            lines[peer].delay_ms = draw.number(30, 150);
+            self.add(Harm::Lines(lines));
+        }
         self.steps.push((draw.between_ms(0, 500), Step::Undo(Harm::Unplug(peer))));
         self.steps.push((draw.between_ms(0, 500), Step::Undo(Harm::Kill(peer))));
         self.hold = draw.between_ms(1_000, 3_000);
