@@ -98,7 +98,7 @@ impl Chat {
         let (chat, reader) = (self.id, self.shared.reader.clone());
         io.beside(move || {
             Some(match left_over(&reader, me, incarnation, through, submissions) {
-                Err(error) if error.needs_repair() => Done::Damaged { chat },
+                Err(error) if error.needs_repair() => Done::Damaged { chat, incarnation },
                 left => Done::Sifted { chat, incarnation, left: left.ok().flatten() },
             })
         });

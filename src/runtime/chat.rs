@@ -342,7 +342,7 @@ impl Chat {
             self.on_notice(notice, io);
         }
         for load in ready.loads {
-            io.load(self.id, load, &self.shared.reader);
+            io.load(&self.shared, load);
         }
         let written = !ready.persist.is_empty();
         if written {

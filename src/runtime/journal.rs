@@ -26,9 +26,9 @@ pub enum Done {
     /// Everything up to this `Ready`, of the chat in this incarnation, is durable.
     Persisted { chat: ChatId, incarnation: Incarnation, ready: u64, sync_us: Micros },
     /// What `Ready::loads` asked for.
-    Loaded { chat: ChatId, load: Load, entries: Vec<Arc<Entry>> },
+    Loaded { chat: ChatId, incarnation: Incarnation, load: Load, entries: Vec<Arc<Entry>> },
     /// Damage was found in the chat's file by a reader. The chat ends here; the others go on.
-    Damaged { chat: ChatId },
+    Damaged { chat: ChatId, incarnation: Incarnation },
     /// What was carried of an earlier incarnation and is not in the log (`carry.rs`). None where
     /// reading failed.
     Sifted { chat: ChatId, incarnation: Incarnation, left: Option<Vec<Submission>> },

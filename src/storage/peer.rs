@@ -9,8 +9,9 @@ use std::sync::{Mutex, MutexGuard};
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition};
 
 use super::database::{Database, Problem, marker_of};
-use super::directory::{put_in_place, remove_if_there};
+use super::directory::put_in_place;
 use super::error::StorageError;
+use super::files::remove_if_there;
 use super::mark::{Mark, Seen};
 use super::schema::{self, Table as Tag};
 

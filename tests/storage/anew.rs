@@ -134,8 +134,9 @@ fn r30_who_follows_a_recovery_begins_anew_in_its_generation() {
     assert!(anew.kept_at.is_some());
     drop(anew.store);
     assert_eq!(data.open_chat(CHAT).unwrap().1.generation, 9);
-    let (_store, joined) = data.join_chat(ChatId([5; 16]), 6, 7).unwrap();
-    assert_eq!((joined.generation, joined.commit), (7, 0));
+    let joined = data.follow(ChatId([5; 16]), 6, 7).unwrap();
+    assert_eq!((joined.recovered.generation, joined.recovered.commit), (7, 0));
+    assert!(joined.kept_at.is_none(), "there was none before");
 }
 
 #[test]
