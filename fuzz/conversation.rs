@@ -13,7 +13,7 @@ use demes::protocol::replica::Replica;
 use demes::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
 use demes::protocol::time::Instant;
 use demes::protocol::types::{
-    ChatId, Entry, HardState, Hash, Membership, Payload, PeerId, VoterSet,
+    ChatId, Entry, HardState, Hash, Membership, Payload, PeerId, Position, VoterSet,
 };
 use demes::rpc::edge::is_genuine;
 use demes::wire::message::Header;
@@ -151,6 +151,7 @@ impl Talk {
             last_number: 0,
             read: 0,
             removed_by: None,
+            furthest: Position::default(),
             pasts: Default::default(),
             tail_in_doubt: false,
         };

@@ -70,6 +70,16 @@ mistakes! {
     // ---- messages ----
     /// Repeated requests are known from memory only.
     RequestsInMemoryOnly,
+    /// What repeats something that is carried counts as new.
+    CarriedNotKnown,
+    /// What is new goes into the outbox before what is carried.
+    CarriedOvertaken,
+    /// What is carried is found in the log by its number.
+    CarriedByNumber,
+    /// A cursor beyond what is known to be committed is refused at once.
+    ShownNotWaitedFor,
+    /// A reader takes for written what is committed.
+    DiskNotWaitedFor,
     /// A newer heartbeat does not replace the one that waits.
     OlderHeartbeatKept,
     /// A reader is given once more what stands at its cursor.

@@ -1,6 +1,8 @@
 //! `recover`: goes on with a chat whose majority is lost for ever (R30). It works on the data
 //! directory of a peer that is stopped.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -14,9 +16,11 @@ use crate::crypto::Identity;
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Log;
 use crate::protocol::recovery::{
-    Incomparable, LogEnd, Unrecoverable, generation_text, outlook, parse_generation, recovery,
+    Incomparable, LogEnd, Unrecoverable, generation_text, is_drawn, new_generation, outlook,
+    parse_generation, recovery,
 };
 use crate::protocol::types::{ChatId, Generation, MemberState, PeerId, Position};
+use crate::rpc::records::{self, ChatRecord};
 use crate::storage::{ChatStore, DataDir, StorageError, new_incarnation};
 
 #[derive(Args, Debug)]
@@ -40,7 +44,7 @@ fn log_end(text: &str) -> Result<LogEnd, String> {
 }
 
 fn generation(text: &str) -> Result<Generation, String> {
-    let generation = parse_generation(text).filter(|generation| *generation != 0);
+    let generation = parse_generation(text);
     generation.ok_or_else(|| "must be the 16 digits that the recovery has shown".into())
 }
 
@@ -53,11 +57,12 @@ pub fn run(global: &Global, args: RecoverArgs) -> Result<()> {
     let dir = DataDir::open(&path).map_err(storage)?;
     let identity = Identity::load_or_create(&path);
     let identity = identity.map_err(|error| Failure::disk(error.to_string()))?;
-    let chat = find(&dir, &args.chat.chat)?;
+    let found = Known::of(&dir)?.find(&dir, &args.chat.chat)?;
     if let Some(generation) = args.follow {
-        return follow(global, &dir, chat, generation);
+        return follow(global, &dir, &found, generation);
     }
-    let (store, recovered) = dir.open_chat(chat).map_err(storage)?;
+    let chat = found.chat;
+    let (store, recovered) = dir.open_chat(chat).map_err(|error| found.unusable(error))?;
     let survivor = Survivor::new(chat, identity.peer_id(), recovered);
     for other in &args.survivor {
         survivor.compare(other)?;
@@ -117,7 +122,7 @@ impl Survivor {
     }
 
     fn recover(self, global: &Global, identity: &Identity, mut store: ChatStore) -> Result<()> {
-        let generation = new_incarnation().map_err(storage)?;
+        let generation = new_generation(new_incarnation().map_err(storage)?);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let (chat, me) = (self.chat, self.me);
@@ -250,8 +255,9 @@ fn state(state: MemberState) -> &'static str {
     }
 }
 
-/// Begins the chat anew in a generation that others recovered.
-fn follow(global: &Global, dir: &DataDir, chat: ChatId, generation: Generation) -> Result<()> {
+/// Begins the chat anew in a generation that others recovered, or in which it was founded.
+fn follow(global: &Global, dir: &DataDir, found: &Found, generation: Generation) -> Result<()> {
+    let chat = found.chat;
     let takes_part = match dir.open_chat(chat) {
         Ok((_, recovered)) => recovered.generation == generation,
         // What cannot be opened begins anew all the same.
@@ -261,18 +267,31 @@ fn follow(global: &Global, dir: &DataDir, chat: ChatId, generation: Generation) 
     if takes_part {
         return Err(Failure::refused("this machine takes part in that recovery already").into());
     }
+    let is_heard = found.record.heard.contains(&generation);
+    if generation != 0 && !is_drawn(generation) && !is_heard {
+        return Err(found.mistyped(generation).into());
+    }
     let incarnation = new_incarnation().map_err(storage)?;
     let anew = dir.follow(chat, incarnation, generation).map_err(storage)?;
     let kept_at = anew.kept_at.map(|path| path.display().to_string());
     global.output().emit(
         || {
             let generation = generation_text(generation);
-            json!({ "chat_id": chat.to_string(), "generation": generation, "kept_at": kept_at })
+            json!({
+                "chat_id": chat.to_string(),
+                "generation": generation,
+                "heard": is_heard,
+                "kept_at": kept_at,
+            })
         },
         || {
             let kept_at = kept_at.as_deref().unwrap_or("nowhere: there was none");
+            let unheard = match is_heard {
+                true => "",
+                false => "no member has been heard of in it from here yet\n",
+            };
             format!(
-                "this machine takes part in generation {} of the chat\n\
+                "this machine takes part in generation {} of the chat\n{unheard}\
                  the old store is kept at {kept_at}\n\
                  start this peer again with `demes up`: it fetches the chat from the others\n",
                 generation_text(generation),
@@ -282,26 +301,103 @@ fn follow(global: &Global, dir: &DataDir, chat: ChatId, generation: Generation) 
     Ok(())
 }
 
-/// The one chat whose id begins with `text`, or whose name it is.
-fn find(dir: &DataDir, text: &str) -> Result<ChatId, Failure> {
-    let chats = dir.chats().map_err(storage)?;
-    let begins = |chat: &&ChatId| chat.to_string().starts_with(text);
-    let mut found: Vec<_> = chats.iter().filter(begins).copied().collect();
-    if found.is_empty() || text.is_empty() {
-        let is_named = |chat: &&ChatId| match dir.open_chat(**chat) {
-            Ok((_, recovered)) => outlook(&recovered).state().chat_name == text,
-            Err(_) => false,
-        };
-        found = chats.iter().filter(is_named).copied().collect();
+/// The chats that this machine knows of, by whatever is left of them.
+struct Known {
+    records: BTreeMap<ChatId, ChatRecord>,
+    kept: Vec<(ChatId, PathBuf)>,
+    chats: BTreeSet<ChatId>,
+}
+
+/// One of them.
+struct Found {
+    chat: ChatId,
+    /// What the peer's own store knows of it.
+    record: ChatRecord,
+    /// The store that was set aside last.
+    kept: Option<PathBuf>,
+}
+
+impl Known {
+    fn of(dir: &DataDir) -> Result<Self, Failure> {
+        let mut chats: BTreeSet<ChatId> = dir.chats().map_err(storage)?.into_iter().collect();
+        let kept = dir.kept_aside().map_err(storage)?;
+        chats.extend(kept.iter().map(|(chat, _)| *chat));
+        let mut records = BTreeMap::new();
+        // Without the peer's own store, the chats' files tell what they can.
+        if let Ok(store) = dir.peer_store() {
+            for chat in records::chats(&store).unwrap_or_default() {
+                records.insert(chat, records::get(&store, chat).ok().flatten().unwrap_or_default());
+            }
+        }
+        chats.extend(records.keys());
+        Ok(Self { records, kept, chats })
     }
-    let ids: Vec<_> = chats.iter().map(ToString::to_string).collect();
-    match found[..] {
-        [chat] => Ok(chat),
-        [] => Err(Failure::refused(format!(
-            "no chat here is called {text:?}\nthis machine's chats are: {}",
-            ids.join(", ")
-        ))),
-        _ => Err(Failure::refused("several chats match that: use more of the chat's id")),
+
+    /// The one chat whose id begins with `text`, or whose name it is.
+    fn find(mut self, dir: &DataDir, text: &str) -> Result<Found, Failure> {
+        let begins = |chat: &&ChatId| chat.to_string().starts_with(text);
+        let mut found: Vec<_> = self.chats.iter().filter(begins).copied().collect();
+        if found.is_empty() || text.is_empty() {
+            let named = self.chats.iter().filter(|chat| self.name(dir, **chat) == text);
+            found = named.copied().collect();
+        }
+        let [chat] = found[..] else {
+            let ids: Vec<_> = self.chats.iter().map(ToString::to_string).collect();
+            return Err(Failure::refused(match found[..] {
+                [] => format!(
+                    "no chat here is called {text:?}\nthis machine's chats are: {}",
+                    ids.join(", ")
+                ),
+                _ => "several chats match that: use more of the chat's id".to_owned(),
+            }));
+        };
+        let kept = self.kept.into_iter().filter(|(other, _)| *other == chat);
+        Ok(Found {
+            chat,
+            record: self.records.remove(&chat).unwrap_or_default(),
+            kept: kept.last().map(|(_, path)| path),
+        })
+    }
+
+    fn name(&self, dir: &DataDir, chat: ChatId) -> String {
+        match dir.open_chat(chat) {
+            Ok((_, recovered)) => outlook(&recovered).state().chat_name.clone(),
+            Err(_) => self.records.get(&chat).map_or_else(String::new, |it| it.name.clone()),
+        }
+    }
+}
+
+impl Found {
+    /// Why nothing can be read here that a chat could be recovered from, and what there is to do.
+    fn unusable(&self, error: StorageError) -> Failure {
+        if !error.needs_repair() {
+            return storage(error);
+        }
+        let id = self.chat.to_string();
+        let id = short(&id);
+        let mut text = format!(
+            "{error}\n\
+             this machine cannot recover the chat: it is done on a survivor whose store is whole,\n\
+             and here `demes recover {id} --follow GENERATION` takes part in that"
+        );
+        if let Some(path) = &self.kept {
+            text += &format!("\na store of it was set aside at {}", path.display());
+        }
+        Failure::disk(text)
+    }
+
+    fn mistyped(&self, generation: Generation) -> Failure {
+        let heard = self.record.heard.iter().copied().map(generation_text).collect::<Vec<_>>();
+        let heard = match heard[..] {
+            [] => {
+                "no member has been heard of in another generation than this machine's".to_owned()
+            }
+            _ => format!("members have been heard of in: {}", heard.join(", ")),
+        };
+        Failure::refused(format!(
+            "{} is no generation that a recovery has drawn: look at its digits again\n{heard}",
+            generation_text(generation)
+        ))
     }
 }
 

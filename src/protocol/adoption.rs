@@ -6,6 +6,9 @@
 //! conflicts with it here can never be committed any more, since a majority had voted for a host
 //! without it. So that this peer cannot help to commit it all the same, its own term is raised to
 //! the adopted one in the same sync.
+//!
+//! All of that holds for a log that is further than the own one, and for no other: what comes in
+//! pieces is put together first, and an answer that was asked for in another situation is dropped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,28 +19,43 @@ use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::Instant;
-use super::types::{Entry, Index, PeerId, Position};
+use super::types::{Entry, Index, PeerId, Position, Term};
 
-/// A fetch that is on its way.
+/// A fetch that is on its way. It ends with the situation that it began in.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Adoption {
     pub from: PeerId,
     /// Counts the fetches; the answer names it.
     pub fetch: u64,
+    /// The position that was asked about last: one of the own log, or the end of `pieces`.
     pub look: Position,
     pub deadline: Instant,
+    /// The end of the own log when the fetch began.
+    pub own_last: Position,
+    /// What has come so far, without a gap, and its bytes.
+    pub pieces: Vec<Arc<Entry>>,
+    pub bytes: usize,
 }
 
 /// What a voter has said of the end of its log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct TailReport {
+    pub term: Term,
     pub last: Position,
     /// It may have lost something itself.
     pub in_doubt: bool,
+    /// It says that a host is alive.
+    pub is_served: bool,
 }
 
-/// What this peer knows of the voters' tails while its own is in doubt.
-pub(super) type TailReports = BTreeMap<PeerId, TailReport>;
+/// The last batch of this store was torn (R37): what was acknowledged may be missing here.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Doubt {
+    /// What was acknowledged and lost was acknowledged in this term at the latest.
+    pub term: Term,
+    /// What the voters have said of their tails.
+    pub reports: BTreeMap<PeerId, TailReport>,
+}
 
 impl Replica {
     // ---- asking ----
@@ -45,16 +63,27 @@ impl Replica {
     /// Fetches what it lacks from `from`. Whether that is on its way.
     pub(super) fn adopt_from(&mut self, from: PeerId) -> bool {
         if self.adoption.is_none() && self.links.get(&from) == Some(&LinkState::Up) {
-            self.fetch_log(from, self.log.last());
+            let adoption = Adoption {
+                from,
+                fetch: 0,
+                look: self.log.last(),
+                deadline: self.now,
+                own_last: self.log.last(),
+                pieces: Vec::new(),
+                bytes: 0,
+            };
+            self.fetch_log(adoption);
         }
         self.adoption.is_some()
     }
 
-    fn fetch_log(&mut self, from: PeerId, look: Position) {
+    /// Asks for what follows `adoption.look`.
+    fn fetch_log(&mut self, adoption: Adoption) {
         self.fetch_count += 1;
         let fetch = self.fetch_count;
         let deadline = self.now + 2 * self.round();
-        self.adoption = Some(Adoption { from, fetch, look, deadline });
+        let (from, look) = (adoption.from, adoption.look);
+        self.adoption = Some(Adoption { fetch, deadline, ..adoption });
         let term = self.hard_state.term;
         self.send(from, Body::FetchLog(FetchLog { term, fetch, look }));
     }
@@ -98,39 +127,90 @@ impl Replica {
 
     // ---- adopting ----
 
-    // R10: only a follower that hears no host adopts. What arrives after it stood is dropped.
+    // R10: only a follower that hears no host adopts, and only what it asked for as the one that it
+    // still is. What arrives after it stood, followed a host, or wrote into its log, knows nothing
+    // of what it has acknowledged by then.
     pub(super) fn on_fetch_log_answer(&mut self, message: &Message, answer: &FetchLogAnswer) {
         let awaited = |adoption: &mut Adoption| {
             adoption.from == message.from && adoption.fetch == answer.fetch
         };
         let Some(adoption) = self.adoption.take_if(awaited) else { return };
-        let may = matches!(self.part, Part::Follower) && self.now >= self.suspect_at;
-        if !may && !planted(Bug::CandidateAdopts) {
+        let hears_nobody = matches!(self.part, Part::Follower) && self.now >= self.suspect_at;
+        let unchanged = adoption.own_last == self.log.last();
+        if !(hears_nobody || planted(Bug::CandidateAdopts))
+            || !(unchanged || planted(Bug::LateLogAdopted))
+        {
             return;
         }
-        if let Some(index) = answer.look_back {
-            let index = index.max(self.log.commit());
-            if index < adoption.look.index {
-                let term = self.log.term_at(index).unwrap_or(0);
-                self.fetch_log(message.from, Position { term, index });
-                return;
+        let leads_on = match self.look_back_for_adoption(&adoption, answer) {
+            Some(adoption) => {
+                self.fetch_log(adoption);
+                true
             }
-        } else if self.adopt(answer) {
-            if answer.last > self.log.last() {
-                self.fetch_log(message.from, self.log.last());
-                return;
-            }
-            self.resolve_doubt();
-            self.try_stand();
-            return;
+            None => answer.look_back.is_none() && self.collect(adoption, message, answer),
+        };
+        if !leads_on {
+            self.withdraw(WithdrawReason::LogBehind);
         }
-        self.withdraw(WithdrawReason::LogBehind);
     }
 
-    /// Whether this log has gone on.
-    fn adopt(&mut self, answer: &FetchLogAnswer) -> bool {
-        let fits = self.log.has(answer.previous) && is_chain(answer.previous, &answer.entries);
+    /// Where to go on where the other does not have the position that was asked about. What has
+    /// come so far is its own, so that it says this only at the beginning.
+    fn look_back_for_adoption(
+        &self,
+        adoption: &Adoption,
+        answer: &FetchLogAnswer,
+    ) -> Option<Adoption> {
+        let index = answer.look_back?.max(self.log.commit());
+        let goes_back = index < adoption.look.index && adoption.pieces.is_empty();
+        let term = self.log.term_at(index).filter(|_| goes_back)?;
+        Some(Adoption { look: Position { term, index }, ..adoption.clone() })
+    }
+
+    /// Takes a piece, and the whole once it is further than the own log. Whether that leads on.
+    fn collect(
+        &mut self,
+        mut adoption: Adoption,
+        message: &Message,
+        answer: &FetchLogAnswer,
+    ) -> bool {
+        let fits = answer.previous == adoption.look && is_chain(adoption.look, &answer.entries);
         let Some(last) = answer.entries.last().filter(|_| fits) else { return false };
+        let end = Position { term: last.term, index: last.index };
+        // R11: a voter's word is no proof of a term far ahead.
+        if self.is_far_ahead(end.term) && !self.leap_is_proven(message, end.term) {
+            return false;
+        }
+        adoption.bytes += answer.entries.iter().map(|entry| entry.size()).sum::<usize>();
+        adoption.pieces.extend(answer.entries.iter().cloned());
+        let is_further = end > self.log.last();
+        let anyway = planted(Bug::PiecesAdopted) || planted(Bug::LateLogAdopted);
+        if !is_further && !anyway {
+            // A piece that ends in what both have, or in what the own log has in place of it.
+            let leads_on = answer.last > self.log.last()
+                && adoption.bytes <= self.config.window_bytes
+                && answer.last > end;
+            if leads_on {
+                self.fetch_log(Adoption { look: end, ..adoption });
+            }
+            return leads_on;
+        }
+        if !self.adopt(&adoption.pieces) {
+            return false;
+        }
+        if answer.last > self.log.last() {
+            self.adopt_from(message.from);
+            return true;
+        }
+        self.resolve_doubt();
+        self.try_stand();
+        true
+    }
+
+    /// Puts a part of another log, which is further, in the place of what this one has there.
+    /// Whether this log ends where that one does.
+    fn adopt(&mut self, entries: &[Arc<Entry>]) -> bool {
+        let Some(last) = entries.last() else { return false };
         let position = Position { term: last.term, index: last.index };
         if last.term > self.hard_state.term && !planted(Bug::AdoptionKeepsTerm) {
             self.enter_term(last.term);
@@ -138,7 +218,7 @@ impl Replica {
             // Where a host of this very term is known, its log is attached to anew.
             self.attached = None;
         }
-        for entry in &answer.entries {
+        for entry in entries {
             if self.log.term_at(entry.index) == Some(entry.term) {
                 if self.log.entry(entry.index).is_some_and(|own| own.hash != entry.hash) {
                     self.fault("two hosts have made different entries in one term");
@@ -157,6 +237,9 @@ impl Replica {
                 self.fault("the chain of hashes is broken");
                 return false;
             }
+            if self.is_forgotten_word(entry) {
+                return false;
+            }
             self.append(Arc::clone(entry));
         }
         self.log.has(position)
@@ -164,42 +247,48 @@ impl Replica {
 
     // ---- doubt (R37) ----
 
+    /// Whether this peer may lack what it has acknowledged.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
     /// Takes note of the end of a voter's log while the own one is in doubt.
     pub(super) fn on_tail_report(&mut self, message: &Message, report: TailReport) {
-        if self.tail_in_doubt && self.is_voting(message.from, message.from_incarnation) {
-            self.tail_reports.insert(message.from, report);
+        let is_voting = self.is_voting(message.from, message.from_incarnation);
+        if let Some(doubt) = self.doubt.as_mut().filter(|_| is_voting) {
+            doubt.reports.insert(message.from, report);
             self.resolve_doubt();
         }
     }
 
     // R37: whatever was committed with this peer's help is in the log of one of any majority whose
-    // logs are whole, or, where all are in doubt, of one of all. With a log as far as those this
-    // one lacks nothing that is committed.
+    // logs are whole, and who can no longer help to commit what was lost: they are in a later term
+    // than the one in which it was acknowledged at the latest. Where that is nobody, all must have
+    // said that they hear no host, so that nobody is left who would count this peer's old word.
+    // With a log as far as those this one lacks nothing that is committed.
     pub(super) fn resolve_doubt(&mut self) {
-        if !self.tail_in_doubt || !matches!(self.part, Part::Follower) {
+        let Some(doubt) = self.doubt.as_ref().filter(|_| matches!(self.part, Part::Follower))
+        else {
             return;
-        }
+        };
         let voters = self.log.voters();
-        let whole =
-            |peer: &PeerId| self.tail_reports.get(peer).is_some_and(|report| !report.in_doubt);
-        let all =
-            voters.peers().all(|peer| *peer == self.me || self.tail_reports.contains_key(peer));
+        let early = planted(Bug::DoubtReportsEarly);
+        let report = |peer: &PeerId| doubt.reports.get(peer).filter(|it| early || !it.is_served);
+        let whole = |peer: &PeerId| {
+            report(peer).is_some_and(|it| !it.in_doubt && (early || it.term > doubt.term))
+        };
+        let all = voters.peers().all(|peer| *peer == self.me || report(peer).is_some());
         let enough = all || is_majority(voters, |peer, _| whole(peer));
         if !enough && !planted(Bug::DoubtEndsEarly) {
             return;
         }
-        let furthest = self.tail_reports.iter().max_by_key(|(_, report)| report.last);
+        let furthest = doubt.reports.iter().max_by_key(|(_, report)| report.last);
         match furthest.map(|(peer, report)| (*peer, report.last)) {
             Some((peer, last)) if last > self.log.last() => {
                 self.adopt_from(peer);
             }
-            _ => self.end_doubt(),
+            _ => self.doubt = None,
         }
-    }
-
-    pub(super) fn end_doubt(&mut self) {
-        self.tail_in_doubt = false;
-        self.tail_reports.clear();
     }
 }
 

@@ -114,9 +114,21 @@ impl Replica {
         self.ready.notices.push(Notice::Confirmed { number, index });
     }
 
-    /// After a restart: what the committed log already has need not wait in the outbox.
+    /// After a restart: what the committed log already has need not wait in the outbox. That is so
+    /// after a recovery (R30); whoever repeats such a request must find it.
     pub(super) fn confirm_from_log(&mut self) {
         let confirmed = self.log.state().submissions.last(self.me, self.incarnation);
+        let Some(first) = self.outbox.queue.front().map(|first| first.number) else { return };
+        for index in self.log.base() + 1..=self.log.commit() {
+            let Some(entry) = self.log.entry(index) else { continue };
+            let is_own = entry.author == self.me && entry.session == self.incarnation;
+            if let Payload::Message { request_id, .. } = &entry.payload
+                && is_own
+                && entry.number >= first
+            {
+                self.later.request_ids.push((request_id.clone(), index));
+            }
+        }
         self.clear_outbox_through(confirmed);
     }
 
@@ -166,6 +178,9 @@ impl Replica {
 
     /// Cuts the log; what was not durable yet no longer will be.
     pub(super) fn truncate_from(&mut self, from: Index) {
+        // R9: what was acknowledged of it stays said.
+        self.furthest = self.furthest.max(self.log.last());
+        self.ready.persist.furthest = Some(self.furthest);
         self.log.truncate_from(from);
         self.synced = self.synced.min(from - 1);
         for (_, index) in &mut self.unsynced {

@@ -13,7 +13,7 @@ use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Candidacy, Part, Replica};
 use super::time::{Instant, Micros};
-use super::types::{HardState, Incarnation, Past, PeerId, Position, Term};
+use super::types::{Entry, HardState, Incarnation, Past, PeerId, Position, Term};
 
 /// A voter's search for a new host.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -51,7 +51,8 @@ impl Replica {
             return;
         }
         match &self.suspicion {
-            Some(suspicion) => at(suspicion.round_until),
+            // Nothing is done before that, however long the round is over.
+            Some(suspicion) => at(suspicion.round_until.max(self.suspect_at)),
             None => at(self.suspect_at),
         }
     }
@@ -109,7 +110,7 @@ impl Replica {
         suspicion.nominee = None;
         let ranking = Arc::clone(&self.ranking);
         // One in doubt about its log may not vote, and so asks all of them at once (R37).
-        let listed = ranking.candidates.get(suspicion.place..).filter(|_| !self.tail_in_doubt);
+        let listed = ranking.candidates.get(suspicion.place..).filter(|_| !self.is_in_doubt());
         for candidate in listed.unwrap_or_default() {
             suspicion.place += 1;
             if self.may_be_nominated(candidate.peer, &suspicion) {
@@ -185,9 +186,9 @@ impl Replica {
         let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
         // R7: whether its own set has it or not: the asker counts by the set that it has. Who
         // may not vote does not nominate either (R37).
-        let nominated = !self.tail_in_doubt && dialled && host_alive.is_none();
+        let nominated = !self.is_in_doubt() && dialled && host_alive.is_none();
         let term = self.hard_state.term;
-        let in_doubt = self.tail_in_doubt;
+        let in_doubt = self.is_in_doubt();
         let answer = SolicitAnswer { term, nominated, last, in_doubt, host_alive };
         self.answer(message, Body::SolicitAnswer(answer));
     }
@@ -196,7 +197,12 @@ impl Replica {
         if answer.term > self.hard_state.term {
             self.enter_term(answer.term);
         }
-        let report = TailReport { last: answer.last, in_doubt: answer.in_doubt };
+        let report = TailReport {
+            term: answer.term,
+            last: answer.last,
+            in_doubt: answer.in_doubt,
+            is_served: answer.host_alive.is_some(),
+        };
         self.on_tail_report(message, report);
         if answer.nominated {
             self.take_nomination(message, answer.term, answer.last);
@@ -208,8 +214,7 @@ impl Replica {
     /// Somebody else hears the host: attach to it, if the term is right.
     pub(super) fn on_host_alive(&mut self, message: &Message, alive: Option<HostAlive>) {
         if let Some(alive) = alive {
-            self.learn_host(Some(alive.host), alive.term);
-            self.attach_through(message.from);
+            self.hear_of_host(message.from, alive.host, alive.term);
         }
     }
 
@@ -274,7 +279,7 @@ impl Replica {
         if !wanted {
             return;
         }
-        if self.disk >= DiskState::Full || self.tail_in_doubt {
+        if self.disk >= DiskState::Full || self.is_in_doubt() {
             self.withdraw(WithdrawReason::Unfit);
         } else if qualified {
             self.stand(None);
@@ -345,7 +350,7 @@ impl Replica {
         self.nominations.clear();
         for peer in self.other_voters() {
             let incarnation = self.log.voters().0[&peer];
-            let past = self.pasts.get(&(peer, incarnation)).copied();
+            let past = self.past_of(peer, incarnation);
             let request = RequestVote { term, last: self.log.last(), hand_over, past };
             self.send_to_incarnation(peer, incarnation, Body::RequestVote(request));
         }
@@ -355,7 +360,11 @@ impl Replica {
     // hears its host says so and keeps its term, unless the host itself has handed over. R7: a
     // peer votes whatever its own voter set says.
     pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
-        if request.past.is_some_and(|past| self.compare_with_past(past)) {
+        // R9: only a member may know this peer's past. A stranger whose log may be further (R7) has
+        // never heard of it.
+        let known = self.is_known(message.from, message.from_incarnation);
+        let past = request.past.filter(|_| known || planted(Bug::PastOfStrangerBelieved));
+        if past.is_some_and(|past| self.compare_with_past(past)) {
             return;
         }
         let permitted = request.hand_over.is_some_and(|hand_over| {
@@ -377,7 +386,7 @@ impl Replica {
             && (!planted(Bug::OutsiderRefused) || self.log.voters().contains(&message.from))
             && (!planted(Bug::RemovedRefusesVote) || self.is_voter())
             && matches!(self.part, Part::Follower)
-            && (planted(Bug::DoubtVotes) || !self.tail_in_doubt);
+            && (planted(Bug::DoubtVotes) || !self.is_in_doubt());
         if granted {
             self.hard_state.vote = Some(message.from);
             self.ready.persist.hard_state = Some(self.hard_state);
@@ -453,7 +462,7 @@ impl Replica {
             && hand_over.target == self.me
             && (planted(Bug::HandOverByAnyone) || self.host == Some(message.from));
         let may = self.is_voter() && self.stopping.is_none() && self.disk < DiskState::Full;
-        if valid && may && !self.tail_in_doubt && matches!(self.part, Part::Follower) {
+        if valid && may && !self.is_in_doubt() && matches!(self.part, Part::Follower) {
             self.stand(Some(hand_over));
         } else {
             self.refuse(message, RefusedReason::StaleTerm);
@@ -467,11 +476,56 @@ impl Replica {
     pub(super) fn compare_with_past(&mut self, past: Past) -> bool {
         let below = past.boot > self.boot
             || past.term > self.hard_state.term
-            || past.acknowledged > self.log.last();
+            || past.acknowledged > self.furthest();
         if below && !planted(Bug::PastIgnored) {
-            self.ready.notices.push(Notice::BelowOwnPast);
-            self.fault("the store is older than what this peer has told the others");
+            self.stop_below_own_past("the store is older than what this peer has told the others");
         }
         below
+    }
+
+    /// The furthest that this log has been. Where another host's entries replace what it had, its
+    /// end falls, and what this peer has said of it stands all the same.
+    fn furthest(&self) -> Position {
+        match planted(Bug::FurthestForgotten) {
+            true => self.log.last(),
+            false => self.furthest.max(self.log.last()),
+        }
+    }
+
+    // R9, R31: this peer's numbers are durable before they leave, and each stands for one content.
+    // A log that has one which was never given, or another content under it, was written with the
+    // help of a newer store than this one.
+    /// Whether the entry is such a one. Then this peer stops here.
+    pub(super) fn is_forgotten_word(&mut self, entry: &Entry) -> bool {
+        let own = entry.author == self.me && entry.session == self.incarnation && entry.number > 0;
+        let forgotten = own && !self.outbox.has_given(entry) && !planted(Bug::OwnWordNotCompared);
+        if forgotten {
+            self.stop_below_own_past("the log has words of this peer that its store does not know");
+        }
+        forgotten
+    }
+
+    pub(super) fn stop_below_own_past(&mut self, what: &'static str) {
+        self.ready.notices.push(Notice::BelowOwnPast);
+        self.fault(what);
+    }
+
+    /// What this peer knows of another's past. What a member has delivered was durable there, and
+    /// every heartbeat tells everybody, so that a new host knows it too.
+    pub(super) fn past_of(&self, peer: PeerId, incarnation: Incarnation) -> Option<Past> {
+        let known = self.pasts.get(&(peer, incarnation)).copied();
+        let member = self.log.state().members.get(&peer);
+        // What was delivered up to where it joined, an earlier incarnation may have said.
+        let delivered = member
+            .filter(|member| member.incarnation == incarnation && !planted(Bug::ReceiptsNoPast))
+            .and_then(|member| {
+                let delivered = self.receipts.get(&peer)?.delivered;
+                let counts = delivered > member.since && delivered <= self.log.commit();
+                let term = self.log.term_at(delivered).filter(|_| counts)?;
+                Some(Position { term, index: delivered })
+            });
+        let Some(delivered) = delivered else { return known };
+        let past = known.unwrap_or_default();
+        Some(Past { acknowledged: past.acknowledged.max(delivered), ..past })
     }
 }

@@ -9,7 +9,7 @@ use super::message::{Message, Ranking, Receipt};
 use super::time::Micros;
 use super::types::{
     Boot, Entry, FormerMember, Generation, HardState, Incarnation, Index, Member, Number, Pasts,
-    Payload, PeerId, Signature, Submission, Term, TraceContext, VoterSet,
+    Payload, PeerId, Position, Signature, Submission, Term, TraceContext, VoterSet,
 };
 
 /// What a store gives back when it is opened; empty for a chat that is new here.
@@ -36,6 +36,8 @@ pub struct Recovered {
     pub removed_by: Option<PeerId>,
     /// What was remembered of other peers when that was last written down (R9).
     pub pasts: Pasts,
+    /// The furthest that the log has ever been where it was cut since; zero if it never was (R9).
+    pub furthest: Position,
     /// The last batch was torn and cut: vote and stand only once caught up (R37).
     pub tail_in_doubt: bool,
 }
@@ -153,6 +155,8 @@ pub struct Persist {
     pub hard_state: Option<HardState>,
     /// Cut the log from this index on, before `entries` are written.
     pub truncate_from: Option<Index>,
+    /// The furthest that the log has been, where it is cut (R9).
+    pub furthest: Option<Position>,
     pub entries: Vec<Arc<Entry>>,
     /// Submissions that enter the outbox (R31).
     pub outbox_put: Vec<Submission>,
@@ -264,6 +268,9 @@ pub struct Status {
     pub paused: bool,
     /// The host has committed its `TermStart`; at a follower: the host is alive and attached to.
     pub serving: bool,
+    /// The log has come up to what the host has committed, so that everything which was known to be
+    /// committed here in an earlier run is known again.
+    pub caught_up: bool,
     /// Voters that are in contact, this peer included, and how many make a majority.
     pub voters_in_contact: usize,
     pub majority: usize,
@@ -279,6 +286,8 @@ pub struct Status {
     pub invite_links: InviteLinks,
     /// Who removed this peer, which takes no part in the chat any more.
     pub removed_by: Option<PeerId>,
+    /// Another running peer has this one's key, and takes part in its place.
+    pub key_in_use: bool,
     pub voters: VoterSet,
     pub links: BTreeMap<PeerId, LinkState>,
     pub receipts: BTreeMap<PeerId, Receipt>,

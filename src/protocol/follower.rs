@@ -32,6 +32,8 @@ pub(super) struct Attached {
     pub since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
     pub matched: Option<Index>,
+    /// It has come up to what the source had committed when it said so.
+    pub caught_up: bool,
     /// The newest heartbeat heard.
     pub heartbeat: u64,
     /// Heartbeats in a row that told of entries which have not come.
@@ -127,12 +129,28 @@ impl Replica {
             // A candidate that hears of the host of its own term has lost.
             self.become_follower();
             self.host = Some(host);
+            // R10: who follows a host takes its log over, and nobody else's.
+            self.adoption.take_if(|_| !planted(Bug::LateLogAdopted));
             self.suspicion = None;
             self.suspect_at = self.suspect_at.max(self.now + self.config.lease_min_us);
             self.ready.notices.push(Notice::Host { host: Some(host), term });
         }
         if self.host == Some(host) && self.attached.is_none() {
             self.attach();
+        }
+    }
+
+    // R21, R35: `informant` hears a host of that term. Who cannot reach the host reads through it.
+    // Who is in a later term can follow neither, and where only the host cannot be reached, the
+    // host would never hear of that term: so the informant is told of it, and then its host.
+    pub(super) fn hear_of_host(&mut self, informant: PeerId, host: PeerId, term: Term) {
+        self.learn_host(Some(host), term);
+        let left_behind = term < self.hard_state.term && !planted(Bug::LaterTermKeptToItself);
+        if left_behind && self.host.is_none() && self.may_attach_through(informant) {
+            self.relay_at = self.now + self.config.lease_max_us;
+            self.attach_at(informant, self.log.last());
+        } else {
+            self.attach_through(informant);
         }
     }
 
@@ -161,14 +179,25 @@ impl Replica {
     // through `informant`, who hears it. From time to time it looks for the host again.
     pub(super) fn attach_through(&mut self, informant: PeerId) {
         let elsewhere = self.host.is_some_and(|host| host != informant && host != self.me);
-        if elsewhere
-            && self.attached.is_none()
-            && matches!(self.part, Part::Follower)
-            && (planted(Bug::RelayedAtOnce) || self.now >= self.relay_at)
-            && self.links.get(&informant) == Some(&LinkState::Up)
-        {
+        if elsewhere && self.may_attach_through(informant) {
             self.attach_at(informant, self.log.last());
         }
+    }
+
+    fn may_attach_through(&self, informant: PeerId) -> bool {
+        let is_behind = |(peer, until): (PeerId, Instant)| peer == informant && self.now < until;
+        self.attached.is_none()
+            && matches!(self.part, Part::Follower)
+            && (planted(Bug::RelayedAtOnce) || self.now >= self.relay_at)
+            && !self.relay_behind.is_some_and(is_behind)
+            && self.links.get(&informant) == Some(&LinkState::Up)
+    }
+
+    /// One who passes the log on has less of it than this peer: it is not asked again for a while.
+    fn give_up_relay(&mut self, relay: PeerId) {
+        self.attached = None;
+        self.relay_behind = Some((relay, self.now + self.config.lease_max_us));
+        self.seek_host_at = self.now + self.config.lease_min_us;
     }
 
     /// Whether the log comes from the host itself.
@@ -184,6 +213,7 @@ impl Replica {
             attach,
             since: self.now,
             matched: None,
+            caught_up: false,
             heartbeat: 0,
             holes: 0,
             acknowledge: false,
@@ -223,6 +253,12 @@ impl Replica {
         if self.current_attach(message.from, look_back.term, look_back.attach).is_none() {
             return;
         }
+        // One who passes the log on may be behind: then another is asked.
+        let is_behind = look_back.index < self.log.commit() && !self.is_attached_to_host();
+        if is_behind && !planted(Bug::AskedAgainBehind) {
+            self.give_up_relay(message.from);
+            return;
+        }
         // Every host has what is committed here, so there is no need to look behind that.
         let index = look_back.index.min(self.log.last().index).max(self.log.commit());
         if planted(Bug::CutsAtLookBack) && index < self.log.last().index {
@@ -258,15 +294,19 @@ impl Replica {
         let first_answer = attached.matched.is_none();
         let matched = matched.max(attached.matched.unwrap_or(0));
         attached.matched = Some(matched);
+        attached.caught_up |= matched >= append.commit;
         attached.acknowledge |= first_answer || !append.entries.is_empty();
         if planted(Bug::FeedRenewsLease) {
             self.renew_lease(message.from, self.config.heartbeat_idle_us);
         }
         // R3: what the host has committed and this log has is committed here.
         self.commit_to(append.commit.min(matched));
-        if self.tail_in_doubt && matched >= append.commit {
-            // R37: caught up to a host, so that nothing durable can be missing.
-            self.end_doubt();
+        let of_host = self.is_attached_to_host() || planted(Bug::RelayEndsDoubt);
+        if self.is_in_doubt() && of_host && matched >= append.commit {
+            // R37: caught up to a host, which counts what this peer says from now on and nothing
+            // that it said before, so that nothing durable can be missing. One who passes the log
+            // on knows less than its host.
+            self.doubt = None;
         }
     }
 
@@ -306,6 +346,9 @@ impl Replica {
             self.fault("a recovery of the chat came from a host of the same generation");
             return false;
         }
+        if self.is_forgotten_word(entry) {
+            return false;
+        }
         self.append(Arc::clone(entry));
         true
     }
@@ -327,7 +370,7 @@ impl Replica {
             self.ranking = Arc::clone(ranking);
         }
         for (peer, receipt) in &heartbeat.positions {
-            self.receipts.insert(*peer, *receipt);
+            self.learn_receipt(*peer, *receipt);
         }
         let last = self.log.last().index;
         let Some(attached) = &mut self.attached else { return };
@@ -429,6 +472,19 @@ impl Replica {
         attached && self.log.term_at(self.log.commit()) == Some(self.hard_state.term)
     }
 
+    /// Whether that host is there at this moment, as far as one can know.
+    pub(super) fn is_served_now(&self) -> bool {
+        // Through another member nothing is heard of the host but what it commits (R35).
+        let is_alive = self.now < self.lease_until || planted(Bug::ServedBySilence);
+        self.is_served() && (is_alive || !self.is_attached_to_host())
+    }
+
+    /// Whether the log has everything that such a host had committed at some moment since.
+    pub(super) fn is_caught_up(&self) -> bool {
+        let attached = self.attached.as_ref().is_some_and(|attached| attached.caught_up);
+        attached && self.is_attached_to_host() && self.is_served()
+    }
+
     pub(super) fn flush_follower(&mut self) {
         if !matches!(self.part, Part::Follower) {
             return;
@@ -478,15 +534,28 @@ impl Replica {
 
     // ---- for showing ----
 
+    // R36: both only grow, whoever tells. Of those who are no members nothing is kept.
+    fn learn_receipt(&mut self, peer: PeerId, receipt: Receipt) {
+        if self.log.state().members.contains_key(&peer) || planted(Bug::ReceiptsOfAnybody) {
+            let known = self.receipts.entry(peer).or_default();
+            match planted(Bug::ReceiptsGoBack) {
+                true => *known = receipt,
+                false => known.advance(receipt),
+            }
+        }
+    }
+
     /// How far every member is: what the host has told, and this peer's own position.
     pub(super) fn all_receipts(&self) -> BTreeMap<PeerId, Receipt> {
         let mut receipts = self.receipts.clone();
         if let Part::Host(hosting) = &self.part {
             for (peer, progress) in &hosting.progress {
-                receipts.insert(*peer, progress.receipt);
+                receipts.entry(*peer).or_default().advance(progress.receipt);
             }
         }
-        receipts.insert(self.me, Receipt { delivered: self.log.commit(), read: self.read });
+        // A host commits with the others' copies. What it has delivered itself is on its own disk.
+        let delivered = self.log.commit().min(self.synced);
+        receipts.entry(self.me).or_default().advance(Receipt { delivered, read: self.read });
         receipts
     }
 

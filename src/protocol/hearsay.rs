@@ -1,10 +1,13 @@
 //! What a message says of its sender by the way: that it is back, is another incarnation, or is
 //! in a term far ahead.
 
-use super::message::Message;
+use super::message::{Body, Message, Refused, RefusedReason};
 use super::planted::{Bug, planted};
-use super::replica::Replica;
+use super::replica::{Part, Replica};
 use super::types::{Incarnation, PeerId, Term};
+
+/// R11: a term further ahead than this needs proof.
+const TERM_LEAP_MAX: Term = 1_024;
 
 impl Replica {
     /// R26: one who said goodbye is back when it speaks in a later boot, or a new incarnation.
@@ -27,6 +30,41 @@ impl Replica {
         if self.newer_incarnations.insert(peer, learned) != Some(learned) && self.host == Some(peer)
         {
             self.attach();
+        }
+    }
+
+    /// Whether a term is so much later than the own one that it needs proof (R11).
+    pub(super) fn is_far_ahead(&self, term: Term) -> bool {
+        term > self.hard_state.term.saturating_add(TERM_LEAP_MAX)
+    }
+
+    // R9: a directory that was put back after its peer had begun anew elsewhere is told so by the
+    // host; nobody else knows whether the other incarnation is there.
+    /// Whether the message comes from an incarnation that has ended; then it has been answered.
+    pub(super) fn refuse_outlived(&mut self, message: &Message) -> bool {
+        let state = self.log.state();
+        let Part::Host(hosting) = &self.part else { return false };
+        let Some(member) = state.members.get(&message.from) else { return false };
+        let has_ended = member.incarnation != message.from_incarnation
+            && state.outlived.contains(message.from, message.from_incarnation)
+            && !matches!(message.body, Body::Join(_) | Body::FindHost);
+        if !has_ended || !hosting.serving || planted(Bug::OutlivedNotTold) {
+            return false;
+        }
+        let is_here = self.is_heard(hosting, &message.from, &member.incarnation);
+        self.refuse(message, RefusedReason::Outlived { is_here });
+        true
+    }
+
+    /// The host says that this peer goes on in another incarnation. Where that one is not there,
+    /// this one takes its place in a third, with what it has queued. Two that are there at the same
+    /// time would do that to each other without an end, so that this one waits, and says so.
+    pub(super) fn on_outlived(&mut self, message: &Message, refused: Refused, is_here: bool) {
+        if self.host == Some(message.from) && refused.term == self.hard_state.term {
+            self.key_in_use = is_here;
+            if !is_here {
+                self.stop_below_own_past("another incarnation of this peer has taken its place");
+            }
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Hosting {
     pub announce_at: Instant,
     pub receipts_version: u64,
     pub hand_over: Option<HandingOver>,
+    /// Before that, a host that must go does not ask for successors by itself.
+    pub hand_over_from: Instant,
     pub presences: BTreeMap<PeerId, Presence>,
     /// The voters that the next step would lead to, and since when that is wanted without a break
     /// (R27).
@@ -108,6 +110,7 @@ impl Replica {
             announce_at: now + ANNOUNCE_US,
             receipts_version: 1,
             hand_over: None,
+            hand_over_from: now,
             presences: self.first_presences(),
             next_voters: None,
             better: None,
@@ -174,8 +177,9 @@ impl Replica {
             self.publish_ranking();
         }
         if heartbeat {
-            self.leave_unfit_disk();
+            // Who votes is settled first: a hand-over in between lets no voter be changed.
             self.reconcile();
+            self.leave_unfit_disk();
             self.send_heartbeats();
         }
         self.check_hand_over();
@@ -328,7 +332,7 @@ impl Replica {
             return;
         }
         let incarnation = message.from_incarnation;
-        let past = self.pasts.get(&(from, incarnation)).copied();
+        let past = self.past_of(from, incarnation);
         let known = self.log.has(attach.look);
         let index = self.log.look_back(attach.look).min(attach.look.index.saturating_sub(1));
         let term = self.hard_state.term;
@@ -376,6 +380,7 @@ impl Replica {
         if acknowledge.term != term
             || (progress.attach != acknowledge.attach && !planted(Bug::OlderAttachCounts))
             || progress.incarnation != message.from_incarnation
+            || (progress.boot != message.from_boot && !planted(Bug::OlderBootCounts))
             || acknowledge.synced > last
         {
             return;
@@ -384,8 +389,10 @@ impl Replica {
             progress.acknowledged(acknowledge.synced);
         }
         progress.ranking_version = acknowledge.ranking_version;
-        if progress.receipt != acknowledge.receipt {
-            progress.receipt = acknowledge.receipt;
+        let mut receipt = progress.receipt;
+        receipt.advance(acknowledge.receipt);
+        if progress.receipt != receipt {
+            progress.receipt = receipt;
             hosting.receipts_version += 1;
         }
         // R22: contact is dated by when the echoed heartbeat was sent.

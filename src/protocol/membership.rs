@@ -1,6 +1,6 @@
 //! What the committed log says of the chat: who belongs to it, who votes, what it is called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::invite_link::{InviteLink, InviteLinks};
@@ -9,7 +9,7 @@ use super::planted::{Bug, planted};
 use super::submissions::Submissions;
 use super::types::{
     Entry, FORMER_MEMBERS_MAX, FormerMember, Generation, Hash, Incarnation, Index, InviteLinkId,
-    MEMBERS_MAX, Member, MemberState, Membership, Payload, PeerId, VoterSet,
+    MEMBERS_MAX, Member, MemberState, Membership, OUTLIVED_MAX, Payload, PeerId, VoterSet,
 };
 
 /// The chat at one index of its log. It follows from the entries alone, so that every member has
@@ -32,6 +32,30 @@ pub struct ChatState {
     pub invite_links: InviteLinks,
     /// Those who have gone last; shared like the members.
     pub former_members: Arc<BTreeMap<PeerId, FormerMember>>,
+    pub outlived: Outlived,
+}
+
+/// The incarnations that have ended last, by a successor, by a refusal or with the membership. What
+/// they have said of joining may still be on its way, and counts no more (R9, R41).
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Outlived(pub(super) Arc<VecDeque<(PeerId, Incarnation)>>);
+
+impl Outlived {
+    /// Whether that incarnation of the peer has ended.
+    pub fn contains(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+        self.0.contains(&(peer, incarnation)) && !planted(Bug::OutlivedComesBack)
+    }
+
+    fn add(&mut self, peer: PeerId, incarnation: Incarnation) {
+        if self.0.contains(&(peer, incarnation)) {
+            return;
+        }
+        let outlived = Arc::make_mut(&mut self.0);
+        outlived.push_back((peer, incarnation));
+        if outlived.len() > OUTLIVED_MAX {
+            outlived.pop_front();
+        }
+    }
 }
 
 /// What the log says to one who wants to join, and may.
@@ -99,6 +123,9 @@ impl ChatState {
         link: Option<InviteLinkId>,
         now_ms: u64,
     ) -> Result<Admission, RefusedReason> {
+        if self.outlived.contains(peer, incarnation) {
+            return Err(RefusedReason::NotMember);
+        }
         if let Some(member) = self.members.get(&peer) {
             return match member.state {
                 MemberState::Leaving if planted(Bug::LeavingComesBack) => Ok(Admission::Known),
@@ -153,12 +180,21 @@ impl ChatState {
             }
             Membership::Joined { name, address, proof } => {
                 if self.lets_in(author, entry.session, proof.as_ref().map(|proof| proof.link)) {
-                    self.members_mut().insert(author, joined(entry, name, address));
+                    let before = self.members_mut().insert(author, joined(entry, name, address));
+                    let before = before.map_or(0, |before| before.incarnation);
+                    if before != 0 && before != entry.session {
+                        self.outlived.add(author, before);
+                    }
                     // R9: a new incarnation is the goodbye of the old one.
                     self.submissions.retain_session(author, entry.session);
                 }
             }
-            Membership::Declined => self.end_invitation(&author),
+            // R43: an answer ends the invitation that it was given to, and no later one.
+            Membership::Declined if !self.outlived.contains(author, entry.session) => {
+                self.outlived.add(author, entry.session);
+                self.end_invitation(&author);
+            }
+            Membership::Declined => {}
             Membership::InviteRevoked { peer } if active => self.end_invitation(peer),
             Membership::Leaving if present => self.begin_to_leave(author, None, entry.index),
             Membership::Removing { peer } if active => {
@@ -202,8 +238,9 @@ impl ChatState {
         link: Option<InviteLinkId>,
     ) -> bool {
         let former = self.former_members.get(&peer);
-        if former.is_some_and(|former| former.incarnation == incarnation) {
-            // R41: that incarnation has ended. A host shows its old word again.
+        let has_ended = former.is_some_and(|former| former.incarnation == incarnation);
+        if has_ended || self.outlived.contains(peer, incarnation) {
+            // R9, R41: its word was long on its way, or a host shows it again.
             return false;
         }
         if let Some(member) = self.members.get(&peer) {
@@ -315,7 +352,11 @@ mod tests {
 
     /// Every peer's incarnation is the byte that its id is made of.
     fn apply(state: &mut ChatState, author: PeerId, change: Membership) {
-        state.apply(&Entry {
+        state.apply(&entry(state, author, change));
+    }
+
+    fn entry(state: &ChatState, author: PeerId, change: Membership) -> Entry {
+        Entry {
             index: state.index + 1,
             term: 1,
             author,
@@ -327,7 +368,7 @@ mod tests {
             signature: None,
             previous: Hash::default(),
             hash: Hash::default(),
-        });
+        }
     }
 
     /// Asserts that the entry changes nothing, whatever host has let it into the log.
@@ -404,6 +445,36 @@ mod tests {
         apply(&mut state, CLEO, joined_by(Some(LINK)));
         is_void(&state, PeerId([4; 32]), joined_by(Some(LINK)));
         assert_eq!(state.members.len(), 3);
+    }
+
+    #[test]
+    fn r9_r41_an_outlived_incarnation_is_not_let_in_again() {
+        let mut state = chat();
+        let join = |state: &mut ChatState, session| {
+            let entry = Entry { session, ..entry(state, BEN, joined_by(None)) };
+            state.apply(&entry);
+        };
+        join(&mut state, 20);
+        join(&mut state, 30);
+        join(&mut state, 20);
+        assert_eq!(state.members[&BEN].incarnation, 30);
+        assert_eq!(state.admission(BEN, 20, None, 0), Err(RefusedReason::NotMember));
+        for session in 100..100 + OUTLIVED_MAX as u64 {
+            join(&mut state, session);
+        }
+        assert_eq!(state.outlived.0.len(), OUTLIVED_MAX);
+    }
+
+    #[test]
+    fn r43_an_answer_ends_the_invitation_that_it_was_given_to_and_no_later_one() {
+        let mut state = chat();
+        let invited = Membership::Invited { peer: CLEO, address: "c:1".into() };
+        apply(&mut state, ANA, invited.clone());
+        apply(&mut state, CLEO, Membership::Declined);
+        assert!(!state.members.contains_key(&CLEO));
+        apply(&mut state, ANA, invited);
+        apply(&mut state, CLEO, Membership::Declined);
+        assert!(state.members.contains_key(&CLEO));
     }
 
     #[test]

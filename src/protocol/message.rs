@@ -179,6 +179,14 @@ pub struct Receipt {
     pub read: Index,
 }
 
+impl Receipt {
+    /// Takes over what is further in `other`.
+    pub fn advance(&mut self, other: Self) {
+        self.delivered = self.delivered.max(other.delivered);
+        self.read = self.read.max(other.read);
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Acknowledge {
     pub term: Term,
@@ -401,6 +409,11 @@ pub enum RefusedReason {
     Removed {
         /// `None` where it left by itself.
         by: Option<PeerId>,
+    },
+    /// The asking peer goes on in another incarnation (R9). `is_here`: the host hears that one, so
+    /// that two running peers have one key.
+    Outlived {
+        is_here: bool,
     },
     /// The link lets nobody in, or not any more (R43).
     InviteLink(InviteLinkProblem),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::planted::{Bug, planted};
 use super::time::{Instant, Micros};
-use super::types::{Membership, Number, Payload, Submission};
+use super::types::{Entry, Membership, Number, Payload, Submission};
 
 /// This peer's submissions that its own log has not confirmed yet, in the order of their numbers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -51,6 +51,24 @@ impl Outbox {
     pub fn has_leaving(&self) -> bool {
         let leaving = Payload::Membership(Membership::Leaving);
         self.queue.iter().any(|submission| submission.payload == leaving)
+    }
+
+    /// Whether nothing but the wish to leave waits.
+    pub fn has_only_leaving(&self) -> bool {
+        self.has_leaving() && self.queue.len() == 1
+    }
+
+    /// Whether the author's own entry is what it has said under that number, as far as is known:
+    /// what is confirmed is not kept.
+    pub fn has_given(&self, entry: &Entry) -> bool {
+        let position = self.queue.binary_search_by_key(&entry.number, |it| it.number);
+        match position {
+            Ok(position) => {
+                let given = &self.queue[position];
+                given.created_at_ms == entry.created_at_ms && given.payload == entry.payload
+            }
+            Err(_) => entry.number <= self.last_number,
+        }
     }
 
     /// Takes the next submission.

@@ -87,6 +87,10 @@ bugs! {
     R10 CandidateAdopts,
     /// A log of a later term is adopted without raising the own term.
     R10 AdoptionKeepsTerm,
+    /// A log that was asked for in another situation is adopted.
+    R10 LateLogAdopted,
+    /// A log is adopted piece by piece, also where a piece is not further than the own log.
+    R10 PiecesAdopted,
     /// Requests of an older term are dropped in silence.
     R8 RefusalUnsaid,
     /// A host that is told of a later term goes on.
@@ -115,6 +119,8 @@ bugs! {
     R35 UnmatchedAcknowledged,
     /// An acknowledgement of an older attach counts for the newest.
     R35 OlderAttachCounts,
+    /// An acknowledgement of an earlier boot counts.
+    R35 OlderBootCounts,
     /// What the host knows a follower to have goes back.
     R35 MatchGoesBack,
     /// An attach that was overtaken by a newer one is taken.
@@ -139,6 +145,12 @@ bugs! {
     R35 RelayWithoutHost,
     /// A member hands in what it is given to pass on as its own.
     R35 RelayedInOwnName,
+    /// One who passes the log on and is behind its reader is asked again at once.
+    R35 AskedAgainBehind,
+    /// An attach to one who passes the log on is taken though a newer one has overtaken it.
+    R35 OvertakenRelayTaken,
+    /// One in a later term that cannot reach the host tells nobody of it.
+    R21 LaterTermKeptToItself,
     /// A member that reads through another never looks for the host again.
     R35 RelayedForEver,
     /// A member reads through another without having looked for the host.
@@ -161,6 +173,8 @@ bugs! {
     R24 StalledNotPaused,
     /// Entries renew the lease as heartbeats do.
     R22 FeedRenewsLease,
+    /// A host that has fallen silent is shown to serve until another is looked for.
+    R22 ServedBySilence,
     /// A host hands over to a member that lacks entries.
     R23 HandOverToLagging,
     /// A host waits for its successor for ever, and accepts nothing meanwhile.
@@ -169,6 +183,10 @@ bugs! {
     R23 HandOverBeforeSync,
     /// A host accepts submissions while it hands over.
     R23 AcceptsWhileHandingOver,
+    /// A host that must go asks for successors without a pause, though all have refused.
+    R23 HandsOverWithoutPause,
+    /// A host that leaves hands over to one that leaves too.
+    R7 HandsOverToLeaving,
     /// Anybody can hand over.
     R23 HandOverByAnyone,
     /// The chat moves as soon as another is better placed.
@@ -197,6 +215,18 @@ bugs! {
     R9 OutlivedServed,
     /// An outlived incarnation keeps its vote.
     R9 OutlivedKeepsVote,
+    /// A peer whose log was cut is held to what its log has now.
+    R9 FurthestForgotten,
+    /// A peer does not compare what the log has of it with what it has said.
+    R9 OwnWordNotCompared,
+    /// What a member has delivered is not known to be its past.
+    R9 ReceiptsNoPast,
+    /// A peer is not told that it goes on in another incarnation.
+    R9 OutlivedNotTold,
+    /// An incarnation that has ended is let in again by its old word.
+    R9 OutlivedComesBack,
+    /// A stranger's word is enough to show a peer that its store is older than its past.
+    R9 PastOfStrangerBelieved,
     /// A peer does not notice that its store is older than its own past.
     R9 PastIgnored,
     /// One whom the voters cannot dial keeps its vote.
@@ -211,6 +241,8 @@ bugs! {
     R28 BackAtOnce,
     /// A new host takes learners that may have been away for newcomers.
     R28 NewHostTrustsLearners,
+    /// Who has not been heard of by a new host is shown to be back.
+    R28 UnheardShownAsBack,
 
     // ---- messages ----
     /// The host takes its own submission before it is durable.
@@ -233,6 +265,10 @@ bugs! {
     R34 OutboxClearedByAnother,
     /// How far a person has read goes back.
     R36 ReadGoesBack,
+    /// What is told of how far others are goes back.
+    R36 ReceiptsGoBack,
+    /// What is told of those who are no members is kept.
+    R36 ReceiptsOfAnybody,
 
     // ---- members ----
     /// An invite link lets in more than it has uses.
@@ -265,6 +301,8 @@ bugs! {
     R39 StrangerAnswered,
     /// A former member is answered like a member.
     R39 FormerMemberAnswered,
+    /// Who is told that it is no member, and wants to leave, gives up what it has queued.
+    R35 QueueDroppedAtNotMember,
     /// One who is told that it was removed takes part all the same.
     R35 RemovalNotBelieved,
     /// One who was removed takes part again after a restart.
@@ -285,6 +323,10 @@ bugs! {
     R37 DoubtIgnored,
     /// A peer whose log was cut trusts it again at any voter's word.
     R37 DoubtEndsEarly,
+    /// It counts the word of voters that may still help to commit what it has lost.
+    R37 DoubtReportsEarly,
+    /// It trusts its log again once one who passes the log on has nothing more.
+    R37 RelayEndsDoubt,
 }
 
 /// Whether a message leaves before the sync that it relies on.

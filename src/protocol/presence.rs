@@ -65,9 +65,10 @@ impl Replica {
     pub(super) fn first_presences(&self) -> BTreeMap<PeerId, Presence> {
         let learners =
             self.log.state().active().filter(|(peer, _)| !self.log.voters().contains(peer));
-        let returning = Some(Absence::Returning);
-        let returning = returning.filter(|_| !planted(Bug::NewHostTrustsLearners));
-        learners.map(|(peer, _)| (peer, self.presence(returning))).collect()
+        // Whether it is there at all, this host has yet to hear.
+        let silent = Some(Absence::Silent);
+        let silent = silent.filter(|_| !planted(Bug::NewHostTrustsLearners));
+        learners.map(|(peer, _)| (peer, self.presence(silent))).collect()
     }
 
     fn presence(&self, absence: Option<Absence>) -> Presence {
@@ -99,7 +100,11 @@ impl Replica {
             let undialled = presence.undialled_since.map_or(0, |since| self.now.since(since));
             let absence = if self.goodbyes.contains_key(peer) {
                 Some(Absence::Goodbye)
-            } else if self.silent_us(peer, incarnation, presence.known_since) >= limit {
+            } else if self.silent_us(peer, incarnation, presence.known_since) >= limit
+                || (presence.absence.is_some()
+                    && !self.is_heard(hosting, peer, incarnation)
+                    && !planted(Bug::UnheardShownAsBack))
+            {
                 Some(Absence::Silent)
             } else if undialled >= limit {
                 Some(Absence::NotDialled)
@@ -213,7 +218,12 @@ impl Replica {
     }
 
     /// Whether the member has really been heard of lately, in that incarnation.
-    fn is_heard(&self, hosting: &Hosting, peer: &PeerId, incarnation: &Incarnation) -> bool {
+    pub(super) fn is_heard(
+        &self,
+        hosting: &Hosting,
+        peer: &PeerId,
+        incarnation: &Incarnation,
+    ) -> bool {
         let progress = hosting.progress.get(peer);
         let progress = progress.filter(|progress| progress.incarnation == *incarnation);
         let is_known = progress.is_some_and(|progress| progress.contact.is_some());

@@ -94,6 +94,31 @@ impl FromStr for LogEnd {
     }
 }
 
+/// Makes the generation of a recovery from a random number. Its last four digits are a check on the
+/// others: people type it on other machines, which cannot ask anybody (R30).
+pub fn new_generation(random: u64) -> Generation {
+    let random = (random >> CHECK_BITS).max(1) << CHECK_BITS;
+    random | check_of(random)
+}
+
+/// Whether a recovery has drawn this generation, and nobody has mistyped it since.
+pub fn is_drawn(generation: Generation) -> bool {
+    generation != 0 && check_of(generation) == generation & CHECK_MASK
+}
+
+const CHECK_BITS: u32 = 16;
+const CHECK_MASK: u64 = (1 << CHECK_BITS) - 1;
+
+/// CRC-16 (CCITT) over all but the last 16 bits: it finds every wrong digit, every two that were
+/// exchanged with their neighbour, and all but one in 65,536 of other mistakes.
+fn check_of(generation: Generation) -> u64 {
+    (CHECK_BITS..u64::BITS).rev().fold(CHECK_MASK, |crc, bit| {
+        let top = (crc >> (CHECK_BITS - 1)) ^ (generation >> bit);
+        let shifted = (crc << 1) & CHECK_MASK;
+        if top & 1 == 1 { shifted ^ 0x1021 } else { shifted }
+    })
+}
+
 /// A generation as people see it: 16 lower-case hex digits.
 pub fn generation_text(generation: Generation) -> String {
     format!("{generation:016x}")
@@ -170,7 +195,16 @@ pub fn recovery(
         hash: Hash::default(),
     };
     entry.hash = entry.computed_hash();
+    // What is committed by this is found when it is repeated, like everything else of this peer's.
+    let committed = recovered.entries.iter().filter(|entry| entry.index > recovered.commit);
+    let request_ids = committed.filter_map(|entry| match &entry.payload {
+        Payload::Message { request_id, .. } if entry.author == me => {
+            Some((request_id.clone(), entry.index))
+        }
+        _ => None,
+    });
     Ok(Persist {
+        request_ids: request_ids.collect(),
         // R1: nobody else hosts in this term of the new generation.
         hard_state: Some(HardState { term, vote: Some(me) }),
         commit: Some(entry.index),
@@ -257,6 +291,7 @@ mod tests {
             read: 0,
             removed_by: None,
             pasts: Pasts::new(),
+            furthest: Position::default(),
             tail_in_doubt: false,
         };
         (chat, recovered)
@@ -308,6 +343,55 @@ mod tests {
         for bad in ["", "1/2", "1/2/3", &format!("{end}/"), &format!("{end}/ab"), "a/b/c"] {
             assert_eq!(bad.parse::<LogEnd>(), Err(NotALogEnd), "{bad}");
         }
+    }
+
+    #[test]
+    fn r30_a_mistyped_generation_is_noticed() {
+        for random in [0, 1, 77, u64::MAX, 0x1234_5678_9abc_def0] {
+            let generation = new_generation(random);
+            assert!(is_drawn(generation), "{generation:016x}");
+            let text = generation_text(generation).into_bytes();
+            for place in 0..text.len() {
+                for digit in b"0123456789abcdef" {
+                    let mut wrong = text.clone();
+                    wrong[place] = *digit;
+                    let wrong = parse_generation(str::from_utf8(&wrong).unwrap()).unwrap();
+                    assert_eq!(is_drawn(wrong), wrong == generation, "{wrong:016x}");
+                }
+            }
+            for place in 1..text.len() {
+                let mut wrong = text.clone();
+                wrong.swap(place - 1, place);
+                let wrong = parse_generation(str::from_utf8(&wrong).unwrap()).unwrap();
+                assert_eq!(is_drawn(wrong), wrong == generation, "{wrong:016x}");
+            }
+        }
+        assert!(!is_drawn(0), "that is how a chat is founded");
+    }
+
+    #[test]
+    fn r30_what_the_recovery_commits_is_found_when_it_is_repeated() {
+        let (_, mut recovered) = store();
+        let last = recovered.entries.last().expect("there are two");
+        let message = |author, number, id: &str, previous: &Entry| {
+            let sealed = bytes::Bytes::from_static(b"x");
+            let payload = Payload::Message { request_id: id.into(), sealed };
+            let mut entry = Entry {
+                index: previous.index + 1,
+                author,
+                number,
+                payload,
+                previous: previous.hash,
+                ..previous.clone()
+            };
+            entry.hash = entry.computed_hash();
+            Arc::new(entry)
+        };
+        let third = message(ME, 1, "mine", last);
+        let fourth = message(PeerId([2; 32]), 1, "another's", &third);
+        recovered.entries.extend([third, fourth]);
+        let persist = recover(&recovered).expect("it can be recovered");
+        assert_eq!(persist.request_ids, [("mine".to_owned(), 3)]);
     }
 
     #[test]

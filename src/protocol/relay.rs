@@ -35,6 +35,13 @@ impl Replica {
             self.refuse(message, RefusedReason::NotHost { host: self.host });
             return;
         }
+        let newest = self.relays.get(&message.from).map(|it| (it.boot, it.attach));
+        if newest.is_some_and(|newest| (message.from_boot, attach.attach) <= newest)
+            && !planted(Bug::OvertakenRelayTaken)
+        {
+            // An older attach that was overtaken by a newer one, or a doubled one.
+            return;
+        }
         let mut progress = Progress::new(message.from_incarnation, attach.attach, None);
         progress.boot = message.from_boot;
         let commit = self.log.commit();
@@ -55,6 +62,7 @@ impl Replica {
         if let Some(progress) = self.relays.get_mut(&message.from)
             && progress.attach == acknowledge.attach
             && progress.incarnation == message.from_incarnation
+            && progress.boot == message.from_boot
             && acknowledge.synced <= commit
         {
             progress.acknowledged(acknowledge.synced);

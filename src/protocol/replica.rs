@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::adoption::{Adoption, TailReports};
+use super::adoption::{Adoption, Doubt};
 use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
@@ -25,11 +25,8 @@ use super::time::Instant;
 use super::timers::Estimate;
 use super::types::{
     Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId,
-    Submission, Term,
+    Position, Submission, Term,
 };
-
-/// R11: a term further ahead than this needs proof.
-const TERM_LEAP_MAX: Term = 1_024;
 
 /// One chat at one peer. See the module's text and `event.rs`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -47,8 +44,9 @@ pub struct Replica {
     pub(super) log: Log,
     pub(super) outbox: Outbox,
     pub(super) read: Index,
-    pub(super) tail_in_doubt: bool,
-    pub(super) tail_reports: TailReports,
+    /// The furthest that this log has ever been, where it was cut since (R9).
+    pub(super) furthest: Position,
+    pub(super) doubt: Option<Doubt>,
 
     // How durable it is.
     pub(super) synced: Index,
@@ -66,6 +64,8 @@ pub struct Replica {
     pub(super) relays: BTreeMap<PeerId, Progress>,
     /// From then on, a host that cannot be dialled is read through another member.
     pub(super) relay_at: Instant,
+    /// Who passes the log on and was found to be behind this peer; not asked until then.
+    pub(super) relay_behind: Option<(PeerId, Instant)>,
     /// Until then the host counts as alive (R2).
     pub(super) lease_until: Instant,
     /// From then on the host is suspected (R14).
@@ -96,6 +96,8 @@ pub struct Replica {
     pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
     /// Members that were last heard of in another generation (R30).
     pub(super) other_generations: BTreeMap<PeerId, Generation>,
+    /// Another running peer has this one's key, and takes part in its place.
+    pub(super) key_in_use: bool,
     pub(super) disk: DiskState,
     pub(super) stopping: Option<Stopping>,
     pub(super) fault: Option<&'static str>,
@@ -141,6 +143,7 @@ impl Replica {
         let checkpoint_index = recovered.checkpoint.index();
         let log = Log::new(recovered.checkpoint, recovered.entries, recovered.commit);
         let outbox = Outbox::new(recovered.outbox, recovered.last_number);
+        let doubt = recovered.tail_in_doubt && !planted(Bug::DoubtIgnored);
         let mut replica = Self {
             me,
             incarnation: recovered.incarnation,
@@ -156,14 +159,16 @@ impl Replica {
             flush_at: None,
             outbox,
             read: recovered.read,
-            tail_in_doubt: recovered.tail_in_doubt && !planted(Bug::DoubtIgnored),
-            tail_reports: TailReports::new(),
+            furthest: recovered.furthest,
+            doubt: doubt
+                .then(|| Doubt { term: recovered.hard_state.term, reports: BTreeMap::new() }),
             part: Part::Follower,
             host: None,
             attached: None,
             attach_count: 0,
             relays: BTreeMap::new(),
             relay_at: now + config.lease_max_us,
+            relay_behind: None,
             lease_until: now,
             suspect_at: match planted(Bug::RestartSuspectsAtOnce) {
                 true => now,
@@ -187,6 +192,7 @@ impl Replica {
             far_terms: BTreeMap::new(),
             newer_incarnations: BTreeMap::new(),
             other_generations: BTreeMap::new(),
+            key_in_use: false,
             disk: DiskState::Fit,
             stopping: None,
             fault: None,
@@ -279,21 +285,30 @@ impl Replica {
 
     /// Whether a proposal would be taken now.
     pub fn can_propose(&self, _payload: &Payload) -> Result<(), ProposeError> {
-        if self.stopping.is_some() {
-            return Err(ProposeError::Stopping);
-        }
-        // Who has asked to leave says nothing more.
         let me = self.log.state().members.get(&self.me);
         let is_active = me.is_some_and(|me| {
             me.state == MemberState::Active && me.incarnation == self.incarnation
         });
-        if self.is_over() || !is_active || self.outbox.has_leaving() {
+        if self.stopping.is_none() && !is_active {
+            return Err(ProposeError::NotMember);
+        }
+        self.can_keep(0)
+    }
+
+    /// Whether one would be kept for later, beside `others`: while the log is coming in that says
+    /// whether this peer takes part.
+    pub fn can_keep(&self, others: usize) -> Result<(), ProposeError> {
+        if self.stopping.is_some() {
+            return Err(ProposeError::Stopping);
+        }
+        // Who has asked to leave says nothing more.
+        if self.is_over() || self.outbox.has_leaving() {
             return Err(ProposeError::NotMember);
         }
         if self.disk == DiskState::Full {
             return Err(ProposeError::StorageFull);
         }
-        if self.outbox.len() >= self.config.outbox_max {
+        if self.outbox.len() + others >= self.config.outbox_max {
             return Err(ProposeError::OutboxFull);
         }
         Ok(())
@@ -302,10 +317,11 @@ impl Replica {
     /// This replica as it sees itself.
     pub fn status(&self) -> Status {
         let state = self.log.state();
-        let (role, paused, serving, in_contact) = match &self.part {
+        let (role, paused, serving, caught_up, in_contact) = match &self.part {
             Part::Host(hosting) => {
                 let contact = self.voters_in_contact(hosting);
-                (Role::Host, hosting.paused, hosting.serving && !hosting.paused, contact)
+                let (paused, serving) = (hosting.paused, hosting.serving);
+                (Role::Host, paused, serving && !paused, serving, contact)
             }
             part => {
                 let role = match part {
@@ -313,7 +329,8 @@ impl Replica {
                     _ if self.suspicion.is_some() => Role::Suspecting,
                     _ => Role::Follower,
                 };
-                (role, false, self.is_served(), self.voters_linked())
+                let (serving, caught_up) = (self.is_served_now(), self.is_caught_up());
+                (role, false, serving, caught_up, self.voters_linked())
             }
         };
         Status {
@@ -322,6 +339,7 @@ impl Replica {
             host: self.host,
             paused,
             serving,
+            caught_up,
             voters_in_contact: in_contact,
             majority: self.log.voters().majority(),
             incarnation: self.incarnation,
@@ -333,6 +351,7 @@ impl Replica {
             former_members: Arc::clone(&state.former_members),
             invite_links: state.invite_links.clone(),
             removed_by: self.removed_by,
+            key_in_use: self.key_in_use,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
             receipts: self.all_receipts(),
@@ -396,13 +415,14 @@ impl Replica {
             self.refuse(&message, RefusedReason::WrongIncarnation { incarnation });
             return;
         }
-        if self.refuse_former_member(&message) || self.refuse_stranger(&message) {
+        if self.refuse_former_member(&message)
+            || self.refuse_outlived(&message)
+            || self.refuse_stranger(&message)
+        {
             return;
         }
         let term = message.body.term();
-        if term > self.hard_state.term.saturating_add(TERM_LEAP_MAX)
-            && !self.leap_is_proven(&message, term)
-        {
+        if self.is_far_ahead(term) && !self.leap_is_proven(&message, term) {
             self.refuse(&message, RefusedReason::StaleTerm);
             return;
         }
@@ -432,12 +452,10 @@ impl Replica {
             Body::Announce(announce) => self.on_announce(from, *announce),
             Body::HandOver(hand_over) => self.on_hand_over(from, *hand_over),
             Body::FindHost => self.on_find_host(from),
-            Body::FindHostAnswer(answer) => {
-                self.learn_host(answer.host, answer.term);
-                if answer.host.is_some() {
-                    self.attach_through(from.from);
-                }
-            }
+            Body::FindHostAnswer(answer) => match answer.host {
+                Some(host) => self.hear_of_host(from.from, host, answer.term),
+                None => self.learn_host(None, answer.term),
+            },
             Body::Refused(refused) => self.on_refused(from, *refused),
         }
     }
@@ -447,7 +465,7 @@ impl Replica {
             self.enter_term(refused.term);
         }
         let by_source = |attached: &mut Attached| attached.source == message.from;
-        self.hand_over_refused(message.from);
+        self.hand_over_refused(message.from, refused);
         match refused.reason {
             RefusedReason::NotHost { host } => {
                 if self.attached.take_if(by_source).is_some() && self.host != Some(message.from) {
@@ -458,6 +476,7 @@ impl Replica {
             RefusedReason::NotMember | RefusedReason::Removed { .. } => {
                 self.on_not_member(message, refused);
             }
+            RefusedReason::Outlived { is_here } => self.on_outlived(message, refused, is_here),
             RefusedReason::WrongIncarnation { incarnation } => {
                 self.learn_incarnation(message.from, incarnation);
             }
@@ -549,6 +568,8 @@ impl Replica {
         self.host = None;
         self.attached = None;
         self.relays.clear();
+        // Its host is looked for before anybody else is asked to pass the log on.
+        self.relay_at = self.now + self.config.lease_max_us;
         self.ready.notices.push(Notice::Host { host: None, term });
     }
 

@@ -96,9 +96,8 @@ impl Replica {
     /// Adds this replica's situation. Everything that it wanted done must have been taken.
     pub fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
         // The configuration and the peer's own name never change. Random numbers are for spans
-        // of back-off, which a driver makes all alike, and for whom to ask first. Receipts are
-        // passed on and shown, and nothing is decided by them. A majority that is lost is only
-        // told of.
+        // of back-off, which a driver makes all alike, and for whom to ask first. A majority that
+        // is lost is only told of.
         let Self {
             config: _,
             me,
@@ -107,13 +106,13 @@ impl Replica {
             generation,
             now,
             prng: _,
-            receipts: _,
+            receipts,
             hard_state,
             log,
             outbox,
             read,
-            tail_in_doubt,
-            tail_reports,
+            furthest,
+            doubt,
             synced,
             unsynced,
             commit_persisted,
@@ -125,6 +124,7 @@ impl Replica {
             attach_count,
             relays,
             relay_at,
+            relay_behind,
             lease_until,
             suspect_at,
             suspicion,
@@ -144,6 +144,7 @@ impl Replica {
             far_terms,
             newer_incarnations,
             other_generations,
+            key_in_use,
             disk,
             stopping,
             fault,
@@ -159,7 +160,7 @@ impl Replica {
         into.hash((incarnation, boot, generation, hard_state));
         into.hash((log.last_hash(), log.commit(), log.base()));
         outbox.situation(*ready_count, into);
-        into.hash((read, tail_in_doubt, tail_reports, synced, commit_persisted, checkpoint_index));
+        into.hash((read, furthest, doubt, synced, commit_persisted, checkpoint_index));
         into.hash(unsynced.len());
         for (number, index) in unsynced {
             into.hash((ready_count - number, index));
@@ -175,9 +176,11 @@ impl Replica {
         into.hash(relays.len());
         for (peer, progress) in relays {
             into.hash(peer);
-            progress.situation(*peer, into);
+            progress.situation(*peer, 0, into);
         }
         into.due(*relay_at);
+        into.hash(relay_behind.map(|(peer, _)| peer));
+        into.due_if(relay_behind.map(|(_, until)| until));
         into.due(*lease_until);
         into.due(*suspect_at);
         into.hash(suspicion.is_some());
@@ -198,8 +201,8 @@ impl Replica {
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
         into.hash((goodbyes, links, round_trips, syncs, far_terms, newer_incarnations));
-        into.hash((other_generations, disk, fault, has_gone, removed_by));
-        into.hash(pasts);
+        into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by));
+        into.hash((pasts, receipts));
         into.due_if(*pasts_due_at);
         match stopping {
             Some(Stopping::HandingOver { deadline }) => into.due_if(Some(*deadline)),
@@ -235,7 +238,7 @@ impl Part {
 
 impl Hosting {
     fn situation<H: Hasher>(&self, term: Term, into: &mut Situation<H>) {
-        // Versions of receipts are for showing; a heartbeat's number only has to be a new one.
+        // A heartbeat's number only has to be a new one.
         let Self {
             since,
             term_start,
@@ -252,8 +255,9 @@ impl Hosting {
             intervals_us,
             active_at,
             announce_at,
-            receipts_version: _,
+            receipts_version,
             hand_over,
+            hand_over_from,
             presences,
             next_voters,
             better,
@@ -265,7 +269,7 @@ impl Hosting {
         into.hash(progress.len());
         for (peer, progress) in progress {
             into.hash(peer);
-            progress.situation(*peer, into);
+            progress.situation(*peer, *receipts_version, into);
         }
         into.due(*publish_at);
         into.was(*published_at);
@@ -299,13 +303,15 @@ impl Hosting {
         into.was_if(next_voters.as_ref().map(|(_, since)| *since));
         into.hash(better.map(|(peer, _)| peer));
         into.was_if(better.map(|(_, since)| since));
+        into.due(*hand_over_from);
         into.due(*settled_at);
         into.hash(joined);
     }
 }
 
 impl Progress {
-    fn situation<H: Hasher>(&self, member: PeerId, into: &mut Situation<H>) {
+    /// `receipts_version` is the newest one; of versions only whether it was sent matters.
+    fn situation<H: Hasher>(&self, member: PeerId, receipts_version: u64, into: &mut Situation<H>) {
         let Self {
             incarnation,
             boot,
@@ -317,14 +323,15 @@ impl Progress {
             commit_sent,
             loading,
             contact,
-            receipt: _,
-            receipts_version_sent: _,
+            receipt,
+            receipts_version_sent,
             ranking_version,
             past,
             steady_since,
         } = self;
         into.counts.push(Count::Attach { member, number: *attach });
-        into.hash((incarnation, boot, matched, next, in_flight, commit_sent, loading));
+        into.hash((incarnation, boot, matched, next, in_flight, commit_sent, loading, receipt));
+        into.hash(*receipts_version_sent == receipts_version);
         into.was_if(*contact);
         into.hash(ranking_version);
         into.hash(past);
@@ -340,7 +347,9 @@ impl Attached {
         term: Term,
         into: &mut Situation<H>,
     ) {
-        let Self { source, attach, since, matched, heartbeat, holes, acknowledge } = self;
+        // What it has come up to is only shown.
+        let Self { source, attach, since, matched, caught_up: _, heartbeat, holes, acknowledge } =
+            self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
         into.hash((source, matched, holes, acknowledge));
@@ -353,9 +362,9 @@ impl Attached {
 
 impl Adoption {
     fn situation<H: Hasher>(&self, me: PeerId, into: &mut Situation<H>) {
-        let Self { from, fetch, look, deadline } = self;
+        let Self { from, fetch, look, deadline, own_last, pieces, bytes } = self;
         into.counts.push(Count::Fetch { member: me, number: *fetch });
-        into.hash((from, look));
+        into.hash((from, look, own_last, pieces.last().map(|entry| entry.hash), bytes));
         into.due(*deadline);
     }
 }

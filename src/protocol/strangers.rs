@@ -43,6 +43,11 @@ impl Replica {
         !may
     }
 
+    /// Whether the log names that incarnation of the peer, as a member or as a voter.
+    pub(super) fn is_known(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+        self.log.state().is_present(peer, incarnation) || self.is_voting(peer, incarnation)
+    }
+
     /// Whether this peer gives the log to that incarnation of another: to a member, as far as is
     /// known to be committed, and to a voter that is joining.
     pub(super) fn gives_log_to(&self, peer: PeerId, incarnation: Incarnation) -> bool {

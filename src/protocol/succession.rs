@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::event::DiskState;
 use super::membership::Admission;
 use super::message::{
-    Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, RefusedReason, ReportDelays,
+    Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, Refused, RefusedReason,
+    ReportDelays,
 };
 use super::ordering::Draft;
 use super::planted::{Bug, planted};
@@ -16,6 +17,8 @@ use super::replica::{Part, Replica};
 use super::time::{Instant, Micros, SECOND};
 use super::types::{InviteLinkId, MemberState, Membership, Payload, PeerId};
 
+/// Where nobody has taken over, a host does not try by itself again before this.
+const HAND_OVER_AGAIN_US: Micros = 10 * SECOND;
 /// A changed farness alone is published no more often than this.
 const REPUBLISH_US: Micros = 30 * SECOND;
 
@@ -48,7 +51,11 @@ impl Replica {
         let link = join.proof.map(|proof| proof.link);
         let admission = match join.decline {
             // Whoever is not waiting for an answer has given it.
-            true if member.is_none_or(|m| m.state != MemberState::Invited) => Ok(Admission::Done),
+            true if member.is_none_or(|m| m.state != MemberState::Invited)
+                || state.outlived.contains(from, session) =>
+            {
+                Ok(Admission::Done)
+            }
             true => Ok(Admission::Known),
             false => state.admission(from, session, link, join.arrived_at_ms),
         };
@@ -231,11 +238,10 @@ impl Replica {
             }
             return;
         }
-        let i_leave = !state.active().any(|(peer, _)| peer == self.me);
-        if i_leave && !planted(Bug::HostLeavesAtOnce) {
+        if self.is_leaving() && !planted(Bug::HostLeavesAtOnce) {
             // R7, R26: a leaving host hands over first, and then is a member like any other. Where
             // nobody could take over yet, somebody gets a vote first.
-            self.start_hand_over(None);
+            self.hand_over_by_itself();
             if self.is_handing_over() {
                 return;
             }
@@ -322,8 +328,23 @@ impl Replica {
     // somebody.
     pub(super) fn leave_unfit_disk(&mut self) {
         if self.disk != DiskState::Fit {
+            self.hand_over_by_itself();
+        }
+    }
+
+    // R23: a host that must go asks all who may take over, once. While it asks, it accepts nothing
+    // and changes no voters; so where all have refused, it goes on hosting for a while.
+    fn hand_over_by_itself(&mut self) {
+        if let Part::Host(hosting) = &self.part
+            && (self.now >= hosting.hand_over_from || planted(Bug::HandsOverWithoutPause))
+        {
             self.start_hand_over(None);
         }
+    }
+
+    /// Whether this peer is about to leave the chat, by its own or another's word.
+    fn is_leaving(&self) -> bool {
+        !self.log.state().active().any(|(peer, _)| peer == self.me)
     }
 
     fn hand_over_to(&mut self, target: Option<PeerId>, tried: BTreeSet<PeerId>) {
@@ -340,9 +361,19 @@ impl Replica {
         };
         let ranked = self.ranking.candidates.iter().map(|candidate| candidate.peer);
         let anyone = self.log.voters().peers().copied();
+        let stays = |peer: &PeerId| {
+            let member = self.log.state().members.get(peer);
+            member.is_some_and(|member| member.state == MemberState::Active)
+        };
         let chosen = match target {
             Some(target) => Some(target).filter(fit),
-            None => ranked.chain(anyone).find(fit),
+            None => {
+                let fit: Vec<_> = ranked.chain(anyone).filter(fit).collect();
+                // R7: of two who leave, neither would keep the hosting from the other.
+                let must = self.stopping.is_some() || self.disk != DiskState::Fit;
+                let whoever = fit.first().filter(|_| must || planted(Bug::HandsOverToLeaving));
+                fit.iter().find(|peer| stays(peer)).or(whoever).copied()
+            }
         };
         let endless = planted(Bug::HandOverNeverEnds);
         let deadline = if endless { Instant(u64::MAX) } else { self.now + self.lease_floor() };
@@ -351,9 +382,14 @@ impl Replica {
             chosen.map(|target| HandingOver { target, tried, deadline, sent: false });
     }
 
-    /// The chosen successor says no: there is nothing to wait for.
-    pub(super) fn hand_over_refused(&mut self, by: PeerId) {
+    /// The chosen successor says no: there is nothing to wait for. What it refuses for another
+    /// reason was another request.
+    pub(super) fn hand_over_refused(&mut self, by: PeerId, refused: Refused) {
         let now = self.now;
+        let is_of_term = refused.term == self.hard_state.term;
+        if refused.reason != RefusedReason::StaleTerm || !is_of_term {
+            return;
+        }
         if let Part::Host(hosting) = &mut self.part
             && let Some(hand_over) = &mut hosting.hand_over
             && hand_over.sent
@@ -365,7 +401,7 @@ impl Replica {
 
     /// If a hand-over fails, the host goes on; if it must go, it tries the next.
     pub(super) fn check_hand_over(&mut self) {
-        let must = self.stopping.is_some() || self.disk != DiskState::Fit;
+        let must = self.stopping.is_some() || self.disk != DiskState::Fit || self.is_leaving();
         let now = self.now;
         let Part::Host(hosting) = &mut self.part else { return };
         let Some(hand_over) = hosting.hand_over.take_if(|hand_over| now >= hand_over.deadline)
@@ -376,6 +412,11 @@ impl Replica {
             let mut tried = hand_over.tried;
             tried.insert(hand_over.target);
             self.hand_over_to(None, tried);
+        }
+        if let Part::Host(hosting) = &mut self.part
+            && hosting.hand_over.is_none()
+        {
+            hosting.hand_over_from = now + HAND_OVER_AGAIN_US;
         }
     }
 

@@ -40,6 +40,8 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 pub const MEMBERS_MAX: usize = 256;
 /// The most former members that a chat remembers; the first to have gone is forgotten.
 pub const FORMER_MEMBERS_MAX: usize = 256;
+/// The most incarnations that have ended and that a chat remembers; the first is forgotten.
+pub const OUTLIVED_MAX: usize = 1_024;
 /// The most invite links of one chat that have not ended.
 pub const INVITE_LINKS_MAX: usize = 64;
 /// The most peers that one invite link lets in.

@@ -23,7 +23,7 @@ use crate::protocol::event::{ProposeError, Role};
 use crate::protocol::types::{
     ChatId, Index, Membership, Payload, PeerId, Policy, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX,
 };
-use crate::runtime::handle::{ChatShared, Granted, Unable, Wait, Wish};
+use crate::runtime::handle::{ChatShared, ChatView, Granted, Unable, Wait, Wish};
 use crate::telemetry::current_context;
 use crate::wire::pb::client_service_server::ClientService;
 use crate::wire::{check_name, hex, pb, view};
@@ -34,6 +34,9 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(10);
 const HAND_OVER_AGAIN: Duration = Duration::from_millis(500);
 /// A change that is committed is shown here by then, or else the next call may not see it yet.
 const SHOWN_MAX: Duration = Duration::from_secs(1);
+const REPAIRED: &str = "the chat begins anew here: try again in a moment";
+/// How long a position is waited for that a former run may have shown.
+const SHOWN_BEFORE_MAX: Duration = Duration::from_secs(10);
 /// Left of a caller's deadline to tell what happened.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
@@ -246,22 +249,23 @@ impl ClientService for Person {
                 sequence: index.unwrap_or(0),
             })
         };
-        if is_repeatable {
-            check_request_id(&request_id)?;
-            if let Some(index) = self.node.lookup.index_of(&chat, &request_id).await? {
-                return Ok(response(Some(index)));
-            }
-        }
         let sealed = seal::seal(&request.text);
         let wish = Wish {
-            request_id: is_repeatable.then(|| request_id.clone()),
+            request_id: Some(request_id.clone()),
+            looked: None,
             payload: Payload::Message { request_id: request_id.clone(), sealed },
             created_at_ms: now_ms(),
             trace,
             wait,
         };
-        let granted = self.propose(&chat, wish, deadline, &request_id).await?;
-        Ok(response(granted.index))
+        let index = match is_repeatable {
+            true => {
+                check_request_id(&request_id)?;
+                self.propose_once(Arc::clone(&chat), wish, deadline, &request_id).await?
+            }
+            false => self.propose(&chat, wish, deadline, &request_id).await?.index,
+        };
+        Ok(response(index))
     }
 
     type FeedStream = Frames;
@@ -315,8 +319,15 @@ impl ClientService for Person {
         &self,
         request: Request<pb::MarkReadRequest>,
     ) -> Result<Response<pb::MarkReadResponse>, Status> {
+        let until = deadline(&request).unwrap_or_else(|| Instant::now() + SHOWN_BEFORE_MAX);
         let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
         let index = request.into_inner().sequence;
+        // What a former run has shown may not be known to be committed yet.
+        let mut shown = chat.view.clone();
+        let is_known = |view: &Arc<ChatView>| {
+            chat.feed.commit() >= index || view.status.caught_up || chat.is_away()
+        };
+        let _ = timeout_at(until, shown.wait_for(is_known)).await;
         let committed = chat.feed.commit();
         if index > committed {
             return Err(status::cursor_ahead(hex(&chat.id.0), committed));
@@ -390,31 +401,70 @@ impl Person {
         request_id: &str,
     ) -> Result<Granted, Status> {
         let is_message = matches!(wish.payload, Payload::Message { .. });
-        let proposing = self.node.handle.propose(chat.id, wish);
-        let waiting = async {
-            tokio::select! {
-                granted = proposing => granted.map_err(|error| refused(chat, error)),
-                () = self.node.stop.cancelled() => Err(status::stopping()),
-            }
-        };
-        let granted = match deadline {
-            Some(deadline) => timeout_at(deadline, waiting)
-                .await
-                .unwrap_or_else(|_| Err(status::not_confirmed(request_id))),
-            None => waiting.await,
-        }?;
+        let granted = self.ask(chat, wish, deadline, request_id).await?;
+        let granted = granted.map_err(|error| self.refused(chat, error))?;
         if let (Some(index), false) = (granted.index, is_message) {
             await_shown(chat, index).await;
         }
         Ok(granted)
     }
-}
 
-/// Why a wish was not taken. Whoever was removed is told by whom.
-fn refused(chat: &ChatShared, error: Unable) -> Status {
-    match (error, chat.view.borrow().status.removed_by) {
-        (Unable::Propose(ProposeError::NotMember), Some(by)) => status::removed(by),
-        _ => unable(error),
+    /// The same for a message whose request may be a repeat: where it stands, if it is committed.
+    async fn propose_once(
+        &self,
+        mut chat: Arc<ChatShared>,
+        wish: Wish,
+        deadline: Option<Instant>,
+        request_id: &str,
+    ) -> Result<Option<Index>, Status> {
+        loop {
+            let looked = Some(chat.looked());
+            if let Some(index) = self.node.lookup.index_of(&chat, request_id).await? {
+                return Ok(Some(index));
+            }
+            let wish = Wish { looked, ..wish.clone() };
+            match self.ask(&chat, wish, deadline, request_id).await? {
+                Ok(granted) => return Ok(granted.index),
+                // The chat may run in another incarnation by now.
+                Err(Unable::LookAgain) => chat = resolve_chat(&self.node, &hex(&chat.id.0))?,
+                Err(error) => return Err(self.refused(&chat, error)),
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        chat: &ChatShared,
+        wish: Wish,
+        deadline: Option<Instant>,
+        request_id: &str,
+    ) -> Result<Result<Granted, Unable>, Status> {
+        let proposing = self.node.handle.propose(chat.id, wish);
+        let waiting = async {
+            tokio::select! {
+                granted = proposing => Ok(granted),
+                () = self.node.stop.cancelled() => Err(status::stopping()),
+            }
+        };
+        match deadline {
+            Some(deadline) => timeout_at(deadline, waiting)
+                .await
+                .unwrap_or_else(|_| Err(status::not_confirmed(request_id))),
+            None => waiting.await,
+        }
+    }
+
+    /// Why a wish was not taken. Whoever was removed is told by whom, and of a chat that has ended
+    /// to come back, what it waits for.
+    fn refused(&self, chat: &ChatShared, error: Unable) -> Status {
+        match (error, chat.view.borrow().status.removed_by) {
+            (Unable::Propose(ProposeError::NotMember), Some(by)) => status::removed(by),
+            (Unable::NoChat, _) if chat.is_away() => {
+                let ailing = self.node.lives.ailing().get(&chat.id).cloned();
+                ailing.map_or_else(|| status::storage_damaged(REPAIRED), |ailing| ailing.refusal())
+            }
+            _ => unable(error),
+        }
     }
 }
 
@@ -443,7 +493,7 @@ async fn await_other_host(
 
 /// A wish of this moment, which no request repeats.
 pub(super) fn wish(payload: Payload, wait: Wait) -> Wish {
-    Wish { request_id: None, payload, created_at_ms: now_ms(), trace: None, wait }
+    Wish { request_id: None, looked: None, payload, created_at_ms: now_ms(), trace: None, wait }
 }
 
 fn invite_timeout(seconds: u32) -> Duration {

@@ -15,6 +15,7 @@ use tonic::Status;
 
 use super::node::Node;
 use super::status::{cursor_ahead, internal, slow_consumer, storage_damaged, store};
+use crate::planted::{Mistake, planted};
 use crate::protocol::types::{ChatId, Index};
 use crate::runtime::feed::{After, FRAME_BYTES_MAX};
 use crate::runtime::handle::ChatShared;
@@ -26,6 +27,9 @@ use crate::wire::{hex, pb};
 
 /// Without anything new, a sign of life is sent so often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
+
+/// Between looks whether a cursor that lies ahead is known to be good or bad.
+const AHEAD_LOOK: Duration = Duration::from_millis(100);
 
 pub type Frames = Pin<Box<dyn Stream<Item = Result<FeedFrame, Status>> + Send>>;
 
@@ -56,11 +60,16 @@ struct Position {
 
 impl Position {
     fn new(chat: Arc<ChatShared>, after: Index) -> Self {
-        let missed_through = Some(chat.feed.commit());
+        let missed_through = Some(chat.feed.commit().max(after));
         // Who reads from the beginning learns the names on the way.
         let names = if after == 0 { Names::new() } else { (*chat.feed.names()).clone() };
         let label = [chat_attribute(chat.id)];
         Self { chat, after, missed_through, behind_since: None, names, label }
+    }
+
+    /// The reader has been shown more, by an earlier run, than is known to be committed here yet.
+    fn is_ahead(&self) -> bool {
+        self.after > self.chat.feed.commit()
     }
 
     /// The reader is given everything up to there.
@@ -78,6 +87,15 @@ impl Position {
     }
 }
 
+/// Whether the log has nothing at `index` that anybody could have been shown here: it is as far as
+/// its host's. Until then a position that a former run has shown may lie ahead of what is known to
+/// be committed, because that is written down a moment later.
+fn is_never_known(chat: &ChatShared, index: Index) -> bool {
+    // In this order: what has come up to a host's commit index stays so.
+    let is_caught_up = chat.view.borrow().status.caught_up || planted(Mistake::ShownNotWaitedFor);
+    is_caught_up && !chat.is_away() && index > chat.feed.commit()
+}
+
 impl Reader {
     /// A reader of these positions; of all chats from their beginnings when there are none.
     pub fn new(
@@ -86,9 +104,8 @@ impl Reader {
         stall: Duration,
     ) -> Result<Self, Status> {
         for (chat, after) in &cursors {
-            let committed = chat.feed.commit();
-            if *after > committed {
-                return Err(cursor_ahead(hex(&chat.id.0), committed));
+            if is_never_known(chat, *after) {
+                return Err(cursor_ahead(hex(&chat.id.0), chat.feed.commit()));
             }
         }
         Ok(Self {
@@ -181,6 +198,12 @@ impl Reader {
             position.behind_since = None;
             return Ok(());
         }
+        if is_never_known(&position.chat, position.after) {
+            return Err(cursor_ahead(hex(&position.chat.id.0), position.chat.feed.commit()));
+        }
+        if position.is_ahead() {
+            return Ok(());
+        }
         match position.chat.feed.after(position.after) {
             After::Nothing => position.behind_since = None,
             After::Frame(more, after) => {
@@ -232,6 +255,8 @@ impl Reader {
                     std::future::pending::<()>().await;
                 }
             }
+            // What a cursor ahead waits for may come without anything new.
+            () = tokio::time::sleep(AHEAD_LOOK), if self.chats.iter().any(Position::is_ahead) => {}
             () = tokio::time::sleep(PROGRESS_EVERY) => {
                 for position in &self.chats {
                     let progress = pb::Progress { sequence: position.after };

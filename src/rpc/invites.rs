@@ -73,6 +73,9 @@ pub struct Invites {
     links: BTreeMap<InviteLinkId, OwnLink>,
 }
 
+/// For so long what has ended is kept, so that the person may see that it has.
+pub const ENDED_KEPT_MS: u64 = 86_400_000;
+
 /// What an invitation by address is kept under.
 pub fn outgoing_key(chat: ChatId, address: &str) -> String {
     format!("{chat}/{address}")
@@ -122,6 +125,29 @@ impl Invites {
     ) -> Result<(), StorageError> {
         store.put(INCOMING, &chat.to_string(), &to_json(&invite))?;
         self.incoming.insert(chat, invite);
+        Ok(())
+    }
+
+    /// Forgets what has ended a day ago and, of what has ended, as much as is needed that one more
+    /// makes `most` of them. What was answered stays until the answer has arrived or is given up.
+    pub fn remove_ended_incoming(
+        &mut self,
+        store: &PeerStore,
+        now_ms: u64,
+        most: usize,
+    ) -> Result<(), StorageError> {
+        let ended = self
+            .incoming
+            .iter()
+            .filter(|(_, invite)| invite.answer.is_none() && invite.expires_at_ms <= now_ms);
+        let mut ended: Vec<_> = ended.map(|(chat, it)| (it.expires_at_ms, *chat)).collect();
+        ended.sort_unstable();
+        let surplus = (self.incoming.len() + 1).saturating_sub(most);
+        for (place, (expires_at_ms, chat)) in ended.into_iter().enumerate() {
+            if place < surplus || expires_at_ms.saturating_add(ENDED_KEPT_MS) <= now_ms {
+                self.remove_incoming(store, chat)?;
+            }
+        }
         Ok(())
     }
 
@@ -216,5 +242,53 @@ mod text {
         D: Deserializer<'de>,
     {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::DataDir;
+
+    fn invite(expires_at_ms: u64, is_answered: bool) -> IncomingInvite {
+        let answer = InviteAnswer { accept: true, incarnation: 1 };
+        IncomingInvite {
+            chat_name: String::new(),
+            inviter: PeerId([1; 32]),
+            inviter_name: String::new(),
+            inviter_address: String::new(),
+            expires_at_ms,
+            answer: is_answered.then_some(answer),
+            link: String::new(),
+        }
+    }
+
+    #[test]
+    fn r43_what_has_ended_makes_room_and_goes_after_a_day() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = DataDir::open(dir.path()).expect("it opens");
+        let store = data.peer_store().expect("it opens");
+        let mut invites = Invites::load(&store).expect("it reads");
+        let chat = |number| ChatId([number; 16]);
+        let kept =
+            |invites: &Invites| invites.incoming().keys().map(|chat| chat.0[0]).collect::<Vec<_>>();
+        let now = 10 * ENDED_KEPT_MS;
+        for (number, expires_at_ms, is_answered) in [
+            (1, now - 2, false),
+            (2, now - 3, false),
+            (3, now + 1, false),
+            (4, now - ENDED_KEPT_MS, true),
+            (5, now - ENDED_KEPT_MS, false),
+        ] {
+            let invite = invite(expires_at_ms, is_answered);
+            invites.put_incoming(&store, chat(number), invite).expect("durable");
+        }
+        invites.remove_ended_incoming(&store, now, 6).expect("durable");
+        assert_eq!(kept(&invites), [1, 2, 3, 4], "a day is over for one");
+        invites.remove_ended_incoming(&store, now, 4).expect("durable");
+        assert_eq!(kept(&invites), [1, 3, 4], "the one that ended first makes room");
+        invites.remove_ended_incoming(&store, now, 1).expect("durable");
+        assert_eq!(kept(&invites), [3, 4], "what is open or answered stays");
+        assert_eq!(kept(&Invites::load(&store).expect("it reads")), [3, 4]);
     }
 }

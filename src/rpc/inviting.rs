@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::dial::dial;
-use super::invites::{OutgoingInvite, outgoing_key};
+use super::invites::{ENDED_KEPT_MS, OutgoingInvite, outgoing_key};
 use super::node::{Node, now_ms};
 use super::status::unable;
 use crate::protocol::types::{ChatId, MemberState, Membership, Payload, PeerId};
@@ -22,6 +22,8 @@ const RESEND_MAX: Duration = Duration::from_secs(60);
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// Between looks at the wall clock, which may jump.
 const LOOK_MAX: Duration = Duration::from_secs(30);
+/// The same where it is only about forgetting one that has ended.
+const ENDED_LOOK_MAX: Duration = Duration::from_secs(3_600);
 
 /// Starts the task, unless it runs.
 pub fn start(node: &Arc<Node>, invite: &OutgoingInvite) {
@@ -53,6 +55,7 @@ fn lock(node: &Node) -> MutexGuard<'_, BTreeSet<String>> {
 
 async fn bring(node: &Node, key: &str) {
     let mut wait = RESEND_MIN;
+    let mut taken_back = None;
     loop {
         // Looked up each time: the person may have taken it back, or sent it anew.
         let changed = node.invite_changed.notified();
@@ -62,8 +65,18 @@ async fn bring(node: &Node, key: &str) {
         }
         let left = Duration::from_millis(invite.expires_at_ms.saturating_sub(now_ms()));
         if left.is_zero() {
-            end(node, &invite).await;
-            return;
+            if taken_back != Some(invite.expires_at_ms) {
+                end(node, &invite).await;
+                taken_back = Some(invite.expires_at_ms);
+            }
+            let forgotten_at_ms = invite.expires_at_ms.saturating_add(ENDED_KEPT_MS);
+            if now_ms() >= forgotten_at_ms {
+                forget(node, key, &invite);
+                return;
+            }
+            let left = Duration::from_millis(forgotten_at_ms.saturating_sub(now_ms()));
+            let _ = timeout(left.min(ENDED_LOOK_MAX), changed).await;
+            continue;
         }
         if invite.reached.is_some() {
             let look = left.min(LOOK_MAX);
@@ -113,6 +126,17 @@ async fn is_in_log(node: &Node, invite: &OutgoingInvite) {
         }
     }
     std::future::pending().await // the chat has ended here
+}
+
+/// The person has had the time to see that it has ended.
+fn forget(node: &Node, key: &str, invite: &OutgoingInvite) {
+    let mut invites = node.lock_invites();
+    // It may have been sent anew meanwhile.
+    if invites.outgoing_to(key) == Some(invite)
+        && let Err(error) = invites.remove_outgoing(&node.store, key)
+    {
+        tracing::error!(%error, "cannot remove an invitation: see to the disk");
+    }
 }
 
 fn note(node: &Node, key: &str, invite: OutgoingInvite) {
@@ -187,6 +211,7 @@ async fn attempt(node: &Node, invite: &OutgoingInvite) -> Result<(PeerId, String
 async fn propose(node: &Node, chat: ChatId, change: Membership) -> Result<(), Status> {
     let wish = Wish {
         request_id: None,
+        looked: None,
         payload: Payload::Membership(change),
         created_at_ms: now_ms(),
         trace: None,

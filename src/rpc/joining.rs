@@ -187,6 +187,8 @@ pub struct Attempt {
     generation: Generation,
     /// Whether there is such a store, which takes part in no other generation.
     comes_back: bool,
+    /// Another generation than the store's that a member was met in.
+    elsewhere: Option<Generation>,
 }
 
 impl Attempt {
@@ -203,8 +205,8 @@ impl Attempt {
             doors.extend(others.map(|(hint, address)| Door { who: Who::Beginning(hint), address }));
         }
         let expires_at_ms = invite.expires_at_ms;
-        let (generation, comes_back) = (0, false);
-        Some(Self { chat, expires_at_ms, answer, seed, doors, generation, comes_back })
+        let (generation, comes_back, elsewhere) = (0, false, None);
+        Some(Self { chat, expires_at_ms, answer, seed, doors, generation, comes_back, elsewhere })
     }
 
     /// Of a member that comes back in another incarnation (R9), through one of the others that take
@@ -221,8 +223,13 @@ impl Attempt {
         };
         let doors = contacts.iter().map(door).collect();
         let answer = InviteAnswer { accept: true, incarnation };
-        let (expires_at_ms, seed, comes_back) = (u64::MAX, None, true);
-        Self { chat, expires_at_ms, answer, seed, doors, generation, comes_back }
+        let (expires_at_ms, seed, comes_back, elsewhere) = (u64::MAX, None, true, None);
+        Self { chat, expires_at_ms, answer, seed, doors, generation, comes_back, elsewhere }
+    }
+
+    /// Another generation than the store's that a member was met in.
+    pub fn elsewhere(&self) -> Option<Generation> {
+        self.elsewhere
     }
 
     /// How many members there are to ask.
@@ -237,6 +244,7 @@ impl Attempt {
             self.generation = found.generation;
         } else if found.generation != self.generation {
             // R30: a join there would end this peer's place in a course that it has no part in.
+            self.elsewhere = Some(found.generation);
             return Err(status::no_host().into());
         }
         for member in &found.members {
@@ -421,6 +429,7 @@ fn refused_by_host(reason: RefusedReason) -> Problem {
         RefusedReason::StaleTerm
         | RefusedReason::NotHost { .. }
         | RefusedReason::OtherGeneration
+        | RefusedReason::Outlived { .. }
         | RefusedReason::WrongIncarnation { .. } => Problem::Passing(status::no_host()),
     }
 }

@@ -404,6 +404,22 @@ pub async fn note_begun(
     on_disk(node, move |kept| kept.note_begun(chat, begun, now_ms)).await
 }
 
+/// Writes down that a member takes part in that generation.
+pub async fn hear(
+    node: &Arc<Node>,
+    chat: ChatId,
+    over: &CancellationToken,
+    generation: Generation,
+) {
+    let _life = node.lives.turn(chat).await;
+    if over.is_cancelled() {
+        return;
+    }
+    if let Err(error) = on_disk(node, move |kept| kept.hear(chat, generation)).await {
+        tracing::error!(%error, "cannot keep where a chat goes on: see to the disk");
+    }
+}
+
 /// The host has taken this peer back: what has begun runs.
 pub async fn taken_back(
     node: &Arc<Node>,

@@ -33,7 +33,7 @@ mod peers;
 mod reach;
 mod readiness;
 mod reason;
-mod records;
+pub mod records;
 mod repair;
 mod resolve;
 mod scrape;

@@ -146,7 +146,7 @@ impl Node {
             let is_kept =
                 known.is_some_and(|known| known.expires_at_ms > now || known.answer.is_some());
             if !is_kept {
-                self.check_waiting(&invites, now)?;
+                self.make_room(&mut invites, now)?;
                 invites.put_incoming(&self.store, chat, invite).map_err(storage)?;
             }
         }
@@ -191,7 +191,7 @@ impl Node {
         let mut invites = self.lock_invites();
         let known = invites.incoming().get(&link.chat);
         if known.is_none_or(|known| known.link != text) {
-            self.check_waiting(&invites, now_ms())?;
+            self.make_room(&mut invites, now_ms())?;
             let invite = IncomingInvite {
                 chat_name: String::new(),
                 inviter: link.inviter,
@@ -275,10 +275,11 @@ impl Node {
         self.handle.chat(chat).is_some_and(|chat| !chat.is_read_only())
     }
 
-    fn check_waiting(&self, invites: &Invites, now_ms: u64) -> Result<(), Status> {
-        let waiting = invites.incoming().values();
-        let waiting = waiting.filter(|invite| invite.expires_at_ms > now_ms).count();
-        if waiting >= self.limits.invites_pending_max {
+    /// For one more invitation: those that have ended give way.
+    fn make_room(&self, invites: &mut Invites, now_ms: u64) -> Result<(), Status> {
+        let most = self.limits.invites_pending_max;
+        invites.remove_ended_incoming(&self.store, now_ms, most).map_err(storage)?;
+        if invites.incoming().len() >= most {
             return Err(status::too_many_invites());
         }
         Ok(())

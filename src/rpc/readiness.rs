@@ -66,9 +66,10 @@ impl Seen {
         let votes = self.votes(me, status);
         if status.role == Role::Host && status.serving {
             self.caught_up = true;
-        } else if status.serving {
-            // What the host had at the last look must be here by now. What it has at this moment is
-            // on its way, always, while people write.
+        } else if status.serving || status.caught_up {
+            // While its host is silent, a peer stays what it was. What the host had at the last
+            // look must be here by now. What it has at this moment is on its way, always, while
+            // people write.
             self.caught_up = goal.map_or(self.caught_up, |goal| status.commit >= goal);
             let of_host = status.host.and_then(|host| status.receipts.get(&host));
             self.goal = of_host.map(|receipt| receipt.delivered);

@@ -1,7 +1,7 @@
 //! What this peer knows of its chats without their files: who else is in them, and where. It is
 //! what a chat is repaired from when its file is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,8 @@ use crate::runtime::handle::ChatView;
 use crate::storage::{PeerStore, StorageError};
 
 const CHATS: &str = "chats";
+/// Of more generations that members were heard in, the least are forgotten.
+const HEARD_MAX: usize = 16;
 
 /// One chat's record; the chat's id is its key.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -28,11 +30,25 @@ pub struct ChatRecord {
     /// earlier version of this program has not said.
     #[serde(default)]
     pub incarnation: Incarnation,
+    /// The file of that incarnation is about to be made: any other one is older.
+    #[serde(default)]
+    pub is_claimed: bool,
+    /// Those that members have been heard in: what a person may choose to follow.
+    #[serde(default)]
+    pub heard: BTreeSet<Generation>,
     /// When the chat began anew here for the last time; 0 if it never did.
     pub renewed_at_ms: u64,
 }
 
 impl ChatRecord {
+    /// Takes note of the generations that members are in.
+    pub fn hear(&mut self, generations: impl IntoIterator<Item = Generation>) {
+        self.heard.extend(generations);
+        while self.heard.len() > HEARD_MAX {
+            self.heard.pop_first();
+        }
+    }
+
     /// The other members.
     pub fn contacts(&self) -> Vec<(PeerId, String)> {
         let members = self.members.iter();
@@ -98,7 +114,11 @@ pub fn renew(
     // A log that is still coming in does not say yet who is there.
     if is_known {
         let (name, generation) = (view.status.chat_name.clone(), view.status.generation);
-        put(store, chat, &ChatRecord { name, members, generation, incarnation, ..before })?;
+        let is_claimed = false;
+        let mut record =
+            ChatRecord { name, members, generation, incarnation, is_claimed, ..before };
+        record.hear(view.status.other_generations.values().copied());
+        put(store, chat, &record)?;
     }
     Ok(())
 }

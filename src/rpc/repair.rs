@@ -163,7 +163,7 @@ async fn step(
         return Err(Obstacle::Final(NOBODY.to_owned()));
     }
     if begun.is_none() {
-        find_host(node, *chat, &record).await?;
+        find_host(node, patient, &record).await?;
         if is_too_soon(record.renewed_at_ms, now_ms()) {
             return Err(Obstacle::Wait(TOO_SOON.to_owned()));
         }
@@ -200,7 +200,16 @@ async fn step(
             }
         }
     }
-    Err(Obstacle::Wait(WAITS_FOR_HOST.to_owned()))
+    // It may be the wrong generation that a person has chosen.
+    let Some(elsewhere) = attempt.elsewhere() else {
+        return Err(Obstacle::Wait(WAITS_FOR_HOST.to_owned()));
+    };
+    life::hear(node, *chat, over, elsewhere).await;
+    let (own, elsewhere) = (generation_text(generation), generation_text(elsewhere));
+    Err(Obstacle::Wait(format!(
+        "{WAITS_FOR_HOST}. It takes part in generation {own}, and a member was met in {elsewhere}: \
+         `demes recover {chat} --follow {elsewhere}` goes there, while the peer is stopped"
+    )))
 }
 
 /// The repair was ended meanwhile, and this task with it.
@@ -216,10 +225,15 @@ fn is_too_soon(renewed_at_ms: u64, now_ms: u64) -> bool {
 
 /// Asks the members until one says that it has the chat, and this peer in it, and that the chat has
 /// a host. Without one nobody could take this peer back, and its old vote may be needed yet.
-async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(), Obstacle> {
+async fn find_host(
+    node: &Arc<Node>,
+    patient: &Patient,
+    record: &ChatRecord,
+) -> Result<(), Obstacle> {
+    let Patient { chat, over, .. } = patient;
     let contacts = record.contacts();
     let me = node.handle.me().to_string();
-    let mut attempt = Attempt::to_come_back(chat, 0, record.generation, &contacts);
+    let mut attempt = Attempt::to_come_back(*chat, 0, record.generation, &contacts);
     // What the members say that do not help; the first word counts.
     let mut holders = 0;
     let mut obstacle = None;
@@ -238,11 +252,12 @@ async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(),
         };
         if found.generation != record.generation {
             // R30: only a person decides which course of the chat to take part in.
+            life::hear(node, *chat, over, found.generation).await;
             let generation = generation_text(found.generation);
             obstacle.get_or_insert_with(|| {
                 format!(
-                    "A member has recovered the chat: `demes recover --follow {generation}` takes \
-                     part in that, while the peer is stopped"
+                    "A member has recovered the chat: `demes recover {chat} --follow {generation}` \
+                     takes part in that, while the peer is stopped"
                 )
             });
         } else if !found.members.iter().any(|member| member.peer_id == me) {

@@ -48,7 +48,7 @@ pub fn unable(error: Unable) -> Status {
     match error {
         Unable::NoChat => chat_not_found(),
         Unable::Stopping | Unable::Propose(ProposeError::Stopping) => stopping(),
-        Unable::Busy => status(Reason::Busy, error.to_string(), []),
+        Unable::Busy | Unable::LookAgain => status(Reason::Busy, error.to_string(), []),
         Unable::Propose(ProposeError::NotMember) => not_member(),
         Unable::Propose(ProposeError::OutboxFull) => status(
             Reason::OutboxFull,

@@ -1,160 +1,471 @@
-//! What an earlier incarnation of this peer had in its outbox when the chat began anew (R9, R37).
+//! What is to be said and cannot be said yet: what an earlier incarnation of this peer had in its
+//! outbox when the chat began anew (R9, R37), and what comes before that is sorted out.
 //!
-//! Each submission may be in the log, or not. The host ends an incarnation's submissions where its
-//! successor joins, so that the log up to there says it: what is missing then is said again, with a
-//! new number, and becomes part of the outbox in the same write that forgets that it was carried.
+//! Each of these submissions may be in the log, or not. The host ends an incarnation's submissions
+//! where its successor joins, so that the log up to there says it. Until it has come that far,
+//! nobody can tell a new request from one that is repeated. So whatever is said meanwhile is made
+//! durable behind what is carried, and a repeat of it is bound to it. Then all that the log lacks
+//! is said again, with a new number and in its order, and becomes part of the outbox in the same
+//! write that forgets that it was carried. What comes later stands behind it.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use tokio::sync::oneshot;
 
 use super::chat::Chat;
 use super::driver::Io;
+use super::handle::{Granted, Unable, Wait, Wish};
 use super::journal::Done;
-use crate::protocol::event::{Event, Proposal};
+use super::proposing::Waiting;
+use crate::planted::{Mistake, planted};
+use crate::protocol::event::{Event, Proposal, ProposeError};
 use crate::protocol::sign::{needs_signature, signed_submission};
 use crate::protocol::time::Instant;
-use crate::protocol::types::{Entry, Incarnation, Index, MemberState, Payload, PeerId, Submission};
+use crate::protocol::types::{
+    Entry, Incarnation, Index, MemberState, Membership, Payload, PeerId, Submission,
+};
 use crate::storage::{ChatReader, StorageError};
 
 /// How much of the log is read at a time.
 const READ_BYTES: usize = 1 << 20;
 
-/// The state of what is carried.
-pub(super) enum Carried {
-    /// Nothing is.
-    None,
-    /// The log is not known up to this incarnation's Join.
-    Waiting(Vec<Submission>),
+/// What is carried, in its order, and who waits for it.
+#[derive(Default)]
+pub(super) struct Carried {
+    items: Vec<Item>,
+    /// So many of the first may be in the log. What came when the log was known up to this
+    /// incarnation's Join is new.
+    doubtful: usize,
     /// The log is being read.
-    Sifting(Vec<Submission>),
-    /// These are not in the log.
-    Left(Vec<Submission>),
-    /// They are in the outbox with the next write.
-    Ending,
+    is_sifting: bool,
+    by_id: HashMap<String, Ticket>,
+    waiting: BTreeMap<Ticket, Vec<Waiting>>,
+    /// Tickets up to this one are durable, and `stored` of them were there at the start.
+    durable_through: Ticket,
+    stored: Ticket,
+    last: Ticket,
+    /// All are in the outbox, or in the log, with the next write.
+    is_ending: bool,
+}
+
+/// Counts what is carried, from 1 on.
+type Ticket = u64;
+
+struct Item {
+    ticket: Ticket,
+    submission: Submission,
 }
 
 impl Carried {
-    pub fn new(submissions: Vec<Submission>) -> Self {
-        if submissions.is_empty() { Self::None } else { Self::Waiting(submissions) }
+    /// What the store carries, in its order. What is in the outbox as well is there already.
+    pub fn new(submissions: Vec<Submission>, outbox: &[Submission]) -> Self {
+        let mut known: HashSet<&str> = outbox.iter().filter_map(request_id).collect();
+        let mut new = Vec::new();
+        for submission in &submissions {
+            if request_id(submission).is_none_or(|id| known.insert(id)) {
+                new.push(submission.clone());
+            }
+        }
+        let mut carried = Self::default();
+        carried.is_ending = new.is_empty() && !submissions.is_empty();
+        for submission in new {
+            carried.add(submission);
+        }
+        carried.doubtful = carried.items.len();
+        (carried.stored, carried.durable_through) = (carried.last, carried.last);
+        carried
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        match self {
-            Self::None | Self::Ending => 0,
-            Self::Waiting(submissions) | Self::Sifting(submissions) | Self::Left(submissions) => {
-                submissions.len()
-            }
-        }
+        self.items.len()
     }
 
-    /// Whether the loop should look at them from time to time.
-    pub fn is_waiting(&self) -> bool {
-        matches!(self, Self::Waiting(_) | Self::Left(_))
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
     }
 
     /// Whether the write that is made now is the one that forgets them.
     pub fn ends_with_this_write(&mut self) -> bool {
-        let ends = matches!(self, Self::Ending);
-        if ends {
-            *self = Self::None;
+        std::mem::take(&mut self.is_ending)
+    }
+
+    /// Forgets who waits no more.
+    pub fn sweep(&mut self) {
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(|waiting| !waiting.reply.is_closed());
+            !waiting.is_empty()
+        });
+    }
+
+    /// Takes whoever waits.
+    pub fn take_waiting(&mut self) -> impl Iterator<Item = Waiting> + use<> {
+        std::mem::take(&mut self.waiting).into_values().flatten()
+    }
+
+    fn add(&mut self, submission: Submission) -> Ticket {
+        self.last += 1;
+        let ticket = self.last;
+        if let Some(id) = request_id(&submission) {
+            self.by_id.insert(id.to_owned(), ticket);
         }
-        ends
+        self.items.push(Item { ticket, submission });
+        ticket
+    }
+
+    fn wait(
+        &mut self,
+        ticket: Ticket,
+        wait: Wait,
+        reply: oneshot::Sender<Result<Granted, Unable>>,
+    ) {
+        if wait == Wait::Queued && ticket <= self.durable_through {
+            let _ = reply.send(Ok(QUEUED));
+        } else {
+            self.waiting.entry(ticket).or_default().push(Waiting { wait, reply });
+        }
+    }
+
+    /// Whether this peer wants to leave once it can.
+    fn has_leaving(&self) -> bool {
+        let leaving = Payload::Membership(Membership::Leaving);
+        self.items.iter().any(|item| item.submission.payload == leaving)
+    }
+
+    /// So many have become durable since the start.
+    fn became_durable(&mut self, count: u64) {
+        self.durable_through = self.stored + count;
+        for (_, waiting) in self.waiting.range_mut(..=self.durable_through) {
+            for done in waiting.extract_if(.., |waiting| waiting.wait == Wait::Queued) {
+                let _ = done.reply.send(Ok(QUEUED));
+            }
+        }
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
     }
 }
 
+/// What stands nowhere yet and is durable has no number.
+const QUEUED: Granted = Granted { number: 0, index: None };
+
 impl Chat {
+    /// Whether the log has not come up to this incarnation's Join. Then nobody knows which requests
+    /// an earlier one has made.
+    fn awaits_join(&self, me: PeerId) -> bool {
+        let member = self.replica.log().state().members.get(&me);
+        member.is_none_or(|member| {
+            member.incarnation != self.shared.incarnation || member.state == MemberState::Invited
+        })
+    }
+
+    /// Whether a wish goes into the outbox at once.
+    pub fn is_settled(&self, me: PeerId) -> bool {
+        (self.carried.is_empty() || planted(Mistake::CarriedOvertaken)) && !self.awaits_join(me)
+    }
+
+    /// Binds a wish to what it repeats of what is carried. Gives it back if it does not.
+    pub fn repeat_carried(
+        &mut self,
+        wish: &Wish,
+        reply: oneshot::Sender<Result<Granted, Unable>>,
+    ) -> Option<oneshot::Sender<Result<Granted, Unable>>> {
+        let ticket = wish.request_id.as_deref().and_then(|id| self.carried.by_id.get(id));
+        let Some(&ticket) = ticket.filter(|_| !planted(Mistake::CarriedNotKnown)) else {
+            return Some(reply);
+        };
+        self.carried.wait(ticket, wish.wait, reply);
+        None
+    }
+
+    /// Keeps a wish behind what is carried.
+    pub fn carry(&mut self, wish: Wish, reply: oneshot::Sender<Result<Granted, Unable>>, io: &Io) {
+        let is_doubtful = self.awaits_join(io.identity.peer_id());
+        if let Err(error) = self.can_carry(is_doubtful, &wish.payload) {
+            let _ = reply.send(Err(Unable::Propose(error)));
+            return;
+        }
+        let Wish { payload, created_at_ms, trace, wait, .. } = wish;
+        let submission = Submission { number: 0, created_at_ms, trace, payload, signature: None };
+        self.journal.carry(submission.clone());
+        let ticket = self.carried.add(submission);
+        if is_doubtful {
+            self.carried.doubtful = self.carried.len();
+        }
+        self.carried.wait(ticket, wait, reply);
+        self.touched = true;
+    }
+
+    fn can_carry(&self, is_doubtful: bool, payload: &Payload) -> Result<(), ProposeError> {
+        if self.carried.has_leaving() {
+            return Err(ProposeError::NotMember);
+        }
+        if !is_doubtful {
+            self.replica.can_propose(payload)?;
+        }
+        self.replica.can_keep(self.carried.len())
+    }
+
+    /// So many wishes have become durable since the start.
+    pub fn on_carried(&mut self, count: u64) {
+        self.carried.became_durable(count);
+    }
+
     /// Begins to look for what is carried once the log is known up to this incarnation's Join, and
     /// says again what is left as soon as the chat takes it.
-    pub fn sift_carried(&mut self, now: Instant, io: &Io) {
-        match std::mem::replace(&mut self.carried, Carried::None) {
-            Carried::Waiting(submissions) => self.sift(submissions, io),
-            Carried::Left(submissions) => self.say_again(now, submissions, io),
-            other => self.carried = other,
+    pub fn settle(&mut self, now: Instant, io: &Io) {
+        let me = io.identity.peer_id();
+        if self.carried.is_empty() || self.awaits_join(me) || self.carried.is_sifting {
+            return;
+        }
+        if self.carried.doubtful > 0 {
+            self.sift(me, io);
+        } else {
+            self.say_again(now, io);
         }
     }
 
-    /// The log has been read.
-    pub fn on_sifted(&mut self, left: Option<Vec<Submission>>) {
-        self.touched |= left.is_some();
-        self.carried = match (left, std::mem::replace(&mut self.carried, Carried::None)) {
-            (Some(left), Carried::Sifting(_)) => Carried::Left(left),
-            // Looked for again later.
-            (None, Carried::Sifting(submissions)) => Carried::Waiting(submissions),
-            (_, other) => other,
-        };
-    }
-
-    fn sift(&mut self, submissions: Vec<Submission>, io: &Io) {
-        let (me, incarnation) = (io.identity.peer_id(), self.shared.incarnation);
-        let joined = self.replica.log().state().members.get(&me);
-        let joined = joined.filter(|member| {
-            member.incarnation == incarnation && member.state == MemberState::Active
-        });
-        let Some(through) = joined.map(|member| member.since) else {
-            self.carried = Carried::Waiting(submissions);
-            return;
-        };
-        self.carried = Carried::Sifting(submissions.clone());
+    fn sift(&mut self, me: PeerId, io: &Io) {
+        let incarnation = self.shared.incarnation;
+        let member = self.replica.log().state().members.get(&me);
+        let Some(through) = member.map(|member| member.since) else { return };
+        if through > self.shared.feed.stored_through() {
+            return; // the disk may have what was cut since
+        }
+        self.carried.is_sifting = true;
+        let doubtful = self.carried.items[..self.carried.doubtful].iter();
+        let submissions: Vec<_> = doubtful.map(|item| item.submission.clone()).collect();
         let (chat, reader) = (self.id, self.shared.reader.clone());
         io.beside(move || {
-            Some(match left_over(&reader, me, incarnation, through, submissions) {
+            Some(match places(&reader, me, incarnation, through, &submissions) {
                 Err(error) if error.needs_repair() => Done::Damaged { chat, incarnation },
-                left => Done::Sifted { chat, incarnation, left: left.ok().flatten() },
+                found => Done::Sifted { chat, incarnation, found: found.ok().flatten() },
             })
         });
     }
 
-    fn say_again(&mut self, now: Instant, submissions: Vec<Submission>, io: &Io) {
-        let refused = submissions.iter().any(|s| self.replica.can_propose(&s.payload).is_err());
-        if refused {
-            self.carried = Carried::Left(submissions);
+    /// The log has been read. Where it was not there yet, it is read again later.
+    pub fn on_sifted(&mut self, found: Option<Vec<Option<Index>>>) {
+        self.carried.is_sifting = false;
+        let Some(found) = found.filter(|found| found.len() == self.carried.doubtful) else {
+            return;
+        };
+        self.touched = true;
+        let left = self.carried.items.split_off(self.carried.doubtful);
+        self.carried.doubtful = 0;
+        let items = std::mem::take(&mut self.carried.items);
+        for (item, index) in items.into_iter().zip(found) {
+            let Some(index) = index else {
+                self.carried.items.push(item);
+                continue;
+            };
+            let granted = Granted { number: item.submission.number, index: Some(index) };
+            if let Some(id) = request_id(&item.submission) {
+                self.carried.by_id.remove(id);
+                self.requests.add_committed(id.to_owned(), granted);
+            }
+            for waiting in self.carried.waiting.remove(&item.ticket).into_iter().flatten() {
+                let _ = waiting.reply.send(Ok(granted));
+            }
+        }
+        self.carried.items.extend(left);
+        self.carried.is_ending = self.carried.is_empty();
+    }
+
+    fn say_again(&mut self, now: Instant, io: &Io) {
+        let refused = |item: &Item| self.replica.can_propose(&item.submission.payload).is_err();
+        if self.carried.items.iter().any(refused) {
             return;
         }
-        let count = submissions.len();
-        tracing::info!(chat = ?self.id, count, "said again what an earlier incarnation had queued");
-        self.carried = Carried::Ending;
-        for submission in submissions {
+        let items = std::mem::take(&mut self.carried.items);
+        self.carried.by_id.clear();
+        self.carried.is_ending = true;
+        tracing::info!(chat = ?self.id, count = items.len(), "says what has waited for the log");
+        for Item { ticket, submission } in items {
             let Submission { created_at_ms, trace, payload, .. } = submission;
             let number = self.replica.next_number();
-            let signature = needs_signature(&payload).then(|| {
-                let (me, session) = (io.identity.peer_id(), self.shared.incarnation);
-                io.identity.sign(&signed_submission(self.id, me, session, number, &payload))
-            });
             if let Payload::Message { request_id, .. } = &payload {
                 self.requests.add(request_id.clone(), number);
             }
-            self.handle(now, Event::Propose(Proposal { payload, created_at_ms, trace, signature }));
+            if let Some(waiting) = self.carried.waiting.remove(&ticket) {
+                self.waiting.insert(number, waiting);
+            }
+            self.put(now, Proposal { payload, created_at_ms, trace, signature: None }, io);
         }
+    }
+
+    /// Puts a proposal, signed where that must be, into the outbox.
+    pub fn put(&mut self, now: Instant, mut proposal: Proposal, io: &Io) {
+        let number = self.replica.next_number();
+        proposal.signature = needs_signature(&proposal.payload).then(|| {
+            let (me, session) = (io.identity.peer_id(), self.shared.incarnation);
+            let payload = &proposal.payload;
+            io.identity.sign(&signed_submission(self.id, me, session, number, payload))
+        });
+        if let Some(measures) = &mut self.measures {
+            measures.set_now(now);
+            measures.on_proposed(number);
+        }
+        self.handle(now, Event::Propose(proposal));
     }
 }
 
-/// What of `submissions` no other incarnation of `me` has in the log up to `through`; `None` where
-/// the log on the disk does not reach that far yet.
-fn left_over(
+/// The id of the request that a submission was made by, if it is a message.
+pub(super) fn request_id(submission: &Submission) -> Option<&str> {
+    match &submission.payload {
+        Payload::Message { request_id, .. } => Some(request_id),
+        _ => None,
+    }
+}
+
+/// Where each of `submissions` stands in the log up to `through`, said by another incarnation of
+/// `me`; `None` where the log on the disk does not reach that far yet.
+fn places(
     reader: &ChatReader,
     me: PeerId,
     incarnation: Incarnation,
     through: Index,
-    mut submissions: Vec<Submission>,
-) -> Result<Option<Vec<Submission>>, StorageError> {
+    submissions: &[Submission],
+) -> Result<Option<Vec<Option<Index>>>, StorageError> {
+    if reader.entries(through, through, READ_BYTES)?.is_empty() {
+        return Ok(None);
+    }
+    let messages = submissions.iter().zip(0..);
+    let messages =
+        messages.filter_map(|(submission, place)| Some((request_id(submission)?, place)));
+    let messages: HashMap<&str, usize> = messages.collect();
+    let mut found = vec![None; submissions.len()];
     let mut next = 1;
-    while next <= through && !submissions.is_empty() {
+    while next <= through {
         let entries = reader.entries(next, through, READ_BYTES)?;
         if entries.is_empty() {
             return Ok(None);
         }
         for entry in entries.iter().filter(|e| e.author == me && e.session != incarnation) {
-            submissions.retain(|submission| !is_of(entry, submission));
+            let place = match &entry.payload {
+                _ if planted(Mistake::CarriedByNumber) => {
+                    submissions.iter().position(|it| it.number == entry.number)
+                }
+                Payload::Message { request_id, .. } => messages.get(request_id.as_str()).copied(),
+                _ => submissions.iter().position(|submission| is_of(entry, submission)),
+            };
+            if let Some(place) = place {
+                found[place].get_or_insert(entry.index);
+            }
         }
         next += entries.len() as Index;
     }
-    Ok(Some(submissions))
+    Ok(Some(found))
 }
 
-/// Whether the entry was made from the submission. The session under which that was is not known
-/// any more; the number, the moment and the content are enough.
-fn is_of(entry: &Arc<Entry>, submission: &Submission) -> bool {
-    entry.number == submission.number
-        && entry.created_at_ms == submission.created_at_ms
-        && entry.payload == submission.payload
+// The number says nothing: the entry may have been said again under another one before, and an old
+// copy of this peer's disk gives numbers away twice. A message is told by its request.
+/// Whether the entry, which is no message, was made from the submission.
+fn is_of(entry: &Entry, submission: &Submission) -> bool {
+    entry.created_at_ms == submission.created_at_ms && entry.payload == submission.payload
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::protocol::event::Persist;
+    use crate::protocol::types::{ChatId, Hash, Policy};
+    use crate::storage::ChatStore;
+
+    const ME: PeerId = PeerId([1; 32]);
+    const OTHER: PeerId = PeerId([2; 32]);
+
+    fn message(id: &str) -> Payload {
+        Payload::Message { request_id: id.into(), sealed: bytes::Bytes::from_static(b"x") }
+    }
+
+    fn policy(name: &str) -> Payload {
+        Payload::Policy(Policy { chat_name: name.into() })
+    }
+
+    fn submission(number: u64, payload: Payload) -> Submission {
+        Submission { number, created_at_ms: number, trace: None, payload, signature: None }
+    }
+
+    /// A store with these entries: author, session, number, payload.
+    fn store(entries: &[(PeerId, u64, u64, Payload)]) -> (tempfile::TempDir, ChatStore) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut store, _) = ChatStore::create(dir.path(), ChatId([7; 16]), 3, &[]).expect("new");
+        let mut log: Vec<Arc<Entry>> = Vec::new();
+        for ((author, session, number, payload), index) in entries.iter().cloned().zip(1..) {
+            let mut entry = Entry {
+                index,
+                term: 1,
+                author,
+                session,
+                number,
+                created_at_ms: number,
+                trace: None,
+                payload,
+                signature: None,
+                previous: log.last().map_or(Hash::default(), |entry| entry.hash),
+                hash: Hash::default(),
+            };
+            entry.hash = entry.computed_hash();
+            log.push(Arc::new(entry));
+        }
+        store.persist(&Persist { entries: log, ..Persist::default() }).expect("durable");
+        (dir, store)
+    }
+
+    #[test]
+    fn r9_what_the_log_has_of_an_earlier_incarnation_is_found_by_its_request() {
+        let (_dir, store) = store(&[
+            (ME, 1, 1, message("a")),
+            (OTHER, 1, 1, message("b")),
+            // Said again before, under another number.
+            (ME, 2, 1, message("c")),
+            (ME, 2, 2, policy("x")),
+            (ME, 3, 1, message("d")),
+            (ME, 2, 9, message("late")),
+        ]);
+        let submissions = [
+            submission(1, message("a")),
+            submission(2, message("b")),
+            submission(7, message("c")),
+            submission(2, policy("x")),
+            submission(3, policy("x")),
+            submission(5, message("d")),
+            submission(9, message("late")),
+        ];
+        let found = places(&store.reader(), ME, 3, 5, &submissions).expect("it reads");
+        let expected = vec![Some(1), None, Some(3), Some(4), None, None, None];
+        assert_eq!(found, Some(expected));
+        let beyond = places(&store.reader(), ME, 3, 7, &submissions).expect("it reads");
+        assert_eq!(beyond, None, "the log does not reach that far yet");
+    }
+
+    #[test]
+    fn r37_what_is_carried_counts_once_and_what_is_new_stands_behind_it() {
+        let carried = ["a", "b", "a", "c"].map(|id| submission(1, message(id)));
+        let outbox = [submission(1, message("b"))];
+        let mut carried = Carried::new(carried.into(), &outbox);
+        assert_eq!((carried.len(), carried.doubtful, carried.is_ending), (2, 2, false));
+        let ticket = carried.add(submission(0, message("new")));
+        assert_eq!((ticket, carried.len(), carried.doubtful), (3, 3, 2));
+
+        // What was there is durable; what is new waits for its sync.
+        let mut ask = |ticket, wait| {
+            let (reply, mut replied) = oneshot::channel();
+            carried.wait(ticket, wait, reply);
+            (replied.try_recv().is_ok(), replied)
+        };
+        assert!(ask(1, Wait::Queued).0);
+        assert!(!ask(1, Wait::Committed).0);
+        let (told, mut queued) = ask(3, Wait::Queued);
+        assert!(!told);
+        let (_, mut committed) = ask(3, Wait::Committed);
+        carried.became_durable(1);
+        assert_eq!(queued.try_recv(), Ok(Ok(QUEUED)));
+        assert!(committed.try_recv().is_err(), "nobody has committed it");
+
+        let mut over = Carried::new(vec![submission(1, message("b"))], &outbox);
+        assert!(over.is_empty() && over.ends_with_this_write() && !over.ends_with_this_write());
+    }
 }

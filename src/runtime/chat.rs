@@ -10,17 +10,18 @@ use tracing::Span;
 use super::absences::Absences;
 use super::carry::Carried;
 use super::driver::{Ended, Io};
-use super::handle::{Answer, ChatShared, ChatView, Granted, Unable, Wait, Wish};
+use super::handle::{Answer, ChatShared, ChatView, Granted, Unable};
 use super::journal::Journal;
 use super::measure::Measures;
 use super::outbox::{HeartbeatSlot, dropped};
+use super::proposing::Waiting;
 use super::requests::Requests;
 use super::spans::Spans;
 use crate::crypto::Identity;
-use crate::protocol::event::{DiskState, Event, Notice, Proposal, ProposeError, Ready};
+use crate::protocol::event::{DiskState, Event, Notice, ProposeError, Ready};
 use crate::protocol::message::{Body, Message, Submit};
 use crate::protocol::replica::Replica;
-use crate::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
+use crate::protocol::sign::{signed_hand_over, signed_submission};
 use crate::protocol::time::{Instant, MS, Micros};
 use crate::protocol::types::{
     CallId, ChatId, Entry, Index, Member, Number, Payload, PeerId, TraceContext,
@@ -36,6 +37,9 @@ pub(super) const SYNC_DEAD_US: Micros = 20_000 * MS;
 const CONTACTS_MAX: usize = 64;
 /// A chat's view is renewed at most this often, unless the host or the members changed.
 const VIEW_US: Micros = 50 * MS;
+/// What people are told of two running peers with one key.
+const KEY_IN_USE: &str = "another running peer has this one's key, and takes part in its place: \
+                          stop one of the two, and begin that one anew with a key of its own";
 
 /// One chat.
 pub(super) struct Chat {
@@ -79,6 +83,9 @@ pub(super) struct Pending {
     /// Whether the storage thread has a job for it.
     written: bool,
     since: Instant,
+    /// The commit index that it writes down, and the last of the entries.
+    commit: Option<Index>,
+    last: Option<Index>,
     messages: Vec<Message>,
     notices: Vec<Notice>,
     /// What is traced of it; the spans end with this.
@@ -90,12 +97,6 @@ pub(super) struct Pending {
 pub(super) struct Streams {
     replicate: Option<mpsc::Sender<Message>>,
     heartbeats: Option<Arc<HeartbeatSlot>>,
-}
-
-/// Somebody who waits for a proposal.
-pub(super) struct Waiting {
-    wait: Wait,
-    reply: oneshot::Sender<Result<Granted, Unable>>,
 }
 
 impl Chat {
@@ -135,7 +136,7 @@ impl Chat {
     pub fn run(&mut self, now: Instant, io: &mut Io) {
         self.touched = false;
         self.set_now(now);
-        self.sift_carried(now, io);
+        self.settle(now, io);
         let ready = self.replica.take_ready();
         if !ready.is_empty() {
             self.execute(now, ready, io);
@@ -194,56 +195,17 @@ impl Chat {
                 break;
             }
             let pending = self.pending.pop_front().expect("there is a first one");
+            if let Some(commit) = pending.commit {
+                self.requests.stored(commit);
+            }
+            if let Some(last) = pending.last {
+                io.committed |= self.shared.feed.stored(last);
+            }
             self.finish(pending.messages, pending.notices, io);
             if pending.written {
                 self.handle(now, Event::Persisted { ready: pending.ready, sync_us });
             }
         }
-    }
-
-    /// Puts a wish into the outbox, or joins it to the one that it repeats.
-    pub fn propose(
-        &mut self,
-        now: Instant,
-        wish: Wish,
-        reply: oneshot::Sender<Result<Granted, Unable>>,
-        io: &Io,
-    ) {
-        if let Some(known) = wish.request_id.as_deref().and_then(|id| self.requests.get(id)) {
-            let enough = known.index.is_some()
-                || (wish.wait == Wait::Queued && known.number <= self.queued_through);
-            if enough {
-                let _ = reply.send(Ok(known));
-            } else {
-                let waiting = Waiting { wait: wish.wait, reply };
-                self.waiting.entry(known.number).or_default().push(waiting);
-            }
-            return;
-        }
-        if let Err(error) = self.replica.can_propose(&wish.payload) {
-            let _ = reply.send(Err(Unable::Propose(error)));
-            return;
-        }
-        let number = self.replica.next_number();
-        let signature = needs_signature(&wish.payload).then(|| {
-            let (me, session) = (io.identity.peer_id(), self.shared.incarnation);
-            io.identity.sign(&signed_submission(self.id, me, session, number, &wish.payload))
-        });
-        if let Some(id) = wish.request_id {
-            self.requests.add(id, number);
-        }
-        if let Some(measures) = &mut self.measures {
-            measures.set_now(now);
-            measures.on_proposed(number);
-        }
-        self.waiting.entry(number).or_default().push(Waiting { wait: wish.wait, reply });
-        let proposal = Proposal {
-            payload: wish.payload,
-            created_at_ms: wish.created_at_ms,
-            trace: self.spans.as_mut().and_then(|spans| spans.send(number, wish.trace)),
-            signature,
-        };
-        self.handle(now, Event::Propose(proposal));
     }
 
     /// A member opens its stream of entries; an older one ends.
@@ -264,7 +226,8 @@ impl Chat {
         if self.shared.reader.is_damaged() {
             self.end(Ended::Damaged);
         }
-        self.touched |= self.carried.is_waiting();
+        self.touched |= !self.carried.is_empty();
+        self.carried.sweep();
         if let Some(spans) = &mut self.spans {
             spans.sweep();
         }
@@ -345,6 +308,15 @@ impl Chat {
             io.load(&self.shared, load);
         }
         let written = !ready.persist.is_empty();
+        let (commit, last) =
+            (ready.persist.commit, ready.persist.entries.last().map(|it| it.index));
+        if let Some(from) = ready.persist.truncate_from {
+            // What is on its way to the disk stands there for a moment only.
+            for pending in &mut self.pending {
+                pending.last = pending.last.map(|last| last.min(from.saturating_sub(1)));
+            }
+            self.shared.feed.cut(from);
+        }
         if written {
             if let Some(measures) = &mut self.measures {
                 measures.on_written(&ready.persist.entries);
@@ -359,6 +331,8 @@ impl Chat {
             ready: ready.number,
             written,
             since: now,
+            commit,
+            last,
             messages: ready.messages,
             notices: ready.persisted_notices,
             _spans: traced,
@@ -371,7 +345,7 @@ impl Chat {
         for entry in committed.iter().filter(|it| it.author == me && it.session != incarnation) {
             if let Payload::Message { request_id, .. } = &entry.payload {
                 let granted = Granted { number: entry.number, index: Some(entry.index) };
-                self.requests.add_outlived(request_id.clone(), granted);
+                self.requests.add_committed(request_id.clone(), granted);
             }
         }
     }
@@ -496,6 +470,8 @@ impl Chat {
             Notice::OtherGeneration { peer, generation } => {
                 tracing::warn!(chat = ?self.id, ?peer, generation, "a member is in another course \
                     of the chat: it was recovered, here or there. `demes status` says what to do");
+                // It is written down: a person may choose to follow it.
+                io.members_changed.push(self.id);
                 self.view_due = Some(Instant::default());
             }
             Notice::Fault { what } => self.stop_here(what, io),
@@ -512,7 +488,8 @@ impl Chat {
         let mut status = self.replica.status();
         status.queued += self.carried.len();
         let away_since = self.absences.look(&status);
-        ChatView { status, fault: self.fault, away_since }
+        let fault = if status.key_in_use { KEY_IN_USE } else { self.fault };
+        ChatView { status, fault, away_since }
     }
 
     /// This peer takes part no more: whoever waits for a proposal is told, and streams end.
@@ -521,7 +498,8 @@ impl Chat {
         self.may_stop = true;
         self.view_due = Some(Instant::default());
         self.close();
-        for waiting in std::mem::take(&mut self.waiting).into_values().flatten() {
+        let waiting = std::mem::take(&mut self.waiting).into_values().flatten();
+        for waiting in waiting.chain(self.carried.take_waiting()) {
             let _ = waiting.reply.send(Err(Unable::Propose(ProposeError::NotMember)));
         }
     }
@@ -533,19 +511,6 @@ impl Chat {
         self.may_stop = true;
         self.view_due = Some(Instant::default());
         io.committed = true;
-    }
-
-    /// Tells those who wait for a proposal that it is durable here or, with an index, committed.
-    fn reply(&mut self, number: Number, index: Option<Index>) {
-        let Some(waiting) = self.waiting.get_mut(&number) else { return };
-        let granted = Granted { number, index };
-        let is_enough = |waiting: &mut Waiting| index.is_some() || waiting.wait == Wait::Queued;
-        for done in waiting.extract_if(.., is_enough) {
-            let _ = done.reply.send(Ok(granted));
-        }
-        if waiting.is_empty() {
-            self.waiting.remove(&number);
-        }
     }
 
     fn show(&mut self, now: Instant) {

@@ -32,9 +32,7 @@ use crate::protocol::event::{DiskState, Event, LinkState, Load};
 use crate::protocol::message::Message;
 use crate::protocol::replica::Replica;
 use crate::protocol::time::Instant;
-use crate::protocol::types::{
-    CallId, ChatId, Incarnation, MemberState, Payload, PeerId, TraceContext,
-};
+use crate::protocol::types::{CallId, ChatId, Incarnation, MemberState, PeerId, TraceContext};
 use crate::storage::StorageError;
 use crate::wire::view::Names;
 
@@ -265,9 +263,14 @@ impl Driver {
                     chat.end(Ended::Damaged);
                 }
             }
-            Done::Sifted { chat, incarnation, left } => {
+            Done::Carried { chat, incarnation, count } => {
                 if let Some((chat, _)) = self.running(chat, incarnation) {
-                    chat.on_sifted(left);
+                    chat.on_carried(count);
+                }
+            }
+            Done::Sifted { chat, incarnation, found } => {
+                if let Some((chat, _)) = self.running(chat, incarnation) {
+                    chat.on_sifted(found);
                 }
             }
             Done::Failed { what } => self.fail(what),
@@ -442,17 +445,13 @@ impl Driver {
         if self.is_over {
             return Err(NotAdded::Stopping);
         }
-        let failed = |what: String| NotAdded::Failed(what);
+        let failed = NotAdded::Failed;
         if self.chats.contains_key(&new.id) {
             return Err(failed("the chat is here already".to_owned()));
         }
         let seed = getrandom::u64().map_err(|error| failed(error.to_string()))?;
-        let mut requests = Requests::default();
-        for submission in &new.recovered.outbox {
-            if let Payload::Message { request_id, .. } = &submission.payload {
-                requests.add(request_id.clone(), submission.number);
-            }
-        }
+        let requests = Requests::of(&new.recovered, self.shared.me);
+        let carried = Carried::new(new.carried, &new.recovered.outbox);
         let queued_through = new.recovered.last_number;
         let incarnation = new.recovered.incarnation;
         let reader = new.store.reader();
@@ -475,6 +474,7 @@ impl Driver {
             reader,
             view: shown,
             gauges,
+            forgotten: Arc::clone(requests.forgotten()),
             away,
         });
         let mut chat = Chat {
@@ -498,7 +498,7 @@ impl Driver {
             may_stop: false,
             ended: None,
             read_only: false,
-            carried: Carried::new(new.carried),
+            carried,
             measures,
             spans: Spans::new(new.id, self.shared.me),
             touched: true,

@@ -33,6 +33,9 @@ struct Tail {
     bytes: usize,
     /// The last committed index.
     commit: Index,
+    /// The store has the log up to here, and perhaps more. A chat that catches up commits what its
+    /// own disk does not have yet.
+    stored: Index,
     /// The members' names after the last entry; copied when one changes.
     names: Arc<Names>,
 }
@@ -49,15 +52,37 @@ pub enum After {
     Nothing,
     /// The next frame, and the position after it.
     Frame(FeedFrame, Index),
-    /// Entries that only the store has, up to the last committed index.
+    /// Committed entries that only the store has, up to this one at least.
     Stored { through: Index },
 }
 
 impl ChatFeed {
     /// The feed of a chat that is committed up to `commit`.
     pub fn new(chat: ChatId, commit: Index, names: Names) -> Self {
-        let tail = Tail { items: VecDeque::new(), bytes: 0, commit, names: Arc::new(names) };
+        let names = Arc::new(names);
+        let tail = Tail { items: VecDeque::new(), bytes: 0, commit, stored: commit, names };
         Self { chat, tail: Mutex::new(tail) }
+    }
+
+    /// The store has the log up to `through`. Whether a reader may have waited for that: one who is
+    /// further behind than the tail.
+    pub fn stored(&self, through: Index) -> bool {
+        let mut tail = self.lock();
+        let before = tail.stored;
+        tail.stored = before.max(through);
+        let first = tail.items.front().map_or(tail.commit + 1, |item| item.entry.index);
+        before < tail.stored && before + 1 < first
+    }
+
+    /// What is committed up to here is in the store.
+    pub fn stored_through(&self) -> Index {
+        self.lock().stored
+    }
+
+    /// What the store has from `from` on is about to be replaced.
+    pub fn cut(&self, from: Index) {
+        let mut tail = self.lock();
+        tail.stored = tail.stored.min(from.saturating_sub(1));
     }
 
     /// Adds entries that have become committed.
@@ -100,7 +125,11 @@ impl ChatFeed {
             }
             let first = tail.items.front().map_or(Index::MAX, |item| item.entry.index);
             if position + 1 < first {
-                return After::Stored { through: tail.commit };
+                let through = match planted(Mistake::DiskNotWaitedFor) {
+                    true => tail.commit,
+                    false => tail.commit.min(tail.stored),
+                };
+                return if position < through { After::Stored { through } } else { After::Nothing };
             }
             let skip = usize::try_from(position + 1 - first).unwrap_or(usize::MAX);
             let skip = skip.saturating_sub(usize::from(planted(Mistake::CursorOffByOne)));
@@ -149,5 +178,54 @@ fn learn_name_shared(names: &mut Arc<Names>, entry: &Entry) {
     use crate::protocol::types::Payload;
     if matches!(entry.payload, Payload::Membership(_)) {
         learn_name(Arc::make_mut(names), entry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::{Hash, Payload, PeerId};
+
+    fn entries(count: Index) -> Vec<Arc<Entry>> {
+        let entry = |index| Entry {
+            index,
+            term: 1,
+            author: PeerId([1; 32]),
+            session: 1,
+            number: index,
+            created_at_ms: 0,
+            trace: None,
+            payload: Payload::TermStart,
+            signature: None,
+            previous: Hash::default(),
+            hash: Hash::default(),
+        };
+        (1..=count).map(|index| Arc::new(entry(index))).collect()
+    }
+
+    /// While a chat catches up, more is committed than its own disk has.
+    #[test]
+    fn a_reader_waits_for_what_the_disk_does_not_have_yet() {
+        let feed = ChatFeed::new(ChatId([1; 16]), 0, Names::new());
+        let last = 2 * TAIL_ENTRIES_MAX as Index;
+        feed.push(&entries(last));
+        let first = last - TAIL_ENTRIES_MAX as Index + 1;
+        let through = |feed: &ChatFeed, position| match feed.after(position) {
+            After::Stored { through } => Some(through),
+            After::Nothing => None,
+            After::Frame(..) => panic!("the tail begins at {first}"),
+        };
+        assert_eq!(through(&feed, 0), None);
+        assert!(feed.stored(10), "whoever waits is told");
+        assert_eq!((through(&feed, 0), through(&feed, 10)), (Some(10), None));
+        // What is cut is not what was committed, though it stands on the disk for a moment.
+        feed.stored(last);
+        feed.cut(8);
+        assert_eq!((through(&feed, 0), through(&feed, 7)), (Some(7), None));
+        feed.stored(last);
+        assert_eq!(through(&feed, 7), Some(last));
+        assert!(!feed.stored(last));
+        assert!(matches!(feed.after(first - 1), After::Frame(..)));
+        assert!(matches!(feed.after(last), After::Nothing));
     }
 }

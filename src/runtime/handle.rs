@@ -50,6 +50,8 @@ pub struct ChatShared {
     /// The chat's state; at most some 50 ms old.
     pub view: watch::Receiver<Arc<ChatView>>,
     pub gauges: Arc<Gauges>,
+    /// Request ids that memory has forgotten, because the store has them.
+    pub(super) forgotten: Arc<AtomicU64>,
     /// See `is_away`.
     pub(super) away: AtomicBool,
 }
@@ -59,6 +61,12 @@ impl ChatShared {
     /// follows it waits for that.
     pub fn is_away(&self) -> bool {
         self.away.load(Ordering::Relaxed)
+    }
+
+    /// To be taken before the store is asked about a request id, and to be given with the wish.
+    pub fn looked(&self) -> Looked {
+        let forgotten = self.forgotten.load(Ordering::Acquire);
+        Looked { incarnation: self.incarnation, forgotten }
     }
 }
 
@@ -105,10 +113,21 @@ pub enum Wait {
     Committed,
 }
 
+/// When the store was asked about a request id. What memory had by then, and has not forgotten
+/// since, is still there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Looked {
+    incarnation: Incarnation,
+    forgotten: u64,
+}
+
 /// A wish for the log, from this peer.
+#[derive(Clone)]
 pub struct Wish {
     /// A repeat of a wish with the same id gets the first one's result.
     pub request_id: Option<String>,
+    /// When the store did not have that id; none where nobody can have used it before.
+    pub looked: Option<Looked>,
     pub payload: Payload,
     pub created_at_ms: u64,
     /// The call that makes it, where that is traced.
@@ -136,6 +155,9 @@ pub enum Unable {
     /// The inbox is full.
     #[error("this peer has too much to do")]
     Busy,
+    /// The store may have the request id by now.
+    #[error("the request may have been made before")]
+    LookAgain,
     /// The rules do not allow it now.
     #[error("the proposal was not taken")]
     Propose(ProposeError),

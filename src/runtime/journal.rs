@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{Span, info_span};
@@ -14,8 +15,8 @@ use super::measure::Gauges;
 use crate::planted::{Mistake, planted};
 use crate::protocol::event::{Load, Persist};
 use crate::protocol::time::Micros;
-use crate::protocol::types::{ChatId, Entry, Incarnation, Submission};
-use crate::storage::ChatStore;
+use crate::protocol::types::{ChatId, Entry, Incarnation, Index, Submission};
+use crate::storage::{Carry, ChatStore};
 use crate::telemetry::metrics::{self, Metric};
 
 /// The most bytes of entries in one sync; the rest goes into the next one.
@@ -29,9 +30,11 @@ pub enum Done {
     Loaded { chat: ChatId, incarnation: Incarnation, load: Load, entries: Vec<Arc<Entry>> },
     /// Damage was found in the chat's file by a reader. The chat ends here; the others go on.
     Damaged { chat: ChatId, incarnation: Incarnation },
-    /// What was carried of an earlier incarnation and is not in the log (`carry.rs`). None where
-    /// reading failed.
-    Sifted { chat: ChatId, incarnation: Incarnation, left: Option<Vec<Submission>> },
+    /// So many submissions have joined what is carried since the start, durably (`carry.rs`).
+    Carried { chat: ChatId, incarnation: Incarnation, count: u64 },
+    /// Where each of the first submissions that are carried stands in the log, if it does. None
+    /// where the disk does not have that part of the log yet, or reading failed.
+    Sifted { chat: ChatId, incarnation: Incarnation, found: Option<Vec<Option<Index>>> },
     /// A write failed. Nothing is tried again (R38).
     Failed { what: String },
 }
@@ -46,11 +49,12 @@ pub struct Journal {
     gauges: Arc<Gauges>,
 }
 
+#[derive(Default)]
 struct Job {
-    ready: u64,
+    /// None where it is not a `Ready`'s.
+    ready: Option<u64>,
     persist: Persist,
-    /// What was carried goes with this write: its outbox has it now.
-    ends_carrying: bool,
+    carry: Carry,
     /// What is traced of it.
     spans: Vec<Span>,
 }
@@ -76,9 +80,20 @@ impl Journal {
     /// was carried of an earlier incarnation is forgotten in the same write. Each of `spans` gets
     /// the sync as its child.
     pub fn write(&self, ready: u64, persist: Persist, ends_carrying: bool, spans: Vec<Span>) {
+        let carry = Carry { put: Vec::new(), ends: ends_carrying };
+        self.send(Job { ready: Some(ready), persist, carry, spans });
+    }
+
+    /// Makes a submission durable with those that are carried.
+    pub fn carry(&self, submission: Submission) {
+        let carry = Carry { put: vec![submission], ends: false };
+        self.send(Job { carry, ..Job::default() });
+    }
+
+    fn send(&self, job: Job) {
         self.gauges.writes.fetch_add(1, Ordering::Relaxed);
         // The thread is gone only after it has told the loop that it failed.
-        let _ = self.jobs.send(Job { ready, persist, ends_carrying, spans });
+        let _ = self.jobs.send(job);
     }
 
     /// Ends the thread after what was given to it. Once the handle is joined, the file is closed,
@@ -91,44 +106,47 @@ impl Journal {
 fn run(mut store: ChatStore, queue: &Receiver<Job>, done: &UnboundedSender<Done>, gauges: &Gauges) {
     let (chat, incarnation) = (store.chat(), store.incarnation());
     let mut held: Option<Job> = None;
+    let mut carried = 0;
     while let Some(mut job) = held.take().or_else(|| queue.recv().ok()) {
         let mut bytes = size(&job.persist);
         let mut jobs = 1;
         while bytes < SYNC_BYTES_MAX
             && let Ok(next) = queue.try_recv()
         {
-            if next.persist.truncate_from.is_some() {
+            if next.persist.truncate_from.is_some() || job.carry.ends {
                 held = Some(next);
                 break;
             }
             bytes += size(&next.persist);
             jobs += 1;
-            job.ready = next.ready;
-            job.ends_carrying |= next.ends_carrying;
+            job.ready = next.ready.or(job.ready);
+            job.carry.put.extend(next.carry.put);
+            job.carry.ends = next.carry.ends;
             job.spans.extend(next.spans);
             append(&mut job.persist, next.persist);
         }
         let syncs: Vec<Span> =
             job.spans.drain(..).map(|span| info_span!(parent: &span, "sync")).collect();
-        let written = match job.ends_carrying {
-            true => store.persist_carried(&job.persist),
-            false => store.persist(&job.persist),
-        };
+        let written = store.persist_with(&job.persist, &job.carry);
         drop(syncs);
         gauges.writes.fetch_sub(jobs, Ordering::Relaxed);
-        let message = match written {
-            Ok(took) => {
-                metrics::record(Metric::SyncDuration, took, &[]);
-                let sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                Done::Persisted { chat, incarnation, ready: job.ready, sync_us }
+        let took = match written {
+            Ok(took) => took,
+            Err(_) if planted(Mistake::WriteErrorIgnored) => Duration::ZERO,
+            Err(error) => {
+                let _ = done.send(Done::Failed { what: error.to_string() });
+                return;
             }
-            Err(_) if planted(Mistake::WriteErrorIgnored) => {
-                Done::Persisted { chat, incarnation, ready: job.ready, sync_us: 0 }
-            }
-            Err(error) => Done::Failed { what: error.to_string() },
         };
-        let failed = matches!(message, Done::Failed { .. });
-        if done.send(message).is_err() || failed {
+        metrics::record(Metric::SyncDuration, took, &[]);
+        let sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        carried += job.carry.put.len() as u64;
+        let has_carried = !job.carry.put.is_empty();
+        let messages = [
+            job.ready.map(|ready| Done::Persisted { chat, incarnation, ready, sync_us }),
+            has_carried.then_some(Done::Carried { chat, incarnation, count: carried }),
+        ];
+        if messages.into_iter().flatten().any(|message| done.send(message).is_err()) {
             return;
         }
     }
@@ -143,6 +161,7 @@ fn append(first: &mut Persist, next: Persist) {
     let Persist {
         hard_state,
         truncate_from: _,
+        furthest,
         entries,
         outbox_put,
         outbox_remove_through,
@@ -155,6 +174,7 @@ fn append(first: &mut Persist, next: Persist) {
         removed_by,
     } = next;
     first.hard_state = hard_state.or(first.hard_state);
+    first.furthest = furthest.or(first.furthest);
     first.entries.extend(entries);
     first.outbox_put.extend(outbox_put);
     first.outbox_remove_through = outbox_remove_through.max(first.outbox_remove_through);

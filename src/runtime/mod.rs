@@ -5,8 +5,8 @@
 //! everybody else speaks to the loop, `outbox.rs` what waits for another peer, `journal.rs` the
 //! thread that makes things durable, and `feed.rs` the way of committed entries to their readers.
 //! `absences.rs` remembers since when members are away, for people.
-//! `carry.rs` goes on with what an earlier incarnation of this peer had to say, and `measure.rs`
-//! counts for the metrics.
+//! `proposing.rs` takes what this peer's programs want said, and `carry.rs` goes on with what an
+//! earlier incarnation of this peer had to say. `measure.rs` counts for the metrics.
 
 mod absences;
 mod carry;
@@ -17,5 +17,6 @@ pub mod handle;
 mod journal;
 pub mod measure;
 pub mod outbox;
+mod proposing;
 mod requests;
 mod spans;

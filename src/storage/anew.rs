@@ -62,13 +62,19 @@ pub(super) fn begin_anew(
     // the rest of that comes back with the log.
     let has_nothing_else = remains.was_removed && !remains.waits();
     let carried: &[Submission] = if remains.was_removed { &[] } else { &remains.submissions };
+    let generation = generation.unwrap_or(remains.generation);
+    // R30: terms do not cross, nor does what others had acknowledged in another course.
+    let (hard_state, pasts) = match generation == remains.generation {
+        true => (remains.hard_state, remains.pasts),
+        false => Default::default(),
+    };
     let beginning = Beginning {
         incarnation,
         entries: &[],
-        hard_state: remains.hard_state,
-        generation: generation.unwrap_or(remains.generation),
+        hard_state,
+        generation,
         read: remains.read,
-        pasts: remains.pasts,
+        pasts,
         carried,
     };
     let new = write_new(dir, chat, &beginning)?;

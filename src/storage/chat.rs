@@ -20,7 +20,7 @@ use super::schema::{
 };
 use crate::protocol::event::{Persist, Recovered};
 use crate::protocol::types::{
-    ChatId, Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Submission,
+    ChatId, Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Position, Submission,
 };
 
 /// The memory that redb may hold for one chat.
@@ -54,6 +54,14 @@ pub(super) struct Counts {
     pub carried: u64,
     /// Writes of this file; see `mark.rs`.
     pub writes: u64,
+}
+
+/// What becomes of the submissions that are carried: `put` joins them, and then all of them are
+/// carried no more if it `ends`, because the same write puts them into the outbox.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Carry {
+    pub put: Vec<Submission>,
+    pub ends: bool,
 }
 
 /// What a new file begins with.
@@ -111,20 +119,27 @@ impl ChatStore {
     /// Its entries must continue the log. An error is final: nothing is tried again, and later
     /// calls fail at once.
     pub fn persist(&mut self, persist: &Persist) -> Result<Duration, StorageError> {
-        self.write(persist, false)
+        self.persist_with(persist, &Carry::default())
     }
 
-    /// The same, for the write that puts everything that was carried into the outbox: it is then
-    /// carried no more.
-    pub fn persist_carried(&mut self, persist: &Persist) -> Result<Duration, StorageError> {
-        self.write(persist, true)
+    /// The same with a change of what is carried, in one write.
+    pub fn persist_with(
+        &mut self,
+        persist: &Persist,
+        carry: &Carry,
+    ) -> Result<Duration, StorageError> {
+        self.write(persist, carry)
     }
 
-    fn write(&mut self, persist: &Persist, carried: bool) -> Result<Duration, StorageError> {
+    fn write(&mut self, persist: &Persist, carry: &Carry) -> Result<Duration, StorageError> {
         let started = Instant::now();
-        let vows = persist.hard_state.map(|hard_state| Vows { hard_state, ..self.vows });
+        let vows = Vows {
+            hard_state: persist.hard_state.unwrap_or(self.vows.hard_state),
+            furthest: persist.furthest.unwrap_or(self.vows.furthest),
+            ..self.vows
+        };
         let batch = self.next_batch(persist);
-        let mut counts = self.next_counts(persist, carried);
+        let mut counts = self.next_counts(persist, carry);
         let doubt_ends = match (self.doubt_through, persist.commit) {
             (Some(through), Some(commit)) => commit >= through,
             _ => false,
@@ -134,7 +149,9 @@ impl ChatStore {
         // leaves a file that opens at once.
         let awaited = persist.hard_state.is_some()
             || !persist.entries.is_empty()
+            || persist.truncate_from.is_some()
             || !persist.outbox_put.is_empty()
+            || !carry.put.is_empty()
             || persist.removed_by.is_some();
         for (id, _) in &persist.request_ids {
             self.known_requests.add(id);
@@ -143,12 +160,10 @@ impl ChatStore {
             write_log(transaction, persist)?;
             write_outbox(transaction, persist)?;
             write_checkpoint(transaction, persist)?;
-            if carried {
-                transaction.open_table(CARRIED)?.retain(|_, _| false)?;
-            }
+            write_carried(transaction, self.counts.carried, carry)?;
             let requests = counts.requests + write_requests(transaction, persist)?;
             let mut table = transaction.open_table(STATE)?;
-            if let Some(vows) = &vows {
+            if vows != self.vows {
                 put_state(&mut table, state::VOWS, &vows.encode())?;
             }
             if let Some(pasts) = &persist.pasts {
@@ -180,7 +195,7 @@ impl ChatStore {
             }
             Ok(requests)
         })?;
-        self.vows = vows.unwrap_or(self.vows);
+        self.vows = vows;
         self.batch = batch;
         self.counts = counts;
         self.mark.note(Seen { incarnation: self.vows.incarnation, writes: counts.writes });
@@ -218,14 +233,14 @@ impl ChatStore {
         self.database.path().to_owned()
     }
 
-    fn next_counts(&self, persist: &Persist, carried: bool) -> Counts {
+    fn next_counts(&self, persist: &Persist, carry: &Carry) -> Counts {
         let before = self.counts;
         let put = persist.outbox_put.iter().map(|submission| submission.number).max();
         Counts {
             last_number: before.last_number.max(put.unwrap_or(0)),
             outbox_removed: before.outbox_removed.max(persist.outbox_remove_through.unwrap_or(0)),
             requests: before.requests,
-            carried: if carried { 0 } else { before.carried },
+            carried: if carry.ends { 0 } else { before.carried + carry.put.len() as u64 },
             writes: before.writes + 1,
         }
     }
@@ -267,7 +282,7 @@ fn write_beginning(new: &Path, chat: ChatId, beginning: &Beginning) -> Result<()
     let end = beginning.entries.last().map_or(0, |entry| entry.index);
     // `recover::open` raises the boot number to 1.
     let Beginning { incarnation, hard_state, .. } = *beginning;
-    let vows = Vows { incarnation, boot: 0, hard_state };
+    let vows = Vows { incarnation, boot: 0, hard_state, furthest: Position::default() };
     database.write(true, |transaction| {
         append(&mut transaction.open_table(ENTRIES)?, beginning.entries)?;
         transaction.open_table(OUTBOX)?;
@@ -335,6 +350,24 @@ fn write_outbox(transaction: &WriteTransaction, persist: &Persist) -> Result<(),
     }
     if let Some(through) = persist.outbox_remove_through {
         table.retain_in(..=through, |_, _| false)?;
+    }
+    Ok(())
+}
+
+fn write_carried(
+    transaction: &WriteTransaction,
+    before: u64,
+    carry: &Carry,
+) -> Result<(), Problem> {
+    if *carry == Carry::default() {
+        return Ok(());
+    }
+    let mut table = transaction.open_table(CARRIED)?;
+    if carry.ends {
+        return Ok(table.retain(|_, _| false)?);
+    }
+    for (place, submission) in (before + 1..).zip(&carry.put) {
+        put(&mut table, Tag::Carried, place, &Submission::encode(submission))?;
     }
     Ok(())
 }

@@ -95,6 +95,29 @@ impl DataDir {
         list().map_err(|error| StorageError::io("list", &dir, error))
     }
 
+    /// The files that were kept aside, in their order, with the chat of each.
+    pub fn kept_aside(&self) -> Result<Vec<(ChatId, PathBuf)>, StorageError> {
+        let dir = self.chats_dir();
+        let list = || -> std::io::Result<Vec<(ChatId, u32, PathBuf)>> {
+            let mut kept = Vec::new();
+            for item in fs::read_dir(&dir)? {
+                let path = item?.path();
+                let name = path.file_name().and_then(|name| name.to_str());
+                let parts = name.and_then(|name| name.split_once(".redb.damaged-"));
+                if let Some((id, number)) = parts
+                    && let Ok(chat) = id.parse()
+                    && let Ok(number) = number.parse::<u32>()
+                {
+                    kept.push((chat, number, path));
+                }
+            }
+            kept.sort_unstable();
+            Ok(kept)
+        };
+        let kept = list().map_err(|error| StorageError::io("list", &dir, error))?;
+        Ok(kept.into_iter().map(|(chat, _, path)| (chat, path)).collect())
+    }
+
     /// See `ChatStore::create`.
     pub fn create_chat(
         &self,

@@ -28,7 +28,7 @@ pub mod schema;
 mod unverified;
 
 pub use anew::Anew;
-pub use chat::{ChatStore, new_incarnation};
+pub use chat::{Carry, ChatStore, new_incarnation};
 pub use database::{Panic, take_panic};
 pub use directory::{DataDir, free_bytes};
 pub use error::StorageError;

@@ -82,6 +82,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         read: found.read,
         removed_by: found.removed_by,
         pasts: found.pasts,
+        furthest: found.vows.furthest,
         tail_in_doubt: doubt_through.is_some(),
     };
     Ok((store, recovered))

@@ -9,7 +9,7 @@ use redb::TableDefinition;
 use crate::protocol::types::{Boot, HardState, Incarnation, Index, Past, Pasts, PeerId, Position};
 
 /// Written by every version that this one can read. Another number: another format.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// The log: an entry's canonical form by its index.
 pub const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
@@ -108,12 +108,15 @@ pub struct Vows {
     pub incarnation: Incarnation,
     pub boot: Boot,
     pub hard_state: HardState,
+    /// The furthest that the log has been where it was cut since.
+    pub furthest: Position,
 }
 
 impl Vows {
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(56);
-        for number in [self.incarnation, self.boot, self.hard_state.term] {
+        let mut bytes = Vec::with_capacity(72);
+        let Position { term, index } = self.furthest;
+        for number in [self.incarnation, self.boot, self.hard_state.term, term, index] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         if let Some(vote) = &self.hard_state.vote {
@@ -123,15 +126,18 @@ impl Vows {
     }
 
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (numbers, vote) = bytes.split_first_chunk::<24>()?;
+        let (numbers, vote) = bytes.split_first_chunk::<40>()?;
         let vote = match vote {
             [] => None,
             key => Some(PeerId(key.try_into().ok()?)),
         };
+        let mut numbers = numbers.chunks_exact(8).map(number);
+        let mut next = || numbers.next().flatten();
         Some(Self {
-            incarnation: number(&numbers[..8])?,
-            boot: number(&numbers[8..16])?,
-            hard_state: HardState { term: number(&numbers[16..])?, vote },
+            incarnation: next()?,
+            boot: next()?,
+            hard_state: HardState { term: next()?, vote },
+            furthest: Position { term: next()?, index: next()? },
         })
     }
 }
@@ -214,7 +220,8 @@ mod tests {
     fn fixed_records_read_back() {
         for vote in [None, Some(PeerId([3; 32]))] {
             let hard_state = HardState { term: 5, vote };
-            let vows = Vows { incarnation: 1, boot: 2, hard_state };
+            let furthest = Position { term: 4, index: 9 };
+            let vows = Vows { incarnation: 1, boot: 2, hard_state, furthest };
             assert_eq!(Vows::decode(&vows.encode()), Some(vows));
             assert_eq!(Vows::decode(&vows.encode()[1..]), None);
         }

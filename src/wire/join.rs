@@ -88,6 +88,8 @@ pub fn to_refused(refused: &Refused) -> pb::Refused {
             pb::RefusedReason::WrongIncarnation
         }
         RefusedReason::NotMember => pb::RefusedReason::NotMember,
+        RefusedReason::Outlived { is_here: false } => pb::RefusedReason::Outlived,
+        RefusedReason::Outlived { is_here: true } => pb::RefusedReason::KeyInUse,
         RefusedReason::OtherGeneration => pb::RefusedReason::OtherGeneration,
         RefusedReason::Removed { by } => {
             out.removed_by_peer_id = to_optional_peer(by);
@@ -115,6 +117,8 @@ pub fn from_refused(refused: &pb::Refused) -> Result<Refused, WireError> {
             RefusedReason::WrongIncarnation { incarnation: refused.incarnation }
         }
         pb::RefusedReason::NotMember => RefusedReason::NotMember,
+        pb::RefusedReason::Outlived => RefusedReason::Outlived { is_here: false },
+        pb::RefusedReason::KeyInUse => RefusedReason::Outlived { is_here: true },
         pb::RefusedReason::OtherGeneration => RefusedReason::OtherGeneration,
         pb::RefusedReason::Removed => RefusedReason::Removed {
             by: optional_peer_id(&refused.removed_by_peer_id, "removed_by_peer_id")?,

@@ -517,6 +517,8 @@ mod tests {
             RefusedReason::NotHost { host: Some(PeerId([8; 32])) },
             RefusedReason::WrongIncarnation { incarnation: 4 },
             RefusedReason::NotMember,
+            RefusedReason::Outlived { is_here: false },
+            RefusedReason::Outlived { is_here: true },
             RefusedReason::OtherGeneration,
             RefusedReason::Removed { by: None },
             RefusedReason::Removed { by: Some(PeerId([8; 32])) },

@@ -13,19 +13,19 @@ use tonic::Code;
 use crate::harness::{Chat, STEP, assert_refused, story};
 
 /// The files of the chat at one peer: the store, and what stands beside it.
-struct Files {
+pub struct Files {
     chats: PathBuf,
-    store: PathBuf,
+    pub store: PathBuf,
 }
 
 impl Files {
-    fn of(chat: &Chat, peer: usize) -> Self {
+    pub fn of(chat: &Chat, peer: usize) -> Self {
         let chats = chat.peers[peer].data_dir().join("chats");
         let store = chats.join(format!("{}.redb", chat.chat));
         Self { chats, store }
     }
 
-    fn mark(&self) -> PathBuf {
+    pub fn mark(&self) -> PathBuf {
         self.store.with_extension("mark")
     }
 
@@ -43,13 +43,13 @@ impl Files {
     }
 
     /// A copy of the store and its mark.
-    fn copy(&self) -> (Vec<u8>, Vec<u8>) {
+    pub fn copy(&self) -> (Vec<u8>, Vec<u8>) {
         (fs::read(&self.store).unwrap(), fs::read(self.mark()).unwrap())
     }
 }
 
 /// Spoils one message somewhere in the store, wherever copies of it stand.
-fn spoil(store: &Path, text: &str) {
+pub fn spoil(store: &Path, text: &str) {
     let mut bytes = fs::read(store).unwrap();
     let found =
         bytes.windows(text.len()).enumerate().filter(|(_, window)| *window == text.as_bytes());
@@ -62,13 +62,13 @@ fn spoil(store: &Path, text: &str) {
 }
 
 /// Takes the second half of the store away.
-fn cut_in_half(store: &Path) {
+pub fn cut_in_half(store: &Path) {
     let file = fs::OpenOptions::new().write(true).open(store).unwrap();
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
 }
 
 /// Three members with some messages, and the one whose store will be hurt: not the host.
-async fn three(settings: &[(&str, &str)]) -> (Chat, usize) {
+pub async fn three(settings: &[(&str, &str)]) -> (Chat, usize) {
     let mut chat = Chat::prepared(3, &[]);
     for peer in &mut chat.peers {
         for (variable, value) in settings {
@@ -86,7 +86,7 @@ async fn three(settings: &[(&str, &str)]) -> (Chat, usize) {
 }
 
 /// The text of a message in the middle of what `three` has said.
-const MIDDLE: &str = "text of request-15";
+pub const MIDDLE: &str = "text of request-15";
 
 /// Brings the peer down with one message of its own that only waits. The others are killed before,
 /// so that it cannot leave: for a process that is merely frozen, its machine would still take it.

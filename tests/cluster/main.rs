@@ -7,6 +7,7 @@ mod bootstrap;
 #[path = "../common/collector.rs"]
 mod collector;
 mod coming_back;
+mod cursors;
 mod damage;
 mod doctor;
 mod failover;
@@ -20,6 +21,7 @@ mod process;
 mod ranking;
 mod recovery;
 mod removal;
+mod retries;
 mod spans;
 mod strangers;
 mod trace;

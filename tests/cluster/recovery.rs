@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use demes::cli::demo::check::lines_of;
+use demes::wire::pb;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::process::Command;
@@ -13,12 +14,15 @@ use crate::harness::{Chat, STEP, binary, story};
 async fn recover(chat: &Chat, peer: usize, flags: &[&str]) -> Output {
     let mut command = Command::new(binary());
     command.arg("--data-dir").arg(chat.peers[peer].data_dir());
-    command.args(["recover", &chat.chat[..8]]).args(flags).kill_on_drop(true);
+    command
+        .args(["recover", chat.chat.get(..8).unwrap_or(&chat.chat)])
+        .args(flags)
+        .kill_on_drop(true);
     tokio::time::timeout(STEP, command.output()).await.expect("it ends by itself").unwrap()
 }
 
 /// What it says to a program.
-async fn recovered(chat: &Chat, peer: usize, flags: &[&str]) -> Value {
+pub async fn recovered(chat: &Chat, peer: usize, flags: &[&str]) -> Value {
     let output = recover(chat, peer, &[flags, &["--json"]].concat()).await;
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
@@ -34,7 +38,7 @@ async fn refused(chat: &Chat, peer: usize, flags: &[&str]) -> String {
     error
 }
 
-async fn stop(chat: &mut Chat, peer: usize) {
+pub async fn stop(chat: &mut Chat, peer: usize) {
     chat.signal(peer, Signal::SIGTERM);
     chat.peers[peer].ended(STEP).await.unwrap();
 }
@@ -94,7 +98,7 @@ async fn a_survivor_recovers_a_chat_whose_majority_is_lost() {
         }
         for peer in [host, lost] {
             chat.sees(peer, "a host of the old course, and the recovery", |chat| {
-                let told = |member: &demes::wire::pb::Member| member.other_generation == generation;
+                let told = |member: &pb::Member| member.other_generation == generation;
                 chat.serving && chat.members.iter().filter(|member| told(member)).count() == 1
             })
             .await;
@@ -202,6 +206,74 @@ async fn who_follows_a_recovery_passes_by_those_who_go_on_without_it() {
             })
             .await;
         }
+        chat.finish().await;
+    })
+    .await;
+}
+
+/// Somebody recovers a chat whose majority was not lost: that can be taken back, whatever is left
+/// of the store. A generation that nobody has drawn is not taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r30_a_mistaken_recovery_is_taken_back() {
+    story(async {
+        let mut chat = Chat::of(3, &[]).await;
+        let host = chat.host().await.unwrap();
+        let mistaken = chat.others(&[host])[0];
+        chat.says(mistaken).await;
+        chat.all_see("everything", |chat| chat.committed == chat.last).await.unwrap();
+        for peer in 0..3 {
+            chat.peers[peer].kill().unwrap();
+            chat.peers[peer].gone().await.unwrap();
+        }
+        let done = recovered(&chat, mistaken, &["--confirm"]).await;
+        let generation = done["generation"].as_str().unwrap().to_owned();
+        let founded = "0".repeat(generation.len());
+        chat.peers[mistaken].start().await.unwrap();
+        let others = |chat: &pb::Chat| -> Vec<pb::Candidate> {
+            let mut candidates = chat.ranking.clone().unwrap_or_default().candidates;
+            candidates.retain(|one| one.peer_id != chat.host_peer_id);
+            candidates
+        };
+        chat.sees(mistaken, "who could host", |chat| chat.serving && others(chat).len() == 2).await;
+        for one in others(&chat.chat_at(mistaken).await.unwrap()) {
+            assert_eq!(one.absence(), pb::Absence::Silent, "nobody has heard of it since");
+        }
+        let apart = chat.send(mistaken);
+        let said_apart = apart.request_id.clone();
+        chat.confirm_apart(apart).await;
+
+        chat.start_all().await.unwrap();
+        chat.sees(host, "a recovery that it has no part in", |chat| {
+            chat.serving && chat.members.iter().any(|it| it.other_generation == generation)
+        })
+        .await;
+        stop(&mut chat, mistaken).await;
+        stop(&mut chat, host).await;
+        let last = generation.as_bytes()[generation.len() - 1];
+        let mistyped = format!("{}{}", &generation[..15], if last == b'0' { '1' } else { '0' });
+        let wrong = refused(&chat, host, &["--follow", &mistyped]).await;
+        assert!(wrong.contains("look at its digits") && wrong.contains(&generation), "{wrong}");
+
+        // Its name is enough, even where the store can no longer be read.
+        let store = format!("chats/{}.redb", chat.chat);
+        std::fs::write(chat.peers[mistaken].data_dir().join(store), b"").unwrap();
+        let whole = std::mem::replace(&mut chat.chat, "Friday".into());
+        let unusable = recover(&chat, mistaken, &[]).await;
+        let error = String::from_utf8_lossy(&unusable.stderr).into_owned();
+        assert_eq!(unusable.status.code(), Some(74), "{error}");
+        assert!(error.contains("--follow GENERATION"), "{error}");
+        let followed = recovered(&chat, mistaken, &["--follow", &founded]).await;
+        assert_eq!(followed["generation"], founded);
+        chat.chat = whole;
+        chat.start_all().await.unwrap();
+        chat.all_see("three voters in the course that was founded", |chat| {
+            let voters = chat.members.iter().filter(|member| member.voter);
+            chat.serving && chat.generation == founded && voters.count() == 3
+        })
+        .await
+        .unwrap();
+        let texts = texts(&chat, mistaken).await;
+        assert!(!texts.iter().any(|text| text.ends_with(&said_apart)), "nothing comes over");
         chat.finish().await;
     })
     .await;

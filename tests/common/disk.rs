@@ -6,7 +6,7 @@ use std::sync::Arc;
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
 use demes_protocol::types::{
-    Entry, Generation, HardState, Incarnation, Index, Number, Pasts, PeerId, Submission,
+    Entry, Generation, HardState, Incarnation, Index, Number, Pasts, PeerId, Position, Submission,
 };
 
 /// What a restart finds.
@@ -22,6 +22,7 @@ pub struct Image {
     pub commit: Index,
     pub read: Index,
     pub removed_by: Option<PeerId>,
+    pub furthest: Position,
     pub pasts: Pasts,
     checkpoint: Option<Arc<Checkpoint>>,
 }
@@ -68,6 +69,7 @@ impl Image {
             read: 0,
             removed_by: None,
             pasts: Pasts::new(),
+            furthest: Position::default(),
             checkpoint: None,
         }
     }
@@ -99,6 +101,7 @@ impl Image {
             read: self.read,
             removed_by: self.removed_by,
             pasts: self.pasts.clone(),
+            furthest: self.furthest,
             tail_in_doubt,
         }
     }
@@ -140,6 +143,7 @@ impl Image {
             self.pasts = (**pasts).clone();
         }
         self.removed_by = persist.removed_by.or(self.removed_by);
+        self.furthest = persist.furthest.unwrap_or(self.furthest);
         self.generation = persist.generation.unwrap_or(self.generation);
         if let Some(read) = persist.read {
             self.read = read;

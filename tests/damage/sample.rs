@@ -165,6 +165,7 @@ fn write_of(write: u64, batch: &[Arc<Entry>], log: &mut Log) -> Persist {
     Persist {
         hard_state: Some(HardState { term: last.term, vote: Some(PeerId([9; 32])) }),
         truncate_from: None,
+        furthest: None,
         entries: batch.to_vec(),
         outbox_put: (2 * write - 1..=2 * write).map(submission).collect(),
         outbox_remove_through: (2 * write).checked_sub(7),

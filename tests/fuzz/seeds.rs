@@ -143,7 +143,7 @@ fn records() -> Seeds {
     let of = |kind: u8, bytes: Vec<u8>| [vec![kind], bytes].concat();
     let vows = |vote| {
         let hard_state = HardState { term: 5, vote };
-        of(0, Vows { incarnation: 1, boot: 2, hard_state }.encode())
+        of(0, Vows { incarnation: 1, boot: 2, hard_state, furthest: Position::default() }.encode())
     };
     let past = Past { boot: 1, term: 2, acknowledged: Position { term: 2, index: 7 } };
     let pasts = Pasts::from([((peer(1), 7), past), ((peer(2), 8), Past::default())]);

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use demes_protocol::message::{
     Acknowledge, Announce, Append, Attach, Body, FetchLog, FetchLogAnswer, HandOver, Heartbeat,
-    Message, Nominate, Receipt, RequestVote, Submit, Vote, Withdraw, WithdrawReason,
+    Message, Nominate, Receipt, Refused, RefusedReason, RequestVote, Submit, Vote, Withdraw,
+    WithdrawReason,
 };
 use demes_protocol::types::{Entry, Hash, Membership, Past, Payload, PeerId, Position, Submission};
 
@@ -101,7 +102,7 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             interval_us: world.config.heartbeat_us,
             probe: words.or("probe", false)?,
             commit: words.or("commit", 0)?,
-            positions: Vec::new(),
+            positions: positions(words)?,
             ranking: None,
         }),
         "Acknowledge" => Body::Acknowledge(Acknowledge {
@@ -141,6 +142,13 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             Ok(term),
             words.peer_or("target", id(to))?,
         )?),
+        "Refused" => Body::Refused(Refused {
+            term,
+            reason: match words.text("reason") {
+                Some("StaleTerm") => RefusedReason::StaleTerm,
+                _ => RefusedReason::NotMember,
+            },
+        }),
         "FindHost" => Body::FindHost,
         "Goodbye" => Body::Goodbye,
         other => return Err(format!("no message {other} can be made up")),
@@ -162,6 +170,15 @@ fn past(words: &Words) -> Result<Option<Past>, String> {
     let number = |text: &str| text.parse().map_err(|why| format!("past: {why}"));
     let acknowledged = position(acknowledged)?;
     Ok(Some(Past { boot: number(boot)?, term: number(term)?, acknowledged }))
+}
+
+/// `receipt=5:9`: peer 5 has got and read everything up to 9.
+fn positions(words: &Words) -> Result<Vec<(PeerId, Receipt)>, String> {
+    let Some(text) = words.text("receipt") else { return Ok(Vec::new()) };
+    let (peer, index) = text.split_once(':').ok_or("receipt=peer:index")?;
+    let peer = peer.parse().map_err(|why| format!("receipt: {why}"))?;
+    let index = index.parse().map_err(|why| format!("receipt: {why}"))?;
+    Ok(vec![(id(peer), Receipt { delivered: index, read: index })])
 }
 
 /// `numbers=3..4`.

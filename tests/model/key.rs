@@ -56,7 +56,7 @@ fn add_peer(part: &mut Part, peer: &Peer) {
     let (state, read) = (image.hard_state, image.read);
     (image.incarnation, image.boot, state, last, image.commit, read, image.removed_by)
         .hash(&mut part.hasher);
-    image.pasts.hash(&mut part.hasher);
+    (&image.pasts, image.furthest).hash(&mut part.hasher);
     (&image.outbox, image.last_number, disk.pending.len()).hash(&mut part.hasher);
     for ready in &disk.pending {
         // Their numbers follow one another.
@@ -72,6 +72,7 @@ fn add_peer(part: &mut Part, peer: &Peer) {
 fn add_persist(part: &mut Part, persist: &Persist) {
     let into = &mut part.hasher;
     (persist.hard_state, persist.truncate_from, persist.entries.len()).hash(into);
+    persist.furthest.hash(into);
     for entry in &persist.entries {
         entry.hash.hash(into);
     }
@@ -107,14 +108,13 @@ fn add_message(part: &mut Part, message: &Message) {
             part.counts.push(Count::Attach { member: *to, number: body.attach });
         }
         Body::Heartbeat(body) => {
-            let Heartbeat { term, number, interval_us, probe, commit, positions: _, ranking } =
-                body;
-            (interval_us, probe, commit).hash(into);
+            let Heartbeat { term, number, interval_us, probe, commit, positions, ranking } = body;
+            (interval_us, probe, commit, positions).hash(into);
             ranking.as_ref().map(|ranking| (ranking.term, ranking.version)).hash(into);
             part.counts.push(Count::Heartbeat { term: *term, number: *number });
         }
         Body::Acknowledge(body) => {
-            (body.synced, body.ranking_version).hash(into);
+            (body.synced, body.receipt, body.ranking_version).hash(into);
             part.counts.push(Count::Attach { member: *from, number: body.attach });
             part.counts.push(Count::Heartbeat { term: body.term, number: body.heartbeat });
         }
@@ -132,7 +132,7 @@ fn add_message(part: &mut Part, message: &Message) {
         }
         Body::NominateAnswer(body) => alive(body.host_alive).hash(into),
         Body::SolicitAnswer(body) => {
-            (body.nominated, body.last, alive(body.host_alive)).hash(into);
+            (body.nominated, body.last, body.in_doubt, alive(body.host_alive)).hash(into);
         }
         Body::Vote(body) => (body.granted, alive(body.host_alive)).hash(into),
         other => other.hash(into),

@@ -68,6 +68,23 @@ fn catcher(mistake: Mistake) -> (&'static str, &'static str) {
         Mistake::RequestsInMemoryOnly => {
             (PEER, "a_repeat_after_a_restart_returns_the_first_result")
         }
+        Mistake::CarriedNotKnown => {
+            (CLUSTER, "retries::r9_what_is_repeated_after_a_store_was_lost_lands_once")
+        }
+        Mistake::CarriedOvertaken => {
+            (CLUSTER, "retries::r37_what_is_repeated_while_a_chat_is_repaired_lands_once")
+        }
+        Mistake::CarriedByNumber => (
+            LIB,
+            "runtime::carry::tests::r9_what_the_log_has_of_an_earlier_incarnation_is_found_by_its_\
+             request",
+        ),
+        Mistake::ShownNotWaitedFor => {
+            (CLUSTER, "cursors::r36_a_cursor_at_a_confirmed_message_is_waited_for_after_a_crash")
+        }
+        Mistake::DiskNotWaitedFor => {
+            (LIB, "runtime::feed::tests::a_reader_waits_for_what_the_disk_does_not_have_yet")
+        }
         Mistake::OlderHeartbeatKept => {
             (LIB, "runtime::outbox::tests::a_replaced_heartbeat_leaves_its_news")
         }

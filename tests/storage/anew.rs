@@ -1,6 +1,6 @@
 //! Beginning anew where a file can no longer be used (R9, R37).
 
-use demes::protocol::types::{Past, Pasts};
+use demes::protocol::types::{Past, Pasts, Position};
 
 use super::*;
 
@@ -47,6 +47,7 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
         read: 7,
         removed_by: None,
         pasts: known,
+        furthest: Position::default(),
         tail_in_doubt: false,
     };
     assert_eq!(recovered, expected);
@@ -66,11 +67,17 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
     assert!(kept_at.unwrap().to_str().unwrap().ends_with(".redb.damaged-2"));
     assert_eq!(store.carried().unwrap(), [3, 4, 5, 1].map(submission));
     store
-        .persist_carried(&Persist {
-            outbox_put: (1..=4).map(submission).collect(),
-            ..Persist::default()
-        })
+        .persist_with(
+            &Persist::default(),
+            &Carry { put: vec![submission(9), submission(7)], ends: false },
+        )
         .unwrap();
+    assert_eq!(store.carried().unwrap(), [3, 4, 5, 1, 9, 7].map(submission));
+    drop(store);
+    let (mut store, _) = data.open_chat(CHAT).unwrap();
+    assert_eq!(store.carried().unwrap(), [3, 4, 5, 1, 9, 7].map(submission));
+    let outbox = Persist { outbox_put: (1..=4).map(submission).collect(), ..Persist::default() };
+    store.persist_with(&outbox, &Carry { put: vec![submission(8)], ends: true }).unwrap();
     assert_eq!(store.carried().unwrap(), []);
     drop(store);
     let (store, recovered) = data.open_chat(CHAT).unwrap();
@@ -130,10 +137,21 @@ fn r30_who_follows_a_recovery_begins_anew_in_its_generation() {
     busy_chat(&data);
     let anew = data.follow(CHAT, 80, 9).unwrap();
     assert_eq!((anew.recovered.generation, anew.recovered.incarnation), (9, 80));
+    assert_eq!(anew.recovered.hard_state, HardState::default(), "terms do not cross");
+    assert_eq!(anew.recovered.pasts, Pasts::new());
     assert_eq!(anew.store.carried().unwrap(), [3, 4, 5].map(submission));
     assert!(anew.kept_at.is_some());
     drop(anew.store);
     assert_eq!(data.open_chat(CHAT).unwrap().1.generation, 9);
+    // It may be undone, where there is nothing left but what was kept aside as well.
+    assert_eq!(data.follow(CHAT, 81, 0).unwrap().recovered.generation, 0);
+    data.remove_chat(CHAT).unwrap();
+    assert_eq!(data.chats().unwrap(), []);
+    let kept: Vec<_> = data.kept_aside().unwrap().into_iter().map(|(chat, _)| chat).collect();
+    assert_eq!(kept, [CHAT, CHAT]);
+    let anew = data.follow(CHAT, 82, 9).unwrap();
+    assert_eq!((anew.recovered.generation, anew.kept_at), (9, None));
+    drop(anew.store);
     let joined = data.follow(ChatId([5; 16]), 6, 7).unwrap();
     assert_eq!((joined.recovered.generation, joined.recovered.commit), (7, 0));
     assert!(joined.kept_at.is_none(), "there was none before");

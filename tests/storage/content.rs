@@ -26,6 +26,7 @@ fn every_field_of_persist_comes_back() {
             read: Some(3),
             removed_by: Some(PeerId([7; 32])),
             pasts: Some(Arc::clone(&pasts)),
+            furthest: Some(Position { term: 6, index: 12 }),
             generation: Some(5),
         })
         .unwrap();
@@ -45,6 +46,7 @@ fn every_field_of_persist_comes_back() {
             read: 3,
             removed_by: Some(PeerId([7; 32])),
             pasts: Pasts::clone(&pasts),
+            furthest: Position { term: 6, index: 12 },
             tail_in_doubt: false,
         }
     );

@@ -21,7 +21,9 @@ use demes::protocol::types::{
     ChatId, Entry, HardState, Hash, Index, Membership, Payload, PeerId, Submission, Term,
 };
 use demes::storage::peer::{INVITES_RECEIVED, INVITES_SENT};
-use demes::storage::{ChatStore, DataDir, PeerStore, StorageError, free_bytes, new_incarnation};
+use demes::storage::{
+    Carry, ChatStore, DataDir, PeerStore, StorageError, free_bytes, new_incarnation,
+};
 
 const CHAT: ChatId = ChatId([0xc4; 16]);
 const INCARNATION: u64 = 77;

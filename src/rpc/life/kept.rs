@@ -75,19 +75,24 @@ impl Kept<'_> {
         if self.accepted_in(chat).is_some_and(is_used) {
             self.drop_invitation(chat)?;
         }
+        // What was begun and has not run may be newer than the record, and nothing else.
+        let is_outlived = |new: &NewChat| {
+            ![0, new.recovered.incarnation].contains(&record.incarnation)
+                && (record.is_claimed || !new.is_empty())
+        };
         Ok(match opened {
-            // What was begun and not run may be newer than the record, and nothing else.
-            Ok(new) if new.is_empty() => Found::Begun(new),
+            Ok(new) if new.is_empty() && !is_outlived(&new) => Found::Begun(new),
             Ok(new) => {
                 let incarnation = new.recovered.incarnation;
-                let is_outlived = ![0, incarnation].contains(&record.incarnation);
+                let is_outlived = is_outlived(&new);
                 if is_outlived && !is_trusted {
                     let what = "the chat's store is older than what this peer knows of it: it has \
                                 begun anew since";
                     return Ok(Found::Unusable(what.to_owned()));
                 }
                 if is_outlived {
-                    records::put(self.store, chat, &ChatRecord { incarnation, ..record })?;
+                    let record = ChatRecord { incarnation, is_claimed: false, ..record };
+                    records::put(self.store, chat, &record)?;
                 }
                 if new.recovered.removed_by.is_none() {
                     self.drop_invitation(chat)?;
@@ -127,7 +132,8 @@ impl Kept<'_> {
         }
         let TakenOn { incarnation, generation, .. } = *taken;
         let members = taken.contacts.iter().map(|(peer, a)| (peer.to_string(), a.clone()));
-        let record = ChatRecord { members: members.collect(), generation, incarnation, ..before };
+        let (members, is_claimed) = (members.collect(), true);
+        let record = ChatRecord { members, generation, incarnation, is_claimed, ..before };
         records::put(self.store, chat, &record).map(|()| true)
     }
 
@@ -154,10 +160,18 @@ impl Kept<'_> {
         let (incarnation, generation) = begun;
         let before = records::get(self.store, chat)?.unwrap_or_default();
         // What a person has chosen stays chosen if this file is lost as well.
-        let mut record = ChatRecord { incarnation, generation, ..before.clone() };
+        let is_claimed = false;
+        let mut record = ChatRecord { incarnation, generation, is_claimed, ..before.clone() };
         if before.incarnation != incarnation {
             record.renewed_at_ms = now_ms;
         }
+        records::put(self.store, chat, &record)
+    }
+
+    /// Notes that a member takes part in that generation (R30).
+    pub fn hear(&self, chat: ChatId, generation: Generation) -> Result<(), StorageError> {
+        let mut record = records::get(self.store, chat)?.unwrap_or_default();
+        record.hear([generation]);
         records::put(self.store, chat, &record)
     }
 

@@ -166,6 +166,15 @@ fn stories() -> Vec<Story> {
             },
             joins,
         ),
+        story(
+            "joins in place of a repair that has begun",
+            |peer| {
+                peer.queue(None);
+                drop(peer.kept().begin_anew(CHAT, &peer.record()).unwrap());
+                peer.invite();
+            },
+            joins,
+        ),
         Story { hurt: spoil, ..story("repairs", |peer| peer.queue(None), repairs) },
         Story {
             hurt: |path| fs::remove_file(file(path)).unwrap(),
@@ -243,6 +252,7 @@ struct Holdings {
     waiting: BTreeSet<String>,
     /// That of the record.
     named: Incarnation,
+    is_claimed: bool,
 }
 
 fn holdings(path: &Path) -> Holdings {
@@ -275,7 +285,8 @@ fn holdings(path: &Path) -> Holdings {
         fs::write(copy.path().join("peer.redb"), store).unwrap();
         let dir = DataDir::open(copy.path()).unwrap();
         let store = dir.peer_store().unwrap();
-        held.named = records::get(&store, CHAT).unwrap().map_or(0, |record| record.incarnation);
+        let record = records::get(&store, CHAT).unwrap().unwrap_or_default();
+        (held.named, held.is_claimed) = (record.incarnation, record.is_claimed);
     }
     held
 }
@@ -328,7 +339,11 @@ fn check(story: &Story, at: &str, image: &Image, owed: &BTreeSet<String>) {
     assert!(story.goes || running.is_some(), "{what}: the chat is gone");
     if let Some((incarnation, vote)) = running {
         let is_outlived = before.named != 0 && before.named != incarnation;
-        assert!(!is_outlived || !before.ran.contains(&incarnation), "{what}: it was outlived");
+        let is_known = match before.is_claimed {
+            true => before.incarnations.contains(&incarnation),
+            false => before.ran.contains(&incarnation),
+        };
+        assert!(!is_outlived || !is_known, "{what}: it was outlived");
         let is_forgotten = before.voted.contains(&incarnation) && vote.term != TERM;
         assert!(!is_forgotten, "{what}: {incarnation} has forgotten its vote");
     }

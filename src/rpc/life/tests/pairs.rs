@@ -38,8 +38,9 @@ struct World {
     owed: bool,
     /// The incarnations that files were made in.
     made: BTreeSet<u8>,
-    /// That of the record.
+    /// That of the record, and whether its file was only about to be made then.
     recorded: u8,
+    is_claimed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -205,7 +206,7 @@ impl World {
                             act => panic!("{act:?} in {self:?}"),
                         }
                         let is_good = self.recorded != answer;
-                        next.recorded = answer;
+                        (next.recorded, next.is_claimed) = (answer, true);
                         next.drop_invitation();
                         match is_good {
                             true => {
@@ -269,10 +270,11 @@ impl World {
                 let incarnation = self.draw()?;
                 next.make(incarnation);
                 (next.begun, next.recorded) = (Some(incarnation), incarnation);
+                next.is_claimed = false;
             }
             Step::RepairEnds if self.begun.is_some() => {
                 assert_eq!(decide(phase, Change::TakenBack), Act::Run, "{self:?}");
-                next.recorded = self.begun?;
+                (next.recorded, next.is_claimed) = (self.begun?, false);
                 next.run();
                 next.drop_invitation();
             }
@@ -294,7 +296,7 @@ impl World {
                 if matches!(decide(phase, Change::TakenOn), Act::Wait | Act::DropInvitation) {
                     return None;
                 }
-                next.recorded = answer;
+                (next.recorded, next.is_claimed) = (answer, true);
                 next.running = None;
                 if writes > 1 {
                     next.make(answer);
@@ -325,19 +327,23 @@ impl World {
         if self.answer.is_some_and(|a| a == self.recorded || Some(a) == in_file) {
             self.drop_invitation();
         }
+        let is_outlived = |file: File| {
+            ![0, file.incarnation].contains(&self.recorded) && (self.is_claimed || !file.is_new)
+        };
         match self.file {
-            Some(file) if file.is_sound && file.is_new => {
+            Some(file) if !file.is_sound || is_outlived(file) => self.unusable(),
+            Some(file) if file.is_new => {
                 self.unusable();
                 self.begun = (self.life == Life::Repairing).then_some(file.incarnation);
             }
-            Some(file) if file.is_sound && [0, file.incarnation].contains(&self.recorded) => {
+            Some(file) => {
                 if !file.was_removed {
                     self.drop_invitation();
                 }
                 self.run();
             }
             None if self.recorded == 0 => {}
-            _ => self.unusable(),
+            None => self.unusable(),
         }
         self.is_bringing = self.answer.is_some();
     }

@@ -1,0 +1,78 @@
+//! Wishes of this peer's programs on their way into the outbox, and what is said to who waits.
+
+use tokio::sync::oneshot;
+
+use super::chat::Chat;
+use super::driver::Io;
+use super::handle::{Granted, Looked, Unable, Wait, Wish};
+use crate::protocol::event::Proposal;
+use crate::protocol::time::Instant;
+use crate::protocol::types::{Index, Number};
+
+/// Somebody who waits for a proposal.
+pub(super) struct Waiting {
+    pub wait: Wait,
+    pub reply: oneshot::Sender<Result<Granted, Unable>>,
+}
+
+impl Chat {
+    /// Puts a wish into the outbox, or joins it to the one that it repeats.
+    pub fn propose(
+        &mut self,
+        now: Instant,
+        wish: Wish,
+        reply: oneshot::Sender<Result<Granted, Unable>>,
+        io: &Io,
+    ) {
+        if let Some(known) = wish.request_id.as_deref().and_then(|id| self.requests.get(id)) {
+            let enough = known.index.is_some()
+                || (wish.wait == Wait::Queued && known.number <= self.queued_through);
+            if enough {
+                let _ = reply.send(Ok(known));
+            } else {
+                let waiting = Waiting { wait: wish.wait, reply };
+                self.waiting.entry(known.number).or_default().push(waiting);
+            }
+            return;
+        }
+        let Some(reply) = self.repeat_carried(&wish, reply) else { return };
+        if wish.looked.is_some_and(|looked| !self.is_fresh(looked)) {
+            let _ = reply.send(Err(Unable::LookAgain));
+            return;
+        }
+        if !self.is_settled(io.identity.peer_id()) {
+            self.carry(wish, reply, io);
+            return;
+        }
+        if let Err(error) = self.replica.can_propose(&wish.payload) {
+            let _ = reply.send(Err(Unable::Propose(error)));
+            return;
+        }
+        let number = self.replica.next_number();
+        if let Some(id) = wish.request_id {
+            self.requests.add(id, number);
+        }
+        self.waiting.entry(number).or_default().push(Waiting { wait: wish.wait, reply });
+        let trace = self.spans.as_mut().and_then(|spans| spans.send(number, wish.trace));
+        let (payload, created_at_ms) = (wish.payload, wish.created_at_ms);
+        self.put(now, Proposal { payload, created_at_ms, trace, signature: None }, io);
+    }
+
+    /// Whether everything that is not in memory was in the store at that look.
+    fn is_fresh(&self, looked: Looked) -> bool {
+        looked == self.shared.looked()
+    }
+
+    /// Tells those who wait for a proposal that it is durable here or, with an index, committed.
+    pub fn reply(&mut self, number: Number, index: Option<Index>) {
+        let Some(waiting) = self.waiting.get_mut(&number) else { return };
+        let granted = Granted { number, index };
+        let is_enough = |waiting: &mut Waiting| index.is_some() || waiting.wait == Wait::Queued;
+        for done in waiting.extract_if(.., is_enough) {
+            let _ = done.reply.send(Ok(granted));
+        }
+        if waiting.is_empty() {
+            self.waiting.remove(&number);
+        }
+    }
+}
