@@ -66,8 +66,8 @@ impl Carried {
                 new.push(submission.clone());
             }
         }
-        let mut carried = Self::default();
-        carried.is_ending = new.is_empty() && !submissions.is_empty();
+        let is_ending = new.is_empty() && !submissions.is_empty();
+        let mut carried = Self { is_ending, ..Self::default() };
         for submission in new {
             carried.add(submission);
         }

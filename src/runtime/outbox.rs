@@ -266,6 +266,8 @@ mod tests {
                 term: 1,
                 number,
                 interval_us: 1,
+                sent_us: 1,
+                lease_us: 1,
                 probe: false,
                 commit: 0,
                 positions,

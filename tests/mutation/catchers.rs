@@ -22,10 +22,17 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::RestartSuspectsAtOnce => "everyone_offline_and_back",
         Bug::NominationRaisesTerm | Bug::RefusalUnsaid => "stale_requests",
         Bug::SuspectedNominated => "host_silent",
-        Bug::NominationNeverEnds => "nonsense",
+        Bug::NominationNeverEnds => "nomination_ends",
         Bug::NomineeDoesNotHold => "nominee_holds",
         Bug::NominationIgnoresLog => "log_behind",
         Bug::BackOffNotDrawn => "list_exhausted",
+        Bug::EchoWaitsForSync | Bug::SlowTakesOver | Bug::SlowNeverStands => "disk_slow_everywhere",
+        Bug::LatenessIgnored | Bug::RefutedNominationHeld | Bug::NominationNotTakenBack => {
+            "late_heartbeats"
+        }
+        Bug::StepNotBelieved | Bug::EchoesNotMeasured | Bug::ToldLeaseIgnored => "longer_way",
+        Bug::SearchNotPatient => "list_exhausted",
+        Bug::RefusalsNotCounted => "refused_by_a_majority",
         Bug::LateLogAdopted => "stale_adoption",
         Bug::PiecesAdopted => "fetch_loop",
         Bug::AskedAgainBehind => "pingpong",

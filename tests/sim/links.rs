@@ -166,7 +166,9 @@ impl World {
             rtt_us += self.late_answer();
         }
         let id = self.peers[other].id;
-        self.event(peer, Event::RoundTrip { peer: id, rtt_us });
+        let epoch = self.peers[peer].epoch;
+        let event = Box::new(Event::RoundTrip { peer: id, rtt_us });
+        self.at(rtt_us, What::Tell { peer, epoch, event });
     }
 
     /// Whether somebody hosts who serves.

@@ -29,6 +29,7 @@ mod queue;
 mod roll;
 pub mod run;
 mod shrink;
+mod steps;
 #[path = "../common/text.rs"]
 #[allow(dead_code, reason = "the golden scripts show more")]
 mod text;

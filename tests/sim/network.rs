@@ -98,6 +98,11 @@ impl Network {
         }
     }
 
+    /// The way between all peers is another one from now on. What is on its way arrives as it would.
+    pub fn move_to(&mut self, distances: Vec<Vec<u64>>) {
+        self.distances = distances;
+    }
+
     // ---- conditions ----
 
     /// Something goes wrong. The number ends it.

@@ -15,6 +15,8 @@ use super::{faults, liars, workload};
 const MEMBERS: [usize; 12] = [1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 9];
 /// When the chat has grown up and things begin to go wrong.
 const FAULTS_FROM: u64 = 3 * SECOND;
+/// What a sync takes at least, while all is well.
+const SYNC_US_MIN: u64 = 50;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 
@@ -85,6 +87,8 @@ pub struct Plan {
     pub config: Config,
     /// What a sync takes at most, while nothing is wrong with the disk.
     pub sync_us_max: u64,
+    /// And at least.
+    pub sync_us_min: u64,
     /// Loops take time, so that several events come into one turn.
     pub is_busy: bool,
     pub steps: Vec<Step>,
@@ -199,12 +203,18 @@ impl Plan {
 
     /// Five members who come in, and nothing more.
     fn of_five(seed: u64, one_way_us: u64) -> Self {
-        let mut draw = Draw { prng: Prng::new(seed), members: 5 };
+        Self::of_some(seed, 5, one_way_us)
+    }
+
+    /// So many members who come in, and nothing more.
+    pub fn of_some(seed: u64, members: usize, one_way_us: u64) -> Self {
+        let mut draw = Draw { prng: Prng::new(seed), members };
         let mut plan = Self {
             members: draw.members,
             distances: vec![vec![one_way_us; draw.members]; draw.members],
             config: Config::default(),
             sync_us_max: 2 * MS,
+            sync_us_min: SYNC_US_MIN,
             is_busy: false,
             steps: Vec::new(),
             faults_until: 60 * SECOND,
@@ -242,6 +252,7 @@ impl Plan {
             distances,
             config: config(&mut draw),
             sync_us_max: [500, 2 * MS, 20 * MS][draw.below(3) as usize],
+            sync_us_min: SYNC_US_MIN,
             is_busy: draw.chance(20),
             steps: Vec::new(),
             faults_until: length,
@@ -317,7 +328,7 @@ impl Plan {
         }
     }
 
-    fn add(&mut self, at: u64, action: Action) {
+    pub fn add(&mut self, at: u64, action: Action) {
         self.steps.push(Step { at, action });
     }
 }

@@ -11,6 +11,7 @@ use super::counts::Counts;
 use super::failover::Failover;
 use super::invariants::Broken;
 use super::plan::Plan;
+use super::steps::Course;
 use super::world::World;
 
 /// Between lines that say how far a long run is.
@@ -25,6 +26,7 @@ pub struct Outcome {
     /// From the healing to the agreement.
     pub agreed_us: u64,
     pub failover: Failover,
+    pub course: Course,
 }
 
 /// Runs a plan to its end, or to the first invariant that does not hold. A replica's own
@@ -43,8 +45,8 @@ pub fn run(plan: Plan, is_verbose: bool) -> Outcome {
         Ok(agreed_us) => (world.broken, agreed_us),
         Err(_) => (Some(Broken { invariant: "no assertion fails", what: message }), 0),
     };
-    let World { counts, digest, failover, .. } = world;
-    Outcome { broken, counts, digest, agreed_us, failover }
+    let World { counts, digest, failover, course, .. } = world;
+    Outcome { broken, counts, digest, agreed_us, failover, course }
 }
 
 thread_local! {

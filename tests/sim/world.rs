@@ -24,6 +24,7 @@ use super::oracle::Oracle;
 use super::plan::{Plan, Who};
 use super::process::Wish;
 use super::queue::{Queue, What};
+use super::steps::Course;
 use super::text;
 use super::traps::Trap;
 
@@ -101,6 +102,7 @@ pub struct World {
     /// Over everything that any replica was told and has said.
     pub digest: u64,
     pub failover: Failover,
+    pub course: Course,
     queue: Queue,
     /// The peer whose loop takes several events into one turn.
     in_turn: Option<usize>,
@@ -126,6 +128,7 @@ impl World {
             broken: None,
             digest: 0,
             failover: Failover::default(),
+            course: Course::default(),
             queue: Queue::default(),
             in_turn: None,
             is_healing: false,
@@ -377,9 +380,11 @@ impl World {
     }
 
     fn start_write(&mut self, peer: usize) {
-        let normal = 50 + self.prng.below(self.plan.sync_us_max);
+        let normal = self.plan.sync_us_min + self.prng.below(self.plan.sync_us_max);
         let now = self.now;
         let state = &mut self.peers[peer];
+        // What waited for the write before it does not make this one slow.
+        state.disk.pending[0].since = now;
         state.disk.begin_write();
         let delay = normal.max(state.disk.stalled_until.saturating_sub(now));
         let (epoch, write) = (state.epoch, state.disk.write_number);
@@ -499,6 +504,7 @@ impl World {
     fn notice(&mut self, peer: usize, notice: Notice) {
         self.log(|| format!("{}: {}", peer + 1, text::notice(&notice)));
         self.failover.note(self.now, &notice);
+        self.course.note(self.now, &notice);
         if self.peers[peer].replica.is_none() {
             return;
         }
