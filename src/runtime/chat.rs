@@ -306,7 +306,7 @@ impl Chat {
             self.on_notice(notice, io);
         }
         for load in ready.loads {
-            io.load(self.id, load, &self.shared.reader);
+            io.load(&self.shared, load);
         }
         let written = !ready.persist.is_empty();
         let (commit, last) =
