@@ -153,7 +153,6 @@ impl Talk {
             removed_by: None,
             furthest: Position::default(),
             pasts: Default::default(),
-            furthest: Default::default(),
             tail_in_doubt: false,
         };
         let now = Instant(0);

@@ -351,11 +351,11 @@ impl Known {
                 _ => "several chats match that: use more of the chat's id".to_owned(),
             }));
         };
-        let kept = self.kept.into_iter().filter(|(other, _)| *other == chat);
+        let mut kept = self.kept.into_iter().filter(|(other, _)| *other == chat);
         Ok(Found {
             chat,
             record: self.records.remove(&chat).unwrap_or_default(),
-            kept: kept.last().map(|(_, path)| path),
+            kept: kept.next_back().map(|(_, path)| path),
         })
     }
 

@@ -128,8 +128,8 @@ impl Replica {
     // ---- adopting ----
 
     // R10: only a follower that hears no host adopts, and only what it asked for as the one that it
-    // still is. What arrives after it stood, followed a host, or wrote into its log, knows nothing of
-    // what it has acknowledged by then.
+    // still is. What arrives after it stood, followed a host, or wrote into its log, knows nothing
+    // of what it has acknowledged by then.
     pub(super) fn on_fetch_log_answer(&mut self, message: &Message, answer: &FetchLogAnswer) {
         let awaited = |adoption: &mut Adoption| {
             adoption.from == message.from && adoption.fetch == answer.fetch

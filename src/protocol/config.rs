@@ -115,6 +115,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// By how much a span may become longer for what was measured.
+    pub(super) fn stretch_max_us(&self) -> Micros {
+        self.lease_max_us - self.lease_min_us
+    }
+
     /// The relations that the protocol relies on. The error names the first key that breaks one
     /// and says what it must be.
     pub fn check(&self) -> Result<(), (&'static str, String)> {

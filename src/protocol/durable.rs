@@ -19,6 +19,7 @@ pub(super) struct Later {
 impl Replica {
     pub(super) fn on_persisted(&mut self, ready: u64, sync_us: Micros) {
         self.syncs.add(sync_us);
+        self.persisted_ready = self.persisted_ready.max(ready);
         self.outbox.synced(ready);
         while let Some((number, index)) = self.unsynced.front().copied() {
             if number > ready {
@@ -34,6 +35,13 @@ impl Replica {
             candidacy.votes.insert(self.me);
             self.count_votes();
         }
+    }
+
+    /// Whether something is on its way to the disk, or will be with this `Ready`.
+    pub(super) fn is_syncing(&self) -> bool {
+        let due = self.flush_at.is_some_and(|at| self.now >= at);
+        let written = self.persisted_ready + 1 < self.ready_count;
+        written || due || !self.ready.persist.is_empty()
     }
 
     /// Commits up to `index` and does what follows.

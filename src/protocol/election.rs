@@ -12,13 +12,21 @@ use super::message::{
 use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Candidacy, Part, Replica};
-use super::time::{Instant, Micros};
+use super::time::{Instant, Micros, SECOND};
 use super::types::{Entry, HardState, Incarnation, Past, PeerId, Position, Term};
+
+/// What a search has taken so far makes rounds no longer than this.
+const SEARCHED_MAX_US: Micros = SECOND / 2;
+
+/// A host that has paused no longer ago than this nominates nobody.
+const PAUSED_US: Micros = SECOND;
 
 /// A voter's search for a new host.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Suspicion {
     pub suspected: Option<PeerId>,
+    /// When the search began, or the world last changed for the better.
+    pub since: Instant,
     /// The next place on the ranked list.
     pub place: usize,
     /// Whom this voter nominates in this round.
@@ -34,6 +42,7 @@ pub(super) struct Suspicion {
 /// Somebody wants this peer to host (R15).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Nomination {
+    pub at: Instant,
     pub until: Instant,
     pub incarnation: Incarnation,
     pub term: Term,
@@ -83,6 +92,7 @@ impl Replica {
         self.ready.notices.push(Notice::Suspect { term: self.hard_state.term });
         self.suspicion = Some(Suspicion {
             suspected: self.host,
+            since: self.now,
             place: 0,
             nominee: None,
             round_until: self.now,
@@ -95,11 +105,20 @@ impl Replica {
 
     /// R17, R19: how long a nominee, or a candidate, has. Never more than the longest lease,
     /// whatever a stall has made of the estimates: where answers took longer, no host could last.
+    /// A search that has come to nothing so far may have taken answers for missing that were still
+    /// on their way, so that each round may last as long as all that went before it.
     pub(super) fn round(&self) -> Micros {
         let voters = self.log.voters().peers();
         let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
         let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
-        let round = 2 * slowest + 2 * self.syncs.p99();
+        let stretch_max = self.config.stretch_max_us();
+        let slowest = slowest.max(self.lateness.longer_by().min(stretch_max));
+        let searched = self.suspicion.as_ref().map_or(0, |it| self.now.since(it.since));
+        let searched = match planted(Bug::SearchNotPatient) {
+            true => 0,
+            false => searched.min(SEARCHED_MAX_US).min(stretch_max),
+        };
+        let round = (2 * slowest + 2 * self.syncs.p99()).max(searched);
         round.min(self.config.lease_max_us).max(self.config.round_min_us)
     }
 
@@ -123,6 +142,7 @@ impl Replica {
             let nominate = Nominate { term: self.hard_state.term, last: self.log.last() };
             self.ready.notices.push(Notice::Nominated { nominee, term: nominate.term });
             if nominee != self.me {
+                self.nominated.insert(nominee);
                 self.send(nominee, Body::Nominate(nominate));
             }
         } else {
@@ -186,9 +206,13 @@ impl Replica {
         let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
         // R7: whether its own set has it or not: the asker counts by the set that it has. Who
         // may not vote does not nominate either (R37).
-        let nominated = !self.is_in_doubt() && dialled && host_alive.is_none();
+        let may = !self.is_in_doubt() && dialled && host_alive.is_none();
+        let nominated = may && !self.has_just_paused();
         let term = self.hard_state.term;
         let in_doubt = self.is_in_doubt();
+        if nominated {
+            self.nominated.insert(message.from);
+        }
         let answer = SolicitAnswer { term, nominated, last, in_doubt, host_alive };
         self.answer(message, Body::SolicitAnswer(answer));
     }
@@ -228,7 +252,19 @@ impl Replica {
         // R16: what is held until the end of the own lease must still count then.
         let until = (self.now + self.config.lease_min_us).max(self.suspect_at + self.round());
         let incarnation = message.from_incarnation;
-        self.nominations.insert(message.from, Nomination { until, incarnation, term, last });
+        let at = self.now;
+        self.nominations.insert(message.from, Nomination { at, until, incarnation, term, last });
+    }
+
+    /// R16: a heartbeat that the host sent after a nomination had come shows that the nominator was
+    /// wrong, or was right about another time. What is held would have this peer stand as soon as
+    /// its own lease ends, long after the others have heard of the host again.
+    pub(super) fn drop_refuted_nominations(&mut self, host: PeerId) {
+        let round_trip = self.round_trips.get(&host).and_then(|estimate| estimate.smoothed());
+        let way = round_trip.unwrap_or(0).max(self.lateness.longer_by()) / 3;
+        if !planted(Bug::RefutedNominationHeld) {
+            self.nominations.retain(|_, nomination| nomination.at + way >= self.now);
+        }
     }
 
     /// Who hosts, if this peer knows that it is alive.
@@ -245,6 +281,13 @@ impl Replica {
             }),
             _ => None,
         }
+    }
+
+    /// Whether this peer hosts and has paused only now. Where the ways have got longer, contact is
+    /// back before long, and its word would have the chat change its host for nothing.
+    fn has_just_paused(&self) -> bool {
+        let span = self.config.stretch_max_us().min(PAUSED_US);
+        matches!(&self.part, Part::Host(hosting) if self.now.since(hosting.paused_since) < span)
     }
 
     // R17: stands with nominations from a majority of voters, itself included, whose logs are no
@@ -279,7 +322,13 @@ impl Replica {
         if !wanted {
             return;
         }
-        if self.disk >= DiskState::Full || self.is_in_doubt() {
+        // R24: a slow disk makes room for a faster one. Where the list has brought forth nobody,
+        // the others' are as slow.
+        let is_only_slow = self.disk == DiskState::Stalling && !planted(Bug::SlowNeverStands);
+        let asked = |it: &Suspicion| it.back_off > self.config.fallback_min_us;
+        let is_last_resort = self.suspicion.as_ref().is_some_and(asked);
+        let is_unfit = self.disk >= DiskState::Full && !(is_only_slow && is_last_resort);
+        if is_unfit || self.is_in_doubt() {
             self.withdraw(WithdrawReason::Unfit);
         } else if qualified {
             self.stand(None);
@@ -318,7 +367,24 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_withdraw(&mut self, message: &Message, _withdraw: Withdraw) {
+    /// R16: a nominee that still hears the host may hold a nomination for as long as its lease
+    /// runs. Whoever was wrong about the host takes its own back.
+    pub(super) fn take_nominations_back(&mut self) {
+        let term = self.hard_state.term;
+        for peer in std::mem::take(&mut self.nominated) {
+            if !planted(Bug::NominationNotTakenBack) {
+                self.send(
+                    peer,
+                    Body::Withdraw(Withdraw { term, reason: WithdrawReason::HostHeard }),
+                );
+            }
+        }
+    }
+
+    pub(super) fn on_withdraw(&mut self, message: &Message, withdraw: Withdraw) {
+        if withdraw.reason == WithdrawReason::HostHeard {
+            self.nominations.remove(&message.from);
+        }
         let Some(suspicion) = &mut self.suspicion else { return };
         suspicion.withdrawn.insert(message.from);
         if suspicion.nominee == Some(message.from) {
@@ -338,7 +404,9 @@ impl Replica {
         self.ready.persist.hard_state = Some(self.hard_state);
         self.ready.notices.push(Notice::Standing { term });
         self.part = Part::Candidate(Candidacy {
+            since: self.now,
             votes: BTreeSet::new(),
+            refusals: BTreeSet::new(),
             own_vote_ready: Some(self.ready_number()),
             deadline: self.now + 2 * self.round(),
             was_handed_over: hand_over.is_some(),
@@ -346,6 +414,8 @@ impl Replica {
         self.host = None;
         self.attached = None;
         self.relays.clear();
+        // Whoever does not vote may hear a host, which has the time to say so itself.
+        self.relay_at = self.now + self.config.lease_max_us;
         self.adoption.take_if(|_| !planted(Bug::CandidateAdopts));
         self.nominations.clear();
         for peer in self.other_voters() {
@@ -420,8 +490,22 @@ impl Replica {
         {
             candidacy.votes.insert(message.from);
             self.count_votes();
+        } else if let Part::Candidate(candidacy) = &mut self.part
+            && !vote.granted
+        {
+            candidacy.refusals.insert(message.from);
+            self.count_refusals();
         }
         self.on_host_alive(message, vote.host_alive);
+    }
+
+    /// R18: a candidate whom a majority cannot choose any more does not wait for the others.
+    fn count_refusals(&mut self) {
+        let Part::Candidate(candidacy) = &self.part else { return };
+        let may_vote = |peer: &PeerId, _: &Incarnation| !candidacy.refusals.contains(peer);
+        if !is_majority(self.log.voters(), may_vote) && !planted(Bug::RefusalsNotCounted) {
+            self.give_up_candidacy();
+        }
     }
 
     pub(super) fn count_votes(&mut self) {

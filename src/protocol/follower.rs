@@ -40,6 +40,8 @@ pub(super) struct Attached {
     /// Heartbeats in a row that told of entries which have not come.
     pub holes: u32,
     pub acknowledge: bool,
+    /// A heartbeat was heard that has not been echoed.
+    pub echo: bool,
 }
 
 impl Replica {
@@ -130,10 +132,12 @@ impl Replica {
             // A candidate that hears of the host of its own term has lost.
             self.become_follower();
             self.host = Some(host);
+            // It needs some round trips until its heartbeats come.
+            let until = self.now + self.config.lease_min_us.max(3 * self.round());
             // R10: who follows a host takes its log over, and nobody else's.
             self.adoption.take_if(|_| !planted(Bug::LateLogAdopted));
             self.suspicion = None;
-            self.suspect_at = self.suspect_at.max(self.now + self.config.lease_min_us);
+            self.suspect_at = self.suspect_at.max(until);
             self.ready.notices.push(Notice::Host { host: Some(host), term });
         }
         if self.host == Some(host) && self.attached.is_none() {
@@ -218,6 +222,7 @@ impl Replica {
             heartbeat: 0,
             holes: 0,
             acknowledge: false,
+            echo: false,
         });
         self.outbox.resend_all();
         let term = self.hard_state.term;
@@ -298,7 +303,7 @@ impl Replica {
         attached.caught_up |= matched >= append.commit;
         attached.acknowledge |= first_answer || !append.entries.is_empty();
         if planted(Bug::FeedRenewsLease) {
-            self.renew_lease(message.from, self.config.heartbeat_idle_us);
+            self.renew_lease(message.from, self.config.heartbeat_idle_us, 0);
         }
         // R3: what the host has committed and this log has is committed here.
         self.commit_to(append.commit.min(matched));
@@ -364,8 +369,9 @@ impl Replica {
         if self.host != Some(message.from) {
             return;
         }
+        self.lateness.add(self.now, heartbeat.number, heartbeat.sent_us);
         if !heartbeat.probe {
-            self.renew_lease(message.from, heartbeat.interval_us);
+            self.renew_lease(message.from, heartbeat.interval_us, heartbeat.lease_us);
         }
         if let Some(ranking) = &heartbeat.ranking {
             self.ranking = Arc::clone(ranking);
@@ -376,7 +382,7 @@ impl Replica {
         let last = self.log.last().index;
         let Some(attached) = &mut self.attached else { return };
         attached.heartbeat = attached.heartbeat.max(heartbeat.number);
-        attached.acknowledge = true;
+        attached.echo = true;
         let Some(matched) = attached.matched else { return };
         attached.holes = if heartbeat.commit > last { attached.holes + 1 } else { 0 };
         let lost = attached.holes >= HOLES_MAX;
@@ -387,14 +393,21 @@ impl Replica {
         }
     }
 
-    /// Only heartbeats renew the lease (R22). Its length follows the link's own history.
-    fn renew_lease(&mut self, host: PeerId, interval_us: Micros) {
+    /// Only heartbeats renew the lease (R22). Its length follows the link's own history, and what
+    /// the host has measured and tells: `told_us`.
+    fn renew_lease(&mut self, host: PeerId, interval_us: Micros, told_us: Micros) {
         let round_trip = self.round_trips.get(&host).map_or(0, |estimate| estimate.p99());
+        let longer_by = self.lateness.longer_by();
+        let longer_by = if planted(Bug::LatenessIgnored) { 0 } else { longer_by };
+        let told_us = if planted(Bug::ToldLeaseIgnored) { 0 } else { told_us };
         let config = &self.config;
-        let length = (3 * interval_us.min(config.heartbeat_idle_us) + round_trip)
+        let length = (3 * interval_us.min(config.heartbeat_idle_us) + round_trip.max(longer_by))
+            .max(told_us)
             .clamp(config.lease_min_us, config.lease_max_us);
+        self.drop_refuted_nominations(host);
+        self.take_nominations_back();
         self.lease_until = self.now + length;
-        self.relay_at = self.now + config.lease_max_us;
+        self.relay_at = self.now + self.config.lease_max_us;
         self.suspect_at = self.lease_until;
         self.suspicion = None;
     }
@@ -408,11 +421,12 @@ impl Replica {
     fn flush_acknowledgement(&mut self) {
         let receipt = Receipt { delivered: self.log.commit(), read: self.read };
         let all = planted(Bug::UnmatchedAcknowledged).then_some(self.log.last().index);
+        let is_syncing = self.is_syncing() && !planted(Bug::EchoWaitsForSync);
+        let synced = self.synced;
         let Some(attached) = &mut self.attached else { return };
-        if !std::mem::take(&mut attached.acknowledge) {
-            return;
-        }
-        let acknowledge = Acknowledge {
+        let acknowledge = std::mem::take(&mut attached.acknowledge);
+        let echo = std::mem::take(&mut attached.echo);
+        let full = Acknowledge {
             term: self.hard_state.term,
             attach: attached.attach,
             synced: all.or(attached.matched).unwrap_or(0),
@@ -425,7 +439,18 @@ impl Replica {
             },
         };
         let source = attached.source;
-        self.send(source, Body::Acknowledge(acknowledge));
+        // R22: contact does not depend on the disk, so that an echo waits for no sync. It tells of
+        // what was durable before, and nothing of what has been received and read since. It does
+        // not speak of its term too early: the host began to send heartbeats when it had the
+        // attach, which left when the term was durable.
+        if echo && is_syncing {
+            let synced = full.synced.min(synced);
+            let echo = Acknowledge { synced, receipt: Receipt::default(), ..full };
+            self.send_early(source, Body::Acknowledge(echo));
+        }
+        if acknowledge || (echo && !is_syncing) {
+            self.send(source, Body::Acknowledge(full));
+        }
     }
 
     /// R12: this member's row of delays, and the others from near to far.

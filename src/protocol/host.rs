@@ -36,10 +36,14 @@ const HEARTBEATS_MAX: usize = 256;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Hosting {
     pub since: Instant,
+    /// What the votes of a majority took: the first that is known of round trips to the voters.
+    pub votes_us: Micros,
     pub term_start: Index,
     /// `TermStart` is committed (R4).
     pub serving: bool,
     pub paused: bool,
+    /// Since when it is paused, or is not.
+    pub paused_since: Instant,
     pub progress: BTreeMap<PeerId, Progress>,
     /// What the whole log has of each author, committed or not.
     pub submissions: Submissions,
@@ -84,6 +88,10 @@ impl Replica {
             Part::Candidate(candidacy) if candidacy.was_handed_over => self.config.move_every_us,
             _ => self.config.tenure_us,
         };
+        let votes_us = match &self.part {
+            Part::Candidate(candidacy) => self.now.since(candidacy.since),
+            Part::Follower | Part::Host(_) => 0,
+        };
         let term_start = self.log.last().index + 1;
         let mut submissions = self.log.state().submissions.clone();
         for entry in self.log.entries_from(self.log.commit() + 1, usize::MAX) {
@@ -95,9 +103,11 @@ impl Replica {
         let now = self.now;
         self.part = Part::Host(Box::new(Hosting {
             since: now,
+            votes_us,
             term_start,
             serving: planted(Bug::ServesAtOnce),
             paused: false,
+            paused_since: now,
             progress: Default::default(),
             submissions,
             joined: BTreeMap::new(),
@@ -206,7 +216,7 @@ impl Replica {
         }
         let within = |limit: Micros| {
             is_majority(self.log.voters(), |peer, _| {
-                let known = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
+                let known = self.round_trip_to(hosting, peer);
                 let progress = hosting.progress.get(peer);
                 let is_late = progress.is_some_and(|progress| self.now < progress.late_until);
                 let is_near = known.is_none_or(|round_trip| round_trip <= limit) && !is_late;
@@ -222,6 +232,29 @@ impl Replica {
         }
     }
 
+    /// What is known of the round trip to a voter: pings measure it, and so do the echoes of
+    /// heartbeats, which are more and know sooner that the way has got longer.
+    fn round_trip_to(&self, hosting: &Hosting, peer: &PeerId) -> Option<Micros> {
+        let pinged = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
+        pinged.max(self.echoes_of(hosting, peer).map(|(smoothed, _)| smoothed))
+    }
+
+    /// What echoes of heartbeats take, and what hardly any exceeds; at first, what the votes took.
+    fn echoes_of(&self, hosting: &Hosting, peer: &PeerId) -> Option<(Micros, Micros)> {
+        let echoes = hosting.progress.get(peer).map(|progress| progress.echoes);
+        let known = echoes.and_then(|echoes| Some((echoes.smoothed()?, echoes.p99())));
+        let votes = Some((hosting.votes_us, hosting.votes_us)).filter(|_| hosting.votes_us > 0);
+        known.or(votes).filter(|_| !planted(Bug::EchoesNotMeasured))
+    }
+
+    /// The lease that a member has at least after each heartbeat: those tell it so.
+    fn lease_of(&self, hosting: &Hosting, peer: &PeerId) -> Micros {
+        let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
+        let round_trip = round_trip.max(self.echoes_of(hosting, peer).map_or(0, |(_, most)| most));
+        (3 * self.slowest_pace(hosting) + round_trip)
+            .clamp(self.config.lease_min_us, self.config.lease_max_us)
+    }
+
     // ---- contact with a majority (R22) ----
 
     pub(super) fn in_contact(
@@ -235,10 +268,9 @@ impl Replica {
         }
         // The peer's lease is as long as the round trip to it is more (R14), and begins when a
         // heartbeat arrives; contact is dated by when that was sent.
-        let round_trip = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
-        let round_trip = round_trip.unwrap_or(0);
-        let lease = (3 * self.slowest_pace(hosting) + round_trip)
-            .clamp(self.config.lease_min_us, self.config.lease_max_us);
+        let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
+        let round_trip = round_trip.min(self.config.stretch_max_us());
+        let lease = self.lease_of(hosting, peer);
         let span = lease * self.config.pause_percent / 100 + round_trip / 2;
         let progress = hosting.progress.get(peer);
         let progress = progress.filter(|progress| progress.incarnation == *incarnation);
@@ -265,6 +297,7 @@ impl Replica {
         if paused != hosting.paused {
             let Part::Host(hosting) = &mut self.part else { return };
             hosting.paused = paused;
+            hosting.paused_since = self.now;
             // The next heartbeat says it at once: it renews leases again, or does so no more.
             hosting.heartbeat_at = self.now;
             self.ready.notices.push(Notice::Paused { paused });
@@ -308,6 +341,9 @@ impl Replica {
         let term = self.hard_state.term;
         let commit = self.log.commit();
         let ranking = &self.ranking;
+        let Part::Host(hosting) = &self.part else { return };
+        let lease_us = self.lease_of(hosting, &peer);
+        let sent_us = self.now.since(hosting.since);
         let Part::Host(hosting) = &mut self.part else { return };
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
         let news = progress.receipts_version_sent != hosting.receipts_version;
@@ -317,6 +353,8 @@ impl Replica {
             term,
             number: hosting.heartbeat,
             interval_us,
+            sent_us,
+            lease_us,
             probe: hosting.paused && !planted(Bug::PausedStillHeartbeats),
             commit,
             positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
@@ -361,6 +399,7 @@ impl Replica {
         let Part::Host(hosting) = &mut self.part else { return };
         let mut progress = Progress::new(incarnation, attach.attach, past);
         progress.boot = message.from_boot;
+        progress.first_heartbeat = hosting.heartbeat;
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation
         {
@@ -370,6 +409,8 @@ impl Replica {
                 return;
             }
             progress.contact = before.contact;
+            progress.echoes = before.echoes;
+            progress.copied_soon = before.copied_soon;
             progress.late_until = before.late_until;
             progress.receipt = before.receipt;
         }
@@ -408,9 +449,10 @@ impl Replica {
             return;
         }
         if progress.next.is_some_and(|next| acknowledge.synced < next) {
-            progress.acknowledged(acknowledge.synced);
+            progress.acknowledged(self.now, acknowledge.synced);
         }
         progress.ranking_version = acknowledge.ranking_version;
+        // R36: an answer that was overtaken, or echoes a heartbeat alone, takes nothing back.
         let mut receipt = progress.receipt;
         receipt.advance(acknowledge.receipt);
         if progress.receipt != receipt {
@@ -422,6 +464,10 @@ impl Replica {
         if let Some(echoed) = sent.rev().find(|sent| sent.number == acknowledge.heartbeat) {
             let known = self.round_trips.get(&from).and_then(|estimate| estimate.smoothed());
             progress.note_echo(self.now, echoed.at, known.unwrap_or(0));
+            let is_new = progress.contact < Some(echoed.at);
+            if is_new && echoed.number > progress.first_heartbeat {
+                progress.echoes.add(self.now.since(echoed.at));
+            }
             let at = if planted(Bug::ContactDatedByArrival) { self.now } else { echoed.at };
             progress.contact = progress.contact.max(Some(at));
             // R28: it keeps up if it has what was committed when that heartbeat left.
@@ -555,7 +601,7 @@ impl Replica {
         let Some(progress) = self.progress_mut(peer) else { return };
         if let Some(entry) = entries.last() {
             let bytes = entries.iter().map(|entry| entry.size()).sum();
-            progress.sent(entry.index, bytes);
+            progress.sent(now, entry.index, bytes);
         }
         progress.commit_sent = Some(commit);
         progress.sent_at = Some(now);

@@ -163,6 +163,10 @@ pub struct Heartbeat {
     pub number: u64,
     /// When the next heartbeat is due at the latest.
     pub interval_us: Micros,
+    /// When it was sent: how long the host had hosted by then, by its own clock.
+    pub sent_us: Micros,
+    /// The lease that the host takes the member to have after it, at least (R14, R22).
+    pub lease_us: Micros,
     /// Sent by a paused host: renews no lease (R22).
     pub probe: bool,
     pub commit: Index,
@@ -337,6 +341,8 @@ pub enum WithdrawReason {
     LogBehind,
     /// The disk stalls or is full.
     Unfit,
+    /// It hears the host again, and takes back its nomination of the addressee (R16).
+    HostHeard,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -320,6 +320,30 @@ bugs! {
     /// A host can recover a running chat.
     R30 RunningChatRecovered,
 
+    // ---- how long things take ----
+    /// What takes long three times in a row is taken for a pause.
+    R14 StepNotBelieved,
+    /// A heartbeat that comes late says nothing about the way.
+    R14 LatenessIgnored,
+    /// The lease that the host tells is not kept.
+    R14 ToldLeaseIgnored,
+    /// Echoes of heartbeats say nothing about the round trip.
+    R22 EchoesNotMeasured,
+    /// The echo of a heartbeat waits for the sync.
+    R22 EchoWaitsForSync,
+    /// A nomination is held though the host was heard after it.
+    R16 RefutedNominationHeld,
+    /// A host whose disk stalls hands over to one whose disk is as slow.
+    R24 SlowTakesOver,
+    /// A peer whose disk is slow does not stand, though nobody else does.
+    R24 SlowNeverStands,
+    /// Who hears the host again does not take its nominations back.
+    R16 NominationNotTakenBack,
+    /// A candidate waits for the others when it can win no more.
+    R18 RefusalsNotCounted,
+    /// Rounds are no longer in a search that has come to nothing so far.
+    R19 SearchNotPatient,
+
     // ---- doubt ----
     /// A peer whose log was cut votes.
     R37 DoubtVotes,

@@ -40,6 +40,9 @@ impl Replica {
         match state {
             LinkState::Up if before != Some(LinkState::Up) => {
                 self.seek_host_at = self.seek_host_at.min(self.now);
+                if let Some(suspicion) = &mut self.suspicion {
+                    suspicion.since = self.now;
+                }
                 if let Part::Host(_) = self.part {
                     self.announce_to(peer);
                 } else if self.host == Some(peer) {

@@ -5,8 +5,11 @@ use std::collections::VecDeque;
 use super::message::Receipt;
 use super::planted::{Bug, planted};
 use super::time::{Instant, MS, Micros, SECOND};
+use super::timers::Estimate;
 use super::types::{Boot, Incarnation, Index, Past};
 
+/// A copy that takes longer than this, beside the way, is one of a slow disk (R24).
+pub(super) const SLOW_SYNC_US: Micros = 400 * MS;
 /// How long what was sent may be unacknowledged before the member is told where it ends. That is a
 /// last resort: a stream that has lost something says so by its end.
 const RECALL_US: Micros = 5 * SECOND;
@@ -29,8 +32,8 @@ pub(super) struct Progress {
     pub matched: Index,
     /// The next entry to send; `None` until a common position is found.
     pub next: Option<Index>,
-    /// What was sent and not acknowledged: the last index and the bytes of each batch.
-    pub in_flight: VecDeque<(Index, usize)>,
+    /// What was sent and not acknowledged.
+    pub in_flight: VecDeque<Batch>,
     pub in_flight_bytes: usize,
     /// When something of the log was sent last.
     pub sent_at: Option<Instant>,
@@ -40,6 +43,12 @@ pub(super) struct Progress {
     pub loading: bool,
     /// When the newest heartbeat that the member has echoed was sent (R22).
     pub contact: Option<Instant>,
+    /// How long heartbeats take to the member and their echoes back.
+    pub echoes: Estimate,
+    /// The newest heartbeat when the member attached. It may have been sent long before that.
+    pub first_heartbeat: u64,
+    /// When the last entries were sent of which the member has said soon that it has them.
+    pub copied_soon: Option<Instant>,
     /// Until then the line to the member counts as slow: an echo came late over it.
     pub late_until: Instant,
     pub receipt: Receipt,
@@ -52,6 +61,14 @@ pub(super) struct Progress {
     pub past: Option<Past>,
     /// Since when the member has been caught up without a break.
     pub steady_since: Option<Instant>,
+}
+
+/// Entries that were sent together.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Batch {
+    pub last: Index,
+    pub bytes: usize,
+    pub sent_at: Instant,
 }
 
 impl Progress {
@@ -68,6 +85,9 @@ impl Progress {
             commit_sent: None,
             loading: false,
             contact: None,
+            echoes: Estimate::default(),
+            first_heartbeat: 0,
+            copied_soon: None,
             late_until: Instant(0),
             receipt: Receipt::default(),
             receipts_version_sent: 0,
@@ -84,21 +104,21 @@ impl Progress {
     }
 
     /// Takes note of entries up to `last` having been sent.
-    pub fn sent(&mut self, last: Index, bytes: usize) {
+    pub fn sent(&mut self, now: Instant, last: Index, bytes: usize) {
         self.next = Some(last + 1);
-        self.in_flight.push_back((last, bytes));
+        self.in_flight.push_back(Batch { last, bytes, sent_at: now });
         self.in_flight_bytes += bytes;
     }
 
     /// Takes note of an acknowledgement. Within one attach, `matched` never goes back.
-    pub fn acknowledged(&mut self, index: Index) {
+    pub fn acknowledged(&mut self, now: Instant, index: Index) {
         self.matched = if planted(Bug::MatchGoesBack) { index } else { self.matched.max(index) };
-        while let Some((last, bytes)) = self.in_flight.front().copied() {
-            if last > self.matched {
-                break;
+        while let Some(batch) = self.in_flight.pop_front_if(|batch| batch.last <= self.matched) {
+            self.in_flight_bytes -= batch.bytes;
+            let took = now.since(batch.sent_at).saturating_sub(self.echoes.smoothed().unwrap_or(0));
+            if took < SLOW_SYNC_US {
+                self.copied_soon = Some(batch.sent_at);
             }
-            self.in_flight_bytes -= bytes;
-            self.in_flight.pop_front();
         }
     }
 
@@ -137,13 +157,14 @@ mod tests {
     #[test]
     fn r35_a_stalled_follower_gets_no_more_until_it_acknowledges() {
         let mut progress = Progress::new(1, 1, None);
-        progress.sent(10, 600);
+        let now = Instant(0);
+        progress.sent(now, 10, 600);
         assert!(progress.has_room(1_000));
-        progress.sent(20, 600);
+        progress.sent(now, 20, 600);
         assert!(!progress.has_room(1_000));
-        progress.acknowledged(15);
+        progress.acknowledged(now, 15);
         assert!(progress.has_room(1_000));
-        progress.acknowledged(3);
+        progress.acknowledged(now, 3);
         assert_eq!(progress.matched, 15, "an older answer takes nothing back");
     }
 }

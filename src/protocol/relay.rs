@@ -58,14 +58,14 @@ impl Replica {
     }
 
     pub(super) fn on_acknowledge_elsewhere(&mut self, message: &Message, acknowledge: Acknowledge) {
-        let commit = self.log.commit();
+        let (now, commit) = (self.now, self.log.commit());
         if let Some(progress) = self.relays.get_mut(&message.from)
             && progress.attach == acknowledge.attach
             && progress.incarnation == message.from_incarnation
             && progress.boot == message.from_boot
             && acknowledge.synced <= commit
         {
-            progress.acknowledged(acknowledge.synced);
+            progress.acknowledged(now, acknowledge.synced);
         }
     }
 

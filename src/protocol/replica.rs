@@ -22,7 +22,7 @@ use super::planted::{Bug, planted, remembered};
 use super::prng::Prng;
 use super::progress::Progress;
 use super::time::Instant;
-use super::timers::Estimate;
+use super::timers::{Estimate, Lateness};
 use super::types::{
     Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId,
     Position, Submission, Term,
@@ -73,6 +73,8 @@ pub struct Replica {
     pub(super) suspect_at: Instant,
     pub(super) suspicion: Option<Suspicion>,
     pub(super) nominations: BTreeMap<PeerId, Nomination>,
+    /// Whom this peer has nominated since it heard the host last.
+    pub(super) nominated: BTreeSet<PeerId>,
     pub(super) adoption: Option<Adoption>,
     pub(super) fetch_count: u64,
     pub(super) seek_host_at: Instant,
@@ -86,6 +88,10 @@ pub struct Replica {
     pub(super) links: BTreeMap<PeerId, LinkState>,
     pub(super) round_trips: BTreeMap<PeerId, Estimate>,
     pub(super) syncs: Estimate,
+    /// Of the present host, or the last one of this term.
+    pub(super) lateness: Lateness,
+    /// The last `Ready` that is known to be durable.
+    pub(super) persisted_ready: u64,
     /// Since when no majority of the voters has been linked to this peer (R30).
     pub(super) apart_since: Option<Instant>,
     pub(super) pasts: Pasts,
@@ -100,6 +106,8 @@ pub struct Replica {
     /// Another running peer has this one's key, and takes part in its place.
     pub(super) key_in_use: bool,
     pub(super) disk: DiskState,
+    /// When that was told.
+    pub(super) disk_since: Instant,
     pub(super) stopping: Option<Stopping>,
     pub(super) fault: Option<&'static str>,
     /// This peer was a member, and takes no part any more.
@@ -122,7 +130,10 @@ pub(super) enum Part {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Candidacy {
+    pub since: Instant,
     pub votes: BTreeSet<PeerId>,
+    /// Who has said no.
+    pub refusals: BTreeSet<PeerId>,
     /// The `Ready` that makes the candidate's own vote durable; it counts afterwards (R1).
     pub own_vote_ready: Option<u64>,
     pub deadline: Instant,
@@ -177,6 +188,7 @@ impl Replica {
             },
             suspicion: None,
             nominations: BTreeMap::new(),
+            nominated: BTreeSet::new(),
             adoption: None,
             fetch_count: 0,
             seek_host_at: now,
@@ -187,6 +199,8 @@ impl Replica {
             links: BTreeMap::new(),
             round_trips: BTreeMap::new(),
             syncs: Estimate::default(),
+            lateness: Lateness::default(),
+            persisted_ready: 0,
             apart_since: Some(now),
             pasts: recovered.pasts,
             pasts_due_at: None,
@@ -195,6 +209,7 @@ impl Replica {
             other_generations: BTreeMap::new(),
             key_in_use: false,
             disk: DiskState::Fit,
+            disk_since: now,
             stopping: None,
             fault: None,
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
@@ -513,11 +528,12 @@ impl Replica {
     }
 
     fn on_disk(&mut self, state: DiskState) {
+        let before = std::mem::replace(&mut self.disk, state);
+        self.disk_since = self.now;
         // R24, R38: a host whose disk does not keep up makes room for one whose does.
-        if state > self.disk && state != DiskState::Fit {
+        if state > before && state != DiskState::Fit {
             self.start_hand_over(None);
         }
-        self.disk = state;
     }
 
     fn on_stop(&mut self) {
@@ -569,6 +585,11 @@ impl Replica {
         self.host = None;
         self.attached = None;
         self.relays.clear();
+        self.nominated.clear();
+        self.lateness.forget_host();
+        // There is nobody left whose lease could run.
+        let until = self.now + self.config.lease_min_us + self.round();
+        self.suspect_at = self.suspect_at.min(until);
         // Its host is looked for before anybody else is asked to pass the log on.
         self.relay_at = self.now + self.config.lease_max_us;
         self.ready.notices.push(Notice::Host { host: None, term });

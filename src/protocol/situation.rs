@@ -14,7 +14,7 @@ use super::follower::{Attached, RELAY_US};
 use super::host::{HeartbeatSent, Hosting};
 use super::outbox::Outbox;
 use super::presence::Presence;
-use super::progress::Progress;
+use super::progress::{Batch, Progress};
 use super::replica::{Candidacy, Part, Replica, Stopping};
 use super::succession::HandingOver;
 use super::time::{Instant, Micros};
@@ -97,7 +97,9 @@ impl Replica {
     pub fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
         // The configuration and the peer's own name never change. Random numbers are for spans
         // of back-off, which a driver makes all alike, and for whom to ask first. A majority that
-        // is lost is only told of.
+        // is lost is only told of. How long things take, as echoes, votes, late heartbeats and
+        // long searches show it, makes no span longer where the longest lease is the shortest one,
+        // too, which a driver sees to.
         let Self {
             config: _,
             me,
@@ -129,6 +131,7 @@ impl Replica {
             suspect_at,
             suspicion,
             nominations,
+            nominated,
             adoption,
             fetch_count,
             seek_host_at,
@@ -138,6 +141,8 @@ impl Replica {
             links,
             round_trips,
             syncs,
+            lateness: _,
+            persisted_ready,
             apart_since: _,
             pasts,
             pasts_due_at,
@@ -146,6 +151,7 @@ impl Replica {
             other_generations,
             key_in_use,
             disk,
+            disk_since: _,
             stopping,
             fault,
             has_gone,
@@ -165,6 +171,7 @@ impl Replica {
         for (number, index) in unsynced {
             into.hash((ready_count - number, index));
         }
+        into.hash(ready_count - persisted_ready);
         into.due_if(*flush_at);
         into.hash(host);
         into.counts.push(Count::Attach { member: *me, number: *attach_count });
@@ -187,6 +194,7 @@ impl Replica {
         if let Some(suspicion) = suspicion {
             suspicion.situation(into);
         }
+        into.hash(nominated);
         into.hash(nominations.len());
         for (peer, nomination) in nominations {
             into.hash(peer);
@@ -219,10 +227,18 @@ impl Part {
     fn situation<H: Hasher>(&self, ready_count: u64, term: Term, into: &mut Situation<H>) {
         match self {
             Part::Follower => into.hash(0_u8),
-            Part::Candidate(Candidacy { votes, own_vote_ready, deadline, was_handed_over }) => {
+            Part::Candidate(Candidacy {
+                since: _,
+                refusals,
+                votes,
+                own_vote_ready,
+                deadline,
+                was_handed_over,
+            }) => {
                 into.hash((
                     1_u8,
                     votes,
+                    refusals,
                     was_handed_over,
                     own_vote_ready.map(|number| ready_count - number),
                 ));
@@ -241,9 +257,11 @@ impl Hosting {
         // A heartbeat's number only has to be a new one.
         let Self {
             since,
+            votes_us: _,
             term_start,
             serving,
             paused,
+            paused_since,
             progress,
             submissions,
             reports,
@@ -265,6 +283,7 @@ impl Hosting {
             joined,
         } = self;
         into.was(*since);
+        into.was(*paused_since);
         into.hash((term_start, serving, paused, submissions, reports, intervals_us));
         into.hash(progress.len());
         for (peer, progress) in progress {
@@ -324,6 +343,9 @@ impl Progress {
             commit_sent,
             loading,
             contact,
+            echoes: _,
+            first_heartbeat: _,
+            copied_soon: _,
             late_until,
             receipt,
             receipts_version_sent,
@@ -333,7 +355,11 @@ impl Progress {
             steady_since,
         } = self;
         into.counts.push(Count::Attach { member, number: *attach });
-        into.hash((incarnation, boot, matched, next, in_flight, commit_sent, loading, receipt));
+        into.hash((incarnation, boot, matched, next, commit_sent, loading, receipt));
+        into.hash(in_flight.len());
+        for Batch { last, bytes, sent_at: _ } in in_flight {
+            into.hash((last, bytes));
+        }
         into.hash(*receipts_version_sent == receipts_version);
         into.was_if(*contact);
         into.due(*late_until);
@@ -352,11 +378,20 @@ impl Attached {
         into: &mut Situation<H>,
     ) {
         // What it has come up to is only shown.
-        let Self { source, attach, since, matched, caught_up: _, heartbeat, holes, acknowledge } =
-            self;
+        let Self {
+            source,
+            attach,
+            since,
+            matched,
+            caught_up: _,
+            heartbeat,
+            holes,
+            acknowledge,
+            echo,
+        } = self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
-        into.hash((source, matched, holes, acknowledge));
+        into.hash((source, matched, holes, acknowledge, echo));
         into.was(*since);
         if Some(*source) != host {
             into.due(*since + RELAY_US);
@@ -375,8 +410,16 @@ impl Adoption {
 
 impl Suspicion {
     fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
-        let Self { suspected, place, nominee, round_until, withdrawn, back_off, has_withdrawn } =
-            self;
+        let Self {
+            suspected,
+            since: _,
+            place,
+            nominee,
+            round_until,
+            withdrawn,
+            back_off,
+            has_withdrawn,
+        } = self;
         into.hash((suspected, place, nominee, withdrawn, back_off, has_withdrawn));
         into.due(*round_until);
     }
@@ -384,8 +427,9 @@ impl Suspicion {
 
 impl Nomination {
     fn situation<H: Hasher>(&self, into: &mut Situation<H>) {
-        let Self { until, incarnation, term, last } = self;
+        let Self { at, until, incarnation, term, last } = self;
         into.hash((incarnation, term, last));
+        into.was(*at);
         into.due(*until);
     }
 }

@@ -12,6 +12,7 @@ use super::message::{
 };
 use super::ordering::Draft;
 use super::planted::{Bug, planted};
+use super::progress::SLOW_SYNC_US;
 use super::ranking::{rank, shown_edges};
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros, SECOND};
@@ -349,10 +350,18 @@ impl Replica {
 
     fn hand_over_to(&mut self, target: Option<PeerId>, tried: BTreeSet<PeerId>) {
         let Part::Host(hosting) = &self.part else { return };
+        // R24: there is nothing to gain from one whose disk is as slow. Which is not, shows by
+        // what it was sent since this one's has been slow.
+        let stalls = self.disk == DiskState::Stalling && !planted(Bug::SlowTakesOver);
+        let is_slow = |peer: &PeerId| {
+            let copied = hosting.progress.get(peer).and_then(|progress| progress.copied_soon);
+            stalls && copied.is_none_or(|sent_at| sent_at + SLOW_SYNC_US < self.disk_since)
+        };
         let fit = |peer: &PeerId| {
             let incarnation = self.log.voters().0.get(peer);
             *peer != self.me
                 && !tried.contains(peer)
+                && !is_slow(peer)
                 && self.is_linked(*peer)
                 && incarnation.is_some_and(|incarnation| {
                     hosting.progress.contains_key(peer)

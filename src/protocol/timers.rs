@@ -4,27 +4,44 @@
 //! value and a smoothed deviation, in integers; value + 4 deviations stands for the 99th
 //! percentile.
 
-use super::time::{MS, Micros, SECOND};
+use super::planted::{Bug, planted};
+use super::time::{Instant, MS, Micros, SECOND};
 
 /// No measurement counts for more. A first one has nothing to be compared with, and one sync or
 /// ping that took many seconds would be believed for as many minutes.
 const SAMPLE_MAX_US: Micros = 2 * SECOND;
+
+/// What is usual is what was so within this span, or the one before.
+const USUAL_US: Micros = 5 * SECOND;
 
 /// A smoothed length of time and its smoothed deviation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Estimate {
     smoothed: Micros,
     deviation: Micros,
+    /// The last two measurements, the older one first.
+    recent: (Micros, Micros),
 }
 
 impl Estimate {
     /// Takes one more measurement into account. What is far beyond the known was a pause of either
     /// side and counts for little, however often it happens, so that freezes do not lengthen
-    /// leases; a link that has got longer is known all the same after some measurements.
+    /// leases. What takes that long three times in a row is no pause: the least of the three is
+    /// believed at once.
     pub fn add(&mut self, sample: Micros) {
         let sample = sample.min(SAMPLE_MAX_US);
+        let (before, last) = self.recent;
+        self.recent = (last, sample);
         if self.smoothed == 0 {
-            *self = Self { smoothed: sample.max(1), deviation: sample / 2 };
+            *self = Self { smoothed: sample.max(1), deviation: sample / 2, ..*self };
+            return;
+        }
+        let mut three = [before, last, sample];
+        three.sort_unstable();
+        let [least, middle, _] = three;
+        if least > self.p99() && !planted(Bug::StepNotBelieved) {
+            let deviation = self.deviation.max(middle - least);
+            *self = Self { smoothed: least, deviation, ..*self };
             return;
         }
         let sample = sample.min(2 * self.smoothed + 10 * MS);
@@ -41,6 +58,60 @@ impl Estimate {
     /// What hardly any measurement exceeds.
     pub fn p99(&self) -> Micros {
         self.smoothed + 4 * self.deviation
+    }
+}
+
+/// How much later than usual the heartbeats of one host arrive. Each says when it was sent, by the
+/// host's clock, so that a way that has got longer is known by the first one that comes over it,
+/// and is told from a host that was frozen, whose heartbeats then come as fast as ever.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Lateness {
+    newest: u64,
+    /// The shortest passage since `turned_at`, and in the span before that: how far this peer's
+    /// clock was ahead of the host's when the heartbeat arrived.
+    shortest: (i64, i64),
+    turned_at: Option<Instant>,
+    late: Micros,
+}
+
+impl Lateness {
+    /// Takes note of a heartbeat. One that was overtaken says nothing about the way now, and 0 says
+    /// nothing at all.
+    pub fn add(&mut self, now: Instant, number: u64, sent_us: Micros) {
+        if sent_us == 0 {
+            return;
+        }
+        let passage = now.0.wrapping_sub(sent_us) as i64;
+        let Some(turned_at) = self.turned_at else {
+            let shortest = (passage, passage);
+            let late = self.late - self.late / 8;
+            *self = Self { newest: number, shortest, turned_at: Some(now), late };
+            return;
+        };
+        if number <= self.newest {
+            return;
+        }
+        self.newest = number;
+        if now.since(turned_at) >= USUAL_US {
+            self.shortest = (passage, self.shortest.0);
+            self.turned_at = Some(now);
+        }
+        self.shortest.0 = self.shortest.0.min(passage);
+        let usual = self.shortest.0.min(self.shortest.1);
+        let late = u64::try_from(passage.saturating_sub(usual)).unwrap_or(0);
+        self.late = late.min(SAMPLE_MAX_US).max(self.late - self.late / 8);
+    }
+
+    /// The next heartbeat is another host's: what is usual for it has to be learned. The way is as
+    /// long as it was.
+    pub fn forget_host(&mut self) {
+        self.turned_at = None;
+    }
+
+    /// By how much the way to the host and back is longer than it was, as far as that is known: twice
+    /// the way here, and once more for what the next ones may take longer.
+    pub fn longer_by(&self) -> Micros {
+        3 * self.late
     }
 }
 
@@ -80,9 +151,57 @@ mod tests {
             estimate.add(900 * MS);
         }
         assert!(estimate.p99() < 100 * MS, "{estimate:?}");
-        for _ in 0..20 {
+        for _ in 0..3 {
             estimate.add(200 * MS);
         }
-        assert!(estimate.p99() > 200 * MS, "{estimate:?}");
+        assert!(estimate.p99() >= 200 * MS, "{estimate:?}");
+        assert!(estimate.p99() < 800 * MS, "{estimate:?}");
+    }
+
+    #[test]
+    fn a_link_that_got_longer_and_uneven_is_known_with_its_spread() {
+        let mut estimate = Estimate::default();
+        for _ in 0..50 {
+            estimate.add(MS);
+        }
+        for sample in [500, 860, 640] {
+            estimate.add(sample * MS);
+        }
+        assert_eq!(estimate.smoothed(), Some(500 * MS));
+        assert!(estimate.p99() > 860 * MS, "{estimate:?}");
+    }
+
+    /// Heartbeats every 50 ms from `first` on, each so much later than it was sent; what the last
+    /// one shows. The two clocks are `ahead` apart.
+    fn heartbeats(lateness: &mut Lateness, first: u64, ways_ms: &[u64], ahead: u64) -> Micros {
+        for (number, way) in (first..).zip(ways_ms) {
+            let sent_us = number * 50 * MS;
+            lateness.add(Instant(sent_us + way * MS + ahead), number, sent_us);
+        }
+        lateness.longer_by()
+    }
+
+    #[test]
+    fn the_first_heartbeat_over_a_longer_way_shows_it() {
+        for ahead in [0, 77 * SECOND] {
+            let mut lateness = Lateness::default();
+            assert_eq!(heartbeats(&mut lateness, 1, &[1; 30], ahead), 0);
+            assert_eq!(heartbeats(&mut lateness, 31, &[401], ahead), 1_200 * MS);
+            // After a while that is usual.
+            assert!(heartbeats(&mut lateness, 32, &[401; 100], ahead) >= 1_200 * MS);
+            assert!(heartbeats(&mut lateness, 132, &[401; 200], ahead) < 10 * MS);
+        }
+    }
+
+    #[test]
+    fn a_freeze_of_either_side_makes_no_heartbeat_late_for_long() {
+        let mut lateness = Lateness::default();
+        heartbeats(&mut lateness, 1, &[1; 30], 0);
+        // The host sends nothing for a second.
+        assert_eq!(heartbeats(&mut lateness, 51, &[1; 10], 0), 0);
+        // This peer reads nothing for a second, and then all of it.
+        let piled_up: Vec<_> = (0..20).map(|count| 1_000 - 50 * count).collect();
+        assert!(heartbeats(&mut lateness, 61, &piled_up, 0) > 0);
+        assert!(heartbeats(&mut lateness, 81, &[1; 30], 0) < 20 * MS);
     }
 }

@@ -235,6 +235,7 @@ impl Inward {
 }
 
 /// An answer of a stream, read.
+#[allow(clippy::large_enum_variant, reason = "nearly all are of the largest kind")]
 enum Answer {
     Said(Option<ChatId>, Result<(Header, Body), WireError>),
     Ended(Option<ChatId>, u64),

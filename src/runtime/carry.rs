@@ -36,6 +36,8 @@ pub(super) struct Carried {
     /// So many of the first may be in the log. What came when the log was known up to this
     /// incarnation's Join is new.
     doubtful: usize,
+    /// What the log says up to this incarnation's Join has passed by here, or is in the store.
+    is_log_known: bool,
     /// The log is being read.
     is_sifting: bool,
     by_id: HashMap<String, Ticket>,
@@ -66,8 +68,8 @@ impl Carried {
                 new.push(submission.clone());
             }
         }
-        let mut carried = Self::default();
-        carried.is_ending = new.is_empty() && !submissions.is_empty();
+        let is_ending = new.is_empty() && !submissions.is_empty();
+        let mut carried = Self { is_ending, ..Self::default() };
         for submission in new {
             carried.add(submission);
         }
@@ -149,18 +151,23 @@ impl Carried {
 const QUEUED: Granted = Granted { number: 0, index: None };
 
 impl Chat {
-    /// Whether the log has not come up to this incarnation's Join. Then nobody knows which requests
-    /// an earlier one has made.
-    fn awaits_join(&self, me: PeerId) -> bool {
+    /// Takes note of whether the log has come up to this incarnation's Join. Until then nobody
+    /// knows which requests an earlier one has made. It is to be called when everything that is
+    /// committed so far has been executed: before, the requests in it are not known.
+    pub fn note_join(&mut self, me: PeerId) {
+        if self.carried.is_log_known {
+            return;
+        }
         let member = self.replica.log().state().members.get(&me);
-        member.is_none_or(|member| {
-            member.incarnation != self.shared.incarnation || member.state == MemberState::Invited
-        })
+        self.carried.is_log_known = member.is_some_and(|member| {
+            member.incarnation == self.shared.incarnation && member.state != MemberState::Invited
+        });
+        self.touched |= self.carried.is_log_known;
     }
 
     /// Whether a wish goes into the outbox at once.
-    pub fn is_settled(&self, me: PeerId) -> bool {
-        (self.carried.is_empty() || planted(Mistake::CarriedOvertaken)) && !self.awaits_join(me)
+    pub fn is_settled(&self) -> bool {
+        (self.carried.is_empty() || planted(Mistake::CarriedOvertaken)) && self.carried.is_log_known
     }
 
     /// Binds a wish to what it repeats of what is carried. Gives it back if it does not.
@@ -178,8 +185,8 @@ impl Chat {
     }
 
     /// Keeps a wish behind what is carried.
-    pub fn carry(&mut self, wish: Wish, reply: oneshot::Sender<Result<Granted, Unable>>, io: &Io) {
-        let is_doubtful = self.awaits_join(io.identity.peer_id());
+    pub fn carry(&mut self, wish: Wish, reply: oneshot::Sender<Result<Granted, Unable>>) {
+        let is_doubtful = !self.carried.is_log_known;
         if let Err(error) = self.can_carry(is_doubtful, &wish.payload) {
             let _ = reply.send(Err(Unable::Propose(error)));
             return;
@@ -196,7 +203,10 @@ impl Chat {
     }
 
     fn can_carry(&self, is_doubtful: bool, payload: &Payload) -> Result<(), ProposeError> {
-        if self.carried.has_leaving() {
+        // An incarnation that has given numbers away had joined: another has taken its place (R9),
+        // and what waits in its outbox was said before.
+        let is_outlived = is_doubtful && self.replica.next_number() > 1;
+        if is_outlived || self.carried.has_leaving() {
             return Err(ProposeError::NotMember);
         }
         if !is_doubtful {
@@ -213,12 +223,12 @@ impl Chat {
     /// Begins to look for what is carried once the log is known up to this incarnation's Join, and
     /// says again what is left as soon as the chat takes it.
     pub fn settle(&mut self, now: Instant, io: &Io) {
-        let me = io.identity.peer_id();
-        if self.carried.is_empty() || self.awaits_join(me) || self.carried.is_sifting {
+        let carried = &self.carried;
+        if carried.is_empty() || !carried.is_log_known || carried.is_sifting {
             return;
         }
-        if self.carried.doubtful > 0 {
-            self.sift(me, io);
+        if carried.doubtful > 0 {
+            self.sift(io.identity.peer_id(), io);
         } else {
             self.say_again(now, io);
         }
@@ -237,7 +247,7 @@ impl Chat {
         let (chat, reader) = (self.id, self.shared.reader.clone());
         io.beside(move || {
             Some(match places(&reader, me, incarnation, through, &submissions) {
-                Err(error) if error.needs_repair() => Done::Damaged { chat },
+                Err(error) if error.needs_repair() => Done::Damaged { chat, incarnation },
                 found => Done::Sifted { chat, incarnation, found: found.ok().flatten() },
             })
         });

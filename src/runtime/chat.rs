@@ -39,8 +39,8 @@ const CONTACTS_MAX: usize = 64;
 /// A chat's view is renewed at most this often, unless the host or the members changed.
 const VIEW_US: Micros = 50 * MS;
 /// What people are told of two running peers with one key.
-const KEY_IN_USE: &str = "another running peer has this one's key, and takes part in its place: stop \
-                          one of the two, and begin that one anew with a key of its own";
+const KEY_IN_USE: &str = "another running peer has this one's key, and takes part in its place: \
+                          stop one of the two, and begin that one anew with a key of its own";
 
 /// One chat.
 pub(super) struct Chat {
@@ -142,6 +142,7 @@ impl Chat {
         if !ready.is_empty() {
             self.execute(now, ready, io);
         }
+        self.note_join(io.identity.peer_id());
         if self.view_due.is_none() {
             self.view_due = Some((self.view_at + VIEW_US).max(now));
         }
@@ -206,6 +207,10 @@ impl Chat {
             if pending.written {
                 self.handle(now, Event::Persisted { ready: pending.ready, sync_us });
             }
+        }
+        // R24: the next sync begins now. What waited for this one does not make that one slow.
+        if let Some(next) = self.pending.front_mut() {
+            next.since = now;
         }
     }
 
@@ -301,7 +306,7 @@ impl Chat {
             self.on_notice(notice, io);
         }
         for load in ready.loads {
-            io.load(self.id, load, &self.shared.reader);
+            io.load(&self.shared, load);
         }
         let written = !ready.persist.is_empty();
         let (commit, last) =

@@ -182,6 +182,16 @@ pub enum Unable {
     Propose(ProposeError),
 }
 
+/// Why a chat does not run.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotAdded {
+    /// The loop has ended, or stops: the chat goes on at the next start.
+    #[error("this peer stops")]
+    Stopping,
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// Something for the loop.
 pub(super) enum Input {
     Message {
@@ -233,7 +243,7 @@ pub(super) enum Input {
     },
     Add {
         new: Box<NewChat>,
-        reply: oneshot::Sender<Result<(), String>>,
+        reply: oneshot::Sender<Result<(), NotAdded>>,
     },
     Remove {
         chat: ChatId,
@@ -411,11 +421,11 @@ impl Handle {
     }
 
     /// Runs a chat from now on.
-    pub async fn add(&self, new: NewChat) -> Result<(), String> {
+    pub async fn add(&self, new: NewChat) -> Result<(), NotAdded> {
         let (reply, replied) = oneshot::channel();
         let input = Input::Add { new: Box::new(new), reply };
-        self.send(input).await.map_err(|error| error.to_string())?;
-        replied.await.unwrap_or_else(|_| Err(Unable::Stopping.to_string()))
+        self.send(input).await.map_err(|_| NotAdded::Stopping)?;
+        replied.await.unwrap_or(Err(NotAdded::Stopping))
     }
 
     /// Has a peer dialled that wants this one's vote, or has got it, if its joining has not been
@@ -429,7 +439,7 @@ impl Handle {
         }
     }
 
-    /// Ends a chat here; its store is closed once its last reader is gone.
+    /// Ends a chat here; its store is closed once its last write and read have come to their ends.
     pub async fn remove(&self, chat: ChatId) {
         let (reply, replied) = oneshot::channel();
         if self.send(Input::Remove { chat, reply }).await.is_ok() {

@@ -218,6 +218,7 @@ pub fn fitting(sizes: impl Iterator<Item = usize>, bytes: usize) -> usize {
 
 /// What a stream carries to a member.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are of the largest kind")]
 pub enum Outgoing {
     Message(Message),
     /// Nothing more of this chat follows until it is asked again: why, where a request is at fault,
@@ -426,6 +427,8 @@ mod tests {
                 term: 1,
                 number,
                 interval_us: 1,
+                sent_us: 1,
+                lease_us: 1,
                 probe: false,
                 commit: 0,
                 positions,

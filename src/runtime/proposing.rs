@@ -40,8 +40,8 @@ impl Chat {
             let _ = reply.send(Err(Unable::LookAgain));
             return;
         }
-        if !self.is_settled(io.identity.peer_id()) {
-            self.carry(wish, reply, io);
+        if !self.is_settled() {
+            self.carry(wish, reply);
             return;
         }
         if let Err(error) = self.replica.can_propose(&wish.payload) {

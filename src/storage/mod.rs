@@ -5,7 +5,8 @@
 //! chat leaves the others alone; what belongs to the peer as a whole is in one more (`peer`). All
 //! are redb files; `database` is the only place that calls redb's transactions, and `schema` says
 //! what the records look like: each has a checksum that every read verifies (R37). `unverified`
-//! reads what redb refuses, for `anew`. `probe` measures the disk.
+//! reads what redb refuses, for `anew`. `files` has every change of a name. `probe` measures the
+//! disk.
 //!
 //! Calls block, those of the peer's own store and of the directory without holding up the tasks of
 //! the thread that makes them (`apart`). The writer of a chat belongs to one thread; readers work
@@ -17,6 +18,9 @@ mod chat;
 mod database;
 pub mod directory;
 mod error;
+#[cfg(test)]
+pub mod faults;
+mod files;
 mod known;
 mod mark;
 pub mod peer;

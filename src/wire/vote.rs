@@ -160,6 +160,7 @@ pub fn to_withdraw_request(header: Option<pb::Header>, w: &Withdraw) -> pb::With
         WithdrawReason::NoMajority => pb::WithdrawReason::NoMajority,
         WithdrawReason::LogBehind => pb::WithdrawReason::LogBehind,
         WithdrawReason::Unfit => pb::WithdrawReason::Unfit,
+        WithdrawReason::HostHeard => pb::WithdrawReason::HostHeard,
     };
     pb::WithdrawRequest { header, term: w.term, reason: reason.into() }
 }
@@ -169,6 +170,7 @@ pub fn from_withdraw_request(request: pb::WithdrawRequest) -> Result<(Header, Bo
         pb::WithdrawReason::NoMajority => WithdrawReason::NoMajority,
         pb::WithdrawReason::LogBehind => WithdrawReason::LogBehind,
         pb::WithdrawReason::Unfit => WithdrawReason::Unfit,
+        pb::WithdrawReason::HostHeard => WithdrawReason::HostHeard,
         pb::WithdrawReason::Unspecified => return Err(WireError::Invalid("reason")),
     };
     let header = from_header(request.header)?;

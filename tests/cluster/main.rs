@@ -14,6 +14,7 @@ mod doctor;
 mod failover;
 mod harness;
 mod input;
+mod life;
 mod links;
 mod observe;
 mod outage;

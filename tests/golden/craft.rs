@@ -100,6 +100,8 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             term,
             number: words.or("number", 1_000)?,
             interval_us: world.config.heartbeat_us,
+            sent_us: words.or("sent", 0)?,
+            lease_us: 0,
             probe: words.or("probe", false)?,
             commit: words.or("commit", 0)?,
             positions: positions(words)?,

@@ -108,7 +108,10 @@ fn add_message(part: &mut Part, message: &Message) {
             part.counts.push(Count::Attach { member: *to, number: body.attach });
         }
         Body::Heartbeat(body) => {
-            let Heartbeat { term, number, interval_us, probe, commit, positions, ranking } = body;
+            // All leases are alike here.
+            let Heartbeat { sent_us: _, lease_us: _, .. } = body;
+            let Heartbeat { term, number, interval_us, probe, commit, positions, ranking, .. } =
+                body;
             (interval_us, probe, commit, positions).hash(into);
             ranking.as_ref().map(|ranking| (ranking.term, ranking.version)).hash(into);
             part.counts.push(Count::Heartbeat { term: *term, number: *number });

@@ -340,7 +340,7 @@ impl<'a> Step<'a> {
             Body::Withdraw(withdraw) => match withdraw.reason {
                 WithdrawReason::LogBehind => Sight::WithdrewBehind,
                 WithdrawReason::NoMajority => Sight::WithdrewWithoutMajority,
-                WithdrawReason::Unfit => return,
+                WithdrawReason::Unfit | WithdrawReason::HostHeard => return,
             },
             Body::NominateAnswer(answer) if answer.host_alive.is_some() => Sight::Held,
             Body::Solicit(_) => Sight::FellBack,

@@ -9,12 +9,14 @@ use demes_protocol::prng::Prng;
 
 use super::liars::Lie;
 use super::world::{MS, SECOND, World};
-use super::{faults, liars, workload};
+use super::{faults, liars, liveness, workload};
 
 /// How many peers there are in a run; some twice, because they tell more.
 const MEMBERS: [usize; 12] = [1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 9];
 /// When the chat has grown up and things begin to go wrong.
 const FAULTS_FROM: u64 = 3 * SECOND;
+/// What a sync takes at least, while all is well.
+const SYNC_US_MIN: u64 = 50;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 
@@ -32,6 +34,12 @@ impl Action {
 
     pub fn happen(&self, world: &mut World) {
         (self.happen)(world);
+    }
+}
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
     }
 }
 
@@ -85,6 +93,8 @@ pub struct Plan {
     pub config: Config,
     /// What a sync takes at most, while nothing is wrong with the disk.
     pub sync_us_max: u64,
+    /// And at least.
+    pub sync_us_min: u64,
     /// Loops take time, so that several events come into one turn.
     pub is_busy: bool,
     pub steps: Vec<Step>,
@@ -92,6 +102,8 @@ pub struct Plan {
     pub faults_until: u64,
     /// Everything heals, and not only a majority of the voters.
     pub heals_everything: bool,
+    /// The longest time without a confirmation while a majority is connected.
+    pub confirmed_within_us: u64,
     /// For everything else that is drawn for the healing.
     pub healing_seed: u64,
 }
@@ -198,13 +210,19 @@ impl Plan {
     }
 
     /// Five members who come in, and nothing more.
-    fn of_five(seed: u64, one_way_us: u64) -> Self {
-        let mut draw = Draw { prng: Prng::new(seed), members: 5 };
+    pub fn of_five(seed: u64, one_way_us: u64) -> Self {
+        Self::of_some(seed, 5, one_way_us)
+    }
+
+    /// So many members who come in, and nothing more.
+    pub fn of_some(seed: u64, members: usize, one_way_us: u64) -> Self {
+        let mut draw = Draw { prng: Prng::new(seed), members };
         let mut plan = Self {
             members: draw.members,
             distances: vec![vec![one_way_us; draw.members]; draw.members],
             config: Config::default(),
             sync_us_max: 2 * MS,
+            sync_us_min: SYNC_US_MIN,
             is_busy: false,
             steps: Vec::new(),
             faults_until: 60 * SECOND,
@@ -242,10 +260,12 @@ impl Plan {
             distances,
             config: config(&mut draw),
             sync_us_max: [500, 2 * MS, 20 * MS][draw.below(3) as usize],
+            sync_us_min: SYNC_US_MIN,
             is_busy: draw.chance(20),
             steps: Vec::new(),
             faults_until: length,
             heals_everything: draw.chance(30),
+            confirmed_within_us: liveness::CONFIRMED_WITHIN_US,
             healing_seed: draw.prng.next_u64(),
         };
         plan.draw_growth(&mut draw);
@@ -317,7 +337,7 @@ impl Plan {
         }
     }
 
-    fn add(&mut self, at: u64, action: Action) {
+    pub fn add(&mut self, at: u64, action: Action) {
         self.steps.push(Step { at, action });
     }
 }

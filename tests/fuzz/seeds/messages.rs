@@ -255,6 +255,8 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
                 term: 1,
                 number: 9,
                 interval_us: 50_000,
+                sent_us: 6,
+                lease_us: 7,
                 probe: false,
                 commit: end.index,
                 positions: vec![(peer(2), receipt)],
