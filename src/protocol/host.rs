@@ -1,6 +1,6 @@
-//! What a host does: keeps in contact, passes the log on, and counts who has it. Its heartbeats stand
-//! in `heartbeats.rs`, how it puts submissions in order in `ordering.rs`, and who belongs, votes and
-//! follows in `succession.rs`.
+//! What a host does: keeps in contact, passes the log on, and counts who has it. Its heartbeats
+//! stand in `heartbeats.rs`, how it puts submissions in order in `ordering.rs`, and who belongs,
+//! votes and follows in `succession.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
