@@ -168,7 +168,8 @@ fn worst(name: &str, courses: &[Course]) -> Course {
     };
     let sum = |of: fn(&Course) -> u64| courses.iter().map(of).sum::<u64>();
     println!(
-        "{name}: without a confirmation for p50 {half} ms, p90 {most} ms, at most {last} ms ({seed}); \
+        "{name}: without a confirmation for p50 {half} ms, p90 {most} ms, at most {last} ms \
+         ({seed}); \
          terms {} at most, {} in all; hosts {} at most, {} in all; pauses {} at most",
         worst.terms,
         sum(|course| course.terms),
