@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::event::{DiskState, Load, Notice};
+use super::event::{Load, Notice};
 use super::message::{
     Acknowledge, Announce, Append, Attach, Body, Heartbeat, LookBack, Message, Ranking,
     RefusedReason,
@@ -13,18 +13,14 @@ use super::message::{
 use super::planted::{Bug, planted};
 use super::presence::Presence;
 use super::progress::Progress;
-use super::quorum::{is_majority, majority_index};
+use super::quorum::majority_index;
 use super::ranking::Reports;
 use super::replica::{Part, Replica};
 use super::submissions::Submissions;
 use super::succession::HandingOver;
-use super::time::{Instant, MS, Micros, SECOND};
+use super::time::{Instant, Micros, SECOND};
 use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, VoterSet};
 
-/// Above these round trips to a majority, heartbeats are further apart, and as far as where nobody
-/// speaks: a line that is so slow is long, or carries no more.
-const FAR_US: Micros = 30 * MS;
-const SLOW_US: Micros = 250 * MS;
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
 /// How long something new about another peer's past may wait to be written down.
@@ -53,6 +49,8 @@ pub(super) struct Hosting {
     pub publish_at: Instant,
     pub published_at: Instant,
     pub heartbeat: u64,
+    /// Echoes of later heartbeats measure the ways.
+    pub measured_from: u64,
     pub heartbeat_at: Instant,
     pub heartbeats_sent: VecDeque<HeartbeatSent>,
     /// What the last two heartbeats said of the time to the next.
@@ -115,6 +113,7 @@ impl Replica {
             publish_at: now + self.config.report_us + self.config.report_us / 4,
             published_at: now,
             heartbeat: 0,
+            measured_from: 0,
             heartbeat_at: now,
             heartbeats_sent: VecDeque::new(),
             intervals_us: (self.config.heartbeat_us, self.config.heartbeat_us),
@@ -156,6 +155,7 @@ impl Replica {
         let heard = |peer: &PeerId| {
             let progress = hosting.progress.get(peer);
             let contact = progress.and_then(|progress| progress.contact);
+            let span = span.max(self.lease_of(hosting, peer));
             contact.is_some_and(|contact| self.now.since(contact) <= span)
         };
         let silent: Vec<_> = self.others().into_iter().filter(|peer| !heard(peer)).collect();
@@ -179,6 +179,11 @@ impl Replica {
         let now = self.now;
         let Part::Host(hosting) = &mut self.part else { return };
         let heartbeat = now >= hosting.heartbeat_at;
+        if now.since(hosting.heartbeat_at) > self.config.heartbeat_us {
+            // This host was frozen, or cut short of time: how long echoes of before have taken
+            // says nothing about the ways.
+            hosting.measured_from = hosting.heartbeat + 1;
+        }
         let publish = now >= hosting.publish_at;
         let announce = now >= hosting.announce_at;
         if announce {
@@ -195,113 +200,6 @@ impl Replica {
             self.send_heartbeats();
         }
         self.check_hand_over();
-    }
-
-    /// The lease that members have at least, as the host must assume.
-    pub(super) fn lease_floor(&self) -> Micros {
-        let Part::Host(hosting) = &self.part else { return self.config.lease_min_us };
-        self.config.lease_min_us.max(3 * self.slowest_pace(hosting))
-    }
-
-    /// Where the pace of heartbeats has just changed, the newest may not have arrived yet.
-    fn slowest_pace(&self, hosting: &Hosting) -> Micros {
-        let (before, newest) = hosting.intervals_us;
-        before.max(newest)
-    }
-
-    fn heartbeat_interval(&self) -> Micros {
-        let Part::Host(hosting) = &self.part else { return self.config.heartbeat_us };
-        if self.now.since(hosting.active_at) > self.config.idle_after_us {
-            return self.config.heartbeat_idle_us;
-        }
-        let within = |limit: Micros| {
-            is_majority(self.log.voters(), |peer, _| {
-                let known = self.round_trip_to(hosting, peer);
-                let progress = hosting.progress.get(peer);
-                let is_late = progress.is_some_and(|progress| self.now < progress.late_until);
-                let is_near = known.is_none_or(|round_trip| round_trip <= limit) && !is_late;
-                *peer == self.me || is_near
-            })
-        };
-        if within(FAR_US) {
-            self.config.heartbeat_us
-        } else if within(SLOW_US) {
-            self.config.heartbeat_far_us
-        } else {
-            self.config.heartbeat_idle_us
-        }
-    }
-
-    /// What is known of the round trip to a voter: pings measure it, and so do the echoes of
-    /// heartbeats, which are more and know sooner that the way has got longer.
-    fn round_trip_to(&self, hosting: &Hosting, peer: &PeerId) -> Option<Micros> {
-        let pinged = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
-        pinged.max(self.echoes_of(hosting, peer).map(|(smoothed, _)| smoothed))
-    }
-
-    /// What echoes of heartbeats take, and what hardly any exceeds; at first, what the votes took.
-    fn echoes_of(&self, hosting: &Hosting, peer: &PeerId) -> Option<(Micros, Micros)> {
-        let echoes = hosting.progress.get(peer).map(|progress| progress.echoes);
-        let known = echoes.and_then(|echoes| Some((echoes.smoothed()?, echoes.p99())));
-        let votes = Some((hosting.votes_us, hosting.votes_us)).filter(|_| hosting.votes_us > 0);
-        known.or(votes).filter(|_| !planted(Bug::EchoesNotMeasured))
-    }
-
-    /// The lease that a member has at least after each heartbeat: those tell it so.
-    fn lease_of(&self, hosting: &Hosting, peer: &PeerId) -> Micros {
-        let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
-        let round_trip = round_trip.max(self.echoes_of(hosting, peer).map_or(0, |(_, most)| most));
-        (3 * self.slowest_pace(hosting) + round_trip)
-            .clamp(self.config.lease_min_us, self.config.lease_max_us)
-    }
-
-    // ---- contact with a majority (R22) ----
-
-    pub(super) fn in_contact(
-        &self,
-        hosting: &Hosting,
-        peer: &PeerId,
-        incarnation: &Incarnation,
-    ) -> bool {
-        if *peer == self.me {
-            return true;
-        }
-        // The peer's lease is as long as the round trip to it is more (R14), and begins when a
-        // heartbeat arrives; contact is dated by when that was sent.
-        let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
-        let round_trip = round_trip.min(self.config.stretch_max_us());
-        let lease = self.lease_of(hosting, peer);
-        let span = lease * self.config.pause_percent / 100 + round_trip / 2;
-        let progress = hosting.progress.get(peer);
-        let progress = progress.filter(|progress| progress.incarnation == *incarnation);
-        // A new host has just had the votes of a majority, who attach once they hear of it.
-        let contact = progress.and_then(|progress| progress.contact);
-        let contact = contact.unwrap_or(hosting.since + round_trip);
-        self.now.since(contact) <= span
-    }
-
-    pub(super) fn voters_in_contact(&self, hosting: &Hosting) -> usize {
-        let voters = self.log.voters().0.iter();
-        voters.filter(|(peer, incarnation)| self.in_contact(hosting, peer, incarnation)).count()
-    }
-
-    // R22: a host without contact to a quorum pauses. It resumes on contact.
-    fn check_contact(&mut self) {
-        let Part::Host(hosting) = &self.part else { return };
-        let contact = is_majority(self.log.voters(), |peer, incarnation| {
-            self.in_contact(hosting, peer, incarnation)
-        });
-        let contact = contact || planted(Bug::NeverPauses);
-        let stalled = self.disk == DiskState::Stalled && !planted(Bug::StalledNotPaused);
-        let paused = !contact || stalled;
-        if paused != hosting.paused {
-            let Part::Host(hosting) = &mut self.part else { return };
-            hosting.paused = paused;
-            hosting.paused_since = self.now;
-            // The next heartbeat says it at once: it renews leases again, or does so no more.
-            hosting.heartbeat_at = self.now;
-            self.ready.notices.push(Notice::Paused { paused });
-        }
     }
 
     // ---- heartbeats (R13, R22, R36) ----
@@ -465,8 +363,9 @@ impl Replica {
             let known = self.round_trips.get(&from).and_then(|estimate| estimate.smoothed());
             progress.note_echo(self.now, echoed.at, known.unwrap_or(0));
             let is_new = progress.contact < Some(echoed.at);
-            if is_new && echoed.number > progress.first_heartbeat {
-                progress.echoes.add(self.now.since(echoed.at));
+            let first = progress.first_heartbeat.max(hosting.measured_from);
+            if is_new && echoed.number > first {
+                progress.echoed(self.now, self.now.since(echoed.at));
             }
             let at = if planted(Bug::ContactDatedByArrival) { self.now } else { echoed.at };
             progress.contact = progress.contact.max(Some(at));

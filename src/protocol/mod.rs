@@ -19,6 +19,7 @@ mod adoption;
 mod checkpoint;
 mod codec;
 pub mod config;
+mod contact;
 mod durable;
 mod election;
 pub mod event;
