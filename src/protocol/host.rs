@@ -1,19 +1,18 @@
-//! What a host does: keeps the lease alive, passes the log on, and counts who has it. How it puts
-//! submissions in order stands in `ordering.rs`, and who belongs, votes and follows in
-//! `succession.rs`.
+//! What a host does: keeps in contact, passes the log on, and counts who has it. Its heartbeats
+//! stand in `heartbeats.rs`, how it puts submissions in order in `ordering.rs`, and who belongs,
+//! votes and follows in `succession.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::event::{Load, Notice};
+use super::event::{DiskState, Load, Notice};
 use super::message::{
-    Acknowledge, Announce, Append, Attach, Body, Heartbeat, LookBack, Message, Ranking,
-    RefusedReason,
+    Acknowledge, Announce, Append, Attach, Body, LookBack, Message, Ranking, RefusedReason,
 };
 use super::planted::{Bug, planted};
 use super::presence::Presence;
 use super::progress::Progress;
-use super::quorum::majority_index;
+use super::quorum::{is_majority, majority_index};
 use super::ranking::Reports;
 use super::replica::{Part, Replica};
 use super::submissions::Submissions;
@@ -25,8 +24,6 @@ use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, V
 const ANNOUNCE_US: Micros = SECOND;
 /// How long something new about another peer's past may wait to be written down.
 const PASTS_US: Micros = SECOND;
-/// Heartbeats whose moment of sending is remembered.
-const HEARTBEATS_MAX: usize = 256;
 
 /// A host's own state. It ends with the term.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -202,63 +199,53 @@ impl Replica {
         self.check_hand_over();
     }
 
-    // ---- heartbeats (R13, R22, R36) ----
+    // ---- contact with a majority (R22) ----
 
-    fn send_heartbeats(&mut self) {
-        let interval_us = self.heartbeat_interval();
-        let now = self.now;
-        let Part::Host(hosting) = &mut self.part else { return };
-        hosting.heartbeat_at = now + interval_us;
-        hosting.intervals_us = (hosting.intervals_us.1, interval_us);
-        hosting.heartbeat += 1;
-        let commit = self.log.commit();
-        let sent = HeartbeatSent { number: hosting.heartbeat, at: now, commit };
-        hosting.heartbeats_sent.push_back(sent);
-        if hosting.heartbeats_sent.len() > HEARTBEATS_MAX {
-            hosting.heartbeats_sent.pop_front();
+    pub(super) fn in_contact(
+        &self,
+        hosting: &Hosting,
+        peer: &PeerId,
+        incarnation: &Incarnation,
+    ) -> bool {
+        if *peer == self.me {
+            return true;
         }
-        let peers: Vec<_> = hosting.progress.keys().copied().collect();
-        for peer in peers {
-            self.send_heartbeat(peer, interval_us);
-            self.recall(peer);
-        }
+        // The peer's lease is as long as the round trip to it is more (R14), and begins when a
+        // heartbeat arrives; contact is dated by when that was sent.
+        let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
+        let round_trip = round_trip.min(self.config.stretch_max_us());
+        let lease = self.lease_of(hosting, peer);
+        let span = lease * self.config.pause_percent / 100 + round_trip / 2;
+        let progress = hosting.progress.get(peer);
+        let progress = progress.filter(|progress| progress.incarnation == *incarnation);
+        // A new host has just had the votes of a majority, who attach once they hear of it.
+        let contact = progress.and_then(|progress| progress.contact);
+        let contact = contact.unwrap_or(hosting.since + round_trip);
+        self.now.since(contact) <= span
     }
 
-    // R35: a member that has not acknowledged for long what it was sent is told where that ends. If
-    // it has not come, the member sees the gap, and attaches again.
-    fn recall(&mut self, peer: PeerId) {
-        let (now, term) = (self.now, self.hard_state.term);
-        let Some(progress) = self.progress_mut(peer) else { return };
-        if let Some(next) = progress.next.filter(|_| progress.is_recall_due(now)) {
-            self.send_entries(peer, term, next, Vec::new());
-        }
+    pub(super) fn voters_in_contact(&self, hosting: &Hosting) -> usize {
+        let voters = self.log.voters().0.iter();
+        voters.filter(|(peer, incarnation)| self.in_contact(hosting, peer, incarnation)).count()
     }
 
-    fn send_heartbeat(&mut self, peer: PeerId, interval_us: Micros) {
-        let all_receipts = self.all_receipts();
-        let term = self.hard_state.term;
-        let commit = self.log.commit();
-        let ranking = &self.ranking;
+    // R22: a host without contact to a quorum pauses. It resumes on contact.
+    fn check_contact(&mut self) {
         let Part::Host(hosting) = &self.part else { return };
-        let lease_us = self.lease_of(hosting, &peer);
-        let sent_us = self.now.since(hosting.since);
-        let Part::Host(hosting) = &mut self.part else { return };
-        let Some(progress) = hosting.progress.get_mut(&peer) else { return };
-        let news = progress.receipts_version_sent != hosting.receipts_version;
-        progress.receipts_version_sent = hosting.receipts_version;
-        let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
-        let heartbeat = Heartbeat {
-            term,
-            number: hosting.heartbeat,
-            interval_us,
-            sent_us,
-            lease_us,
-            probe: hosting.paused && !planted(Bug::PausedStillHeartbeats),
-            commit,
-            positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
-            ranking: tells_ranking.then(|| Arc::clone(ranking)),
-        };
-        self.send_early(peer, Body::Heartbeat(heartbeat));
+        let contact = is_majority(self.log.voters(), |peer, incarnation| {
+            self.in_contact(hosting, peer, incarnation)
+        });
+        let contact = contact || planted(Bug::NeverPauses);
+        let stalled = self.disk == DiskState::Stalled && !planted(Bug::StalledNotPaused);
+        let paused = !contact || stalled;
+        if paused != hosting.paused {
+            let Part::Host(hosting) = &mut self.part else { return };
+            hosting.paused = paused;
+            hosting.paused_since = self.now;
+            // The next heartbeat says it at once: it renews leases again, or does so no more.
+            hosting.heartbeat_at = self.now;
+            self.ready.notices.push(Notice::Paused { paused });
+        }
     }
 
     // ---- members attach and acknowledge (R35) ----
@@ -494,7 +481,13 @@ impl Replica {
         }
     }
 
-    fn send_entries(&mut self, peer: PeerId, term: u64, next: Index, entries: Vec<Arc<Entry>>) {
+    pub(super) fn send_entries(
+        &mut self,
+        peer: PeerId,
+        term: u64,
+        next: Index,
+        entries: Vec<Arc<Entry>>,
+    ) {
         let (now, commit) = (self.now, self.log.commit());
         let previous = Position { term: self.log.term_at(next - 1).unwrap_or(0), index: next - 1 };
         let Some(progress) = self.progress_mut(peer) else { return };

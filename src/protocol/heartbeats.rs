@@ -1,18 +1,22 @@
-//! Whom a host is in contact with: how long the ways are, how often it sends heartbeats, which leases
-//! its members have, and when it pauses (R22).
+//! A host's heartbeats: how far apart they are, what they tell, and how long the leases are that
+//! they renew (R13, R22, R36).
 
-use super::event::{DiskState, Notice};
-use super::host::Hosting;
+use std::sync::Arc;
+
+use super::host::{HeartbeatSent, Hosting};
+use super::message::{Body, Heartbeat};
 use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{MS, Micros};
-use super::types::{Incarnation, PeerId};
+use super::types::PeerId;
 
 /// Above these round trips to a majority, heartbeats are further apart, and as far as where nobody
 /// speaks: a line that is so slow is long, or carries no more.
 const FAR_US: Micros = 30 * MS;
 const SLOW_US: Micros = 250 * MS;
+/// Heartbeats whose moment of sending is remembered.
+const HEARTBEATS_MAX: usize = 256;
 
 impl Replica {
     /// The lease that members have at least, as the host must assume.
@@ -22,7 +26,7 @@ impl Replica {
     }
 
     /// Where the pace of heartbeats has just changed, the newest may not have arrived yet.
-    fn slowest_pace(&self, hosting: &Hosting) -> Micros {
+    pub(super) fn slowest_pace(&self, hosting: &Hosting) -> Micros {
         let (before, newest) = hosting.intervals_us;
         before.max(newest)
     }
@@ -52,7 +56,7 @@ impl Replica {
 
     /// What is known of the round trip to a voter: pings measure it, and so do the echoes of
     /// heartbeats, which are more and know sooner that the way has got longer.
-    fn round_trip_to(&self, hosting: &Hosting, peer: &PeerId) -> Option<Micros> {
+    pub(super) fn round_trip_to(&self, hosting: &Hosting, peer: &PeerId) -> Option<Micros> {
         let pinged = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
         pinged.max(self.echoes_of(hosting, peer).map(|(smoothed, _)| smoothed))
     }
@@ -73,52 +77,60 @@ impl Replica {
             .clamp(self.config.lease_min_us, self.config.lease_max_us)
     }
 
-    // ---- contact with a majority (R22) ----
-
-    pub(super) fn in_contact(
-        &self,
-        hosting: &Hosting,
-        peer: &PeerId,
-        incarnation: &Incarnation,
-    ) -> bool {
-        if *peer == self.me {
-            return true;
+    pub(super) fn send_heartbeats(&mut self) {
+        let interval_us = self.heartbeat_interval();
+        let now = self.now;
+        let Part::Host(hosting) = &mut self.part else { return };
+        hosting.heartbeat_at = now + interval_us;
+        hosting.intervals_us = (hosting.intervals_us.1, interval_us);
+        hosting.heartbeat += 1;
+        let commit = self.log.commit();
+        let sent = HeartbeatSent { number: hosting.heartbeat, at: now, commit };
+        hosting.heartbeats_sent.push_back(sent);
+        if hosting.heartbeats_sent.len() > HEARTBEATS_MAX {
+            hosting.heartbeats_sent.pop_front();
         }
-        // The peer's lease is as long as the round trip to it is more (R14), and begins when a
-        // heartbeat arrives; contact is dated by when that was sent.
-        let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
-        let round_trip = round_trip.min(self.config.stretch_max_us());
-        let lease = self.lease_of(hosting, peer);
-        let span = lease * self.config.pause_percent / 100 + round_trip / 2;
-        let progress = hosting.progress.get(peer);
-        let progress = progress.filter(|progress| progress.incarnation == *incarnation);
-        // A new host has just had the votes of a majority, who attach once they hear of it.
-        let contact = progress.and_then(|progress| progress.contact);
-        let contact = contact.unwrap_or(hosting.since + round_trip);
-        self.now.since(contact) <= span
+        let peers: Vec<_> = hosting.progress.keys().copied().collect();
+        for peer in peers {
+            self.send_heartbeat(peer, interval_us);
+            self.recall(peer);
+        }
     }
 
-    pub(super) fn voters_in_contact(&self, hosting: &Hosting) -> usize {
-        let voters = self.log.voters().0.iter();
-        voters.filter(|(peer, incarnation)| self.in_contact(hosting, peer, incarnation)).count()
+    // R35: a member that has not acknowledged for long what it was sent is told where that ends. If
+    // it has not come, the member sees the gap, and attaches again.
+    fn recall(&mut self, peer: PeerId) {
+        let (now, term) = (self.now, self.hard_state.term);
+        let Some(progress) = self.progress_mut(peer) else { return };
+        if let Some(next) = progress.next.filter(|_| progress.is_recall_due(now)) {
+            self.send_entries(peer, term, next, Vec::new());
+        }
     }
 
-    // R22: a host without contact to a quorum pauses. It resumes on contact.
-    pub(super) fn check_contact(&mut self) {
+    pub(super) fn send_heartbeat(&mut self, peer: PeerId, interval_us: Micros) {
+        let all_receipts = self.all_receipts();
+        let term = self.hard_state.term;
+        let commit = self.log.commit();
+        let ranking = &self.ranking;
         let Part::Host(hosting) = &self.part else { return };
-        let contact = is_majority(self.log.voters(), |peer, incarnation| {
-            self.in_contact(hosting, peer, incarnation)
-        });
-        let contact = contact || planted(Bug::NeverPauses);
-        let stalled = self.disk == DiskState::Stalled && !planted(Bug::StalledNotPaused);
-        let paused = !contact || stalled;
-        if paused != hosting.paused {
-            let Part::Host(hosting) = &mut self.part else { return };
-            hosting.paused = paused;
-            hosting.paused_since = self.now;
-            // The next heartbeat says it at once: it renews leases again, or does so no more.
-            hosting.heartbeat_at = self.now;
-            self.ready.notices.push(Notice::Paused { paused });
-        }
+        let lease_us = self.lease_of(hosting, &peer);
+        let sent_us = self.now.since(hosting.since);
+        let Part::Host(hosting) = &mut self.part else { return };
+        let Some(progress) = hosting.progress.get_mut(&peer) else { return };
+        let news = progress.receipts_version_sent != hosting.receipts_version;
+        progress.receipts_version_sent = hosting.receipts_version;
+        let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
+        let heartbeat = Heartbeat {
+            term,
+            number: hosting.heartbeat,
+            interval_us,
+            sent_us,
+            lease_us,
+            probe: hosting.paused && !planted(Bug::PausedStillHeartbeats),
+            commit,
+            positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
+            ranking: tells_ranking.then(|| Arc::clone(ranking)),
+        };
+        self.send_early(peer, Body::Heartbeat(heartbeat));
     }
 }
