@@ -534,9 +534,12 @@ impl Replica {
         }
         let author = (self.host != Some(source)).then_some((self.me, self.incarnation));
         let config = &self.config;
+        let round_trip = self.round_trips.get(&source).map_or(0, |estimate| estimate.p99());
+        let answer_us = 2 * round_trip.max(self.lateness.longer_by()) + 2 * self.syncs.p99();
+        let resend_min = config.resend_min_us.max(answer_us).min(config.resend_max_us);
         let term = self.hard_state.term;
         let unsent = self.outbox.take_unsent(config.in_flight_max, config.append_bytes_max);
-        self.outbox.expect_answer(self.now, config.resend_min_us, config.resend_max_us);
+        self.outbox.expect_answer(self.now, resend_min, config.resend_max_us);
         if let Some(last) = unsent.last().filter(|_| planted(Bug::OutboxClearedOnSend)) {
             self.clear_outbox_through(last.number);
         }
