@@ -82,6 +82,10 @@ mistakes! {
     DiskNotWaitedFor,
     /// A newer heartbeat does not replace the one that waits.
     OlderHeartbeatKept,
+    /// The log and submissions are sent as fast as the connection takes them.
+    Unpaced,
+    /// A chat keeps its turn while anything of it waits.
+    TurnsNotTaken,
     /// A reader is given once more what stands at its cursor.
     CursorOffByOne,
 }

@@ -50,8 +50,13 @@ async fn connect(running: &RunningPeer) -> ClientServiceClient<Channel> {
 
 impl Peer {
     async fn start(name: &str) -> Self {
+        Self::start_with(name, Limits::default()).await
+    }
+
+    async fn start_with(name: &str, limits: Limits) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let running = serve(options(name, &dir, "127.0.0.1:0")).await.expect("it starts");
+        let options = ServeOptions { limits, ..options(name, &dir, "127.0.0.1:0") };
+        let running = serve(options).await.expect("it starts");
         let client = connect(&running).await;
         Self { name: name.to_owned(), dir, running: Some(running), client }
     }
@@ -109,8 +114,17 @@ impl Peer {
     }
 
     async fn send_as(&mut self, text: &str, id: &str) -> Result<pb::SendMessageResponse, Status> {
+        self.send_in("lunch", text, id).await
+    }
+
+    async fn send_in(
+        &mut self,
+        chat: &str,
+        text: &str,
+        id: &str,
+    ) -> Result<pb::SendMessageResponse, Status> {
         let mut request = Request::new(pb::SendMessageRequest {
-            chat: "lunch".to_owned(),
+            chat: chat.to_owned(),
             text: text.to_owned(),
             request_id: id.to_owned(),
             wait: pb::Wait::Committed.into(),
@@ -346,6 +360,40 @@ async fn history_comes_in_pages_and_errors_have_reasons() {
             request.page_token = page.next_page_token;
             let page = ann.client.list_messages(request).await.expect("a page").into_inner();
             assert_eq!((page.messages.len(), page.next_page_token.as_str()), (1, ""));
+        }
+    }
+}
+
+/// A pair of peers shares a bounded number of streams, however many chats they have in common: far
+/// more than a connection may have streams.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_peers_share_more_chats_than_a_connection_has_streams() {
+    const CHATS: usize = 24;
+    let limits = Limits { peer_streams_max: 8, ..Limits::default() };
+    let mut ann = Peer::start_with("Ann", limits.clone()).await;
+    let mut ben = Peer::start_with("Ben", limits).await;
+    let names: Vec<String> = (0..CHATS).map(|number| format!("chat {number}")).collect();
+    for name in &names {
+        let addresses = vec![ben.address()];
+        let request = pb::CreateChatRequest { name: name.clone(), addresses, invite_timeout_s: 0 };
+        ann.client.create_chat(request).await.expect("a chat");
+        ben.invite_of(name).await;
+        let request = pb::AcceptInviteRequest { chat: name.clone(), link: String::new() };
+        ben.client.accept_invite(request).await.expect("accepted");
+    }
+    for round in ["before", "after"] {
+        for name in &names {
+            ben.until(name, "served with two voters", |chat| {
+                chat.serving && chat.members.iter().filter(|member| member.voter).count() == 2
+            })
+            .await;
+            let sent = ben.send_in(name, round, "").await.expect("taken");
+            assert_eq!(sent.state(), pb::MessageState::Committed, "{name} {round}");
+        }
+        if round == "before" {
+            let address = ben.address();
+            ben.crash();
+            ben.restart(&address).await;
         }
     }
 }

@@ -16,8 +16,9 @@ use super::types::{Index, Membership, Payload, PeerId, Position, Term};
 
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
-/// Heartbeats that tell of entries which do not come, before the member attaches again.
-const HOLES_MAX: u32 = 3;
+/// Heartbeats that tell of entries which do not come, before the member attaches again. Heartbeats
+/// overtake entries, and on a narrow link by much: what a stream has lost it says by its end.
+const HOLES_MAX: u32 = 20;
 /// One who reads through another member looks for the host itself again after this.
 pub(super) const RELAY_US: Micros = 5 * SECOND;
 /// The pause before attaching again where a stream, but not the connection, was lost.
@@ -237,9 +238,6 @@ impl Replica {
                 None => self.config.lease_min_us,
             };
             self.seek_host_at = self.now + pause;
-            if self.host == Some(peer) {
-                self.relay_at = self.now + self.config.lease_max_us;
-            }
         }
     }
 
@@ -282,7 +280,10 @@ impl Replica {
         };
         attached.holes = 0;
         if !log_has_previous {
-            // What was in flight before a new attach: the host will look back.
+            // One before it is lost: its host sends all in order, and each thing once.
+            if !planted(Bug::GapPassedOver) {
+                self.detach_from(message.from);
+            }
             return;
         }
         if append.past.is_some_and(|past| self.compare_with_past(past)) {
@@ -406,6 +407,7 @@ impl Replica {
         self.drop_refuted_nominations(host);
         self.take_nominations_back();
         self.lease_until = self.now + length;
+        self.relay_at = self.now + self.config.lease_max_us;
         self.suspect_at = self.lease_until;
         self.suspicion = None;
     }

@@ -21,8 +21,10 @@ use super::succession::HandingOver;
 use super::time::{Instant, MS, Micros, SECOND};
 use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, VoterSet};
 
-/// Above this round trip to a majority, heartbeats are further apart.
+/// Above these round trips to a majority, heartbeats are further apart, and as far as where nobody
+/// speaks: a line that is so slow is long, or carries no more.
 const FAR_US: Micros = 30 * MS;
+const SLOW_US: Micros = 250 * MS;
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
 /// How long something new about another peer's past may wait to be written down.
@@ -212,13 +214,21 @@ impl Replica {
         if self.now.since(hosting.active_at) > self.config.idle_after_us {
             return self.config.heartbeat_idle_us;
         }
-        let near = |peer: &PeerId| {
-            *peer == self.me || self.round_trip_to(hosting, peer).is_none_or(|it| it <= FAR_US)
+        let within = |limit: Micros| {
+            is_majority(self.log.voters(), |peer, _| {
+                let known = self.round_trip_to(hosting, peer);
+                let progress = hosting.progress.get(peer);
+                let is_late = progress.is_some_and(|progress| self.now < progress.late_until);
+                let is_near = known.is_none_or(|round_trip| round_trip <= limit) && !is_late;
+                *peer == self.me || is_near
+            })
         };
-        if is_majority(self.log.voters(), |peer, _| near(peer)) {
+        if within(FAR_US) {
             self.config.heartbeat_us
-        } else {
+        } else if within(SLOW_US) {
             self.config.heartbeat_far_us
+        } else {
+            self.config.heartbeat_idle_us
         }
     }
 
@@ -312,6 +322,17 @@ impl Replica {
         let peers: Vec<_> = hosting.progress.keys().copied().collect();
         for peer in peers {
             self.send_heartbeat(peer, interval_us);
+            self.recall(peer);
+        }
+    }
+
+    // R35: a member that has not acknowledged for long what it was sent is told where that ends. If
+    // it has not come, the member sees the gap, and attaches again.
+    fn recall(&mut self, peer: PeerId) {
+        let (now, term) = (self.now, self.hard_state.term);
+        let Some(progress) = self.progress_mut(peer) else { return };
+        if let Some(next) = progress.next.filter(|_| progress.is_recall_due(now)) {
+            self.send_entries(peer, term, next, Vec::new());
         }
     }
 
@@ -327,6 +348,7 @@ impl Replica {
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
         let news = progress.receipts_version_sent != hosting.receipts_version;
         progress.receipts_version_sent = hosting.receipts_version;
+        let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
         let heartbeat = Heartbeat {
             term,
             number: hosting.heartbeat,
@@ -336,7 +358,7 @@ impl Replica {
             probe: hosting.paused && !planted(Bug::PausedStillHeartbeats),
             commit,
             positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
-            ranking: (progress.ranking_version != ranking.version).then(|| Arc::clone(ranking)),
+            ranking: tells_ranking.then(|| Arc::clone(ranking)),
         };
         self.send_early(peer, Body::Heartbeat(heartbeat));
     }
@@ -389,6 +411,7 @@ impl Replica {
             progress.contact = before.contact;
             progress.echoes = before.echoes;
             progress.copied_soon = before.copied_soon;
+            progress.late_until = before.late_until;
             progress.receipt = before.receipt;
         }
         if known {
@@ -439,6 +462,8 @@ impl Replica {
         // R22: contact is dated by when the echoed heartbeat was sent.
         let sent = hosting.heartbeats_sent.iter();
         if let Some(echoed) = sent.rev().find(|sent| sent.number == acknowledge.heartbeat) {
+            let known = self.round_trips.get(&from).and_then(|estimate| estimate.smoothed());
+            progress.note_echo(self.now, echoed.at, known.unwrap_or(0));
             let is_new = progress.contact < Some(echoed.at);
             if is_new && echoed.number > progress.first_heartbeat {
                 progress.echoes.add(self.now.since(echoed.at));
@@ -571,15 +596,15 @@ impl Replica {
     }
 
     fn send_entries(&mut self, peer: PeerId, term: u64, next: Index, entries: Vec<Arc<Entry>>) {
-        let commit = self.log.commit();
+        let (now, commit) = (self.now, self.log.commit());
         let previous = Position { term: self.log.term_at(next - 1).unwrap_or(0), index: next - 1 };
-        let now = self.now;
         let Some(progress) = self.progress_mut(peer) else { return };
         if let Some(entry) = entries.last() {
             let bytes = entries.iter().map(|entry| entry.size()).sum();
             progress.sent(now, entry.index, bytes);
         }
         progress.commit_sent = Some(commit);
+        progress.sent_at = Some(now);
         let too_much = entries.last().map(|entry| entry.index);
         let told = too_much.filter(|_| planted(Bug::CommitAheadOfQuorum)).unwrap_or(commit);
         let (attach, past) = (progress.attach, progress.past.take());

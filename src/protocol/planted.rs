@@ -125,6 +125,10 @@ bugs! {
     R35 MatchGoesBack,
     /// An attach that was overtaken by a newer one is taken.
     R8 OvertakenAttachTaken,
+    /// A follower passes over entries that leave a gap, and waits for the rest.
+    R35 GapPassedOver,
+    /// A host never says where what it has sent ends.
+    R35 NeverRecalled,
     /// A member that acknowledges nothing is sent entries without end.
     R35 SlowMemberFlooded,
     /// The host leaves out the first entry that a follower lacks.

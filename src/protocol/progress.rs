@@ -4,12 +4,22 @@ use std::collections::VecDeque;
 
 use super::message::Receipt;
 use super::planted::{Bug, planted};
-use super::time::{Instant, MS, Micros};
+use super::time::{Instant, MS, Micros, SECOND};
 use super::timers::Estimate;
 use super::types::{Boot, Incarnation, Index, Past};
 
 /// A copy that takes longer than this, beside the way, is one of a slow disk (R24).
 pub(super) const SLOW_SYNC_US: Micros = 400 * MS;
+/// How long what was sent may be unacknowledged before the member is told where it ends. That is a
+/// last resort: a stream that has lost something says so by its end.
+const RECALL_US: Micros = 5 * SECOND;
+/// A ranking that is not acknowledged is sent again after this: it may be larger than many
+/// heartbeats.
+const RANKING_RESEND_US: Micros = SECOND;
+/// Where an echo takes so much longer than the round trip, something fills the line, most likely
+/// heartbeats themselves: for that long, they are as far apart as on a slow one.
+const LATE_US: Micros = 120 * MS;
+const LATE_KEPT_US: Micros = 10 * SECOND;
 
 /// One attached member. Everything here belongs to its newest attach.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -25,6 +35,8 @@ pub(super) struct Progress {
     /// What was sent and not acknowledged.
     pub in_flight: VecDeque<Batch>,
     pub in_flight_bytes: usize,
+    /// When something of the log was sent last.
+    pub sent_at: Option<Instant>,
     /// The commit index that the member was told last.
     pub commit_sent: Option<Index>,
     /// Entries are being read from the store for this member.
@@ -37,10 +49,14 @@ pub(super) struct Progress {
     pub first_heartbeat: u64,
     /// When the last entries were sent of which the member has said soon that it has them.
     pub copied_soon: Option<Instant>,
+    /// Until then the line to the member counts as slow: an echo came late over it.
+    pub late_until: Instant,
     pub receipt: Receipt,
     /// The version of the host's receipts that the member has been sent.
     pub receipts_version_sent: u64,
     pub ranking_version: u64,
+    /// The version of the ranking that was sent last, and when.
+    pub ranking_sent: Option<(u64, Instant)>,
     /// Told to the member in the first answer to its attach (R9).
     pub past: Option<Past>,
     /// Since when the member has been caught up without a break.
@@ -65,15 +81,18 @@ impl Progress {
             next: None,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
+            sent_at: None,
             commit_sent: None,
             loading: false,
             contact: None,
             echoes: Estimate::default(),
             first_heartbeat: 0,
             copied_soon: None,
+            late_until: Instant(0),
             receipt: Receipt::default(),
             receipts_version_sent: 0,
             ranking_version: 0,
+            ranking_sent: None,
             past,
             steady_since: None,
         }
@@ -101,6 +120,33 @@ impl Progress {
                 self.copied_soon = Some(batch.sent_at);
             }
         }
+    }
+
+    /// Takes note of how long ago the heartbeat was sent that has been echoed.
+    pub fn note_echo(&mut self, now: Instant, sent_at: Instant, round_trip: Micros) {
+        if self.contact < Some(sent_at) && now.since(sent_at) > round_trip + LATE_US {
+            self.late_until = now + LATE_KEPT_US;
+        }
+    }
+
+    /// Whether the next heartbeat tells the ranking; it is taken for sent then.
+    pub fn is_ranking_due(&mut self, now: Instant, version: u64) -> bool {
+        let is_sent = self
+            .ranking_sent
+            .is_some_and(|(sent, at)| sent == version && now.since(at) < RANKING_RESEND_US);
+        if self.ranking_version == version || is_sent {
+            return false;
+        }
+        self.ranking_sent = Some((version, now));
+        true
+    }
+
+    /// Whether what was sent last has been unacknowledged for too long.
+    pub fn is_recall_due(&self, now: Instant) -> bool {
+        let is_long_ago = |at: Instant| now.since(at) >= RECALL_US;
+        !self.in_flight.is_empty()
+            && self.sent_at.is_some_and(is_long_ago)
+            && !planted(Bug::NeverRecalled)
     }
 }
 

@@ -60,7 +60,8 @@ pub struct Replica {
     pub(super) attach_count: u64,
     /// Members that this one passes the committed log on to (R35).
     pub(super) relays: BTreeMap<PeerId, Progress>,
-    /// From then on, a host that cannot be dialled is read through another member.
+    /// From then on, a host that cannot be dialled is read through another member: it has not been
+    /// heard for so long.
     pub(super) relay_at: Instant,
     /// Who passes the log on and was found to be behind this peer; not asked until then.
     pub(super) relay_behind: Option<(PeerId, Instant)>,

@@ -339,15 +339,18 @@ impl Progress {
             next,
             in_flight,
             in_flight_bytes: _,
+            sent_at: _,
             commit_sent,
             loading,
             contact,
             echoes: _,
             first_heartbeat: _,
             copied_soon: _,
+            late_until,
             receipt,
             receipts_version_sent,
             ranking_version,
+            ranking_sent: _,
             past,
             steady_since,
         } = self;
@@ -359,6 +362,7 @@ impl Progress {
         }
         into.hash(*receipts_version_sent == receipts_version);
         into.was_if(*contact);
+        into.due(*late_until);
         into.hash(ranking_version);
         into.hash(past);
         into.was_if(*steady_since);

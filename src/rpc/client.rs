@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::accepting::JOIN_MAX;
 use super::feed::{Frames, Reader};
+use super::life;
 use super::node::{Node, now_ms, parse_address};
 use super::own_address::refuse_own;
 use super::pages;
@@ -88,7 +89,7 @@ impl ClientService for Person {
         for chat in self.node.handle.chats() {
             chats.extend(self.show(chat.id).await.ok());
         }
-        chats.extend(self.node.repairs.ailing().iter().map(|(chat, ailing)| pb::Chat {
+        chats.extend(self.node.lives.ailing().iter().map(|(chat, ailing)| pb::Chat {
             chat_id: hex(&chat.0),
             name: ailing.name.clone(),
             fault: ailing.fault.clone(),
@@ -208,18 +209,14 @@ impl ClientService for Person {
         request: Request<pb::LeaveChatRequest>,
     ) -> Result<Response<pb::LeaveChatResponse>, Status> {
         let deadline = deadline(&request);
-        let chat = match resolve_any(&self.node, &request.get_ref().chat)? {
-            Named::Running(chat) => chat,
-            Named::Ailing(chat, _) => {
-                self.node.give_up(chat)?;
-                return Ok(Response::new(pb::LeaveChatResponse {}));
-            }
+        let id = match resolve_any(&self.node, &request.get_ref().chat)? {
+            Named::Running(chat) => chat.id,
+            Named::Ailing(chat, _) => chat,
         };
-        if chat.is_read_only() {
-            self.node.handle.remove(chat.id).await;
-            self.node.forget(chat.id);
+        if life::leave(&self.node, id).await? {
             return Ok(Response::new(pb::LeaveChatResponse {}));
         }
+        let chat = self.node.handle.chat(id).ok_or_else(status::chat_not_found)?;
         let wish = wish(Payload::Membership(Membership::Leaving), Wait::Queued);
         self.propose(&chat, wish, deadline, "").await?;
         Ok(Response::new(pb::LeaveChatResponse {}))
@@ -463,7 +460,7 @@ impl Person {
         match (error, chat.view.borrow().status.removed_by) {
             (Unable::Propose(ProposeError::NotMember), Some(by)) => status::removed(by),
             (Unable::NoChat, _) if chat.is_away() => {
-                let ailing = self.node.repairs.ailing().get(&chat.id).cloned();
+                let ailing = self.node.lives.ailing().get(&chat.id).cloned();
                 ailing.map_or_else(|| status::storage_damaged(REPAIRED), |ailing| ailing.refusal())
             }
             _ => unable(error),

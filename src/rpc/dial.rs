@@ -2,16 +2,19 @@
 //! the connection ends.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +26,9 @@ use crate::protocol::types::PeerId;
 use crate::telemetry::{GrpcClientLayer, GrpcTrace};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long an address may say nothing before the name's next one is tried too, and how many are.
+const NEXT_ADDRESS: Duration = Duration::from_millis(200);
+const ADDRESSES_MAX: usize = 8;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
@@ -68,21 +74,45 @@ pub async fn dial(
     secure(identity, connect(address).await?, expected).await
 }
 
-/// The first half of `dial`: TCP alone.
+/// The first half of `dial`: TCP alone. A name is looked up each time.
 pub async fn connect(address: &str) -> Result<TcpStream, DialError> {
-    let tcp = timeout(CONNECT_MAX, TcpStream::connect(address))
-        .await
-        .map_err(|_| DialError::NoAnswer)?
-        .map_err(|error| match error.kind() {
+    let connecting = async { connect_any(lookup_host(address).await?).await };
+    let tcp = timeout(CONNECT_MAX, connecting).await.map_err(|_| DialError::NoAnswer)?.map_err(
+        |error| match error.kind() {
             io::ErrorKind::ConnectionRefused => DialError::Refused,
             io::ErrorKind::TimedOut => DialError::NoAnswer,
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
                 DialError::NoRoute
             }
             _ => other(&error),
-        })?;
+        },
+    )?;
     tcp.set_nodelay(true).map_err(|error| other(&error))?;
     Ok(tcp)
+}
+
+/// Connects to whichever address of a name answers first. The next one is tried beside those before
+/// it: an address that has become wrong mostly says nothing at all.
+async fn connect_any(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut left = addresses.take(ADDRESSES_MAX).peekable();
+    let mut attempts = FuturesUnordered::new();
+    let mut failed: Option<io::Error> = None;
+    loop {
+        attempts.extend(left.next().map(TcpStream::connect));
+        tokio::select! {
+            Some(attempt) = attempts.next() => match attempt {
+                Ok(tcp) => return Ok(tcp),
+                // R14: who is gone refuses at each of its addresses.
+                Err(error) => {
+                    let refused = io::ErrorKind::ConnectionRefused;
+                    let known = failed.take().filter(|known| known.kind() != refused);
+                    failed = Some(known.unwrap_or(error));
+                }
+            },
+            () = sleep(NEXT_ADDRESS), if left.peek().is_some() => {}
+            else => return Err(failed.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())),
+        }
+    }
 }
 
 /// The second half: keys, and a channel.
@@ -196,5 +226,47 @@ impl AsyncWrite for Watched {
 
     fn is_write_vectored(&self) -> bool {
         self.tls.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A listener whose queue is full says nothing to whoever dials it.
+    async fn silent() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let listener = socket.listen(0).expect("it listens");
+        let address = listener.local_addr().expect("bound");
+        let mut queued = Vec::new();
+        while let Ok(Ok(tcp)) = timeout(NEXT_ADDRESS, TcpStream::connect(address)).await {
+            queued.push(tcp);
+        }
+        (address, listener, queued)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_says_nothing_does_not_hold_up_the_next_one() {
+        let (wrong, _listener, _queued) = silent().await;
+        let right = TcpListener::bind("127.0.0.1:0").await.expect("it listens");
+        let right = right.local_addr().expect("bound");
+        let connected = timeout(CONNECT_MAX / 2, connect_any([wrong, right].into_iter()));
+        let tcp = connected.await.expect("in time").expect("one of them answers");
+        assert_eq!(tcp.peer_addr().expect("connected"), right);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_refused_only_where_all_of_its_addresses_refuse() {
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("it listens");
+        let gone = free.local_addr().expect("bound");
+        drop(free);
+        let error = connect_any([gone, gone].into_iter()).await.expect_err("nobody is there");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let no_way = SocketAddr::from(([255, 255, 255, 255], 1));
+        let error = connect_any([gone, no_way, gone].into_iter()).await.expect_err("nor there");
+        assert_ne!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

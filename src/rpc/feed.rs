@@ -184,7 +184,7 @@ impl Reader {
         if self.all || !self.chats.iter().all(|position| position.chat.is_away()) {
             return None;
         }
-        let ailing = self.node.repairs.ailing();
+        let ailing = self.node.lives.ailing();
         let mut found = self.chats.iter().map(|position| ailing.get(&position.chat.id));
         let first = found.clone().next()??;
         found.all(|ailing| ailing.is_some_and(|it| it.is_given_up)).then(|| first.refusal())

@@ -1,39 +1,40 @@
 //! HostService: what members ask of the chat's host. The calls are handed to the loop as messages;
 //! the streams are fed by it.
 
-use std::pin::Pin;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Span;
 
-use super::inbound::Inbound;
+use super::inbound::{Caller, Inbound};
 use super::node::links_now_ms;
-use super::status::{chat_not_found, internal, invalid, unable, until_stopped};
+use super::reason::Reason;
+use super::status::{internal, invalid, not_member, unable, until_stopped};
+use super::streams::{Answers, Unfit, carry, ended_header, to_ended};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
 use crate::runtime::handle::Answer;
-use crate::runtime::outbox::HeartbeatSlot;
+use crate::runtime::lanes::{Lane, LaneReader, Lanes, Outgoing};
+use crate::runtime::pace::Pace;
 use crate::telemetry::{call_span, child_of};
 use crate::wire::message as convert;
 use crate::wire::pb;
 use crate::wire::pb::host_service_server::HostService;
 
-/// Entries on their way to one member, counted in messages. A stream that is full is ended, and the
-/// member attaches again.
-const REPLICATE_MAX: usize = 1_024;
-/// Requests of one `Submit` stream that wait for their answers; more wait in the connection.
+/// Requests of one chat on a `Submit` stream that wait for their answers; the next is not taken.
 const SUBMITS_MAX: usize = 64;
+/// Answers of a `Submit` stream that wait for the connection.
+const ANSWERS_MAX: usize = 64;
 /// The call's name in traces.
 const SUBMIT: &str = "demes.v1.HostService/Submit";
-
-/// A `Submit` request that has been handed in, and what is traced of it until it is answered.
-type HandedIn = (ChatId, oneshot::Receiver<Answer>, Vec<Span>);
-
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl HostService for Inbound {
@@ -57,67 +58,52 @@ impl HostService for Inbound {
         request: Request<Streaming<pb::SubmitRequest>>,
     ) -> Result<Response<Self::SubmitStream>, Status> {
         let caller = self.caller(&request)?;
-        let mut requests = request.into_inner();
-        let (waiting, answers) = mpsc::channel::<Result<HandedIn, Status>>(SUBMITS_MAX);
-        let inbound = self.clone();
-        tokio::spawn(async move {
-            // Requests go in as they come; their answers are awaited in the same order beside it.
-            while let Ok(Some(request)) = requests.message().await {
-                let parsed = convert::from_submit_request(request);
-                let handed_in = match inbound.message(&caller, parsed) {
-                    Ok((chat, mut message)) => {
-                        let spans = trace_submissions(&message);
-                        message.call = inbound.handle.next_call();
-                        let handed_in = inbound.handle.deliver_call(chat, message).await;
-                        handed_in.map(|answer| (chat, answer, spans)).map_err(unable)
-                    }
-                    Err(status) => Err(status),
-                };
-                let failed = handed_in.is_err();
-                if waiting.send(handed_in).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
-        let answers = ReceiverStream::new(answers).then(|handed_in| async {
-            let (chat, answer, spans) = handed_in?;
-            let answer = answer.await;
-            if answer.is_ok() {
-                for span in spans {
-                    span.record("rpc.response.status_code", "OK");
-                }
-            }
-            match answer {
-                Ok(Answer::Message(message)) => convert::to_submit_response(chat, &message)
-                    .ok_or_else(|| internal("the answer is of another kind")),
-                Ok(Answer::Empty) | Err(_) => Err(chat_not_found()),
-            }
-        });
-        Ok(Response::new(until_stopped(answers, self.stop.clone())))
+        let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
+        let requests = request.into_inner();
+        let submitting = Submitting { inbound: self.clone(), caller, waiting: HashMap::new() };
+        // It ends when nobody takes its answers any more.
+        tokio::spawn(submitting.run(requests, answers));
+        Ok(Response::new(until_stopped(ReceiverStream::new(receiver), self.stop.clone())))
     }
 
     type HeartbeatsStream = Answers<pb::HeartbeatsResponse>;
 
     async fn heartbeats(
         &self,
-        request: Request<pb::HeartbeatsRequest>,
+        request: Request<Streaming<pb::HeartbeatsRequest>>,
     ) -> Result<Response<Self::HeartbeatsStream>, Status> {
         let caller = self.caller(&request)?;
-        self.count(&caller)?;
-        let from = caller.peer;
-        let header = convert::from_header(request.into_inner().header).map_err(invalid)?;
-        let chat = header.chat;
-        if !self.is_member(chat, from)? {
-            return Err(super::status::not_member());
-        }
-        let slot = Arc::new(HeartbeatSlot::default());
-        self.handle.heartbeats(chat, from, Arc::clone(&slot)).await.map_err(unable)?;
-        let beats = stream::unfold(slot, move |slot| async move {
-            let message = slot.next().await?;
-            let response =
-                convert::to_heartbeat(chat, &message).ok_or_else(|| internal("not a heartbeat"));
-            Some((response, slot))
-        });
+        let mut requests = request.into_inner();
+        let lanes = Arc::new(Lanes::default());
+        let (inbound, filled) = (self.clone(), Arc::clone(&lanes));
+        let reading = AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Some(request) = requests.message().await? {
+                inbound.count(&caller)?;
+                let header = convert::from_header(request.header).map_err(invalid)?;
+                let asked = inbound.is_member(header.chat, caller.peer);
+                match asked.and_then(|member| member.then_some(()).ok_or_else(not_member)) {
+                    Ok(()) => {
+                        let lane = Lane::new(&filled, header.chat, 0);
+                        let handed_in = inbound.handle.heartbeats(header.chat, caller.peer, lane);
+                        handed_in.await.map_err(unable)?;
+                    }
+                    Err(status) => Unfit::new(Some(header.chat), status).tell(&filled, 0)?,
+                }
+            }
+            filled.finish();
+            Ok(())
+        }));
+        let beats =
+            carry(LaneReader::new(lanes, None), reading, |chat, outgoing, _| match outgoing {
+                Outgoing::Message(message) => {
+                    convert::to_heartbeat(chat, &message).ok_or_else(|| internal("not a heartbeat"))
+                }
+                Outgoing::Ended { reason, .. } => Ok(pb::HeartbeatsResponse {
+                    header: ended_header(chat),
+                    ended: to_ended(reason),
+                    ..Default::default()
+                }),
+            });
         Ok(Response::new(until_stopped(beats, self.stop.clone())))
     }
 
@@ -125,61 +111,111 @@ impl HostService for Inbound {
 
     async fn replicate(
         &self,
-        request: Request<pb::ReplicateRequest>,
+        request: Request<Streaming<pb::ReplicateRequest>>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
+        use pb::replicate_response::Content;
         let caller = self.caller(&request)?;
-        let parsed = convert::from_replicate_request(request.into_inner());
-        let (chat, attach) = self.message(&caller, parsed)?;
-        let (sender, receiver) = mpsc::channel(REPLICATE_MAX);
-        let refused = self.handle.replicate(chat, attach, sender).await.map_err(unable)?;
-        // A refusal comes as the answer to the attach, and ends the stream.
-        let responses =
-            stream::unfold((receiver, Some(refused)), move |(mut entries, refused)| async move {
-                let (message, refused) = next_of_log(&mut entries, refused).await?;
-                let response = convert::to_replicate_response(chat, &message)
-                    .ok_or_else(|| internal("not a part of the log"));
-                Some((response, (entries, refused)))
-            });
-        Ok(Response::new(until_stopped(responses, self.stop.clone())))
+        let mut requests = request.into_inner();
+        let lanes = Arc::new(Lanes::default());
+        let (inbound, filled) = (self.clone(), Arc::clone(&lanes));
+        let pace = Arc::new(Pace::default());
+        let paced = Arc::clone(&pace);
+        let reading = AbortOnDropHandle::new(tokio::spawn(async move {
+            while let Some(request) = requests.message().await? {
+                if request.header.is_none() && request.received > 0 {
+                    inbound.count(&caller)?;
+                    paced.has_arrived(Instant::now(), request.received);
+                    continue;
+                }
+                let (chat, attach) = (convert::chat_of(request.header.as_ref()), request.attach);
+                let parsed = convert::from_replicate_request(request);
+                match inbound.stream_message(&caller, chat, parsed) {
+                    Ok((chat, message)) => {
+                        let lane = Lane::new(&filled, chat, attach);
+                        let handed_in = inbound.handle.replicate(chat, message, lane);
+                        handed_in.await.map_err(unable)?;
+                    }
+                    Err(unfit) => unfit.tell(&filled, attach)?,
+                }
+            }
+            filled.finish();
+            Ok(())
+        }));
+        let lanes = LaneReader::new(lanes, Some(pace));
+        let pieces = carry(lanes, reading, |chat, outgoing, mark| match outgoing {
+            // A refusal comes as the answer to the attach.
+            Outgoing::Message(message) => convert::to_replicate_response(chat, &message)
+                .map(|response| pb::ReplicateResponse { mark, ..response })
+                .ok_or_else(|| internal("not a part of the log")),
+            Outgoing::Ended { reason, attach } => Ok(pb::ReplicateResponse {
+                header: ended_header(chat),
+                attach,
+                mark,
+                content: to_ended(reason).map(Content::Ended),
+                ..Default::default()
+            }),
+        });
+        Ok(Response::new(until_stopped(pieces, self.stop.clone())))
     }
+
+    type AcknowledgeStream = Answers<pb::AcknowledgeResponse>;
 
     async fn acknowledge(
         &self,
         request: Request<Streaming<pb::AcknowledgeRequest>>,
-    ) -> Result<Response<pb::AcknowledgeResponse>, Status> {
+    ) -> Result<Response<Self::AcknowledgeStream>, Status> {
         let caller = self.caller(&request)?;
         let mut requests = request.into_inner();
-        // One call for the whole stream: its only answer is a refusal, which ends it.
-        let call = self.handle.next_call();
-        let mut refused: Option<(ChatId, oneshot::Receiver<Answer>)> = None;
-        loop {
-            let next = match &mut refused {
-                Some((chat, answer)) => tokio::select! {
-                    biased;
-                    Ok(Answer::Message(message)) = answer => {
-                        let header = convert::to_header(*chat, &message);
-                        let Body::Refused(refused) = message.body else { continue };
-                        let refused = Some(convert::to_refused(&refused));
-                        return Ok(Response::new(pb::AcknowledgeResponse { header, refused }));
+        let lanes = Arc::new(Lanes::default());
+        let (inbound, filled) = (self.clone(), Arc::clone(&lanes));
+        let reading = AbortOnDropHandle::new(tokio::spawn(async move {
+            // One call of each chat for the whole stream: its only answer is a refusal.
+            let mut calls: HashMap<ChatId, (u64, Arc<Lane>)> = HashMap::new();
+            while let Some(request) = requests.message().await? {
+                let chat = convert::chat_of(request.header.as_ref());
+                let parsed = convert::from_acknowledge(request);
+                let (chat, mut message) = match inbound.stream_message(&caller, chat, parsed) {
+                    Ok(parsed) => parsed,
+                    Err(unfit) => {
+                        unfit.tell(&filled, 0)?;
+                        continue;
                     }
-                    next = requests.message() => next?,
-                    () = self.stop.cancelled() => None,
-                },
-                None => requests.message().await?,
-            };
-            let Some(request) = next else {
-                return Ok(Response::new(pb::AcknowledgeResponse::default()));
-            };
-            let (chat, mut message) = self.message(&caller, convert::from_acknowledge(request))?;
-            message.call = call;
-            match &refused {
-                Some(_) => self.handle.deliver(chat, message).await.map_err(unable)?,
-                None => {
-                    let answer = self.handle.deliver_call(chat, message).await;
-                    refused = Some((chat, answer.map_err(unable)?));
-                }
+                };
+                let known = calls.get(&chat).filter(|(_, lane)| !lane.is_over());
+                let handed_in = match known {
+                    Some((call, _)) => {
+                        message.call = *call;
+                        inbound.handle.deliver(chat, message).await
+                    }
+                    None => {
+                        message.call = inbound.handle.next_call();
+                        let lane = Lane::new(&filled, chat, 0);
+                        calls.insert(chat, (message.call, Arc::clone(&lane)));
+                        inbound.handle.deliver_for(chat, message, &lane).await
+                    }
+                };
+                handed_in.map_err(unable)?;
             }
-        }
+            filled.close();
+            Ok(())
+        }));
+        let lanes = LaneReader::new(lanes, None);
+        let refusals = carry(lanes, reading, |chat, outgoing, _| match outgoing {
+            Outgoing::Message(message) => {
+                let Body::Refused(refused) = &message.body else {
+                    return Err(internal("not a refusal"));
+                };
+                let refused = Some(convert::to_refused(refused));
+                let header = convert::to_header(chat, &message);
+                Ok(pb::AcknowledgeResponse { header, refused, ended: None })
+            }
+            Outgoing::Ended { reason, .. } => Ok(pb::AcknowledgeResponse {
+                header: ended_header(chat),
+                refused: None,
+                ended: to_ended(reason),
+            }),
+        });
+        Ok(Response::new(until_stopped(refusals, self.stop.clone())))
     }
 
     async fn report_delays(
@@ -210,23 +246,119 @@ fn trace_submissions(message: &Message) -> Vec<Span> {
     spans.filter(|span| !span.is_none()).collect()
 }
 
-/// The next message of a `Replicate` stream, and where its refusal would come from.
-async fn next_of_log(
-    entries: &mut mpsc::Receiver<Message>,
-    mut refused: Option<oneshot::Receiver<Answer>>,
-) -> Option<(Message, Option<oneshot::Receiver<Answer>>)> {
-    loop {
-        let Some(answer) = &mut refused else { return Some((entries.recv().await?, None)) };
-        tokio::select! {
-            biased;
-            message = entries.recv() => return Some((message?, refused)),
-            answer = answer => match answer {
-                Ok(Answer::Message(message)) => {
-                    entries.close();
-                    return Some((message, None));
+/// What a `Submit` stream has handed in and waits for.
+struct Submitting {
+    inbound: Inbound,
+    caller: Caller,
+    /// How many requests of each chat.
+    waiting: HashMap<ChatId, usize>,
+}
+
+type Answered = (ChatId, Result<pb::SubmitResponse, Status>);
+
+impl Submitting {
+    /// Requests go in as they come, and answers leave as they come: a chat that does not answer
+    /// holds up no other one.
+    async fn run(
+        mut self,
+        mut requests: Streaming<pb::SubmitRequest>,
+        answers: mpsc::Sender<Result<pb::SubmitResponse, Status>>,
+    ) {
+        let mut under_way: FuturesUnordered<BoxFuture<'static, Answered>> = FuturesUnordered::new();
+        let mut is_open = true;
+        while is_open || !under_way.is_empty() {
+            let answer = tokio::select! {
+                request = requests.message(), if is_open => match request {
+                    Ok(Some(request)) => {
+                        let received = request.mark;
+                        if received > 0 {
+                            let response = pb::SubmitResponse { received, ..Default::default() };
+                            if answers.send(Ok(response)).await.is_err() {
+                                return;
+                            }
+                        }
+                        match self.hand_in(request).await {
+                            Ok(answer) => {
+                                under_way.push(answer);
+                                continue;
+                            }
+                            Err(answer) => *answer,
+                        }
+                    }
+                    Ok(None) => {
+                        is_open = false;
+                        continue;
+                    }
+                    Err(status) => Err(status),
+                },
+                Some((chat, answer)) = under_way.next() => {
+                    let count = self.waiting.entry(chat).or_default();
+                    *count = count.saturating_sub(1);
+                    answer
                 }
-                Ok(Answer::Empty) | Err(_) => refused = None,
+                () = answers.closed() => return,
+            };
+            let failed = answer.is_err();
+            if answers.send(answer).await.is_err() || failed {
+                return;
             }
         }
     }
+
+    /// Gives a request to its chat; the error is its answer already.
+    async fn hand_in(
+        &mut self,
+        request: pb::SubmitRequest,
+    ) -> Result<BoxFuture<'static, Answered>, Box<Result<pb::SubmitResponse, Status>>> {
+        let (chat, term) = (convert::chat_of(request.header.as_ref()), request.term);
+        let parsed = convert::from_submit_request(request);
+        let (chat, mut message) =
+            self.inbound.stream_message(&self.caller, chat, parsed).map_err(|unfit| {
+                Box::new(match unfit {
+                    Unfit::Chat { chat, reason } => Ok(pb::SubmitResponse {
+                        header: ended_header(chat),
+                        term,
+                        ended: to_ended(reason),
+                        ..Default::default()
+                    }),
+                    Unfit::Stream(status) => Err(status),
+                })
+            })?;
+        let count = self.waiting.entry(chat).or_default();
+        if *count >= SUBMITS_MAX {
+            // What is not taken leaves a gap, and its author sends it again.
+            return Err(Box::new(Ok(pb::SubmitResponse {
+                header: ended_header(chat),
+                term,
+                problem: pb::SubmitProblem::NotServing.into(),
+                ..Default::default()
+            })));
+        }
+        *count += 1;
+        let spans = trace_submissions(&message);
+        message.call = self.inbound.handle.next_call();
+        let answer = self.inbound.handle.deliver_call(chat, message).await;
+        let answer = answer.map_err(|error| Box::new(Err(unable(error))))?;
+        Ok(answered(chat, answer, spans).boxed())
+    }
+}
+
+/// The answer to a `Submit` request, once the chat has it.
+async fn answered(chat: ChatId, answer: oneshot::Receiver<Answer>, spans: Vec<Span>) -> Answered {
+    let answer = answer.await;
+    if answer.is_ok() {
+        for span in spans {
+            span.record("rpc.response.status_code", "OK");
+        }
+    }
+    let answer = match answer {
+        Ok(Answer::Message(message)) => convert::to_submit_response(chat, &message)
+            .ok_or_else(|| internal("the answer is of another kind")),
+        Ok(Answer::Empty) | Err(_) => Ok(pb::SubmitResponse {
+            header: ended_header(chat),
+            ended: to_ended(Reason::ChatNotFound.name()),
+            ..Default::default()
+        }),
+    };
+    (chat, answer)
 }

@@ -92,6 +92,15 @@ impl Inbound {
         parsed: Result<(Header, Body), WireError>,
     ) -> Result<(ChatId, Message), Status> {
         self.count(caller)?;
+        self.admit(caller, parsed)
+    }
+
+    /// The same for a request that was counted.
+    pub fn admit(
+        &self,
+        caller: &Caller,
+        parsed: Result<(Header, Body), WireError>,
+    ) -> Result<(ChatId, Message), Status> {
         let (header, body) = parsed.map_err(invalid)?;
         header.check(&body).map_err(invalid)?;
         let from = caller.peer;

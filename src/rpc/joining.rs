@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::dial::{Connection, DialError, dial};
 use super::invites::{IncomingInvite, InviteAnswer};
+use super::life::{self, Answering, TakenOn};
 use super::node::{Node, now_ms};
 use super::reason::Reason;
 use super::status;
@@ -106,12 +107,22 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
         let invite = node.lock_invites().incoming().get(&chat).cloned();
         let current = invite.and_then(|invite| Attempt::new(chat, invite));
         let Some(current) = current else {
+            life::answer_over(node, chat, None).await;
             // Another task may have brought the answer just now.
             return match node.takes_part(chat) {
                 true => Joining::Done,
                 false => Joining::Failed(status::invite_not_found()),
             };
         };
+        match life::answer(node, chat, current.answer.accept).await {
+            Ok(Answering::Go) => {}
+            Ok(Answering::Done) => return Joining::Done,
+            Ok(Answering::Later) => {
+                let _ = timeout(wait, changed).await;
+                continue;
+            }
+            Err(status) => return Joining::Failed(status),
+        }
         let attempt = match &mut attempt {
             Some(attempt) if attempt.answer == current.answer => attempt,
             other => other.insert(current),
@@ -119,7 +130,9 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
         match attempt.make(node, turn).await {
             Ok(()) => return attempt.arrived(node).await,
             Err(Problem::Final(status)) => {
-                forget(node, chat);
+                if life::answer_over(node, chat, Some(attempt.answer.incarnation)).await {
+                    continue; // there is another one by now
+                }
                 return Joining::Failed(status);
             }
             Err(Problem::NotYet) => {
@@ -138,18 +151,13 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
             Err(_) => (wait * 2).min(RETRY_MAX),
         };
     }
-    let is_link = attempt.is_some_and(|attempt| attempt.seed.is_some());
-    forget(node, chat);
+    let is_link = attempt.as_ref().is_some_and(|attempt| attempt.seed.is_some());
+    let answer = attempt.map(|attempt| attempt.answer.incarnation);
+    life::answer_over(node, chat, answer).await;
     Joining::Failed(match is_link {
         true => status::link_problem(crate::protocol::invite_link::InviteLinkProblem::Expired),
         false => status::invite_not_found(),
     })
-}
-
-fn forget(node: &Node, chat: ChatId) {
-    if let Err(error) = node.lock_invites().remove_incoming(&node.store, chat) {
-        tracing::error!(%error, "cannot remove an invitation: see to the disk");
-    }
 }
 
 /// Why an attempt failed.
@@ -357,11 +365,12 @@ impl Attempt {
     /// The host has it.
     async fn arrived(&self, node: &Arc<Node>) -> Joining {
         if !self.answer.accept {
-            forget(node, self.chat);
+            life::answer_over(node, self.chat, Some(self.answer.incarnation)).await;
             return Joining::Done;
         }
         let (incarnation, generation) = (self.answer.incarnation, self.generation);
-        match node.joined(self.chat, incarnation, generation, self.contacts()).await {
+        let taken = TakenOn { incarnation, generation, contacts: self.contacts() };
+        match life::taken_on(node, self.chat, taken).await {
             Ok(()) => {
                 tracing::info!(chat = ?self.chat, "this peer has joined a chat");
                 Joining::Done

@@ -3,11 +3,13 @@
 //! `serve` starts a peer and returns once its listeners are bound and its chats are running.
 //! `server.rs` has the listeners; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
 //! each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs` and `joining.rs` how chats and people
-//! come and go, and `records.rs` and `repair.rs` how chats outlive a bad disk; `peers.rs` and
-//! `dial.rs` the connections that this peer makes; `reach.rs` who reaches whom; `observe.rs` and
-//! `scrape.rs` what metrics are read and told; `status.rs` and `reason.rs` every error.
+//! come and go, `life.rs` what becomes of a chat here, and `records.rs` and `repair.rs` how chats
+//! outlive a bad disk; `peers.rs` and `dial.rs` the connections that this peer makes; `reach.rs`
+//! who reaches whom; `observe.rs` and `scrape.rs` what metrics are read and told; `status.rs` and
+//! `reason.rs` every error.
 
 mod accepting;
+mod calls;
 mod client;
 mod dial;
 pub mod edge;
@@ -19,6 +21,7 @@ mod inbound;
 mod invites;
 mod inviting;
 mod joining;
+mod life;
 mod links;
 mod lookup;
 mod node;
@@ -38,6 +41,7 @@ mod scrape;
 mod server;
 mod shown;
 mod status;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -58,7 +62,7 @@ pub use options::{BootstrapChat, Limits, OnStop, ServeError, ServeOptions};
 use self::readiness::Readiness;
 use crate::crypto::{Identity, tls};
 use crate::protocol::types::PeerId;
-use crate::runtime::driver::{self, DriverOptions, Ended, Reports};
+use crate::runtime::driver::{self, DriverOptions, Reports};
 use crate::runtime::handle::Handle;
 use crate::storage::{DataDir, PeerStore, StorageError, free_bytes};
 use crate::telemetry::Observed;
@@ -222,7 +226,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         inviting: Mutex::new(BTreeSet::new()),
         invite_changed: Notify::new(),
         joining: Mutex::new(BTreeMap::new()),
-        repairs: repair::Repairs::default(),
+        lives: life::Lives::default(),
     });
     node.resume_all().await.map_err(storage)?;
     let address_file = options.data_dir.join("client.addr");
@@ -444,14 +448,17 @@ async fn report_health(node: &node::Node, reporter: HealthReporter) {
     }
 }
 
-/// Deletes what is kept of chats that this peer has left, and repairs those whose store cannot be
-/// used.
+/// Sees to chats that the loop has ended: those that this peer has left go, and those whose store
+/// cannot be used are repaired.
 async fn see_to_ended(node: Arc<node::Node>, mut reports: Reports, stop: CancellationToken) {
     loop {
         tokio::select! {
             ended = reports.ended.recv() => match ended {
-                Some((chat, Ended::Left)) => node.forget(chat),
-                Some((chat, why)) => repair::after(&node, chat, why),
+                Some(ended) => {
+                    // Each by itself: closing one's file may take a while.
+                    let node = Arc::clone(&node);
+                    tokio::spawn(async move { life::ended(&node, ended).await });
+                }
                 None => return,
             },
             () = stop.cancelled() => return,

@@ -11,17 +11,17 @@ use tonic::Status;
 use super::gate::Gate;
 use super::invites::{IncomingInvite, InviteAnswer, Invites, OutgoingInvite};
 use super::joining::Joining;
+use super::life::{self, Kept, Lives};
 use super::lookup::Lookup;
 use super::options::{BootstrapChat, Limits};
-use super::records::{self, ChatRecord};
-use super::repair::{self, Repairs};
+use super::records;
 use super::{inviting, joining, status};
 use crate::crypto::Identity;
 use crate::planted::{Mistake, planted};
 use crate::protocol::founding::founding_entry;
-use crate::protocol::types::{ChatId, Generation, PeerId};
+use crate::protocol::types::{ChatId, PeerId};
 use crate::runtime::handle::Handle;
-use crate::storage::{DataDir, PeerStore, StorageError, free_bytes, new_incarnation};
+use crate::storage::{DataDir, PeerStore, StorageError, apart, free_bytes, new_incarnation};
 use crate::wire::check_address;
 use crate::wire::link::LinkText;
 
@@ -57,8 +57,8 @@ pub struct Node {
     pub invite_changed: Notify,
     /// Answers that a task is bringing at the moment, and how far each is.
     pub joining: Mutex<BTreeMap<ChatId, watch::Receiver<Joining>>>,
-    /// Chats that do not run, because their store cannot be used.
-    pub repairs: Repairs,
+    /// The lives of all chats.
+    pub lives: Lives,
 }
 
 /// Milliseconds since 1970, by this machine's clock.
@@ -102,11 +102,7 @@ impl Node {
             now_ms(),
             |signed| self.identity.sign(signed),
         );
-        let created = self.dir.create_chat(chat, incarnation, &[Arc::new(entry)]);
-        let (store, recovered) = created.map_err(storage)?;
-        records::put(&self.store, chat, &ChatRecord::default()).map_err(storage)?;
-        let new = repair::new_chat(chat, store, recovered, Vec::new()).map_err(storage)?;
-        self.handle.add(new).await.map_err(status::internal)?;
+        life::found(self, chat, incarnation, entry).await?;
         Ok(chat)
     }
 
@@ -223,33 +219,6 @@ impl Node {
         Ok(is_link)
     }
 
-    /// Runs a chat that has taken this peer on. The log comes from the host.
-    pub async fn joined(
-        self: &Arc<Self>,
-        chat: ChatId,
-        incarnation: u64,
-        generation: Generation,
-        contacts: Vec<(PeerId, String)>,
-    ) -> Result<(), Status> {
-        if self.handle.chat(chat).is_some() {
-            // What was kept when this peer was removed comes back with the log.
-            self.handle.remove(chat).await;
-            self.dir.remove_chat(chat).map_err(storage)?;
-        }
-        let members = contacts.iter().map(|(peer, a)| (peer.to_string(), a.clone())).collect();
-        let record = ChatRecord { members, generation, ..ChatRecord::default() };
-        records::put(&self.store, chat, &record).map_err(storage)?;
-        match self.dir.join_or_reopen(chat, incarnation, generation) {
-            Ok((store, recovered)) => {
-                let new = repair::new_chat(chat, store, recovered, contacts).map_err(storage)?;
-                self.handle.add(new).await.map_err(status::internal)?;
-            }
-            Err(error) if error.needs_repair() => repair::start(self, chat, error.to_string()),
-            Err(error) => return Err(storage(error)),
-        }
-        self.lock_invites().remove_incoming(&self.store, chat).map_err(storage)
-    }
-
     /// Takes up the chats that a former run has left, each by itself: what cannot be used is
     /// repaired, and holds up nothing else.
     ///
@@ -261,43 +230,7 @@ impl Node {
         chats.sort_unstable();
         chats.dedup();
         for chat in chats {
-            self.resume(chat).await?;
-        }
-        Ok(())
-    }
-
-    async fn resume(self: &Arc<Self>, chat: ChatId) -> Result<(), StorageError> {
-        let contacts = records::get(&self.store, chat)?.unwrap_or_default().contacts();
-        let open = || {
-            let (store, recovered) = self.dir.open_chat(chat)?;
-            repair::new_chat(chat, store, recovered, contacts.clone())
-        };
-        let opened = match open() {
-            Err(error) if error.needs_repair() && self.repair && contacts.is_empty() => {
-                self.dir.trust_chat(chat)?;
-                open()
-            }
-            opened => opened,
-        };
-        let answer = self.lock_invites().incoming().get(&chat).and_then(|invite| invite.answer);
-        let is_joining = answer.is_some_and(|answer| answer.accept);
-        match opened {
-            // Bringing the answer goes on with what it has begun.
-            Ok(new) if new.is_empty() && is_joining => {}
-            Err(StorageError::NotThere { .. }) if is_joining => {}
-            // It was begun, and nothing has come: the host may not know of it.
-            Ok(new) if new.is_empty() => repair::go_on(self, new),
-            Ok(new) => {
-                if let Err(fault) = self.handle.add(new).await {
-                    self.repairs.set_ailing(&self.store, chat, fault);
-                }
-            }
-            Err(error) if error.needs_repair() => repair::start(self, chat, error.to_string()),
-            Err(error) => {
-                tracing::error!(?chat, %error, "a chat cannot be opened; the others go on. \
-                    `demes status` shows it");
-                self.repairs.set_ailing(&self.store, chat, error.to_string());
-            }
+            life::start(self, chat).await?;
         }
         Ok(())
     }
@@ -328,28 +261,14 @@ impl Node {
         }
     }
 
-    /// Deletes what is kept of a chat that this peer is no longer in.
-    pub fn forget(&self, chat: ChatId) {
-        // A file without a record is opened again; a record without a file would be repaired.
-        let forgotten = records::remove(&self.store, chat)
-            .and_then(|()| self.dir.remove_chat(chat))
-            .and_then(|()| self.lock_invites().remove_all_of(&self.store, chat));
-        if let Err(error) = forgotten {
-            tracing::error!(%error, "cannot delete a chat that was left: see to the disk");
-        }
+    /// What the disk has of chats' lives.
+    pub fn kept(&self) -> Kept<'_> {
+        Kept { dir: &self.dir, store: &self.store, invites: &self.invites }
     }
 
-    /// Gives up a chat that does not run: its file is kept aside, and nothing else of it. The other
-    /// members are not told, since only the chat could tell them.
-    pub fn give_up(&self, chat: ChatId) -> Result<(), Status> {
-        self.repairs.clear_ailing(chat);
-        records::remove(&self.store, chat).map_err(storage)?;
-        self.dir.keep_aside(chat).map_err(storage)?;
-        self.lock_invites().remove_all_of(&self.store, chat).map_err(storage)
-    }
-
+    /// Held by whoever writes them, too, and so for as long as a disk takes.
     pub fn lock_invites(&self) -> MutexGuard<'_, Invites> {
-        self.invites.lock().expect("nothing panics while it holds this lock")
+        apart(|| self.invites.lock()).expect("nothing panics while it holds this lock")
     }
 
     /// Whether the chat runs here, and this peer was not removed from it.
@@ -373,7 +292,7 @@ impl Node {
             return Err(status::too_many_chats(most));
         }
         // R38: a chat that begins now would take nothing and host nothing.
-        let free = free_bytes(self.dir.path()).map_err(storage)?;
+        let free = apart(|| free_bytes(self.dir.path())).map_err(storage)?;
         if free < self.storage_reserve_bytes { Err(status::storage_full()) } else { Ok(()) }
     }
 

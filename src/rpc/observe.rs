@@ -28,7 +28,7 @@ pub fn observe_peer(node: &Arc<Node>, data_dir: PathBuf, reserve_bytes: u64) -> 
         read_queues(handle, readings);
         let chats = handle.chats();
         readings.add(Metric::ChatOpen, chats.len() as f64, &[]);
-        readings.add(Metric::ChatAiling, node.repairs.ailing().len() as f64, &[]);
+        readings.add(Metric::ChatAiling, node.lives.ailing().len() as f64, &[]);
         let mut links = BTreeMap::new();
         let mut lags = Vec::new();
         for chat in chats {

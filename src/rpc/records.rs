@@ -7,8 +7,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::invites::to_json;
+use super::life;
 use super::node::Node;
-use crate::protocol::types::{ChatId, Generation, MemberState, PeerId};
+use crate::protocol::types::{ChatId, Generation, Incarnation, MemberState, PeerId};
+use crate::runtime::handle::ChatView;
 use crate::storage::{PeerStore, StorageError};
 
 const CHATS: &str = "chats";
@@ -24,6 +26,13 @@ pub struct ChatRecord {
     /// The course of the chat that this peer takes part in (R30).
     #[serde(default)]
     pub generation: Generation,
+    /// The newest incarnation in which a file of the chat was made, or was about to be; 0 where an
+    /// earlier version of this program has not said.
+    #[serde(default)]
+    pub incarnation: Incarnation,
+    /// The file of that incarnation is about to be made: any other one is older.
+    #[serde(default)]
+    pub is_claimed: bool,
     /// Those that members have been heard in: what a person may choose to follow.
     #[serde(default)]
     pub heard: BTreeSet<Generation>,
@@ -78,7 +87,7 @@ pub async fn keep(node: Arc<Node>) {
     loop {
         roster.mark_unchanged();
         for chat in node.handle.chats() {
-            if let Err(error) = renew(&node, chat.id).await {
+            if let Err(error) = life::keep_record(&node, chat.id).await {
                 tracing::error!(%error, "cannot keep who is in a chat: see to the disk");
             }
         }
@@ -89,21 +98,27 @@ pub async fn keep(node: Arc<Node>) {
     }
 }
 
-async fn renew(node: &Node, chat: ChatId) -> Result<(), StorageError> {
-    let Ok(view) = node.handle.view(chat).await else { return Ok(()) };
-    let me = node.handle.me();
+/// Writes what the running chat says of itself.
+pub fn renew(
+    store: &PeerStore,
+    chat: ChatId,
+    me: PeerId,
+    incarnation: Incarnation,
+    view: &ChatView,
+) -> Result<(), StorageError> {
     let others = view.status.members.iter();
     let others = others.filter(|(peer, m)| **peer != me && m.state != MemberState::Invited);
-    let members = others.map(|(peer, m)| (peer.to_string(), m.address.clone()));
-    let members: BTreeMap<_, _> = members.collect();
+    let members = others.map(|(peer, m)| (peer.to_string(), m.address.clone())).collect();
     let is_known = view.status.members.contains_key(&me);
-    let before = get(&node.store, chat)?.unwrap_or_default();
+    let before = get(store, chat)?.unwrap_or_default();
     // A log that is still coming in does not say yet who is there.
     if is_known {
-        let (name, generation) = (view.status.chat_name, view.status.generation);
-        let mut record = ChatRecord { name, members, generation, ..before };
-        record.hear(view.status.other_generations.into_values());
-        put(&node.store, chat, &record)?;
+        let (name, generation) = (view.status.chat_name.clone(), view.status.generation);
+        let is_claimed = false;
+        let mut record =
+            ChatRecord { name, members, generation, incarnation, is_claimed, ..before };
+        record.hear(view.status.other_generations.values().copied());
+        put(store, chat, &record)?;
     }
     Ok(())
 }

@@ -5,23 +5,21 @@
 //! the file is left as it is. What nobody else has is refused, with words that say what a person
 //! can do.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use tonic::Status;
+use tokio_util::sync::CancellationToken;
 
 use super::joining::{Attempt, Problem};
+use super::life;
 use super::node::{Node, now_ms};
 use super::records::{self, ChatRecord};
-use super::status;
-use crate::protocol::event::Recovered;
 use crate::protocol::recovery::generation_text;
-use crate::protocol::types::{ChatId, Generation, PeerId};
+use crate::protocol::types::{ChatId, Generation, Incarnation};
 use crate::runtime::driver::Ended;
-use crate::runtime::handle::NewChat;
-use crate::storage::{Anew, ChatStore, PeerStore, StorageError, new_incarnation};
+use crate::runtime::handle::NotAdded;
+use crate::storage::StorageError;
 use crate::telemetry::metrics::{Metric, REPAIR_OUTCOME, add};
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
@@ -29,9 +27,6 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A chat begins anew at most so often: a disk that spoils everything must not fill the chat's log
 /// with one incarnation after the other.
 const RENEW_EVERY_MS: u64 = 600_000;
-/// How long a file may take to be closed after the loop has let it go.
-const CLOSE_LOOK: Duration = Duration::from_millis(10);
-const CLOSE_LOOKS: u32 = 1_000;
 
 const NOBODY: &str = "Nobody else is known to have it: put back a copy of the file if it is bad, \
                       and start with `demes up --repair`, which takes what is there for the \
@@ -42,60 +37,6 @@ const WAITS_FOR_HOST: &str = "It waits for the chat's host, which must take this
                               majority of the voters must be there for that";
 const REMOVED: &str = "The others say that this peer is no longer a member: ask to be invited \
                        again, or give the chat up here with `demes leave`";
-
-/// The chats that do not run, and the tasks that repair them.
-#[derive(Default)]
-pub struct Repairs {
-    ailing: Mutex<BTreeMap<ChatId, Ailing>>,
-    running: Mutex<BTreeSet<ChatId>>,
-}
-
-/// A chat that does not run here at the moment.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ailing {
-    pub name: String,
-    /// What is wrong, what happens now, and what a person can do.
-    pub fault: String,
-    /// Nothing more is tried until the next start.
-    pub is_given_up: bool,
-}
-
-impl Ailing {
-    /// Why a call about this chat cannot be answered.
-    pub fn refusal(&self) -> Status {
-        status::storage_damaged(&self.fault)
-    }
-}
-
-impl Repairs {
-    /// The chats that do not run.
-    pub fn ailing(&self) -> MutexGuard<'_, BTreeMap<ChatId, Ailing>> {
-        self.ailing.lock().expect("nothing panics while it holds this lock")
-    }
-
-    /// Says what is wrong with a chat. Its name stands in `store`.
-    pub fn set_ailing(&self, store: &PeerStore, chat: ChatId, fault: String) {
-        let record = records::get(store, chat).ok().flatten();
-        let name = record.map(|record| record.name).unwrap_or_default();
-        self.ailing().insert(chat, Ailing { name, fault, is_given_up: false });
-    }
-
-    /// The same of one that is not repaired before the next start.
-    pub fn give_up(&self, store: &PeerStore, chat: ChatId, fault: String) {
-        self.set_ailing(store, chat, fault);
-        if let Some(ailing) = self.ailing().get_mut(&chat) {
-            ailing.is_given_up = true;
-        }
-    }
-
-    pub fn clear_ailing(&self, chat: ChatId) {
-        self.ailing().remove(&chat);
-    }
-
-    fn running(&self) -> MutexGuard<'_, BTreeSet<ChatId>> {
-        self.running.lock().expect("nothing panics while it holds this lock")
-    }
-}
 
 /// Why an attempt to repair a chat has not led further.
 enum Obstacle {
@@ -121,9 +62,9 @@ pub async fn check_all(node: Arc<Node>) {
     }
 }
 
-/// The loop has ended a chat because its file cannot be used.
-pub fn after(node: &Arc<Node>, chat: ChatId, why: Ended) {
-    let why = match why {
+/// What is wrong with a chat that the loop has ended.
+pub fn fault(node: &Node, chat: ChatId, why: Ended) -> String {
+    match why {
         Ended::BelowOwnPast => "the others know more of this peer than its store does: an older \
                                 copy of it was put back"
             .to_owned(),
@@ -131,12 +72,11 @@ pub fn after(node: &Arc<Node>, chat: ChatId, why: Ended) {
             let what = node.dir.damage_of(chat).unwrap_or_default();
             format!("the chat's store is damaged ({what})")
         }
-    };
-    start(node, chat, why);
+    }
 }
 
-/// Starts to repair a chat. `why` says what is wrong with it.
-pub fn start(node: &Arc<Node>, chat: ChatId, why: String) {
+/// A chat cannot be gone on with. `why` says what is wrong with it.
+pub fn note_damage(chat: ChatId, why: &str) {
     add(Metric::StorageDamages, 1, &[]);
     tracing::error!(
         ?chat,
@@ -144,62 +84,51 @@ pub fn start(node: &Arc<Node>, chat: ChatId, why: String) {
         "a chat cannot be gone on with and is repaired from the \
         other members; the other chats go on. `demes status` shows it"
     );
-    run(node, chat, why, None);
 }
 
-/// Goes on where a chat has begun, anew or not, and nothing of it has come: this peer may not have
-/// been taken in.
-pub fn go_on(node: &Arc<Node>, new: NewChat) {
-    run(node, new.id, "the chat begins here".to_owned(), Some(new));
+/// What a repair is about, and what ends it.
+struct Patient {
+    chat: ChatId,
+    why: String,
+    over: CancellationToken,
 }
 
-/// What the store at hand makes of a chat for the loop.
-pub fn new_chat(
-    id: ChatId,
-    store: ChatStore,
-    recovered: Recovered,
-    contacts: Vec<(PeerId, String)>,
-) -> Result<NewChat, StorageError> {
-    let carried = store.carried()?;
-    Ok(NewChat { id, store, recovered, contacts, carried })
-}
-
-fn run(node: &Arc<Node>, chat: ChatId, why: String, new: Option<NewChat>) {
-    if !node.repairs.running().insert(chat) {
-        let fault = format!("{why}. It was repaired this moment: start the peer again");
-        node.repairs.give_up(&node.store, chat, fault);
-        return;
-    }
-    node.repairs.set_ailing(&node.store, chat, why.clone());
+/// Starts the task that asks the others to take this peer back, until it is `over`. What has begun
+/// already, anew or not, is gone on with.
+pub fn run(
+    node: &Arc<Node>,
+    chat: ChatId,
+    why: String,
+    over: CancellationToken,
+    begun: Option<(Incarnation, Generation)>,
+) {
     let node = Arc::clone(node);
+    let patient = Patient { chat, why, over };
     tokio::spawn(async move {
         tokio::select! {
-            () = repair(&node, chat, &why, new) => {}
+            () = repair(&node, &patient, begun) => {}
+            () = patient.over.cancelled() => {}
             () = node.stop.cancelled() => {}
         }
-        node.repairs.running().remove(&chat);
     });
 }
 
-async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut new: Option<NewChat>) {
+async fn repair(node: &Arc<Node>, patient: &Patient, mut begun: Option<(Incarnation, Generation)>) {
+    let Patient { chat, why, over } = patient;
     let mut wait = RETRY_MIN;
     loop {
-        let begun = new.is_some();
-        let obstacle = match step(node, chat, &mut new).await {
+        let had_begun = begun.is_some();
+        let obstacle = match step(node, patient, &mut begun).await {
             Ok(()) => {
-                node.repairs.clear_ailing(chat);
                 add(Metric::StorageRepairs, 1, &[KeyValue::new(REPAIR_OUTCOME, "begun_anew")]);
                 tracing::info!(?chat, "the chat has begun anew and catches up");
                 return;
             }
             Err(obstacle) => obstacle,
         };
-        if !node.repairs.ailing().contains_key(&chat) {
-            return; // the person has given it up
-        }
         match obstacle {
             Obstacle::Wait(what) => {
-                node.repairs.set_ailing(&node.store, chat, format!("{why}. {what}"));
+                life::tell(node, *chat, over, format!("{why}. {what}"), false).await;
             }
             Obstacle::Final(what) => {
                 let fault = format!("{why}. {what}");
@@ -209,11 +138,11 @@ async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut new: Option<NewCh
                     fault,
                     "the chat cannot be repaired: the fault says what to do"
                 );
-                node.repairs.give_up(&node.store, chat, fault);
+                life::tell(node, *chat, over, fault, true).await;
                 return;
             }
         }
-        if new.is_some() != begun {
+        if begun.is_some() != had_begun {
             wait = RETRY_MIN;
         }
         tokio::time::sleep(wait).await;
@@ -222,36 +151,38 @@ async fn repair(node: &Arc<Node>, chat: ChatId, why: &str, mut new: Option<NewCh
 }
 
 /// One attempt: finds a host, begins anew, and is taken back.
-async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Result<(), Obstacle> {
-    let mut record = records::get(&node.store, chat).map_err(unwritable)?.unwrap_or_default();
+async fn step(
+    node: &Arc<Node>,
+    patient: &Patient,
+    begun: &mut Option<(Incarnation, Generation)>,
+) -> Result<(), Obstacle> {
+    let Patient { chat, over, .. } = patient;
+    let record = records::get(&node.store, *chat).map_err(unwritable)?.unwrap_or_default();
     let contacts = record.contacts();
     if contacts.is_empty() {
         return Err(Obstacle::Final(NOBODY.to_owned()));
     }
-    if new.is_none() {
-        find_host(node, chat, &record).await?;
-        if now_ms() < record.renewed_at_ms.saturating_add(RENEW_EVERY_MS) {
+    if begun.is_none() {
+        find_host(node, patient, &record).await?;
+        if is_too_soon(record.renewed_at_ms, now_ms()) {
             return Err(Obstacle::Wait(TOO_SOON.to_owned()));
         }
-        record.renewed_at_ms = now_ms();
-        records::put(&node.store, chat, &record).map_err(unwritable)?;
-        let Anew { store, recovered, .. } = begin_anew(node, chat, &record).await?;
-        *new = Some(new_chat(chat, store, recovered, contacts.clone()).map_err(unwritable)?);
+        *begun = life::begin_anew(node, *chat, over, record).await.map_err(unwritable)?;
     }
-    let Some(begun) = new.as_ref().map(|new| &new.recovered) else { return Ok(()) };
-    let (incarnation, generation) = (begun.incarnation, begun.generation);
-    if record.generation != generation {
-        // R30: what a person has chosen stays chosen if this file is lost as well.
-        records::put(&node.store, chat, &ChatRecord { generation, ..record })
-            .map_err(unwritable)?;
-    }
-    let mut attempt = Attempt::to_come_back(chat, incarnation, generation, &contacts);
+    let Some((incarnation, generation)) = *begun else { return over_by_now().await };
+    // Only now it counts: a repair that has come to nothing fills nobody's log.
+    let noted = life::note_begun(node, *chat, over, (incarnation, generation), now_ms());
+    noted.await.map_err(unwritable)?;
+    let mut attempt = Attempt::to_come_back(*chat, incarnation, generation, &contacts);
     for turn in 0..attempt.doors() {
         match attempt.make(node, turn).await {
             Ok(()) => {
-                let Some(new) = new.take() else { return Ok(()) };
-                let new = NewChat { contacts: attempt.contacts(), ..new };
-                return node.handle.add(new).await.map_err(Obstacle::Final);
+                return match life::taken_back(node, *chat, over, attempt.contacts()).await {
+                    Ok(()) => Ok(()),
+                    // The next start goes on with it.
+                    Err(NotAdded::Stopping) => over_by_now().await,
+                    Err(NotAdded::Failed(what)) => Err(Obstacle::Final(what)),
+                };
             }
             Err(Problem::Final(error)) => {
                 let code = error.code();
@@ -273,7 +204,7 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
     let Some(elsewhere) = attempt.elsewhere() else {
         return Err(Obstacle::Wait(WAITS_FOR_HOST.to_owned()));
     };
-    hear(node, chat, elsewhere);
+    life::hear(node, *chat, over, elsewhere).await;
     let (own, elsewhere) = (generation_text(generation), generation_text(elsewhere));
     Err(Obstacle::Wait(format!(
         "{WAITS_FOR_HOST}. It takes part in generation {own}, and a member was met in {elsewhere}: \
@@ -281,12 +212,28 @@ async fn step(node: &Arc<Node>, chat: ChatId, new: &mut Option<NewChat>) -> Resu
     )))
 }
 
+/// The repair was ended meanwhile, and this task with it.
+async fn over_by_now<T>() -> T {
+    std::future::pending().await
+}
+
+/// Whether the last time is too short a while ago. A time that is still to come was noted by a
+/// clock that went wrong, and says nothing.
+fn is_too_soon(renewed_at_ms: u64, now_ms: u64) -> bool {
+    now_ms.checked_sub(renewed_at_ms).is_some_and(|since| since < RENEW_EVERY_MS)
+}
+
 /// Asks the members until one says that it has the chat, and this peer in it, and that the chat has
 /// a host. Without one nobody could take this peer back, and its old vote may be needed yet.
-async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(), Obstacle> {
+async fn find_host(
+    node: &Arc<Node>,
+    patient: &Patient,
+    record: &ChatRecord,
+) -> Result<(), Obstacle> {
+    let Patient { chat, over, .. } = patient;
     let contacts = record.contacts();
     let me = node.handle.me().to_string();
-    let mut attempt = Attempt::to_come_back(chat, 0, record.generation, &contacts);
+    let mut attempt = Attempt::to_come_back(*chat, 0, record.generation, &contacts);
     // What the members say that do not help; the first word counts.
     let mut holders = 0;
     let mut obstacle = None;
@@ -305,7 +252,7 @@ async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(),
         };
         if found.generation != record.generation {
             // R30: only a person decides which course of the chat to take part in.
-            hear(node, chat, found.generation);
+            life::hear(node, *chat, over, found.generation).await;
             let generation = generation_text(found.generation);
             obstacle.get_or_insert_with(|| {
                 format!(
@@ -338,44 +285,20 @@ async fn find_host(node: &Node, chat: ChatId, record: &ChatRecord) -> Result<(),
     }))
 }
 
-/// Writes down that a member takes part in that generation.
-fn hear(node: &Node, chat: ChatId, generation: Generation) {
-    let written = records::get(&node.store, chat).and_then(|record| {
-        let mut record = record.unwrap_or_default();
-        record.hear([generation]);
-        records::put(&node.store, chat, &record)
-    });
-    if let Err(error) = written {
-        tracing::error!(%error, "cannot keep where a chat goes on: see to the disk");
-    }
-}
-
-async fn begin_anew(node: &Arc<Node>, chat: ChatId, record: &ChatRecord) -> Result<Anew, Obstacle> {
-    let generation = record.generation;
-    for _ in 0..CLOSE_LOOKS {
-        let incarnation = new_incarnation().map_err(unwritable)?;
-        let node = Arc::clone(node);
-        let begun =
-            tokio::task::spawn_blocking(move || node.dir.follow(chat, incarnation, generation));
-        match begun.await {
-            Ok(Ok(anew)) => {
-                let kept_at = anew.kept_at.as_ref().map(|path| path.display().to_string());
-                tracing::warn!(
-                    ?chat,
-                    kept_at,
-                    "the chat begins anew; its old store is kept: \
-                    delete it once nothing is missing"
-                );
-                return Ok(anew);
-            }
-            Ok(Err(StorageError::InUse { .. })) => tokio::time::sleep(CLOSE_LOOK).await,
-            Ok(Err(error)) => return Err(unwritable(error)),
-            Err(_) => return Err(Obstacle::Wait("The repair was interrupted".to_owned())),
-        }
-    }
-    Err(Obstacle::Final("Its file is not closed: start the peer again".to_owned()))
-}
-
 fn unwritable(error: StorageError) -> Obstacle {
     Obstacle::Wait(format!("It cannot be repaired at the moment ({error})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repair_waits_for_ten_minutes_after_the_last_one_and_not_for_a_wrong_clock() {
+        let now = 1_700_000_000_000;
+        assert!(!is_too_soon(0, now), "there was none");
+        assert!(is_too_soon(now, now) && is_too_soon(now - RENEW_EVERY_MS + 1, now));
+        assert!(!is_too_soon(now - RENEW_EVERY_MS, now));
+        assert!(!is_too_soon(now + 365 * 24 * 3_600_000, now), "that clock was a year ahead");
+    }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tonic::Status;
 
+use super::life::Ailing;
 use super::node::Node;
-use super::repair::Ailing;
 use super::status;
 use crate::protocol::event::Status as ChatStatus;
 use crate::protocol::types::{ChatId, PeerId};
@@ -30,12 +30,12 @@ pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> 
 /// The same among all chats, those that do not run included.
 pub fn resolve_any(node: &Node, text: &str) -> Result<Named, Status> {
     if let Ok(id) = text.parse::<ChatId>() {
-        let ailing = node.repairs.ailing().get(&id).cloned();
+        let ailing = node.lives.ailing().get(&id).cloned();
         let ailing = ailing.map(|ailing| Named::Ailing(id, ailing));
         let found = ailing.or_else(|| node.handle.chat(id).map(Named::Running));
         return found.ok_or_else(status::chat_not_found);
     }
-    let ailing = node.repairs.ailing().clone();
+    let ailing = node.lives.ailing().clone();
     let running = node.handle.chats().into_iter().filter(|chat| !ailing.contains_key(&chat.id));
     let running = running.map(|chat| {
         let name = chat.view.borrow().status.chat_name.clone();

@@ -49,6 +49,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const CLIENT_MESSAGE_BYTES_MAX: usize = 64 << 10;
 const HEALTH_STREAMS_MAX: u32 = 64;
 const HEALTH_CONNECTIONS_MAX: usize = 64;
+/// Calls that their callers had given up before this peer looked at them; more end the connection. A
+/// frozen peer finds all of them at once when it goes on, and they are nobody's fault.
+const GIVEN_UP_MAX: usize = 4_096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Every call that arrives may be part of a trace, and is measured; every refusal has a reason.
@@ -186,6 +189,7 @@ pub(super) async fn accept_one(
 fn builder(streams_max: u32) -> Server<Traced> {
     Server::builder()
         .max_concurrent_streams(streams_max)
+        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

@@ -247,7 +247,7 @@ impl Chat {
         let (chat, reader) = (self.id, self.shared.reader.clone());
         io.beside(move || {
             Some(match places(&reader, me, incarnation, through, &submissions) {
-                Err(error) if error.needs_repair() => Done::Damaged { chat },
+                Err(error) if error.needs_repair() => Done::Damaged { chat, incarnation },
                 found => Done::Sifted { chat, incarnation, found: found.ok().flatten() },
             })
         });

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tracing::Span;
 
 use super::absences::Absences;
 use super::carry::Carried;
 use super::driver::{Ended, Io};
-use super::handle::{Answer, ChatShared, ChatView, Granted, Unable};
+use super::handle::{Answerer, ChatShared, ChatView, Granted, Unable};
 use super::journal::Journal;
+use super::lanes::Lane;
 use super::measure::Measures;
-use super::outbox::{HeartbeatSlot, dropped};
+use super::outbox::dropped;
 use super::proposing::Waiting;
 use super::requests::Requests;
 use super::spans::Spans;
@@ -92,11 +93,11 @@ pub(super) struct Pending {
     _spans: Vec<Span>,
 }
 
-/// The streams that a member has opened here.
+/// What a member is sent here, over the streams that its peer shares with this one.
 #[derive(Default)]
 pub(super) struct Streams {
-    replicate: Option<mpsc::Sender<Message>>,
-    heartbeats: Option<Arc<HeartbeatSlot>>,
+    replicate: Option<Arc<Lane>>,
+    heartbeats: Option<Arc<Lane>>,
 }
 
 impl Chat {
@@ -213,17 +214,17 @@ impl Chat {
         }
     }
 
-    /// A member opens its stream of entries; an older one ends.
-    pub fn open_replicate(&mut self, member: PeerId, stream: mpsc::Sender<Message>) {
-        self.streams.entry(member).or_default().replicate = Some(stream);
+    /// A member attaches: what was on its way for an older attach is forgotten.
+    pub fn open_replicate(&mut self, member: PeerId, lane: Arc<Lane>) {
+        let streams = self.streams.entry(member).or_default();
+        lane.clear();
+        replace_lane(&mut streams.replicate, lane);
     }
 
-    /// A member opens its stream of heartbeats; an older one ends.
-    pub fn open_heartbeats(&mut self, member: PeerId, slot: Arc<HeartbeatSlot>) {
+    /// A member asks for heartbeats.
+    pub fn open_heartbeats(&mut self, member: PeerId, lane: Arc<Lane>) {
         let streams = self.streams.entry(member).or_default();
-        if let Some(older) = streams.heartbeats.replace(slot) {
-            older.close();
-        }
+        replace_lane(&mut streams.heartbeats, lane);
     }
 
     /// Forgets streams that nobody reads any more, and looks whether a reader has found damage.
@@ -237,11 +238,8 @@ impl Chat {
             spans.sweep();
         }
         self.streams.retain(|_, streams| {
-            if streams.replicate.as_ref().is_some_and(mpsc::Sender::is_closed) {
-                streams.replicate = None;
-            }
-            if streams.heartbeats.as_ref().is_some_and(HeartbeatSlot::is_closed) {
-                streams.heartbeats = None;
+            for lane in [&mut streams.replicate, &mut streams.heartbeats] {
+                lane.take_if(|lane| lane.is_over());
             }
             streams.replicate.is_some() || streams.heartbeats.is_some()
         });
@@ -270,9 +268,7 @@ impl Chat {
 
     fn close_streams(&mut self, of: impl Fn(&PeerId) -> bool) {
         for (_, streams) in self.streams.extract_if(|peer, _| of(peer)) {
-            if let Some(slot) = streams.heartbeats {
-                slot.close();
-            }
+            [streams.replicate, streams.heartbeats].iter().flatten().for_each(|lane| lane.end());
         }
     }
 
@@ -310,7 +306,7 @@ impl Chat {
             self.on_notice(notice, io);
         }
         for load in ready.loads {
-            io.load(self.id, load, &self.shared.reader);
+            io.load(&self.shared, load);
         }
         let written = !ready.persist.is_empty();
         let (commit, last) =
@@ -369,17 +365,16 @@ impl Chat {
         match &mut message.body {
             Body::Append(_) | Body::LookBack(_) => {
                 let Some(streams) = self.streams.get_mut(&message.to) else { return };
-                let Some(stream) = &streams.replicate else { return };
-                // A member whose stream is full attaches again once it has read what there is.
-                if stream.try_send(message).is_err() {
+                // A member whose lane is full attaches again once it has read what there is.
+                if let Some(lane) = streams.replicate.take_if(|lane| !lane.push(message)) {
                     dropped(1, "stream_full");
-                    streams.replicate = None;
+                    lane.end();
                 }
             }
             Body::Heartbeat(_) => {
                 let streams = self.streams.get(&message.to);
-                if let Some(slot) = streams.and_then(|streams| streams.heartbeats.as_ref()) {
-                    slot.put(message);
+                if let Some(lane) = streams.and_then(|streams| streams.heartbeats.as_ref()) {
+                    lane.put_heartbeat(message);
                 }
             }
             body if body.is_answer() => io.answer(message),
@@ -532,6 +527,14 @@ impl Chat {
     }
 }
 
+/// Puts a newer lane in the place of an older one, which on the same stream gives way.
+fn replace_lane(place: &mut Option<Arc<Lane>>, newer: Arc<Lane>) {
+    if let Some(older) = place.take() {
+        if older.is_beside(&newer) { older.give_way() } else { older.end() }
+    }
+    *place = Some(newer);
+}
+
 /// Signs what goes to the host through another member (R35).
 fn sign_submissions(chat: ChatId, submit: &mut Submit, identity: &Identity) {
     let Some((author, session)) = submit.author else { return };
@@ -557,4 +560,4 @@ pub(super) fn ends_without_answer(body: &Body) -> bool {
 }
 
 /// Calls that wait for an answer.
-pub(super) type Calls = HashMap<CallId, oneshot::Sender<Answer>>;
+pub(super) type Calls = HashMap<CallId, Answerer>;

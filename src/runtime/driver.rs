@@ -18,8 +18,8 @@ use super::carry::Carried;
 use super::chat::{Calls, Chat, ends_without_answer};
 use super::feed::ChatFeed;
 use super::handle::{
-    Answer, ChatShared, ChatView, Contact, Handle, INBOX_MAX, Input, NewChat, Roster, Shared,
-    Unable,
+    Answer, Answerer, ChatShared, ChatView, Contact, Handle, INBOX_MAX, Input, NewChat, NotAdded,
+    Roster, Shared, Unable,
 };
 use super::journal::{Done, Journal};
 use super::measure::{Gauges, Measures};
@@ -29,11 +29,11 @@ use super::spans::Spans;
 use crate::crypto::Identity;
 use crate::protocol::config::Config;
 use crate::protocol::event::{DiskState, Event, LinkState, Load};
-use crate::protocol::message::Message;
+use crate::protocol::message::{Body, Message};
 use crate::protocol::replica::Replica;
 use crate::protocol::time::Instant;
-use crate::protocol::types::{CallId, ChatId, MemberState, PeerId, TraceContext};
-use crate::storage::{ChatReader, StorageError};
+use crate::protocol::types::{CallId, ChatId, Incarnation, MemberState, PeerId, TraceContext};
+use crate::storage::StorageError;
 use crate::wire::view::Names;
 
 /// The most inputs of one turn.
@@ -56,7 +56,16 @@ pub struct Reports {
     /// Why the process must end, once it must.
     pub fatal: watch::Receiver<Option<String>>,
     /// Chats that the loop has ended.
-    pub ended: mpsc::UnboundedReceiver<(ChatId, Ended)>,
+    pub ended: mpsc::UnboundedReceiver<EndedChat>,
+}
+
+/// A chat that the loop has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedChat {
+    pub chat: ChatId,
+    /// The incarnation in which it ran.
+    pub incarnation: Incarnation,
+    pub why: Ended,
 }
 
 /// Why the loop has ended a chat.
@@ -92,6 +101,7 @@ pub fn start(options: DriverOptions) -> (Handle, Reports) {
         links: HashMap::new(),
         disk_full: false,
         stopping: None,
+        is_over: false,
         io: Io {
             identity: options.identity,
             keep_seat: options.keep_seat,
@@ -118,10 +128,12 @@ struct Driver {
     links: HashMap<PeerId, LinkState>,
     disk_full: bool,
     stopping: Option<oneshot::Sender<()>>,
+    /// The peer stops, or has stopped: no chat begins to run any more.
+    is_over: bool,
     io: Io,
     shared: Arc<Shared>,
     fatal: watch::Sender<Option<String>>,
-    ended: mpsc::UnboundedSender<(ChatId, Ended)>,
+    ended: mpsc::UnboundedSender<EndedChat>,
 }
 
 /// What chats reach the world with.
@@ -148,8 +160,17 @@ impl Io {
 
     /// Answers the call that the message names, if somebody still waits.
     pub fn answer(&mut self, message: Message) {
-        if let Some(call) = self.calls.remove(&message.call) {
-            let _ = call.send(Answer::Message(message));
+        match self.calls.remove(&message.call) {
+            Some(Answerer::Once(call)) => drop(call.send(Answer::Message(message))),
+            Some(Answerer::Stream(lane)) => {
+                let Some(stream) = lane.upgrade() else { return };
+                if matches!(message.body, Body::Refused(_)) {
+                    let call = message.call;
+                    stream.refuse(message);
+                    self.calls.insert(call, Answerer::Stream(lane));
+                }
+            }
+            None => {}
         }
     }
 
@@ -164,12 +185,12 @@ impl Io {
     }
 
     /// Reads entries.
-    pub fn load(&self, chat: ChatId, load: Load, reader: &ChatReader) {
-        let reader = reader.clone();
+    pub fn load(&self, of: &ChatShared, load: Load) {
+        let (chat, incarnation, reader) = (of.id, of.incarnation, of.reader.clone());
         self.beside(move || {
             Some(match reader.entries(load.from, load.through, LOAD_BYTES_MAX) {
-                Ok(entries) => Done::Loaded { chat, load, entries },
-                Err(error) if error.needs_repair() => Done::Damaged { chat },
+                Ok(entries) => Done::Loaded { chat, incarnation, load, entries },
+                Err(error) if error.needs_repair() => Done::Damaged { chat, incarnation },
                 // The chat has ended meanwhile.
                 Err(StorageError::Closed { .. }) => return None,
                 Err(error) => Done::Failed { what: error.to_string() },
@@ -212,7 +233,7 @@ impl Driver {
             self.on_time();
             self.execute();
             for call in calls {
-                if let Some(call) = self.io.calls.remove(&call) {
+                if let Some(Answerer::Once(call)) = self.io.calls.remove(&call) {
                     let _ = call.send(Answer::Empty);
                 }
             }
@@ -237,36 +258,39 @@ impl Driver {
         let now = self.now();
         match done {
             Done::Persisted { chat, incarnation, ready, sync_us } => {
-                // What a chat of before has written does not make its successor durable.
-                let chat = self.chats.get_mut(&chat);
-                if let Some(chat) = chat.filter(|chat| chat.shared.incarnation == incarnation) {
-                    chat.on_persisted(now, ready, sync_us, &mut self.io);
+                if let Some((chat, io)) = self.running(chat, incarnation) {
+                    chat.on_persisted(now, ready, sync_us, io);
                 }
             }
-            Done::Loaded { chat, load, entries } => {
-                if let Some(chat) = self.chats.get_mut(&chat) {
+            Done::Loaded { chat, incarnation, load, entries } => {
+                if let Some((chat, _)) = self.running(chat, incarnation) {
                     chat.handle(now, Event::Loaded { load, entries });
                 }
             }
-            Done::Damaged { chat } => {
-                if let Some(chat) = self.chats.get_mut(&chat) {
+            Done::Damaged { chat, incarnation } => {
+                if let Some((chat, _)) = self.running(chat, incarnation) {
                     chat.end(Ended::Damaged);
                 }
             }
             Done::Carried { chat, incarnation, count } => {
-                let chat = self.chats.get_mut(&chat);
-                if let Some(chat) = chat.filter(|chat| chat.shared.incarnation == incarnation) {
+                if let Some((chat, _)) = self.running(chat, incarnation) {
                     chat.on_carried(count);
                 }
             }
             Done::Sifted { chat, incarnation, found } => {
-                let chat = self.chats.get_mut(&chat);
-                if let Some(chat) = chat.filter(|chat| chat.shared.incarnation == incarnation) {
+                if let Some((chat, _)) = self.running(chat, incarnation) {
                     chat.on_sifted(found);
                 }
             }
             Done::Failed { what } => self.fail(what),
         }
+    }
+
+    /// The chat, if it is the one that runs. What the file of one before has done or shown says
+    /// nothing of its successor's.
+    fn running(&mut self, chat: ChatId, incarnation: Incarnation) -> Option<(&mut Chat, &mut Io)> {
+        let chat = self.chats.get_mut(&chat)?;
+        (chat.shared.incarnation == incarnation).then_some((chat, &mut self.io))
     }
 
     fn on_input(&mut self, input: Input, calls: &mut Vec<CallId>) {
@@ -282,16 +306,18 @@ impl Driver {
                 }
                 chat.receive(now, message, trace);
             }
-            Input::Replicate { chat, attach, stream, refused } => {
+            Input::Replicate { chat, attach, lane } => {
                 let Some(chat) = self.chats.get_mut(&chat) else { return };
-                chat.open_replicate(attach.from, stream);
+                let refused = Answerer::Stream(Arc::downgrade(&lane));
+                chat.open_replicate(attach.from, lane);
                 self.io.calls.insert(attach.call, refused);
                 chat.handle(now, Event::Message(attach));
             }
-            Input::Heartbeats { chat, member, slot } => match self.chats.get_mut(&chat) {
-                Some(chat) => chat.open_heartbeats(member, slot),
-                None => slot.close(),
-            },
+            Input::Heartbeats { chat, member, lane } => {
+                if let Some(chat) = self.chats.get_mut(&chat) {
+                    chat.open_heartbeats(member, lane);
+                }
+            }
             Input::Link { peer, state } => self.on_link(now, peer, state),
             Input::Detached { chat, peer } => {
                 if let Some(chat) = self.chats.get_mut(&chat) {
@@ -338,12 +364,14 @@ impl Driver {
             }
             Input::DiskFull(full) => self.disk_full = full,
             Input::Stop { reply } => {
+                self.is_over = true;
                 self.stopping = Some(reply);
                 for chat in self.chats.values_mut() {
                     chat.handle(now, Event::Stop);
                 }
             }
             Input::Close { reply } => {
+                self.is_over = true;
                 let chats = std::mem::take(&mut self.chats).into_values();
                 let threads: Vec<_> = chats.map(Chat::into_thread).collect();
                 self.io.beside(move || {
@@ -389,8 +417,7 @@ impl Driver {
         }
         let ended = self.chats.values().filter_map(|chat| Some((chat.id, chat.ended?)));
         for (chat, why) in ended.collect::<Vec<_>>() {
-            self.remove(chat, why);
-            let _ = self.ended.send((chat, why));
+            self.end(chat, why);
         }
         if std::mem::take(&mut self.io.committed) {
             self.shared.activity.send_modify(|count| *count += 1);
@@ -424,11 +451,16 @@ impl Driver {
         self.renew_roster();
     }
 
-    fn add(&mut self, now: Instant, new: NewChat) -> Result<(), String> {
-        if self.chats.contains_key(&new.id) {
-            return Err("the chat is here already".to_owned());
+    fn add(&mut self, now: Instant, new: NewChat) -> Result<(), NotAdded> {
+        // Nobody would tell it to stop.
+        if self.is_over {
+            return Err(NotAdded::Stopping);
         }
-        let seed = getrandom::u64().map_err(|error| error.to_string())?;
+        let failed = NotAdded::Failed;
+        if self.chats.contains_key(&new.id) {
+            return Err(failed("the chat is here already".to_owned()));
+        }
+        let seed = getrandom::u64().map_err(|error| failed(error.to_string()))?;
         let requests = Requests::of(&new.recovered, self.shared.me);
         let carried = Carried::new(new.carried, &new.recovered.outbox);
         let queued_through = new.recovered.last_number;
@@ -436,7 +468,7 @@ impl Driver {
         let reader = new.store.reader();
         let gauges = Arc::new(Gauges::default());
         let journal = Journal::start(new.store, self.io.done.clone(), Arc::clone(&gauges))
-            .map_err(|error| format!("cannot start a thread: {error}"))?;
+            .map_err(|error| failed(format!("cannot start a thread: {error}")))?;
         let config = self.config.clone();
         let replica = Replica::new(config, self.shared.me, new.recovered, now, seed);
         let status = replica.status();
@@ -498,14 +530,24 @@ impl Driver {
         Ok(())
     }
 
-    fn remove(&mut self, id: ChatId, why: Ended) {
-        let Some(mut chat) = self.chats.remove(&id) else { return };
+    /// Ends a chat by itself, and tells that.
+    fn end(&mut self, chat: ChatId, why: Ended) {
+        if let Some(incarnation) = self.remove(chat, why) {
+            let _ = self.ended.send(EndedChat { chat, incarnation, why });
+        }
+    }
+
+    /// Takes a chat out, and gives the incarnation in which it ran. Its file is closed once its
+    /// thread and its readers have come to their ends.
+    fn remove(&mut self, id: ChatId, why: Ended) -> Option<Incarnation> {
+        let mut chat = self.chats.remove(&id)?;
         chat.close();
         chat.shared.away.store(why != Ended::Left, Ordering::Relaxed);
         chat.shared.reader.close();
         self.shared.chats.write().expect("nothing panics in there").remove(&id);
         self.io.committed = true;
         self.renew_roster();
+        Some(chat.shared.incarnation)
     }
 
     /// Everybody who has joined a chat that runs here, and the contacts of chats that begin.

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, Weak};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::absences::AwaySince;
 use super::feed::ChatFeed;
+use super::lanes::Lane;
 use super::measure::Gauges;
-use super::outbox::{HeartbeatSlot, Outbox};
+use super::outbox::Outbox;
 use crate::protocol::event::{LinkState, ProposeError, Recovered, Status};
 use crate::protocol::message::Message;
 use crate::protocol::time::Micros;
@@ -106,6 +107,24 @@ pub enum Answer {
     Empty,
 }
 
+/// Where the answers to a call go.
+pub(super) enum Answerer {
+    /// To one who waits for the only one.
+    Once(oneshot::Sender<Answer>),
+    /// To the member's stream: whatever of a chat is refused there, the call stays.
+    Stream(Weak<Lane>),
+}
+
+impl Answerer {
+    /// Whether nobody waits any more.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Once(answer) => answer.is_closed(),
+            Self::Stream(lane) => lane.upgrade().is_none_or(|lane| lane.is_over()),
+        }
+    }
+}
+
 /// What a proposal waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {
@@ -163,25 +182,34 @@ pub enum Unable {
     Propose(ProposeError),
 }
 
+/// Why a chat does not run.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotAdded {
+    /// The loop has ended, or stops: the chat goes on at the next start.
+    #[error("this peer stops")]
+    Stopping,
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// Something for the loop.
 pub(super) enum Input {
     Message {
         chat: ChatId,
         message: Message,
-        answer: Option<oneshot::Sender<Answer>>,
+        answer: Option<Answerer>,
         /// The call that brought it, where that is traced.
         trace: TraceContext,
     },
     Replicate {
         chat: ChatId,
         attach: Message,
-        stream: mpsc::Sender<Message>,
-        refused: oneshot::Sender<Answer>,
+        lane: Arc<Lane>,
     },
     Heartbeats {
         chat: ChatId,
         member: PeerId,
-        slot: Arc<HeartbeatSlot>,
+        lane: Arc<Lane>,
     },
     Link {
         peer: PeerId,
@@ -215,7 +243,7 @@ pub(super) enum Input {
     },
     Add {
         new: Box<NewChat>,
-        reply: oneshot::Sender<Result<(), String>>,
+        reply: oneshot::Sender<Result<(), NotAdded>>,
     },
     Remove {
         chat: ChatId,
@@ -302,8 +330,8 @@ impl Handle {
         message: Message,
     ) -> Result<oneshot::Receiver<Answer>, Unable> {
         let (answer, answered) = oneshot::channel();
-        let input = Input::Message { chat, message, answer: Some(answer), trace: None };
-        self.send(input).await?;
+        let answer = Some(Answerer::Once(answer));
+        self.send(Input::Message { chat, message, answer, trace: None }).await?;
         Ok(answered)
     }
 
@@ -311,8 +339,8 @@ impl Handle {
     pub async fn call(&self, chat: ChatId, mut message: Message) -> Result<Answer, Unable> {
         message.call = self.next_call();
         let (answer, answered) = oneshot::channel();
-        let trace = current_context();
-        let input = Input::Message { chat, message, answer: Some(answer), trace };
+        let (answer, trace) = (Some(Answerer::Once(answer)), current_context());
+        let input = Input::Message { chat, message, answer, trace };
         self.inbox.try_send(input).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unable::Busy,
             mpsc::error::TrySendError::Closed(_) => Unable::Stopping,
@@ -320,28 +348,37 @@ impl Handle {
         answered.await.map_err(|_| Unable::NoChat)
     }
 
-    /// Opens a `Replicate` stream: entries for the member go to `stream`, a refusal of `attach`
-    /// to the returned receiver.
+    /// The same as `deliver`, where what is refused goes to a lane.
+    pub async fn deliver_for(
+        &self,
+        chat: ChatId,
+        message: Message,
+        lane: &Arc<Lane>,
+    ) -> Result<(), Unable> {
+        let answer = Some(Answerer::Stream(Arc::downgrade(lane)));
+        self.send(Input::Message { chat, message, answer, trace: None }).await
+    }
+
+    /// Attaches a member: entries for it go to `lane`, which replaces an older one, and so does a
+    /// refusal.
     pub async fn replicate(
         &self,
         chat: ChatId,
         mut attach: Message,
-        stream: mpsc::Sender<Message>,
-    ) -> Result<oneshot::Receiver<Answer>, Unable> {
+        lane: Arc<Lane>,
+    ) -> Result<(), Unable> {
         attach.call = self.next_call();
-        let (refused, receiver) = oneshot::channel();
-        self.send(Input::Replicate { chat, attach, stream, refused }).await?;
-        Ok(receiver)
+        self.send(Input::Replicate { chat, attach, lane }).await
     }
 
-    /// Opens a `Heartbeats` stream of `member`; it replaces an older one.
+    /// Heartbeats for `member` go to `lane`, which replaces an older one.
     pub async fn heartbeats(
         &self,
         chat: ChatId,
         member: PeerId,
-        slot: Arc<HeartbeatSlot>,
+        lane: Arc<Lane>,
     ) -> Result<(), Unable> {
-        self.send(Input::Heartbeats { chat, member, slot }).await
+        self.send(Input::Heartbeats { chat, member, lane }).await
     }
 
     /// This peer's own connection to `peer` changed.
@@ -384,11 +421,11 @@ impl Handle {
     }
 
     /// Runs a chat from now on.
-    pub async fn add(&self, new: NewChat) -> Result<(), String> {
+    pub async fn add(&self, new: NewChat) -> Result<(), NotAdded> {
         let (reply, replied) = oneshot::channel();
         let input = Input::Add { new: Box::new(new), reply };
-        self.send(input).await.map_err(|error| error.to_string())?;
-        replied.await.unwrap_or_else(|_| Err(Unable::Stopping.to_string()))
+        self.send(input).await.map_err(|_| NotAdded::Stopping)?;
+        replied.await.unwrap_or(Err(NotAdded::Stopping))
     }
 
     /// Has a peer dialled that wants this one's vote, or has got it, if its joining has not been
@@ -402,7 +439,7 @@ impl Handle {
         }
     }
 
-    /// Ends a chat here; its store is closed once its last reader is gone.
+    /// Ends a chat here; its store is closed once its last write and read have come to their ends.
     pub async fn remove(&self, chat: ChatId) {
         let (reply, replied) = oneshot::channel();
         if self.send(Input::Remove { chat, reply }).await.is_ok() {

@@ -27,9 +27,9 @@ pub enum Done {
     /// Everything up to this `Ready`, of the chat in this incarnation, is durable.
     Persisted { chat: ChatId, incarnation: Incarnation, ready: u64, sync_us: Micros },
     /// What `Ready::loads` asked for.
-    Loaded { chat: ChatId, load: Load, entries: Vec<Arc<Entry>> },
+    Loaded { chat: ChatId, incarnation: Incarnation, load: Load, entries: Vec<Arc<Entry>> },
     /// Damage was found in the chat's file by a reader. The chat ends here; the others go on.
-    Damaged { chat: ChatId },
+    Damaged { chat: ChatId, incarnation: Incarnation },
     /// So many submissions have joined what is carried since the start, durably (`carry.rs`).
     Carried { chat: ChatId, incarnation: Incarnation, count: u64 },
     /// Where each of the first submissions that are carried stands in the log, if it does. None

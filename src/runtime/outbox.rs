@@ -3,12 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
 use opentelemetry::KeyValue;
 use tokio::sync::Notify;
 
-use crate::planted::{Mistake, planted};
 use crate::protocol::message::{Body, Heartbeat, Message};
 use crate::protocol::types::{ChatId, TraceContext};
 use crate::telemetry::metrics::{self, DROP_REASON, Metric};
@@ -126,72 +125,8 @@ pub(super) fn dropped(count: u64, reason: &'static str) {
     metrics::add(Metric::PeerDropped, count, &[KeyValue::new(DROP_REASON, reason)]);
 }
 
-/// The newest heartbeat for one member: the newer replaces the older, which is never sent (R22).
-#[derive(Default)]
-pub struct HeartbeatSlot {
-    slot: Mutex<Slot>,
-    filled: Notify,
-}
-
-#[derive(Default)]
-struct Slot {
-    message: Option<Message>,
-    closed: bool,
-}
-
-impl HeartbeatSlot {
-    /// Puts a heartbeat in. What the replaced one told of receipts and ranking is kept.
-    pub fn put(&self, mut message: Message) {
-        let mut slot = self.lock();
-        if slot.message.is_some() && planted(Mistake::OlderHeartbeatKept) {
-            return;
-        }
-        if let (
-            Some(Message { body: Body::Heartbeat(older), .. }),
-            Message { body: Body::Heartbeat(newer), .. },
-        ) = (slot.message.take(), &mut message)
-        {
-            merge_heartbeat(newer, older);
-        }
-        slot.message = Some(message);
-        drop(slot);
-        self.filled.notify_one();
-    }
-
-    /// Waits for the next heartbeat; `None` once the slot is closed.
-    pub async fn next(&self) -> Option<Message> {
-        loop {
-            let filled = self.filled.notified();
-            {
-                let mut slot = self.lock();
-                if let Some(message) = slot.message.take() {
-                    return Some(message);
-                }
-                if slot.closed {
-                    return None;
-                }
-            }
-            filled.await;
-        }
-    }
-
-    /// Ends the stream that reads from here.
-    pub fn close(&self) {
-        self.lock().closed = true;
-        self.filled.notify_one();
-    }
-
-    /// Whether nobody reads from here any more.
-    pub fn is_closed(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) == 1 || self.lock().closed
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().expect("nothing panics while it holds this lock")
-    }
-}
-
-fn merge_heartbeat(newer: &mut Heartbeat, older: Heartbeat) {
+/// Keeps of a heartbeat that is never sent what it told of receipts and ranking (R22).
+pub(super) fn merge_heartbeat(newer: &mut Heartbeat, older: Heartbeat) {
     if older.term != newer.term {
         return;
     }
@@ -206,7 +141,7 @@ fn merge_heartbeat(newer: &mut Heartbeat, older: Heartbeat) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::message::{Acknowledge, Ranking, Receipt};
+    use crate::protocol::message::{Acknowledge, Receipt};
     use crate::protocol::types::PeerId;
 
     const CHAT: ChatId = ChatId([1; 16]);
@@ -257,33 +192,6 @@ mod tests {
             outbox.push(CHAT, message(Body::Goodbye), None);
         }
         assert_eq!(outbox.dropped(), 4);
-    }
-
-    #[tokio::test]
-    async fn a_replaced_heartbeat_leaves_its_news() {
-        let heartbeat = |number, positions, ranking| {
-            message(Body::Heartbeat(Heartbeat {
-                term: 1,
-                number,
-                interval_us: 1,
-                sent_us: 1,
-                lease_us: 1,
-                probe: false,
-                commit: 0,
-                positions,
-                ranking,
-            }))
-        };
-        let receipt = |delivered| Receipt { delivered, read: 0 };
-        let (a, b) = (PeerId([3; 32]), PeerId([4; 32]));
-        let ranking = Some(Arc::new(Ranking::default()));
-        let slot = HeartbeatSlot::default();
-        slot.put(heartbeat(1, vec![(a, receipt(1)), (b, receipt(1))], ranking.clone()));
-        slot.put(heartbeat(2, vec![(a, receipt(2))], None));
-        let merged = heartbeat(2, vec![(a, receipt(2)), (b, receipt(1))], ranking);
-        assert_eq!(slot.next().await, Some(merged));
-        slot.close();
-        assert_eq!(slot.next().await, None);
     }
 
     #[tokio::test]

@@ -8,20 +8,21 @@
 //! the log (`runtime/carry.rs`).
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use redb::ReadTransaction;
 
 use super::chat::{Beginning, CACHE_BYTES, ChatStore, write_new};
 use super::database::{Database, Problem, marker_of, salvage};
-use super::directory::{chat_path, put_in_place, sync_directory};
+use super::directory::{chat_path, put_in_place};
 use super::error::StorageError;
+use super::files::{self, sync_directory};
 use super::recover::{self, decode_submission, get_state};
 use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::types::{
-    ChatId, Generation, HardState, Incarnation, Index, Pasts, Submission,
+    ChatId, Generation, HardState, Incarnation, Index, Membership, Pasts, Payload, Submission,
 };
 
 /// A chat that begins anew.
@@ -35,6 +36,10 @@ pub struct Anew {
 /// What could be read of an old file. Each part stands alone.
 #[derive(Default)]
 struct Remains {
+    /// All that waits in it could be read.
+    is_complete: bool,
+    /// Somebody has removed this peer from the chat.
+    was_removed: bool,
     hard_state: HardState,
     generation: Generation,
     read: Index,
@@ -53,6 +58,10 @@ pub(super) fn begin_anew(
 ) -> Result<Anew, StorageError> {
     let path = chat_path(dir, chat);
     let remains = salvage(&path, || read_remains(&path, chat)).transpose()?.unwrap_or_default();
+    // R35: what waited when this peer was removed is never sent. Only its old file has it then, and
+    // the rest of that comes back with the log.
+    let has_nothing_else = remains.was_removed && !remains.waits();
+    let carried: &[Submission] = if remains.was_removed { &[] } else { &remains.submissions };
     let generation = generation.unwrap_or(remains.generation);
     // R30: terms do not cross, nor does what others had acknowledged in another course.
     let (hard_state, pasts) = match generation == remains.generation {
@@ -66,26 +75,38 @@ pub(super) fn begin_anew(
         generation,
         read: remains.read,
         pasts,
-        carried: &remains.submissions,
+        carried,
     };
     let new = write_new(dir, chat, &beginning)?;
-    let kept_at = keep_aside(&path)?;
+    let kept_at = if has_nothing_else { None } else { keep_aside(&path)? };
     put_in_place(&new, &path)?;
     let (store, recovered) = recover::open(&path)?;
     Ok(Anew { store, recovered, kept_at })
+}
+
+/// Makes room for a chat that is no longer here: its file is kept aside if anything waits in it, or
+/// may wait, that nobody else has; else there is nothing to lose.
+pub(super) fn keep_what_waits(path: &Path, chat: ChatId) -> Result<Option<PathBuf>, StorageError> {
+    let remains = salvage(path, || read_remains(path, chat)).transpose()?;
+    if remains.is_some_and(|remains| !remains.waits()) { Ok(None) } else { keep_aside(path) }
 }
 
 /// Gives the file at `path` a second name, `….damaged-N`, and its marker with it.
 pub(super) fn keep_aside(path: &Path) -> Result<Option<PathBuf>, StorageError> {
     for number in 1_u32.. {
         let aside = numbered(path, number);
-        match link_or_copy(path, &aside) {
+        match files::link_or_copy(path, &aside) {
             Ok(()) => {
                 let _ = fs::copy(marker_of(path), marker_of(&aside)); // the reason, if it is known
                 sync_directory(path.parent().unwrap_or(path))?;
                 return Ok(Some(aside));
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            // A crash has left it under both names.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if files::is_same(path, &aside) {
+                    return Ok(Some(aside));
+                }
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StorageError::io("keep aside", path, error)),
         }
@@ -97,19 +118,6 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut aside = marker_of(path).into_os_string();
     aside.push(format!("-{number}"));
     aside.into()
-}
-
-/// Not every file system knows a second name for a file.
-fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        Err(error) if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
-            let mut source = fs::File::open(from)?;
-            let mut target = fs::File::create_new(to)?;
-            io::copy(&mut source, &mut target)?;
-            target.sync_all()
-        }
-        done => done,
-    }
 }
 
 /// Reads what can be read. Only that the file is still open elsewhere is an error: what is on its
@@ -135,12 +143,26 @@ fn read_remains(path: &Path, chat: ChatId) -> Result<Remains, StorageError> {
     remains.read = position.unwrap_or_default();
     let pasts = read(state::PASTS).as_deref().and_then(schema::decode_pasts);
     remains.pasts = pasts.unwrap_or_default();
+    let removed_by = read(state::REMOVED_BY);
+    remains.was_removed = removed_by.is_some_and(|removed_by| !removed_by.is_empty());
+    remains.is_complete = true;
     for tag in [Tag::Carried, Tag::Outbox] {
         // What was collected before something bad came is kept.
         let submissions = &mut remains.submissions;
-        let _ = database.read(|transaction| collect_submissions(transaction, tag, submissions));
+        let collected =
+            database.read(|transaction| collect_submissions(transaction, tag, submissions));
+        remains.is_complete &= collected.unwrap_or(false);
     }
     Ok(remains)
+}
+
+impl Remains {
+    /// Whether something is in it, or may be, that nobody else has. The word that this peer leaves
+    /// is of no more use once it has left.
+    fn waits(&self) -> bool {
+        let leaving = Payload::Membership(Membership::Leaving);
+        !self.is_complete || self.submissions.iter().any(|waiting| waiting.payload != leaving)
+    }
 }
 
 fn chat_id(payload: &[u8]) -> Option<ChatId> {
@@ -159,20 +181,23 @@ fn state_of<T>(
     get_state(&transaction.open_table(STATE)?, name, decode)
 }
 
+/// Gives whether every record of the table was sound.
 fn collect_submissions(
     transaction: &ReadTransaction,
     tag: Tag,
     submissions: &mut Vec<Submission>,
-) -> Result<(), Problem> {
+) -> Result<bool, Problem> {
     let definition = if matches!(tag, Tag::Carried) { CARRIED } else { OUTBOX };
-    let mut last = None;
+    let (mut last, mut is_complete) = (None, true);
     for record in redb::ReadableTable::iter(&transaction.open_table(definition)?)? {
         let (key, value) = record?;
         // A page that is linked in two places would be read twice, and its messages sent twice.
         if last.replace(key.value()) >= Some(key.value()) {
-            break;
+            return Ok(false);
         }
-        submissions.extend(decode_submission(tag, key.value(), value.value()));
+        let submission = decode_submission(tag, key.value(), value.value());
+        is_complete &= submission.is_some();
+        submissions.extend(submission);
     }
-    Ok(())
+    Ok(is_complete)
 }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use redb::{ReadableTableMetadata as _, Table, WriteTransaction};
 
 use super::database::{Database, Problem, marker_of};
-use super::directory::{chat_path, put_in_place, remove_if_there};
+use super::directory::{chat_path, put_in_place};
 use super::error::StorageError;
+use super::files::remove_if_there;
 use super::known::KnownRequests;
 use super::mark::{Mark, Seen};
 use super::reader::ChatReader;
@@ -24,6 +25,8 @@ use crate::protocol::types::{
 
 /// The memory that redb may hold for one chat.
 pub(super) const CACHE_BYTES: usize = 16 << 20;
+/// How the name of a file ends that is not complete yet.
+pub(super) const NEW: &str = "redb.new";
 /// An older checkpoint stays, in case the newest is lost with a torn batch.
 const CHECKPOINTS_KEPT: u64 = 2;
 
@@ -86,7 +89,7 @@ pub fn new_incarnation() -> Result<Incarnation, StorageError> {
 
 impl ChatStore {
     /// Makes the file of a chat that is new here, in its first boot. A founder gives the founding
-    /// entry, which is committed by that; one who joins gives none.
+    /// entry, which is committed by that; one who joins gives none (see `DataDir::follow`).
     ///
     /// The file appears under its name only when it is complete. One that is there is not touched:
     /// `StorageError::AlreadyThere`.
@@ -96,17 +99,14 @@ impl ChatStore {
         incarnation: Incarnation,
         entries: &[Arc<Entry>],
     ) -> Result<(Self, Recovered), StorageError> {
-        Self::begin(dir, chat, &Beginning { incarnation, entries, ..Beginning::default() })
-    }
-
-    /// The same, for one who joins a chat in a generation of it (R30).
-    pub fn join(
-        dir: &Path,
-        chat: ChatId,
-        incarnation: Incarnation,
-        generation: Generation,
-    ) -> Result<(Self, Recovered), StorageError> {
-        Self::begin(dir, chat, &Beginning { incarnation, generation, ..Beginning::default() })
+        let path = chat_path(dir, chat);
+        if path.exists() {
+            return Err(StorageError::AlreadyThere { path });
+        }
+        let beginning = Beginning { incarnation, entries, ..Beginning::default() };
+        let new = write_new(dir, chat, &beginning)?;
+        put_in_place(&new, &path)?;
+        recover::open(&path)
     }
 
     /// Opens a chat's file, checks it (R37) and raises its boot number durably (R9).
@@ -129,20 +129,6 @@ impl ChatStore {
         carry: &Carry,
     ) -> Result<Duration, StorageError> {
         self.write(persist, carry)
-    }
-
-    fn begin(
-        dir: &Path,
-        chat: ChatId,
-        beginning: &Beginning,
-    ) -> Result<(Self, Recovered), StorageError> {
-        let path = chat_path(dir, chat);
-        if path.exists() {
-            return Err(StorageError::AlreadyThere { path });
-        }
-        let new = write_new(dir, chat, beginning)?;
-        put_in_place(&new, &path)?;
-        recover::open(&path)
     }
 
     fn write(&mut self, persist: &Persist, carry: &Carry) -> Result<Duration, StorageError> {
@@ -274,16 +260,25 @@ impl ChatStore {
 }
 
 /// Writes a complete new file beside the place where the chat's file belongs, and gives its path.
+/// What does not come to its end, because the disk is full, say, is gone again.
 pub(super) fn write_new(
     dir: &Path,
     chat: ChatId,
     beginning: &Beginning,
 ) -> Result<PathBuf, StorageError> {
-    let new = chat_path(dir, chat).with_extension("redb.new");
+    let new = chat_path(dir, chat).with_extension(NEW);
     // What an earlier attempt left.
     remove_if_there(&new)?;
     remove_if_there(&marker_of(&new))?;
-    let database = Database::create(&new, CACHE_BYTES)?;
+    let written = write_beginning(&new, chat, beginning);
+    if written.is_err() {
+        let _ = remove_if_there(&new);
+    }
+    written.map(|()| new)
+}
+
+fn write_beginning(new: &Path, chat: ChatId, beginning: &Beginning) -> Result<(), StorageError> {
+    let database = Database::create(new, CACHE_BYTES)?;
     let end = beginning.entries.last().map_or(0, |entry| entry.index);
     // `recover::open` raises the boot number to 1.
     let Beginning { incarnation, hard_state, .. } = *beginning;
@@ -319,8 +314,7 @@ pub(super) fn write_new(
             put_state(&mut table, name, &number.to_be_bytes())?;
         }
         Ok(())
-    })?;
-    Ok(new)
+    })
 }
 
 fn write_log(transaction: &WriteTransaction, persist: &Persist) -> Result<(), Problem> {

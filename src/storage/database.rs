@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,7 @@ use redb::{
 };
 
 use super::error::StorageError;
+use super::files;
 use super::schema::FORMAT;
 use super::unverified::open_unverified;
 use crate::planted::{Mistake, planted};
@@ -83,6 +84,8 @@ pub fn take_panic() -> Panic {
 }
 
 const PANICKED: &str = "the storage library panicked";
+/// The format in which this version of redb writes.
+const REDB_FORMAT: u8 = 3;
 /// Lines of a marker, below the reason.
 const SALVAGE_BEGUN: &str = "reading what is left of it has begun";
 const SALVAGE_ENDED: &str = "reading what is left of it ended the process";
@@ -153,7 +156,7 @@ impl Problem {
 impl Database {
     /// Makes a file, or opens an empty one. `cache_bytes` bounds the memory that redb holds.
     pub fn create(path: &Path, cache_bytes: usize) -> Result<Self, StorageError> {
-        Self::start(path, |builder| builder.create(path), cache_bytes)
+        Self::start(path, |builder| files::create(builder, path), cache_bytes)
     }
 
     /// Opens a file that is there and has no marker.
@@ -161,12 +164,13 @@ impl Database {
         if !path.try_exists().map_err(|error| StorageError::io("look for", path, error))? {
             return Err(StorageError::NotThere { path: path.to_owned() });
         }
-        Self::start(path, |builder| builder.open(path), cache_bytes)
+        Self::start(path, |builder| files::open(builder, path), cache_bytes)
     }
 
     /// Opens a file whatever is known of it, to read what it still gives. It takes no writes.
     pub fn open_damaged(path: &Path, cache_bytes: usize) -> Result<Self, StorageError> {
-        let opened = match Self::start_unmarked(path, |builder| builder.open(path), cache_bytes) {
+        let open = |builder: &Builder| files::open(builder, path);
+        let opened = match Self::start_unmarked(path, open, cache_bytes) {
             Err(StorageError::Damaged { .. }) => {
                 let unverified = guarded(path, "open", || Ok(open_unverified(path, cache_bytes)?))?;
                 Self::of(path, Opened::Unverified(unverified))
@@ -315,24 +319,61 @@ fn guarded<T>(
         Ok(Err(problem)) => problem,
         Err(_) => Problem::damaged(PANICKED),
     };
+    Err(sorted(path, doing, problem))
+}
+
+/// What a problem means for whoever called. Damage is what the content of the file shows, and
+/// nothing else: a damaged store is given up, and one that another version of redb wrote, or that
+/// this program used wrongly, has all that it had.
+fn sorted(path: &Path, doing: &'static str, problem: Problem) -> StorageError {
+    use redb::Error as R;
     let path_buf = path.to_owned();
-    Err(match problem {
+    match problem {
         Problem::Damaged(what) => damaged(path, what),
         Problem::Version(found) => {
             StorageError::Version { path: path_buf, found, expected: FORMAT }
         }
-        Problem::Redb(redb::Error::Io(error))
+        Problem::Redb(R::Io(error))
             if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
         {
             damaged(path, error.to_string())
         }
-        Problem::Redb(redb::Error::Io(error)) => StorageError::io(doing, path, error),
-        Problem::Redb(redb::Error::DatabaseAlreadyOpen) => {
+        Problem::Redb(R::Io(error)) => StorageError::io(doing, path, error),
+        Problem::Redb(R::DatabaseAlreadyOpen | R::LockProtocolMismatch) => {
             StorageError::InUse { path: path_buf, process: None }
         }
-        Problem::Redb(redb::Error::PreviousIo) => StorageError::Failed { path: path_buf },
-        Problem::Redb(error) => damaged(path, error.to_string()),
-    })
+        Problem::Redb(R::PreviousIo) => StorageError::Failed { path: path_buf },
+        Problem::Redb(error @ (R::Corrupted(_) | R::UpgradeRequired(_))) => {
+            match foreign_format(path) {
+                Some(found) => {
+                    StorageError::Version { path: path_buf, found, expected: REDB_FORMAT.into() }
+                }
+                None => damaged(path, error.to_string()),
+            }
+        }
+        Problem::Redb(
+            error @ (R::TableTypeMismatch { .. }
+            | R::TableIsMultimap(_)
+            | R::TableIsNotMultimap(_)
+            | R::TypeDefinitionChanged { .. }
+            | R::TableDoesNotExist(_)),
+        ) => damaged(path, error.to_string()),
+        // A panic in another call has left it so.
+        Problem::Redb(R::LockPoisoned(_)) => damaged(path, PANICKED.to_owned()),
+        Problem::Redb(error) => StorageError::io(doing, path, io::Error::other(error.to_string())),
+    }
+}
+
+/// The format that another version of redb has given the file. Its header names it twice, and one
+/// that only one of the two names is a bad byte.
+fn foreign_format(path: &Path) -> Option<u32> {
+    const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
+    const FORMATS_AT: [usize; 2] = [64, 192];
+    let mut header = [0; 320];
+    fs::File::open(path).ok()?.read_exact(&mut header).ok()?;
+    let [one, other] = FORMATS_AT.map(|at| header[at]);
+    let is_foreign = header.starts_with(MAGIC) && one == other && one != REDB_FORMAT;
+    is_foreign.then_some(one.into())
 }
 
 fn damaged(path: &Path, what: String) -> StorageError {
@@ -345,13 +386,11 @@ fn damaged(path: &Path, what: String) -> StorageError {
 
 fn mark(path: &Path, what: &str) {
     // Where even this cannot be written, the error that follows still stops the chat.
-    let _ = fs::write(marker_of(path), format!("{what}\n"));
+    let _ = files::write(&marker_of(path), &format!("{what}\n"));
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     /// As a disk fails in the middle of a write.
@@ -379,6 +418,34 @@ mod tests {
         }
         mark(&path, &format!("page 7 is bad\n{SALVAGE_ENDED}"));
         assert_eq!(salvage(&path, || 1), None);
+    }
+
+    // A downgrade must not give up stores that the newer version reads.
+    #[test]
+    fn a_file_of_another_version_of_the_library_is_not_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        drop(Database::create(&path, 1 << 20).unwrap());
+        let sound = fs::read(&path).unwrap();
+        for (format, both) in [(2, true), (4, true), (2, false), (4, false)] {
+            let mut bytes = sound.clone();
+            bytes[64] = format;
+            bytes[192] = if both { format } else { bytes[192] };
+            fs::write(&path, &bytes).unwrap();
+            let opened = Database::open(&path, 1 << 20).err().unwrap();
+            match both {
+                true => {
+                    let found = u32::from(format);
+                    let is_version =
+                        matches!(opened, StorageError::Version { found: it, .. } if it == found);
+                    assert!(is_version && !opened.needs_repair(), "{opened}");
+                    assert_eq!(reason_of(&path), None, "it is left alone");
+                    assert_eq!(fs::read(&path).unwrap(), bytes);
+                }
+                false => assert!(opened.needs_repair(), "a bad byte: {opened}"),
+            }
+            let _ = fs::remove_file(marker_of(&path));
+        }
     }
 
     // R38: whether it reached the disk is unknown, and a second one might succeed on top of that.

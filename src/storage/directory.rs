@@ -11,15 +11,17 @@
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::anew::{self, Anew};
-use super::chat::ChatStore;
+use super::apart::apart;
+use super::chat::{ChatStore, NEW};
 use super::database::{marker_of, reason_of};
 use super::error::StorageError;
+use super::files::{self, remove_if_there, sync_directory};
 use super::mark::mark_of;
 use super::peer::PeerStore;
 use super::recover;
@@ -45,6 +47,7 @@ impl DataDir {
             .create(&chats)
             .map_err(|error| StorageError::io("create", &chats, error))?;
         let lock = take_lock(path)?;
+        remove_unfinished(&chats);
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -123,45 +126,13 @@ impl DataDir {
         incarnation: Incarnation,
         entries: &[Arc<Entry>],
     ) -> Result<(ChatStore, Recovered), StorageError> {
-        ChatStore::create(&self.chats_dir(), chat, incarnation, entries)
-    }
-
-    /// See `ChatStore::join`.
-    pub fn join_chat(
-        &self,
-        chat: ChatId,
-        incarnation: Incarnation,
-        generation: Generation,
-    ) -> Result<(ChatStore, Recovered), StorageError> {
-        ChatStore::join(&self.chats_dir(), chat, incarnation, generation)
-    }
-
-    /// The same where an earlier attempt may have come this far: its store is gone on with. One of
-    /// another generation of the chat is kept aside first (R30): what is of another course must not
-    /// be mixed in.
-    pub fn join_or_reopen(
-        &self,
-        chat: ChatId,
-        incarnation: Incarnation,
-        generation: Generation,
-    ) -> Result<(ChatStore, Recovered), StorageError> {
-        match self.join_chat(chat, incarnation, generation) {
-            Err(StorageError::AlreadyThere { .. }) => {}
-            joined => return joined,
-        }
-        let (store, recovered) = self.open_chat(chat)?;
-        if recovered.generation == generation {
-            return Ok((store, recovered));
-        }
-        drop(store);
-        self.keep_aside(chat)?;
-        self.join_chat(chat, incarnation, generation)
+        apart(|| ChatStore::create(&self.chats_dir(), chat, incarnation, entries))
     }
 
     /// See `ChatStore::open`.
     pub fn open_chat(&self, chat: ChatId) -> Result<(ChatStore, Recovered), StorageError> {
         let path = chat_path(&self.chats_dir(), chat);
-        let (store, recovered) = ChatStore::open(&path)?;
+        let (store, recovered) = apart(|| ChatStore::open(&path))?;
         if store.chat() != chat {
             let what = format!("it holds the chat {}", store.chat());
             return Err(StorageError::Damaged { path, what });
@@ -186,14 +157,16 @@ impl DataDir {
 
     /// What is known to be wrong with a chat's file.
     pub fn damage_of(&self, chat: ChatId) -> Option<String> {
-        reason_of(&chat_path(&self.chats_dir(), chat))
+        apart(|| reason_of(&chat_path(&self.chats_dir(), chat)))
     }
 
     /// Takes a chat's file for the newest one, and lets it be looked at afresh.
     pub fn trust_chat(&self, chat: ChatId) -> Result<(), StorageError> {
         let path = chat_path(&self.chats_dir(), chat);
-        remove_if_there(&mark_of(&path))?;
-        remove_if_there(&marker_of(&path))
+        apart(|| {
+            remove_if_there(&mark_of(&path))?;
+            remove_if_there(&marker_of(&path))
+        })
     }
 
     /// Keeps a chat's file aside, where there is one, and puts a new one in its place that begins
@@ -203,22 +176,32 @@ impl DataDir {
     /// The old file must have been closed: `StorageError::InUse`. A crash at any point leaves the
     /// old file in its place, or the new one.
     pub fn begin_anew(&self, chat: ChatId, incarnation: Incarnation) -> Result<Anew, StorageError> {
-        anew::begin_anew(&self.chats_dir(), chat, incarnation, None)
+        apart(|| anew::begin_anew(&self.chats_dir(), chat, incarnation, None))
     }
 
-    /// The same, to take part in another generation of the chat than the old file did (R30).
+    /// The same, to take part in this generation of the chat, whatever the old file did (R30): for
+    /// one who joins, whether there is an old file or not.
     pub fn follow(
         &self,
         chat: ChatId,
         incarnation: Incarnation,
         generation: Generation,
     ) -> Result<Anew, StorageError> {
-        anew::begin_anew(&self.chats_dir(), chat, incarnation, Some(generation))
+        apart(|| anew::begin_anew(&self.chats_dir(), chat, incarnation, Some(generation)))
+    }
+
+    /// Makes room for a chat that is no longer here. Its file is deleted, unless something waits in
+    /// it that nobody else has: then it is kept aside. Gives where.
+    ///
+    /// The file must have been closed: `StorageError::InUse`.
+    pub fn discard(&self, chat: ChatId) -> Result<Option<PathBuf>, StorageError> {
+        let kept_at = anew::keep_what_waits(&chat_path(&self.chats_dir(), chat), chat)?;
+        self.remove_chat(chat).map(|()| kept_at)
     }
 
     /// Keeps a chat's file aside, where there is one, so that the chat is no longer here.
     pub fn keep_aside(&self, chat: ChatId) -> Result<Option<PathBuf>, StorageError> {
-        let kept_at = anew::keep_aside(&chat_path(&self.chats_dir(), chat))?;
+        let kept_at = apart(|| anew::keep_aside(&chat_path(&self.chats_dir(), chat)))?;
         self.remove_chat(chat).map(|()| kept_at)
     }
 
@@ -226,10 +209,12 @@ impl DataDir {
     pub fn remove_chat(&self, chat: ChatId) -> Result<(), StorageError> {
         let dir = self.chats_dir();
         let path = chat_path(&dir, chat);
-        for file in [&path, &mark_of(&path), &marker_of(&path)] {
-            remove_if_there(file)?;
-        }
-        sync_directory(&dir)
+        apart(|| {
+            for file in [&path, &mark_of(&path), &marker_of(&path)] {
+                remove_if_there(file)?;
+            }
+            sync_directory(&dir)
+        })
     }
 
     fn chats_dir(&self) -> PathBuf {
@@ -244,6 +229,17 @@ pub fn free_bytes(path: &Path) -> Result<u64, StorageError> {
     Ok(status.f_bavail.saturating_mul(status.f_frsize))
 }
 
+/// Deletes files that a crash has left before they were complete. They would only take up room.
+fn remove_unfinished(chats: &Path) {
+    let items = fs::read_dir(chats).into_iter().flatten().flatten();
+    let ends = [format!(".{NEW}"), format!(".{NEW}.damaged")];
+    let is_unfinished = |name: &str| ends.iter().any(|end| name.ends_with(end));
+    let unfinished = items.filter(|item| item.file_name().to_str().is_some_and(is_unfinished));
+    for item in unfinished {
+        let _ = fs::remove_file(item.path());
+    }
+}
+
 /// The file of `chat` in `dir`.
 pub(super) fn chat_path(dir: &Path, chat: ChatId) -> PathBuf {
     dir.join(format!("{chat}.redb"))
@@ -252,26 +248,10 @@ pub(super) fn chat_path(dir: &Path, chat: ChatId) -> PathBuf {
 /// Gives a complete new file its name, in place of any other. What an earlier file of the name has
 /// left beside it goes afterwards: a crash in between leaves a file that is replaced once more.
 pub(super) fn put_in_place(new: &Path, path: &Path) -> Result<(), StorageError> {
-    fs::rename(new, path).map_err(|error| StorageError::io("name", path, error))?;
+    files::rename(new, path)?;
     sync_directory(path.parent().unwrap_or(path))?;
     remove_if_there(&mark_of(path))?;
     remove_if_there(&marker_of(path))
-}
-
-/// Deletes the file at `path`, if there is one.
-pub(super) fn remove_if_there(path: &Path) -> Result<(), StorageError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(StorageError::io("delete", path, error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Makes names in `dir` durable.
-pub(super) fn sync_directory(dir: &Path) -> Result<(), StorageError> {
-    let sync = || File::open(dir)?.sync_all();
-    sync().map_err(|error| StorageError::io("sync", dir, error))
 }
 
 /// The lock goes with the process, however that ends. The file says which one has it.

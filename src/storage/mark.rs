@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::error::StorageError;
+use super::files;
 use crate::protocol::types::Incarnation;
 
 const LEN: usize = 20;
@@ -23,7 +24,10 @@ pub struct Seen {
 }
 
 /// The open mark of one chat's file.
-pub struct Mark(File);
+pub struct Mark {
+    path: PathBuf,
+    file: File,
+}
 
 /// The mark that belongs to the chat's file at `path`.
 pub fn mark_of(path: &Path) -> PathBuf {
@@ -37,13 +41,13 @@ impl Mark {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let path = mark_of(path);
         let file = options.open(&path).map_err(|error| StorageError::io("open", &path, error))?;
-        Ok(Self(file))
+        Ok(Self { path, file })
     }
 
     /// What it says; `None` for one that is empty or unreadable, which is no witness of anything.
     pub fn read(&self) -> Option<Seen> {
         let mut bytes = [0; LEN];
-        self.0.read_exact_at(&mut bytes, 0).ok()?;
+        self.file.read_exact_at(&mut bytes, 0).ok()?;
         let number = |at: usize| Some(u64::from_be_bytes(bytes[at..at + 8].try_into().ok()?));
         let seen = Seen { incarnation: number(0)?, writes: number(8)? };
         (bytes == encode(seen)).then_some(seen)
@@ -51,7 +55,7 @@ impl Mark {
 
     /// Notes a write that is durable. Where that fails, the mark stays behind, which is allowed.
     pub fn note(&self, seen: Seen) {
-        let _ = self.0.write_all_at(&encode(seen), 0);
+        let _ = files::write_first(&self.file, &self.path, &encode(seen));
     }
 }
 

@@ -5,15 +5,22 @@
 //! chat leaves the others alone; what belongs to the peer as a whole is in one more (`peer`). All
 //! are redb files; `database` is the only place that calls redb's transactions, and `schema` says
 //! what the records look like: each has a checksum that every read verifies (R37). `unverified`
-//! reads what redb refuses, for `anew`. `probe` measures the disk.
+//! reads what redb refuses, for `anew`. `files` has every change of a name. `probe` measures the
+//! disk.
 //!
-//! Calls block. The writer of a chat belongs to one thread; readers work beside it anywhere.
+//! Calls block, those of the peer's own store and of the directory without holding up the tasks of
+//! the thread that makes them (`apart`). The writer of a chat belongs to one thread; readers work
+//! beside it anywhere.
 
 mod anew;
+mod apart;
 mod chat;
 mod database;
 pub mod directory;
 mod error;
+#[cfg(test)]
+pub mod faults;
+mod files;
 mod known;
 mod mark;
 pub mod peer;
@@ -24,6 +31,7 @@ pub mod schema;
 mod unverified;
 
 pub use anew::Anew;
+pub use apart::apart;
 pub use chat::{Carry, ChatStore, new_incarnation};
 pub use database::{Panic, take_panic};
 pub use directory::{DataDir, free_bytes};

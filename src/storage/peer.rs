@@ -8,9 +8,11 @@ use std::sync::{Mutex, MutexGuard};
 
 use redb::{ReadTransaction, ReadableTable as _, TableDefinition};
 
+use super::apart::apart;
 use super::database::{Database, Problem, marker_of};
-use super::directory::{put_in_place, remove_if_there};
+use super::directory::put_in_place;
 use super::error::StorageError;
+use super::files::remove_if_there;
 use super::mark::{Mark, Seen};
 use super::schema::{self, Table as Tag};
 
@@ -26,7 +28,8 @@ const FORMAT_KEY: (&str, &str) = ("store", "format");
 const COUNTS_KEY: (&str, &str) = ("store", "counts");
 const CACHE_BYTES: usize = 1 << 20;
 
-/// The peer's own file. Calls may come from any thread; each write is durable when it returns.
+/// The peer's own file. Calls may come from any thread; each write is durable when it returns, and
+/// holds up none of the thread's other tasks.
 pub struct PeerStore {
     database: Database,
     mark: Mark,
@@ -81,7 +84,7 @@ impl PeerStore {
 
     /// The record `key` of `table`.
     pub fn get(&self, table: &str, key: &str) -> Result<Option<Vec<u8>>, StorageError> {
-        self.database.read(|transaction| {
+        self.read(|transaction| {
             let value = transaction.open_table(RECORDS)?.get((table, key))?;
             value.map(|value| payload((table, key), value.value())).transpose()
         })
@@ -94,7 +97,7 @@ impl PeerStore {
 
     /// All records of `table`, by key.
     pub fn list(&self, table: &str) -> Result<Vec<(String, Vec<u8>)>, StorageError> {
-        self.database.read(|transaction| {
+        self.read(|transaction| {
             let mut list = Vec::new();
             for record in transaction.open_table(RECORDS)?.range((table, "")..)? {
                 let (key, value) = record?;
@@ -108,8 +111,19 @@ impl PeerStore {
         })
     }
 
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, Problem>,
+    ) -> Result<T, StorageError> {
+        apart(|| self.database.read(read))
+    }
+
     /// Sets or removes a record.
     fn change(&self, key: (&str, &str), record: Option<Vec<u8>>) -> Result<(), StorageError> {
+        apart(|| self.change_here(key, record))
+    }
+
+    fn change_here(&self, key: (&str, &str), record: Option<Vec<u8>>) -> Result<(), StorageError> {
         let mut counts = self.lock_counts();
         let mut now = Counts { writes: counts.writes + 1, ..*counts };
         self.database.write(true, |transaction| {

@@ -70,6 +70,11 @@ pub fn from_header(header: Option<pb::Header>) -> Result<Header, WireError> {
     })
 }
 
+/// The chat that a header names, whatever else is wrong with it.
+pub fn chat_of(header: Option<&pb::Header>) -> Option<ChatId> {
+    header.and_then(|header| header.chat_id.parse().ok())
+}
+
 // The log: Replicate.
 
 pub fn to_replicate_request(header: Option<pb::Header>, attach: &Attach) -> pb::ReplicateRequest {
@@ -79,6 +84,7 @@ pub fn to_replicate_request(header: Option<pb::Header>, attach: &Attach) -> pb::
         attach: attach.attach,
         look: Some(to_position(attach.look)),
         relay: attach.relay,
+        received: 0,
     }
 }
 
@@ -103,7 +109,7 @@ pub fn to_replicate_response(chat: ChatId, message: &Message) -> Option<pb::Repl
         _ => return None,
     };
     let header = to_header(chat, message);
-    Some(pb::ReplicateResponse { header, term, attach, content: Some(content) })
+    Some(pb::ReplicateResponse { header, term, attach, content: Some(content), mark: 0 })
 }
 
 pub fn from_replicate_response(
@@ -126,6 +132,8 @@ pub fn from_replicate_response(
         }
         Content::LookBack(index) => Body::LookBack(LookBack { term, attach, index }),
         Content::Refused(refused) => Body::Refused(from_refused(&refused)?),
+        // The transport's own word, which is nothing to a chat's rules.
+        Content::Ended(_) => return Err(WireError::Invalid("content")),
     };
     Ok((header, body))
 }
@@ -156,6 +164,7 @@ pub fn to_heartbeat(chat: ChatId, message: &Message) -> Option<pb::HeartbeatsRes
             receipts: heartbeat.positions.iter().map(to_receipt).collect(),
             ranking: heartbeat.ranking.as_deref().map(to_ranking),
             refused: None,
+            ended: None,
         }),
         Body::Refused(refused) => Some(pb::HeartbeatsResponse {
             header,
@@ -272,6 +281,13 @@ pub fn from_acknowledge(request: pb::AcknowledgeRequest) -> Result<(Header, Body
     Ok((header, Body::Acknowledge(acknowledge)))
 }
 
+pub fn from_acknowledge_response(
+    response: pb::AcknowledgeResponse,
+) -> Result<(Header, Body), WireError> {
+    let refused = response.refused.ok_or(WireError::Missing("refused"))?;
+    Ok((from_header(response.header)?, Body::Refused(from_refused(&refused)?)))
+}
+
 // Submit.
 
 pub fn to_submit_request(header: Option<pb::Header>, submit: &Submit) -> pb::SubmitRequest {
@@ -280,7 +296,7 @@ pub fn to_submit_request(header: Option<pb::Header>, submit: &Submit) -> pb::Sub
         let peer_id = hex(&peer.0);
         pb::Author { peer_id, incarnation }
     });
-    pb::SubmitRequest { header, term: submit.term, submissions, author }
+    pb::SubmitRequest { header, term: submit.term, submissions, author, mark: 0 }
 }
 
 pub fn from_submit_request(request: pb::SubmitRequest) -> Result<(Header, Body), WireError> {
@@ -328,6 +344,8 @@ pub fn to_submit_response(chat: ChatId, message: &Message) -> Option<pb::SubmitR
         problem: problem.into(),
         last_number,
         refused: None,
+        ended: None,
+        received: 0,
     })
 }
 
@@ -370,8 +388,16 @@ pub fn to_report_request(
         delays: row
             .map(|(peer, us)| pb::PeerDelay { peer_id: hex(&peer.0), delay_us: *us })
             .collect(),
-        preferences: report.preferences.iter().map(|peer| hex(&peer.0)).collect(),
+        preferences: if is_order_of(&report.row, &report.preferences) {
+            Vec::new()
+        } else {
+            report.preferences.iter().map(|peer| hex(&peer.0)).collect()
+        },
     }
+}
+
+fn is_order_of(row: &[(PeerId, u64)], preferences: &[PeerId]) -> bool {
+    preferences.iter().eq(row.iter().map(|(peer, _)| peer))
 }
 
 pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, Body), WireError> {
@@ -380,7 +406,11 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
     }
     let header = from_header(request.header)?;
     let row = request.delays.iter();
-    let preferences = request.preferences.iter();
+    // Where nothing else is said, those who are near are wanted most.
+    let preferences: Vec<_> = match request.preferences.is_empty() {
+        true => request.delays.iter().map(|delay| &delay.peer_id).collect(),
+        false => request.preferences.iter().collect(),
+    };
     let report = ReportDelays {
         term: request.term,
         host_weight: request.host_weight,
@@ -392,6 +422,7 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
             })
             .collect::<Result<_, _>>()?,
         preferences: preferences
+            .into_iter()
             .map(|peer| peer_id(peer, "preferences"))
             .collect::<Result<_, _>>()?,
     };

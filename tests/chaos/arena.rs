@@ -1,12 +1,14 @@
-//! One chat of real peers under fire: does harm, undoes it, and waits until all is well.
+//! One chat of real peers under fire: does harm, undoes it, and waits until all is well. What is
+//! done to the files of peers, and to who belongs to the chat, does `stores`.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use demes::cli::demo::cluster::Cluster;
-use demes::cli::demo::peer::until;
+use demes::cli::demo::peer::{Peer, until};
 use demes::wire::pb;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,6 +17,9 @@ use tokio::time::timeout;
 use crate::disk::{Disk, RESERVE_MIB};
 use crate::network::Network;
 use crate::plan::{Harm, Scene};
+use crate::shim::Shim;
+use crate::switch::Line;
+use crate::tools::Tools;
 use crate::workload::{World, reason};
 
 const NAMES: [&str; 7] = ["Ada", "Ben", "Cleo", "Dan", "Eve", "Fay", "Gus"];
@@ -24,6 +29,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 const DISK_LIMIT: Duration = Duration::from_secs(15);
 /// How long all may take to be well again after the last harm is undone.
 pub const SETTLE_LIMIT: Duration = Duration::from_secs(90);
+/// How long a call may take that a person makes once.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// Links that are made at once: more than a peer has threads here.
+const LINKS: u32 = 4;
 /// The exit code of a peer whose disk does not do.
 const EXIT_DISK: i32 = 74;
 
@@ -33,23 +42,44 @@ pub struct Arena {
     pub world: Arc<World>,
     network: Network,
     disk: Option<(usize, Disk)>,
-    /// One-way delays when nobody moved, if proxies stand before the peers.
+    /// Each peer's disk and clock, if they can be bent.
+    shims: Vec<Shim>,
+    /// One-way delays when nobody moved, where they can be changed.
     at_rest: Option<Duration>,
     /// Peers that may say that they cannot go on, as often.
     may_give_up: Vec<usize>,
+    /// Peers whose store was harmed: they may say so, and begin the chat anew.
+    pub renewed: BTreeSet<usize>,
+    /// Copies of directories, by peer.
+    pub copies: BTreeMap<usize, PathBuf>,
+    /// The other process with a peer's key.
+    pub twin: Option<Peer>,
+    pub binary: PathBuf,
+}
+
+/// What a chat is founded with.
+pub struct Ground<'a> {
+    pub binary: &'a Path,
+    pub peers: usize,
+    /// One-way delays when nobody moves.
+    pub delay: Option<Duration>,
+    /// Whether each peer has a machine, and the last one a small disk.
+    pub own_world: bool,
+    /// The program that opens an interface, where there can be a switch.
+    pub tun: Option<PathBuf>,
+    /// The programs that were compiled, where they were.
+    pub tools: Option<&'a Tools>,
 }
 
 impl Arena {
-    /// Founds a chat of that many peers. In a world of its own (`own_world`) each has a machine,
-    /// and the last one a small disk.
-    pub async fn found(
-        binary: &Path,
-        peers: usize,
-        at_rest: Option<Duration>,
-        own_world: bool,
-    ) -> Result<Self> {
-        let network = if own_world { Network::machines(peers)? } else { Network::loopback(peers) };
-        let mut cluster = Cluster::at(binary, &NAMES[..peers], network.places(at_rest)?)?;
+    /// Founds a chat.
+    pub async fn found(ground: Ground<'_>) -> Result<Self> {
+        let Ground { binary, peers, delay, own_world, tun, tools } = ground;
+        let mut network = match own_world {
+            true => Network::machines(peers, tun.as_deref())?,
+            false => Network::loopback(peers),
+        };
+        let mut cluster = Cluster::at(binary, &NAMES[..peers], network.places(delay)?)?;
         let disk = match own_world {
             true => {
                 let last = cluster.peers.last_mut().context("a chat has peers")?;
@@ -58,6 +88,12 @@ impl Arena {
             }
             false => None,
         };
+        let mut shims = Vec::new();
+        if let Some(tools) = tools {
+            for peer in &mut cluster.peers {
+                shims.push(Shim::put_under(peer, &tools.shim())?);
+            }
+        }
         cluster.start_all().await?;
         for (place, peer) in cluster.peers.iter().enumerate() {
             network.know(place, peer.pid());
@@ -67,8 +103,23 @@ impl Arena {
         for (place, peer) in cluster.peers.iter().enumerate() {
             world.set_client(place, Some(peer.client()));
         }
-        let may_give_up = Vec::new();
-        Ok(Self { cluster, world, network, disk, at_rest, may_give_up })
+        // On loopback proxies stand before the peers in any case.
+        let has_delays = network.switch().is_some() || !own_world || delay.is_some();
+        let mut arena = Self {
+            cluster,
+            world,
+            network,
+            disk,
+            shims,
+            at_rest: has_delays.then(|| delay.unwrap_or_default()),
+            may_give_up: Vec::new(),
+            renewed: BTreeSet::new(),
+            copies: BTreeMap::new(),
+            twin: None,
+            binary: binary.to_owned(),
+        };
+        arena.rest()?;
+        Ok(arena)
     }
 
     pub fn ids(&self) -> Vec<String> {
@@ -86,8 +137,15 @@ impl Arena {
         let chat = self.cluster.chat_at(host).await?;
         let voters = chat.members.iter().filter(|member| member.voter);
         let voters = voters.filter_map(|voter| self.cluster.place_of(&voter.peer_id)).collect();
-        let (peers, disk) = (self.cluster.peers.len(), self.disk_of());
-        Ok((Scene { peers, host, voters, disk, delays: self.at_rest.is_some() }, term))
+        let scene = Scene {
+            peers: self.cluster.peers.len(),
+            host,
+            voters,
+            disk: self.disk_of(),
+            delays: self.at_rest.is_some(),
+            renewed: self.renewed.clone(),
+        };
+        Ok((scene, term))
     }
 
     /// Waits until every peer follows the same serving host in the same term and has everything
@@ -112,8 +170,24 @@ impl Arena {
         }
     }
 
+    /// The latest term that a peer tells of.
+    pub async fn term(&self) -> u64 {
+        let mut term = 0;
+        for peer in
+            (0..self.cluster.peers.len()).filter(|one| self.cluster.peers[*one].is_running())
+        {
+            let chat = self.cluster.chat_at(peer).await;
+            term = chat.map_or(term, |chat| chat.term.max(term));
+        }
+        term
+    }
+
     /// Does it, and returns when it is done.
     pub async fn harm(&mut self, harm: &Harm) -> Result<()> {
+        for peer in harm.renews() {
+            self.renewed.insert(peer);
+            self.world.set_harmed(peer);
+        }
         match harm {
             Harm::Kill(peer) => {
                 self.world.set_client(*peer, None);
@@ -124,18 +198,42 @@ impl Arena {
             Harm::Unplug(peer) => self.network.unplug(*peer),
             Harm::SwitchOff(peer) => self.network.switch_off(*peer).await,
             Harm::Cut(pairs) => self.network.cut(pairs),
-            Harm::Move(delays_ms) => {
-                for (peer, ms) in self.cluster.peers.iter().zip(delays_ms) {
-                    peer.set_delay(Duration::from_millis(*ms));
-                }
-                Ok(())
-            }
+            Harm::Lines(lines) => self.set_lines(lines),
+            Harm::Reset(peers, lasts) => self.switch()?.reset(peers, *lasts),
+            Harm::Mtu(bytes) => self.switch()?.set_mtu(Some(*bytes)),
             Harm::HandOver(peer) => self.hand_over(*peer).await,
             Harm::ShortDisk(_) => self.small_disk().fall_short(),
             Harm::FullDisk(peer) => {
                 self.may_give_up.push(*peer);
                 self.small_disk().fill()
             }
+            Harm::Slips(peers, slip) => {
+                for peer in peers {
+                    self.shim(*peer)?.set_slip(Some(slip.clone()))?;
+                    if slip.fails {
+                        self.may_give_up.push(*peer);
+                    }
+                }
+                Ok(())
+            }
+            Harm::Clocks(ahead_ms) => {
+                for (shim, ahead_ms) in self.shims.iter_mut().zip(ahead_ms) {
+                    shim.set_ahead_ms(*ahead_ms)?;
+                }
+                Ok(())
+            }
+            Harm::Pace(percent) => {
+                self.world.set_pace(Some(*percent));
+                Ok(())
+            }
+            Harm::MakeLinks(peer) => self.make_links(*peer).await,
+            Harm::Copy(peer) => self.copy(*peer).await,
+            Harm::PutBack(peer) => self.put_back(*peer).await,
+            Harm::Damage(peer) => self.damage(*peer).await,
+            Harm::Lose(peer) => self.lose(*peer).await,
+            Harm::Recover => self.recover().await,
+            Harm::Twin(peer) => self.start_twin(*peer).await,
+            Harm::Leave(peers) => self.leave(peers).await,
         }
     }
 
@@ -143,15 +241,24 @@ impl Arena {
     pub async fn await_effect(&mut self, harm: &Harm) -> Result<()> {
         match harm {
             Harm::ShortDisk(peer) => self.refuses_for_want_of_space(*peer).await,
-            Harm::FullDisk(peer) => {
-                let ended = self.cluster.peers[*peer].ended(DISK_LIMIT).await;
-                let status = ended.context("a peer with a full disk must end by itself")?;
-                self.world.set_client(*peer, None);
-                ensure!(status.code() == Some(EXIT_DISK), "a full disk ended it with {status}");
+            Harm::FullDisk(peer) => self.gives_up(*peer).await,
+            Harm::Slips(peers, slip) if slip.fails => {
+                for peer in peers {
+                    self.gives_up(*peer).await?;
+                }
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    /// A peer whose disk does not do ends by itself, and says so.
+    async fn gives_up(&mut self, peer: usize) -> Result<()> {
+        let ended = self.cluster.peers[peer].ended(DISK_LIMIT).await;
+        let status = ended.context("a peer whose disk does not do must end by itself")?;
+        self.world.set_client(peer, None);
+        ensure!(status.code() == Some(EXIT_DISK), "such a disk ended it with {status}");
+        Ok(())
     }
 
     /// Undoes it.
@@ -162,18 +269,35 @@ impl Arena {
             Harm::Unplug(peer) => self.network.plug(*peer),
             Harm::SwitchOff(peer) => self.network.switch_on(*peer).await,
             Harm::Cut(pairs) => self.network.mend(pairs),
-            Harm::Move(_) => {
-                for peer in &self.cluster.peers {
-                    peer.set_delay(self.at_rest.context("only then they are moved")?);
-                }
-                Ok(())
+            Harm::Lines(_) => self.rest(),
+            Harm::Mtu(_) => {
+                self.switch()?.set_mtu(None)?;
+                self.rest()
             }
-            Harm::HandOver(_) => Ok(()),
             Harm::ShortDisk(_) => self.small_disk().empty(),
             Harm::FullDisk(peer) => {
                 self.small_disk().empty()?;
                 self.start(*peer).await
             }
+            Harm::Slips(peers, slip) => {
+                for peer in peers {
+                    self.shim(*peer)?.set_slip(None)?;
+                    if slip.fails {
+                        self.start(*peer).await?;
+                    }
+                }
+                Ok(())
+            }
+            Harm::Clocks(_) => self.shims.iter_mut().try_for_each(|shim| shim.set_ahead_ms(0)),
+            Harm::Pace(_) => {
+                self.world.set_pace(None);
+                Ok(())
+            }
+            Harm::Twin(_) => self.end_twin().await,
+            Harm::Leave(peers) => self.come_back(peers).await,
+            Harm::Reset(..) => self.rest(),
+            Harm::HandOver(_) | Harm::MakeLinks(_) | Harm::Copy(_) | Harm::PutBack(_) => Ok(()),
+            Harm::Damage(_) | Harm::Lose(_) | Harm::Recover => Ok(()),
         }
     }
 
@@ -189,7 +313,7 @@ impl Arena {
     }
 
     /// Log lines that no fault calls for: panics, and errors, except that a peer whose disk was
-    /// filled says once that it cannot go on.
+    /// filled says once that it cannot go on, and one whose store was harmed that it is.
     pub fn complaints(&self) -> Result<Vec<String>> {
         let mut complaints = Vec::new();
         for (place, peer) in self.cluster.peers.iter().enumerate() {
@@ -199,7 +323,7 @@ impl Arena {
                 let error = line.split_whitespace().nth(1) == Some("ERROR");
                 if error && line.contains("the peer cannot go on") && forgiven > 0 {
                     forgiven -= 1;
-                } else if error || panics {
+                } else if panics || error && !self.renewed.contains(&place) {
                     complaints.push(format!("{} logged: {line}", peer.name));
                 }
             }
@@ -230,14 +354,14 @@ impl Arena {
         root.display().to_string()
     }
 
-    async fn start(&mut self, peer: usize) -> Result<()> {
+    pub async fn start(&mut self, peer: usize) -> Result<()> {
         self.cluster.peers[peer].start().await?;
         self.network.know(peer, self.cluster.peers[peer].pid());
         self.world.set_client(peer, Some(self.cluster.peers[peer].client()));
         Ok(())
     }
 
-    async fn stop(&mut self, peer: usize) -> Result<()> {
+    pub async fn stop(&mut self, peer: usize) -> Result<()> {
         self.signal(peer, Signal::SIGTERM)?;
         let status = self.cluster.peers[peer].ended(STOP_LIMIT).await?;
         self.world.set_client(peer, None);
@@ -282,6 +406,49 @@ impl Arena {
             (host != peer && chat.serving).then_some(())
         })
         .await
+    }
+
+    /// All lines as they are when nothing is wrong.
+    fn rest(&mut self) -> Result<()> {
+        let line = Line::of_delay(self.at_rest.unwrap_or_default() / 2);
+        self.set_lines(&vec![line; self.cluster.peers.len()])
+    }
+
+    /// Without a switch proxies do what they can: they delay what is dialled through them.
+    fn set_lines(&mut self, lines: &[Line]) -> Result<()> {
+        if let Some(switch) = self.network.switch() {
+            return switch.set_lines(lines);
+        }
+        if self.at_rest.is_some() {
+            for (peer, line) in self.cluster.peers.iter().zip(lines) {
+                peer.set_delay(Duration::from_millis(line.delay_ms) * 2);
+            }
+        }
+        Ok(())
+    }
+
+    fn switch(&mut self) -> Result<&mut crate::switch::Switch> {
+        self.network.switch().context("such faults are played where there is a switch")
+    }
+
+    pub fn spare_place(&self) -> Result<demes::cli::demo::peer::Place> {
+        self.network.spare_place()
+    }
+
+    fn shim(&mut self, peer: usize) -> Result<&mut Shim> {
+        self.shims.get_mut(peer).context("such faults are played where there are shims")
+    }
+
+    /// Links are made, or refused: that is up to the peer and its disk.
+    async fn make_links(&self, peer: usize) -> Result<()> {
+        let calls = (0..LINKS).map(|_| {
+            let chat = self.cluster.chat.clone();
+            let request = pb::CreateInviteLinkRequest { chat, uses_max: 1, valid_s: 0 };
+            let mut client = self.cluster.peers[peer].client();
+            async move { timeout(CALL_LIMIT, client.create_invite_link(request)).await }
+        });
+        futures_util::future::join_all(calls).await;
+        Ok(())
     }
 
     fn small_disk(&self) -> &Disk {

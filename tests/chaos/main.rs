@@ -15,19 +15,28 @@ mod arena;
 #[path = "../../benches/common/mod.rs"]
 mod common;
 mod disk;
+mod draw;
+mod dry_run;
 #[path = "../common/history.rs"]
 mod history;
 mod loopback;
 #[path = "../common/machine.rs"]
 mod machine;
+mod menu;
 mod network;
+mod packet;
 mod plan;
 mod report;
 mod round;
 #[path = "../common/sandbox.rs"]
 mod sandbox;
+mod shim;
 #[path = "../common/store.rs"]
 mod store;
+mod stores;
+mod switch;
+mod tools;
+mod watch;
 #[path = "../common/workload.rs"]
 mod workload;
 
@@ -41,7 +50,9 @@ use demes::protocol::prng::Prng;
 use tokio::signal::unix::{SignalKind, signal};
 
 use report::Report;
-use round::{Chat, Setting};
+use round::{Chat, Lacks, Setting};
+use tools::Tools;
+use watch::Pulse;
 
 /// What one chat after the other is like: peers, and whether proxies delay what they say.
 const SETTINGS: [(usize, bool); 4] = [(5, false), (5, true), (3, false), (4, true)];
@@ -56,8 +67,8 @@ const PROBE: &str = "\
     mount -t tmpfs -o size=1m none /tmp";
 /// A chat's life is at most so long.
 const CHAT_LIMIT: Duration = Duration::from_secs(300);
-/// How far a peer is in a chat with delays, one way, until it is moved.
-const DELAY: Duration = Duration::from_millis(5);
+/// How far peers are from each other in a chat with delays, one way, until they are moved.
+const DELAY: Duration = Duration::from_millis(4);
 
 #[derive(Parser)]
 struct Options {
@@ -79,6 +90,9 @@ struct Options {
     /// Run on loopback, as on a machine that does not allow more
     #[arg(long)]
     loopback: bool,
+    /// Go on with the next chat when something is wrong in one
+    #[arg(long)]
+    go_on: bool,
     /// Leave the data directories where they are
     #[arg(long)]
     keep: bool,
@@ -113,6 +127,10 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS); // another test is meant
     }
     history::check_yourself();
+    dry_run::check_yourself();
+    packet::check_yourself();
+    switch::check_yourself();
+    watch::check_yourself();
     let no_own_world = match options.loopback {
         true => Some("--loopback was given".to_owned()),
         false => sandbox::enter(&WORLD, PROBE).err(),
@@ -137,14 +155,14 @@ async fn run(options: &Options, no_own_world: Option<String>) -> Result<ExitCode
     let seed = options.seed.unwrap_or_else(|| Prng::new(clock.as_micros() as u64).below(1 << 32));
     let total = Duration::from_secs_f64(options.minutes * 60.0);
     println!("chaos: {:.2} minutes, seed {seed}", options.minutes);
-    if let Some(why) = &no_own_world {
-        println!("SKIPPED: networks and disks of their own ({why}); proxies cut the links instead");
-    }
+    let tools = Tools::build();
+    let lacks = lacks(no_own_world, &tools);
+    let pulse = Pulse::begin()?;
     let mut prng = Prng::new(seed);
     let mut report = Report::default();
     let mut deck = Vec::new();
     let begun = Instant::now();
-    while begun.elapsed() < total && report.problems.is_empty() {
+    while begun.elapsed() < total && (report.problems.is_empty() || options.go_on) {
         let (peers, delayed) = SETTINGS[report.chats as usize % SETTINGS.len()];
         let left = total.saturating_sub(begun.elapsed());
         let setting = Setting {
@@ -153,11 +171,13 @@ async fn run(options: &Options, no_own_world: Option<String>) -> Result<ExitCode
             rate: options.rate,
             only: options.only.clone(),
             keep: options.keep,
-            no_own_world: no_own_world.clone(),
+            lacks: lacks.clone(),
             lasts: (total / 3).max(Duration::from_secs(60)).min(CHAT_LIMIT).min(left),
         };
         let binary = options.binary.clone().unwrap_or_else(|| common::binary().to_owned());
-        let mut chat = Chat::found(&binary, setting, prng.next_u64()).await?;
+        let seed = prng.next_u64();
+        let tools = tools.as_ref().ok();
+        let mut chat = Chat::found(&binary, setting, tools, pulse.clone(), seed).await?;
         let lived = chat.live(&mut deck, &mut report).await;
         chat.end(lived, &mut report).await;
     }
@@ -169,6 +189,30 @@ async fn run(options: &Options, no_own_world: Option<String>) -> Result<ExitCode
         println!("{}", report.json(begun.elapsed(), seed));
     }
     Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What this machine does not have; it is said at once.
+fn lacks(own_world: Option<String>, tools: &Result<Tools>) -> Lacks {
+    let no_tools = tools.as_ref().err().map(|error| format!("{error:#}"));
+    let no_switch = || {
+        let tools = tools.as_ref().ok()?;
+        switch::probe(&tools.tun()).err().map(|error| format!("{error:#}"))
+    };
+    let lacks = Lacks {
+        switch: own_world.clone().or_else(|| no_tools.clone()).or_else(no_switch),
+        own_world,
+        shim: no_tools,
+    };
+    if let Some(why) = &lacks.own_world {
+        println!("SKIPPED: networks and disks of their own ({why}); proxies cut the links instead");
+    }
+    if let Some(why) = &lacks.switch {
+        println!("SKIPPED: a switch between the peers ({why}); proxies delay, without jitter");
+    }
+    if let Some(why) = &lacks.shim {
+        println!("SKIPPED: slow and failing syncs and bent clocks ({why})");
+    }
+    lacks
 }
 
 /// The number of the first signal that asks the program to end.

@@ -2,37 +2,44 @@
 //!
 //! In a world of its own (`sandbox`) each peer has a machine: a network namespace with an address,
 //! a cable to a router, and nothing else. The router drops what a rule says, so that packets vanish
-//! in one direction and nobody is told; a cable can be pulled. Elsewhere the peers share loopback,
-//! and the project's proxy in front of each holds bytes by who dialled.
+//! in one direction and nobody is told; a cable can be pulled; and what goes wrong with packets is
+//! up to a switch in user space (`switch`). Elsewhere the peers share loopback, and the project's
+//! proxy in front of each holds bytes by who dialled.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use demes::cli::demo::peer::Place;
 
 use crate::loopback::Loopback;
 use crate::machine::{Machine, be_a_router};
 use crate::sandbox::run;
+use crate::switch::Switch;
 
 /// The machines have addresses of this block, which nobody outside sees.
 const BLOCK: [u8; 2] = [10, 77];
 
 /// What connects the peers of one chat.
 pub enum Network {
-    /// A machine for each peer.
-    Machines(Vec<Machine>, BTreeSet<(usize, usize)>),
+    /// A machine for each peer, and one more.
+    Machines(Vec<Machine>, BTreeSet<(usize, usize)>, Option<Switch>),
     /// All on loopback.
     Loopback(Arc<Loopback>, BTreeSet<(usize, usize)>),
 }
 
 impl Network {
-    /// That many machines, in a world of its own.
-    pub fn machines(peers: usize) -> Result<Self> {
+    /// Machines for that many peers, in a world of its own. With `tun`, the program that opens an
+    /// interface, a switch stands between them.
+    pub fn machines(peers: usize, tun: Option<&Path>) -> Result<Self> {
         be_a_router()?;
-        let machines: Result<_> = (0..peers).map(|_| Machine::start(BLOCK)).collect();
-        Ok(Self::Machines(machines?, BTreeSet::new()))
+        let machines: Result<Vec<_>> = (0..=peers).map(|_| Machine::start(BLOCK)).collect();
+        let machines = machines?;
+        let ends = machines[..peers].iter().map(|one| (one.cable().to_owned(), one.ip()));
+        let switch = tun.map(|tun| Switch::start(tun, &ends.collect::<Vec<_>>())).transpose()?;
+        Ok(Self::Machines(machines, BTreeSet::new(), switch))
     }
 
     /// Loopback, with gates between that many peers.
@@ -40,16 +47,37 @@ impl Network {
         Self::Loopback(Arc::new(Loopback::new(peers)), BTreeSet::new())
     }
 
-    /// A place for each peer. With a delay, or on loopback, a proxy stands before each.
+    /// A place for each peer. On loopback, and with a delay where there is no switch, a proxy
+    /// stands before each.
     pub fn places(&self, delay: Option<Duration>) -> Result<Vec<Place>> {
         match self {
-            Self::Machines(machines, _) => {
+            Self::Machines(machines, _, switch) => {
+                let delay = delay.filter(|_| switch.is_none());
                 let place = |one: &Machine| Place::machine(one.runtime(), one.ip(), delay);
-                Ok(machines.iter().map(place).collect())
+                Ok(machines.iter().rev().skip(1).rev().map(place).collect())
             }
             Self::Loopback(loopback, _) => (0..loopback.peers())
                 .map(|peer| Place::gated(delay.unwrap_or_default(), loopback.gate_of(peer)))
                 .collect(),
+        }
+    }
+
+    /// A place for one more process.
+    pub fn spare_place(&self) -> Result<Place> {
+        match self {
+            Self::Machines(machines, ..) => match &machines[..] {
+                [.., spare] => Ok(Place::machine(spare.runtime(), spare.ip(), None)),
+                [] => bail!("there is no machine"),
+            },
+            Self::Loopback(..) => Place::loopback(None),
+        }
+    }
+
+    /// The switch, where there is one.
+    pub fn switch(&mut self) -> Option<&mut Switch> {
+        match self {
+            Self::Machines(_, _, switch) => switch.as_mut(),
+            Self::Loopback(..) => None,
         }
     }
 
@@ -72,7 +100,7 @@ impl Network {
 
     fn change(&mut self, pairs: &[(usize, usize)], cut: bool) -> Result<()> {
         match self {
-            Self::Machines(machines, cuts) => {
+            Self::Machines(machines, cuts, _) => {
                 for (from, to) in pairs {
                     if cut == cuts.contains(&(*from, *to)) {
                         continue;
@@ -98,7 +126,7 @@ impl Network {
     /// Pulls a peer's cable: its machine has an address still, and reaches nobody.
     pub fn unplug(&mut self, peer: usize) -> Result<()> {
         match self {
-            Self::Machines(machines, _) => machines[peer].unplug(),
+            Self::Machines(machines, ..) => machines[peer].unplug(),
             Self::Loopback(loopback, _) => {
                 let pairs = all_pairs_of(peer, loopback.peers());
                 self.cut(&pairs)
@@ -109,7 +137,7 @@ impl Network {
     /// Ends `unplug`.
     pub fn plug(&mut self, peer: usize) -> Result<()> {
         match self {
-            Self::Machines(machines, _) => machines[peer].plug(),
+            Self::Machines(machines, ..) => machines[peer].plug(),
             Self::Loopback(loopback, _) => {
                 let pairs = all_pairs_of(peer, loopback.peers());
                 self.mend(&pairs)
@@ -120,7 +148,7 @@ impl Network {
     /// Switches a peer's own interface off: its machine knows that it has no network.
     pub async fn switch_off(&mut self, peer: usize) -> Result<()> {
         match self {
-            Self::Machines(machines, _) => {
+            Self::Machines(machines, ..) => {
                 machines[peer].run(&[&["link", "set", "eth0", "down"]]).await
             }
             Self::Loopback(..) => self.unplug(peer),
@@ -130,7 +158,7 @@ impl Network {
     /// Ends `switch_off`.
     pub async fn switch_on(&mut self, peer: usize) -> Result<()> {
         match self {
-            Self::Machines(machines, _) => {
+            Self::Machines(machines, ..) => {
                 let router = machines[peer].router().to_string();
                 let up: &[&str] = &["link", "set", "eth0", "up"];
                 let route: &[&str] = &["route", "add", "default", "via", &router];

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use demes::protocol::prng::Prng;
 
+use crate::draw::Draw;
+use crate::menu::Fault::{self, *};
+use crate::shim::{Call, Files, Slip};
+use crate::switch::Line;
+
 /// One thing that is done to peers or to the network between them. Each can be undone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Harm {
@@ -20,116 +25,58 @@ pub enum Harm {
     SwitchOff(usize),
     /// What the first sends no longer reaches the second.
     Cut(Vec<(usize, usize)>),
-    /// How far each peer is, one way, in milliseconds.
-    Move(Vec<u64>),
+    /// What each peer's line is like.
+    Lines(Vec<Line>),
+    /// For so long the connections of these peers end at their next packet; not to be undone.
+    Reset(Vec<usize>, Duration),
+    /// No larger packet passes.
+    Mtu(u16),
     /// The host hands over to this peer; not to be undone.
     HandOver(usize),
     /// Less free space than the peer's reserve.
     ShortDisk(usize),
     /// No free space.
     FullDisk(usize),
+    /// Calls on these peers' files take long, or fail.
+    Slips(Vec<usize>, Slip),
+    /// By how much each peer's wall clock is ahead, in milliseconds.
+    Clocks(Vec<i64>),
+    /// So much of the usual is written, in percent.
+    Pace(u32),
+    /// Links are made at this peer, at once; not to be undone.
+    MakeLinks(usize),
+    /// The directory of a peer that is down is copied; not to be undone.
+    Copy(usize),
+    /// The copy is put back; not to be undone.
+    PutBack(usize),
+    /// A message in the store of a peer that is down is spoilt; not to be undone.
+    Damage(usize),
+    /// The store of a peer that is down is deleted; not to be undone.
+    Lose(usize),
+    /// The one of all, who are down, whose log is furthest recovers the chat; the others follow.
+    /// Not to be undone.
+    Recover,
+    /// Another process runs, with a copy of this peer's directory.
+    Twin(usize),
+    /// These leave the chat, at once; undone by invitations.
+    Leave(Vec<usize>),
 }
 
 impl Harm {
     /// Whether it counts from when it is done. The others are courses of events that peers take
     /// part in, and count from when they begin.
     pub fn is_done_at_once(&self) -> bool {
-        !matches!(self, Self::Stop(_) | Self::HandOver(_) | Self::Move(_))
-    }
-}
-
-/// The faults of the menu.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Fault {
-    HostKilled,
-    MemberKilled,
-    HostAndAnotherKilled,
-    AllKilled,
-    HostStopped,
-    MemberStopped,
-    HandedOver,
-    HostFrozen,
-    MemberFrozen,
-    HostAndAnotherFrozen,
-    HostHiccup,
-    HostUnplugged,
-    MemberUnplugged,
-    HostSwitchedOff,
-    HostMute,
-    HostDeaf,
-    HostToMemberCut,
-    HostAndMemberApart,
-    HostInMinority,
-    HostInMajority,
-    EqualParts,
-    BridgeMember,
-    HostFlapping,
-    Moved,
-    DiskShort,
-    DiskFull,
-    Storm,
-}
-
-use Fault::*;
-
-/// How often each is in the deck, and what it is called.
-const MENU: [(Fault, u8, &str); 27] = [
-    (HostKilled, 3, "host killed"),
-    (MemberKilled, 1, "member killed"),
-    (HostAndAnotherKilled, 2, "host and another killed"),
-    (AllKilled, 1, "all killed"),
-    (HostStopped, 2, "host stopped (SIGTERM)"),
-    (MemberStopped, 1, "member stopped (SIGTERM)"),
-    (HandedOver, 1, "host hands over"),
-    (HostFrozen, 2, "host frozen"),
-    (MemberFrozen, 1, "member frozen"),
-    (HostAndAnotherFrozen, 1, "host and another frozen"),
-    (HostHiccup, 1, "host frozen < 200 ms"),
-    (HostUnplugged, 2, "host unplugged"),
-    (MemberUnplugged, 1, "member unplugged"),
-    (HostSwitchedOff, 1, "host's interface off"),
-    (HostMute, 1, "nothing from the host arrives"),
-    (HostDeaf, 1, "nothing arrives at the host"),
-    (HostToMemberCut, 1, "host → one member cut"),
-    (HostAndMemberApart, 1, "host ↔ one member cut"),
-    (HostInMinority, 1, "split, host in the minority"),
-    (HostInMajority, 1, "split, host in the majority"),
-    (EqualParts, 1, "split into equal parts"),
-    (BridgeMember, 1, "two halves, one member sees both"),
-    (HostFlapping, 1, "host's cable flaps"),
-    (Moved, 1, "delays change"),
-    (DiskShort, 1, "host's disk below its reserve"),
-    (DiskFull, 1, "host's disk full"),
-    (Storm, 2, "several at random"),
-];
-
-impl Fault {
-    /// What it is called in reports.
-    pub fn name(self) -> &'static str {
-        let entry = MENU.iter().find(|(fault, ..)| *fault == self);
-        entry.expect("the menu has every fault").2
+        !matches!(self, Self::Stop(_) | Self::HandOver(_) | Self::Leave(_))
     }
 
-    /// Whether it wants a peer with a small disk.
-    pub fn wants_disk(self) -> bool {
-        matches!(self, DiskShort | DiskFull)
+    /// Peers whose store is not what it was.
+    pub fn renews(&self) -> Vec<usize> {
+        match self {
+            Self::PutBack(peer) | Self::Damage(peer) | Self::Lose(peer) => vec![*peer],
+            Self::Slips(peers, Slip { fails: true, .. }) => peers.clone(),
+            _ => Vec::new(),
+        }
     }
-}
-
-/// The faults in an order drawn from the seed, each as often as the menu says. The host is killed
-/// first, so that the shortest run has that.
-pub fn deck(prng: &mut Prng, only: &[String]) -> Vec<Fault> {
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part));
-    let mut deck: Vec<Fault> = MENU
-        .iter()
-        .filter(|(.., name)| wanted(name))
-        .flat_map(|(fault, count, _)| (0..*count).map(|_| *fault))
-        .collect();
-    shuffle(prng, &mut deck);
-    if let Some(place) = deck.iter().position(|fault| *fault == HostKilled) {
-        deck.swap(0, place);
-    }
-    deck
 }
 
 /// What a plan is made from.
@@ -139,8 +86,10 @@ pub struct Scene {
     pub voters: BTreeSet<usize>,
     /// The peer with the small disk.
     pub disk: Option<usize>,
-    /// Whether peers can be moved.
+    /// Whether the delays between peers can be changed.
     pub delays: bool,
+    /// Peers at which the chat has begun anew.
+    pub renewed: BTreeSet<usize>,
 }
 
 /// One fault, to be played.
@@ -154,6 +103,10 @@ pub struct Plan {
     pub goes_on: bool,
     /// How long it stays as it is, once the chat goes on or from the last step.
     pub hold: Duration,
+    /// How long nothing may be confirmed while a majority is there.
+    pub stands_still_max: Duration,
+    /// How many terms may begin until the healing; as many as they like, where it says nothing.
+    pub terms_max: Option<u64>,
 }
 
 /// A step of a plan.
@@ -169,7 +122,14 @@ pub fn plan(fault: Fault, scene: &Scene, prng: &mut Prng) -> Option<Plan> {
     let host = scene.host;
     let hold = draw.between_ms(0, 1_500);
     let silence = draw.between_ms(300, 5_000);
-    let mut plan = Plan { first_hand_over_to: None, steps: vec![], goes_on: true, hold };
+    let mut plan = Plan {
+        first_hand_over_to: None,
+        steps: vec![],
+        goes_on: true,
+        hold,
+        stands_still_max: STANDS_STILL_MAX,
+        terms_max: None,
+    };
     match fault {
         HostKilled => plan.add(Harm::Kill(host)),
         MemberKilled => plan.add(Harm::Kill(draw.member()?)),
@@ -211,16 +171,137 @@ pub fn plan(fault: Fault, scene: &Scene, prng: &mut Prng) -> Option<Plan> {
                 plan.steps.push((draw.between_ms(100, 700), Step::Undo(Harm::Unplug(host))));
             }
         }
-        Moved if scene.delays => {
-            let delays = (0..scene.peers).map(|_| draw.number(0, 40)).collect();
-            plan.add(Harm::Move(delays));
+        Moved | DelaysStep | DelaysMixed if !scene.delays => return None,
+        Moved => {
+            let line = |ms| Line { delay_ms: ms, ..Line::default() };
+            plan.add(Harm::Lines((0..scene.peers).map(|_| line(draw.number(0, 20))).collect()));
         }
-        Moved => return None,
+        DelaysStep | DelaysMixed => {
+            let lines = if fault == DelaysStep { draw.step_up() } else { draw.mixed() };
+            plan.add(Harm::Lines(lines));
+            plan.judge(draw.between_ms(8_000, 15_000), Duration::from_secs(5), Some(3));
+        }
+        Lossy => {
+            let line =
+                Line { loss: draw.number(2, 25), delay_ms: 2, jitter_ms: 2, ..Line::default() };
+            plan.add(Harm::Lines(vec![line; scene.peers]));
+            plan.hold = silence * 2;
+        }
+        Overtaken => {
+            let line =
+                Line { late: draw.number(20, 200), delay_ms: 2, jitter_ms: 2, ..Line::default() };
+            plan.add(Harm::Lines(vec![line; scene.peers]));
+            plan.hold = silence;
+        }
+        Resets => {
+            for _ in 0..draw.number(1, 6) {
+                let who =
+                    if draw.number(0, 1) == 0 { vec![host] } else { (0..scene.peers).collect() };
+                let harm = Harm::Reset(who, draw.between_ms(5, 300));
+                plan.steps.push((draw.between_ms(100, 900), Step::Do(harm)));
+            }
+        }
+        SmallPackets => {
+            plan.add(Harm::Mtu(u16::try_from(draw.number(300, 1_200)).expect("it fits")));
+            plan.hold = silence;
+        }
+        NarrowQuiet | NarrowLoaded => {
+            let (percent, kbit) = if fault == NarrowQuiet { (1, 64) } else { (10, 128) };
+            let line = Line { kbit, delay_ms: 10, jitter_ms: 2, ..Line::default() };
+            plan.add(Harm::Pace(percent));
+            // What was said before has arrived then.
+            let narrow = Step::Do(Harm::Lines(vec![line; scene.peers]));
+            plan.steps.push((Duration::from_secs(1), narrow));
+            if fault == NarrowLoaded {
+                plan.judge(Duration::from_secs(12), Duration::from_secs(10), Some(3));
+            } else {
+                plan.judge(Duration::from_secs(12), Duration::from_secs(6), Some(0));
+            }
+        }
         DiskShort | DiskFull => {
             let disk = scene.disk?;
             let harm = if fault == DiskShort { Harm::ShortDisk } else { Harm::FullDisk };
             plan.first_hand_over_to = Some(disk).filter(|disk| *disk != host);
             plan.add(harm(disk));
+        }
+        SlowSyncs | VerySlowSyncs => {
+            let is_slow = fault == SlowSyncs;
+            let takes_ms = if is_slow { draw.number(150, 450) } else { draw.number(700, 1_500) };
+            let all = (0..scene.peers).collect();
+            plan.add(Harm::Slips(all, Slip::slow(takes_ms, Files::Chats)));
+            let still = Duration::from_secs(if is_slow { 5 } else { 12 });
+            plan.judge(Duration::from_secs(12), still, is_slow.then_some(0));
+        }
+        HostSlowSyncs => {
+            let slip = Slip::slow(draw.number(100, 3_000), Files::All);
+            plan.add(Harm::Slips(vec![host], slip));
+            plan.hold = silence * 2;
+        }
+        OwnFileSlow => {
+            plan.add(Harm::Slips(vec![host], Slip::slow(draw.number(500, 2_500), Files::Own)));
+            plan.add(Harm::MakeLinks(host));
+            plan.judge(Duration::from_secs(5), Duration::from_secs(5), Some(0));
+        }
+        HostSyncFails => {
+            let harm = Harm::Slips(vec![draw.host_to_renew()?], Slip::failing(Call::Sync));
+            plan.add(harm);
+        }
+        MemberWriteFails => {
+            let harm = Harm::Slips(vec![draw.member_to_renew()?], Slip::failing(Call::Write));
+            plan.add(harm);
+        }
+        ClockBent => {
+            let ahead = |draw: &mut Draw| match draw.number(0, 3) {
+                0 => 0,
+                1 => -3_600_000,
+                2 => 3_600_000,
+                _ => 31_536_000_000,
+            };
+            plan.add(Harm::Clocks((0..scene.peers).map(|_| ahead(&mut draw)).collect()));
+        }
+        OldCopy => plan.put_an_old_copy_back(&mut draw)?,
+        HostOldCopy => {
+            let host = draw.host_to_renew()?;
+            plan.add(Harm::Stop(host));
+            plan.add(Harm::Copy(host));
+            plan.steps.push((draw.between_ms(0, 500), Step::Undo(Harm::Stop(host))));
+            plan.steps.push((draw.between_ms(500, 2_000), Step::Do(Harm::Kill(host))));
+            plan.add(Harm::PutBack(host));
+            plan.steps.push((draw.between_ms(0, 1_000), Step::Undo(Harm::Kill(host))));
+        }
+        StoreDamaged | HostStoreDamaged => {
+            let is_host = fault == HostStoreDamaged;
+            let hurt = if is_host { draw.host_to_renew() } else { draw.member_to_renew() }?;
+            plan.cut_off_and_kill(hurt, &mut draw);
+            plan.add(Harm::Damage(hurt));
+            plan.bring_back(hurt, &mut draw);
+        }
+        StoreLost => {
+            let hurt = draw.member_to_renew()?;
+            plan.cut_off_and_kill(hurt, &mut draw);
+            plan.add(Harm::Lose(hurt));
+            plan.bring_back(hurt, &mut draw);
+        }
+        Recovered if scene.voters.len() < 2 => return None, // who is alone has nothing to recover
+        Recovered => {
+            (0..scene.peers).for_each(|peer| plan.add(Harm::Kill(peer)));
+            plan.add(Harm::Recover);
+        }
+        KeyTwice => {
+            let twin = draw.member_to_renew()?;
+            plan.add(Harm::Twin(twin));
+            plan.hold = silence;
+        }
+        LeaveAtOnce => {
+            let (one, other) = (host, draw.member()?);
+            plan.add(Harm::Leave(vec![one, other]));
+            plan.terms_max = Some(6);
+        }
+        AllButOneLeave => {
+            let stays = draw.member()?;
+            let leave = (0..scene.peers).filter(|peer| *peer != stays).collect();
+            plan.add(Harm::Leave(leave));
+            plan.terms_max = Some(3 + 3 * scene.peers as u64);
         }
         Storm => plan.steps = draw.storm(),
     }
@@ -228,12 +309,58 @@ pub fn plan(fault: Fault, scene: &Scene, prng: &mut Prng) -> Option<Plan> {
     if silent || fault >= HostUnplugged && fault <= BridgeMember {
         plan.hold = silence;
     }
-    plan.goes_on = !matches!(fault, Storm | HostFlapping) && scene.majority_survives(&plan);
+    plan.goes_on = !matches!(fault, Storm | HostFlapping | Resets | Recovered | LeaveAtOnce)
+        && (fault < OldCopy || fault > StoreLost)
+        && scene.has_majority(&plan.lasting());
     let must_go_on = matches!(fault, HostAndAnotherKilled | HostAndAnotherFrozen | HostInMinority);
     (plan.goes_on || !must_go_on).then_some(plan)
 }
 
 impl Plan {
+    /// What must hold while the fault lasts, from its last step on.
+    fn judge(&mut self, hold: Duration, stands_still_max: Duration, terms_max: Option<u64>) {
+        (self.hold, self.stands_still_max) = (hold, stands_still_max);
+        self.terms_max = terms_max;
+    }
+
+    /// A member's directory is copied. It says more, the host changes, and the copy is put back;
+    /// alone at first it gives away numbers that it has already given away.
+    fn put_an_old_copy_back(&mut self, draw: &mut Draw) -> Option<()> {
+        let (host, old) = (draw.scene.host, draw.member_to_renew()?);
+        self.add(Harm::Stop(old));
+        self.add(Harm::Copy(old));
+        self.steps.push((Duration::ZERO, Step::Undo(Harm::Stop(old))));
+        let ends = if draw.number(0, 1) == 0 { Harm::Stop(old) } else { Harm::Kill(old) };
+        self.steps.push((draw.between_ms(500, 2_000), Step::Do(ends.clone())));
+        // Who remembers the most of it is not asked any more (R9).
+        self.add(Harm::Kill(host));
+        self.steps.push((draw.between_ms(1_500, 3_000), Step::Undo(Harm::Kill(host))));
+        self.add(Harm::PutBack(old));
+        self.add(Harm::Unplug(old));
+        self.steps.push((Duration::ZERO, Step::Undo(ends)));
+        self.steps.push((draw.between_ms(500, 1_500), Step::Undo(Harm::Unplug(old))));
+        Some(())
+    }
+
+    /// What a peer says waits for a while, and then the peer is killed.
+    fn cut_off_and_kill(&mut self, peer: usize, draw: &mut Draw) {
+        self.add(Harm::Unplug(peer));
+        self.steps.push((draw.between_ms(100, 900), Step::Do(Harm::Kill(peer))));
+    }
+
+    /// Ends `cut_off_and_kill`. Where it can, it does so over a long line: then it takes a while
+    /// until everything was fetched, and people ask meanwhile.
+    fn bring_back(&mut self, peer: usize, draw: &mut Draw) {
+        if draw.scene.delays {
+            let mut lines = vec![Line::default(); draw.scene.peers];
+            lines[peer].delay_ms = draw.number(30, 150);
+            self.add(Harm::Lines(lines));
+        }
+        self.steps.push((draw.between_ms(0, 500), Step::Undo(Harm::Unplug(peer))));
+        self.steps.push((draw.between_ms(0, 500), Step::Undo(Harm::Kill(peer))));
+        self.hold = draw.between_ms(1_000, 3_000);
+    }
+
     fn add(&mut self, harm: Harm) {
         self.steps.push((Duration::ZERO, Step::Do(harm)));
     }
@@ -252,20 +379,23 @@ impl Plan {
 }
 
 impl Scene {
-    /// Whether some voters that all reach each other are a majority.
-    fn majority_survives(&self, plan: &Plan) -> bool {
+    /// Whether some voters that all reach each other are a majority while this is done to them.
+    pub fn has_majority(&self, harms: &[Harm]) -> bool {
         let mut gone = BTreeSet::new();
         let mut cut = BTreeSet::new();
-        for harm in plan.lasting() {
+        for harm in harms {
             match harm {
                 Harm::Kill(peer)
                 | Harm::Stop(peer)
                 | Harm::Freeze(peer)
                 | Harm::Unplug(peer)
                 | Harm::SwitchOff(peer)
-                | Harm::FullDisk(peer) => drop(gone.insert(peer)),
-                Harm::Cut(pairs) => cut.extend(pairs),
-                Harm::Move(_) | Harm::HandOver(_) | Harm::ShortDisk(_) => {}
+                | Harm::FullDisk(peer)
+                | Harm::Twin(peer) => drop(gone.insert(*peer)),
+                Harm::Cut(pairs) => cut.extend(pairs.iter().copied()),
+                Harm::Leave(peers) => gone.extend(peers.iter().copied()),
+                Harm::Recover => return false,
+                harm => gone.extend(harm.renews()),
             }
         }
         let apart = |a: usize, b: usize| cut.contains(&(a, b)) || cut.contains(&(b, a));
@@ -278,126 +408,9 @@ impl Scene {
     }
 }
 
+/// How long nothing may be confirmed while a majority is there, where a fault says nothing else.
+const STANDS_STILL_MAX: Duration = Duration::from_secs(15);
+
 fn turned((from, to): (usize, usize)) -> (usize, usize) {
     (to, from)
-}
-
-/// Draws what a plan leaves open.
-struct Draw<'a> {
-    scene: &'a Scene,
-    prng: &'a mut Prng,
-}
-
-impl Draw<'_> {
-    fn number(&mut self, least: u64, most: u64) -> u64 {
-        least + self.prng.below(most - least + 1)
-    }
-
-    fn between_ms(&mut self, least: u64, most: u64) -> Duration {
-        Duration::from_millis(self.number(least, most))
-    }
-
-    fn one_of(&mut self, peers: &[usize]) -> Option<usize> {
-        let place = self.prng.below(peers.len().max(1) as u64);
-        peers.get(usize::try_from(place).expect("there are few")).copied()
-    }
-
-    /// Anyone but the host.
-    fn member(&mut self) -> Option<usize> {
-        let host = self.scene.host;
-        self.one_of(&(0..self.scene.peers).filter(|peer| *peer != host).collect::<Vec<_>>())
-    }
-
-    fn voting_member(&mut self) -> Option<usize> {
-        let host = self.scene.host;
-        let voters = self.scene.voters.iter().copied();
-        self.one_of(&voters.filter(|peer| *peer != host).collect::<Vec<_>>())
-    }
-
-    fn ways_of_host(&self) -> Vec<(usize, usize)> {
-        let host = self.scene.host;
-        (0..self.scene.peers).filter(|peer| *peer != host).map(|peer| (host, peer)).collect()
-    }
-
-    fn shuffled(&mut self) -> Vec<usize> {
-        let mut peers: Vec<usize> = (0..self.scene.peers).collect();
-        shuffle(self.prng, &mut peers);
-        peers
-    }
-
-    /// A minority is split off, with or without the host.
-    fn split_off(&mut self, host: usize, with_host: bool) -> Option<Harm> {
-        let mut others: Vec<usize> =
-            self.shuffled().into_iter().filter(|peer| *peer != host).collect();
-        let minority = (self.scene.peers - 1) / 2;
-        let split = minority.checked_sub(usize::from(with_host))?;
-        let mut away = others.split_off(others.len() - split);
-        if with_host {
-            away.push(host);
-        } else {
-            others.push(host);
-        }
-        Some(Harm::Cut(between(&[away, others])))
-    }
-
-    /// Two equal parts; of an odd number, the one who is left is alone.
-    fn equal_parts(&mut self) -> Harm {
-        let peers = self.shuffled();
-        let half = peers.len() / 2;
-        let (one, rest) = peers.split_at(half);
-        let (other, alone) = rest.split_at(half);
-        Harm::Cut(between(&[one.to_vec(), other.to_vec(), alone.to_vec()]))
-    }
-
-    /// Two halves that only one member reaches both of.
-    fn bridge(&mut self) -> Option<Harm> {
-        let mut peers = self.shuffled();
-        peers.pop().filter(|_| peers.len() >= 2)?;
-        let half = peers.len() / 2;
-        Some(Harm::Cut(between(&[peers[..half].to_vec(), peers[half..].to_vec()])))
-    }
-
-    /// Some harms at random times, some of them undone before others are done. No peer has two.
-    fn storm(&mut self) -> Vec<(Duration, Step)> {
-        let mut steps = Vec::new();
-        let mut done: Vec<(usize, Harm)> = Vec::new();
-        for _ in 0..self.number(4, 9) {
-            let pause = self.between_ms(0, 900);
-            if !done.is_empty() && self.prng.below(3) == 0 {
-                let place = self.prng.below(done.len() as u64);
-                let (_, harm) = done.swap_remove(usize::try_from(place).expect("there are few"));
-                steps.push((pause, Step::Undo(harm)));
-                continue;
-            }
-            let peer = self.number(0, self.scene.peers as u64 - 1);
-            let peer = usize::try_from(peer).expect("there are few");
-            if done.iter().any(|(harmed, _)| *harmed == peer) {
-                continue;
-            }
-            let harm = match self.prng.below(5) {
-                0 | 1 => Harm::Kill(peer),
-                2 => Harm::Freeze(peer),
-                3 => Harm::Stop(peer),
-                _ => Harm::Unplug(peer),
-            };
-            steps.push((pause, Step::Do(harm.clone())));
-            done.push((peer, harm));
-        }
-        steps
-    }
-}
-
-/// All pairs of peers in different parts, both ways.
-fn between(parts: &[Vec<usize>]) -> Vec<(usize, usize)> {
-    let part_of = |peer: usize| parts.iter().position(|part| part.contains(&peer));
-    let peers: Vec<usize> = parts.iter().flatten().copied().collect();
-    let pairs = peers.iter().flat_map(|from| peers.iter().map(|to| (*from, *to)));
-    pairs.filter(|(from, to)| part_of(*from) != part_of(*to)).collect()
-}
-
-fn shuffle<T>(prng: &mut Prng, items: &mut [T]) {
-    for end in (1..items.len()).rev() {
-        let place = prng.below(end as u64 + 1);
-        items.swap(end, usize::try_from(place).expect("it is at most the end"));
-    }
 }

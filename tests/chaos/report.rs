@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::{grouped, percentile, sorted};
 use crate::history::Count;
-use crate::plan::Fault;
+use crate::menu::Fault;
 
 /// One kind of fault under one kind of circumstances.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -44,6 +44,8 @@ pub struct Report {
     pub events: u64,
     pub count: Count,
     pub refusals: BTreeMap<String, u64>,
+    /// Each time that a chat stood still although a majority was there, with what was done then.
+    pub stills: Vec<String>,
     pub problems: Vec<String>,
 }
 
@@ -92,6 +94,9 @@ impl Report {
         for (name, (times, why)) in &self.skipped {
             text += &format!("SKIPPED {times} times: {name}: {why}\n");
         }
+        for still in &self.stills {
+            text += &format!("STOOD STILL {still}\n");
+        }
         text
     }
 
@@ -104,7 +109,8 @@ impl Report {
              terms without a host\n\
              {} messages sent, {} confirmed, {} more queued for sure, {} unknown; calls that \
              failed: {}\n\
-             {} events; {} lost, {} doubled, {} moved, {} problems in all\n",
+             {} events; {} lost, {} doubled, {} moved, {} out of order, {} altered; {} times with \
+             a majority and nothing confirmed for 3 s; {} problems in all\n",
             elapsed.as_secs_f64() / 60.0,
             self.faults(),
             self.chats,
@@ -120,6 +126,9 @@ impl Report {
             self.of_problem("lost"),
             self.of_problem("doubled"),
             self.of_problem("moved"),
+            self.of_problem("order"),
+            self.of_problem("altered"),
+            self.stills.len(),
             self.problems.len(),
         )
     }
@@ -149,6 +158,9 @@ impl Report {
             "lost": self.of_problem("lost"),
             "doubled": self.of_problem("doubled"),
             "moved": self.of_problem("moved"),
+            "out_of_order": self.of_problem("order"),
+            "altered": self.of_problem("altered"),
+            "stood_still": self.stills,
             "problems": self.problems,
         })
     }

@@ -9,16 +9,22 @@ use demes::cli::demo::peer::until;
 use demes::protocol::prng::Prng;
 use tokio::time::sleep_until;
 
-use crate::arena::Arena;
-use crate::plan::{Fault, Plan, Step, deck, plan};
+use crate::arena::{Arena, Ground};
+use crate::menu::{Fault, Want, deck};
+use crate::plan::{Harm, Plan, Scene, Step, plan};
 use crate::report::{Report, Round, Row};
 use crate::store::Stores;
+use crate::tools::Tools;
+use crate::watch::{Pulse, Watch};
 use crate::workload::Workload;
 
 /// How long the chat may take to go on where a majority is left. No fault needs nearly as long.
 const GO_ON_LIMIT: Duration = Duration::from_secs(30);
 /// The same after the healing.
 const HEAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// So many faults in a row may not fit a chat.
+const NOT_FOR_US_MAX: u32 = 100;
 
 /// What a chat is like.
 pub struct Setting {
@@ -29,15 +35,37 @@ pub struct Setting {
     pub only: Vec<String>,
     /// Whether the data directories stay where they are, whatever happens.
     pub keep: bool,
-    /// Why there are no networks and disks of their own, if there are none.
-    pub no_own_world: Option<String>,
+    /// What this machine does not have, and why not.
+    pub lacks: Lacks,
     /// How long faults happen.
     pub lasts: Duration,
+}
+
+/// Why something is not there, if it is not.
+#[derive(Clone, Default)]
+pub struct Lacks {
+    /// Networks and disks of their own.
+    pub own_world: Option<String>,
+    /// The switch.
+    pub switch: Option<String>,
+    /// The library between peers and their disks and clocks.
+    pub shim: Option<String>,
+}
+
+impl Lacks {
+    fn reason(&self, want: Want) -> Option<&String> {
+        match want {
+            Want::Disk => self.own_world.as_ref(),
+            Want::Switch => self.switch.as_ref(),
+            Want::Shim => self.shim.as_ref(),
+        }
+    }
 }
 
 /// A chat under fire.
 pub struct Chat {
     arena: Arena,
+    pulse: Pulse,
     setting: Setting,
     prng: Prng,
     workload: Option<Workload>,
@@ -45,9 +73,18 @@ pub struct Chat {
 
 impl Chat {
     /// Founds it, and lets people write and read.
-    pub async fn found(binary: &Path, setting: Setting, seed: u64) -> Result<Self> {
-        let own_world = setting.no_own_world.is_none();
-        let arena = Arena::found(binary, setting.peers, setting.delay, own_world).await?;
+    pub async fn found(
+        binary: &Path,
+        setting: Setting,
+        tools: Option<&Tools>,
+        pulse: Pulse,
+        seed: u64,
+    ) -> Result<Self> {
+        let own_world = setting.lacks.own_world.is_none();
+        let tun = tools.filter(|_| setting.lacks.switch.is_none()).map(Tools::tun);
+        let tools = tools.filter(|_| setting.lacks.shim.is_none());
+        let (peers, delay) = (setting.peers, setting.delay);
+        let arena = Arena::found(Ground { binary, peers, delay, own_world, tun, tools }).await?;
         let workload = Workload::start(arena.world.clone(), setting.rate, seed);
         println!(
             "a chat of {} peers{}{}",
@@ -55,7 +92,7 @@ impl Chat {
             if own_world { ", each on a machine of its own" } else { " on loopback" },
             if setting.delay.is_some() { ", with delays" } else { "" },
         );
-        Ok(Self { arena, setting, prng: Prng::new(seed), workload: Some(workload) })
+        Ok(Self { arena, pulse, setting, prng: Prng::new(seed), workload: Some(workload) })
     }
 
     /// Plays faults from the deck until the time is over or something is wrong.
@@ -68,7 +105,8 @@ impl Chat {
                 cards.reverse();
             }
             let fault = cards.pop().context("no fault has such a name")?;
-            if let (true, Some(why)) = (fault.wants_disk(), &self.setting.no_own_world) {
+            let lacks = &self.setting.lacks;
+            if let Some(why) = fault.wants().and_then(|want| lacks.reason(want)) {
                 let skipped = report.skipped.entry(fault.name()).or_insert((0, why.clone()));
                 skipped.0 += 1;
                 continue;
@@ -76,12 +114,15 @@ impl Chat {
             let (scene, term) = self.arena.scene().await?;
             let Some(plan) = plan(fault, &scene, &mut self.prng) else {
                 not_for_us += 1;
-                if not_for_us > 200 {
-                    bail!("none of these faults fits a chat of {} peers", scene.peers);
+                if not_for_us > NOT_FOR_US_MAX {
+                    return Ok(()); // the next chat is larger, or has not begun anew anywhere
                 }
                 continue;
             };
-            let round = self.play(&plan, term).await;
+            not_for_us = 0;
+            let mut watch = Watch::begin();
+            let round = self.play(&plan, scene, term, &mut watch).await;
+            self.judge(fault, &plan, &watch, begun, report);
             let Some(round) = round.with_context(|| format!("in this round: {plan:?}"))? else {
                 continue;
             };
@@ -103,8 +144,34 @@ impl Chat {
         Ok(())
     }
 
+    /// Tells of each time that the chat stood still although a majority was there.
+    fn judge(&self, fault: Fault, plan: &Plan, watch: &Watch, begun: Instant, report: &mut Report) {
+        let history = &self.arena.world.history;
+        for still in watch.stills(history, &self.pulse) {
+            let text = format!(
+                "{:.1} s: {}, {:.1} s into chat {}; the machine itself for {:.1} s of it: {plan:?}",
+                still.lasted.as_secs_f64(),
+                fault.name(),
+                still.since.duration_since(begun).as_secs_f64(),
+                report.chats + 1,
+                still.machine.as_secs_f64(),
+            );
+            println!("STOOD STILL {text}");
+            if still.lasted.saturating_sub(still.machine) > plan.stands_still_max {
+                history.problem(format!("stands still: {text}"));
+            }
+            report.stills.push(text);
+        }
+    }
+
     /// One fault, from all well to all well; nothing where the host is not where it should be.
-    async fn play(&mut self, plan: &Plan, mut term: u64) -> Result<Option<Round>> {
+    async fn play(
+        &mut self,
+        plan: &Plan,
+        scene: Scene,
+        mut term: u64,
+        watch: &mut Watch,
+    ) -> Result<Option<Round>> {
         if let Some(target) = plan.first_hand_over_to {
             self.arena.hand_over(target).await?;
             let (host, term_now) = self.arena.settle().await?;
@@ -116,18 +183,26 @@ impl Chat {
         let history = &self.arena.world.clone().history;
         history.mark();
         let mut at = Instant::now();
+        let mut in_force: Vec<Harm> = Vec::new();
         for (pause, step) in &plan.steps {
             at += *pause;
             sleep_until(at.into()).await;
             match step {
                 Step::Do(harm) => {
+                    in_force.push(harm.clone());
+                    watch.note(scene.has_majority(&in_force));
                     self.arena.harm(harm).await?;
                     if harm.is_done_at_once() {
                         history.mark();
                     }
                 }
-                Step::Undo(harm) => self.arena.undo(harm).await?,
+                Step::Undo(harm) => {
+                    self.arena.undo(harm).await?;
+                    in_force.retain(|one| one != harm);
+                    watch.note(scene.has_majority(&in_force));
+                }
             }
+            at = at.max(Instant::now());
         }
         let lasting = plan.lasting();
         let mut without = None;
@@ -138,10 +213,20 @@ impl Chat {
             self.arena.await_effect(harm).await?;
         }
         sleep_until((Instant::now() + plan.hold).into()).await;
+        if let Some(most) = plan.terms_max {
+            let terms = self.arena.term().await.saturating_sub(term);
+            if terms > most {
+                let text = format!("flaps: {terms} new terms, {most} are allowed: {plan:?}");
+                history.problem(text);
+            }
+        }
 
         let healing = Instant::now();
         for harm in &lasting {
             self.arena.undo(harm).await?;
+            // Who begins anew is back when all is well.
+            in_force.retain(|one| one != harm || !harm.renews().is_empty());
+            watch.note(scene.has_majority(&in_force));
         }
         if without.is_none() {
             history.mark();
@@ -214,6 +299,9 @@ impl Chat {
             for problem in stores.check(&peer.name, &peer.data_dir())? {
                 history.problem(problem);
             }
+        }
+        if self.setting.only.is_empty() || self.setting.only.iter().any(|it| "leave".contains(it)) {
+            self.arena.everybody_leaves().await.context("everybody leaves")?;
         }
         Ok(())
     }

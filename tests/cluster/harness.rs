@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use demes::cli::demo::check::{Confirmed, check};
 use demes::cli::demo::cluster::{Cluster, say};
-use demes::cli::demo::peer::until;
+use demes::cli::demo::peer::{Place, until};
 use demes::wire::pb;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,6 +28,8 @@ pub async fn story(story: impl Future<Output = ()>) {
     let _room: SemaphorePermit = STORIES.acquire().await.expect("it is never closed");
     tokio::time::timeout(STORY_LIMIT, story).await.expect("the story ends in time");
 }
+
+const NAMES: [&str; 7] = ["Ada", "Ben", "Cleo", "Dan", "Eve", "Fay", "Gus"];
 
 /// The program under test.
 pub fn binary() -> &'static Path {
@@ -83,10 +85,18 @@ impl Chat {
 
     /// That many peers, not yet started.
     pub fn prepared(peers: usize, delays_ms: &[u64]) -> Self {
-        const NAMES: [&str; 7] = ["Ada", "Ben", "Cleo", "Dan", "Eve", "Fay", "Gus"];
         let delays: Vec<_> = delays_ms.iter().map(|ms| Duration::from_millis(*ms)).collect();
         let cluster = Cluster::new(binary(), &NAMES[..peers], &delays).unwrap();
         Self { cluster, confirmed: Confirmed::default(), said: 0 }
+    }
+
+    /// A peer at each of these places, all of them in the chat and voting.
+    pub async fn at(places: Vec<Place>) -> Self {
+        let mut chat = Self::prepared(0, &[]);
+        chat.cluster = Cluster::at(binary(), &NAMES[..places.len()], places).unwrap();
+        chat.start_all().await.unwrap();
+        chat.found("Friday").await.unwrap();
+        chat
     }
 
     /// Sends a message through a peer and begins to wait for its confirmation.

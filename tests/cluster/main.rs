@@ -7,12 +7,14 @@ mod bootstrap;
 #[path = "../common/collector.rs"]
 mod collector;
 mod coming_back;
+mod connections;
 mod cursors;
 mod damage;
 mod doctor;
 mod failover;
 mod harness;
 mod input;
+mod life;
 mod links;
 mod observe;
 mod outage;

@@ -139,10 +139,13 @@ async fn a_link_opens_one_door_to_the_one_who_has_it_and_nothing_else() {
         let mut host = HostServiceClient::new(stranger.channel.clone());
         let header = Stranger::header(id);
         let request = pb::HeartbeatsRequest { header: header.clone(), term: found.term };
-        assert_refused(host.heartbeats(request).await, Code::PermissionDenied, "NOT_MEMBER");
+        let mut beats = host.heartbeats(tokio_stream::once(request)).await.unwrap().into_inner();
+        let ended = beats.message().await.unwrap().and_then(|answer| answer.ended);
+        assert_eq!(ended.expect("there are none for it").reason, "NOT_MEMBER");
+        assert!(beats.message().await.unwrap().is_none(), "nothing else was asked");
         let request =
             pb::ReplicateRequest { header, term: found.term, attach: 1, ..Default::default() };
-        let mut log = host.replicate(request).await.unwrap().into_inner();
+        let mut log = host.replicate(tokio_stream::once(request)).await.unwrap().into_inner();
         let answer = log.message().await.unwrap().and_then(|answer| answer.content);
         let Some(pb::replicate_response::Content::Refused(refused)) = answer else {
             panic!("it gets nothing of the log: {answer:?}");

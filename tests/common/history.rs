@@ -9,6 +9,9 @@ use demes::cli::demo::check::{Confirmed, Line};
 
 /// More are not told: by then it is clear enough.
 const PROBLEMS_MAX: usize = 50;
+/// So many messages are remembered to be asked about again: of those that only wait, and of the
+/// others.
+const ASKED_AGAIN_MAX: usize = 256;
 
 /// Everything that was seen from outside during one chat's life.
 #[derive(Default)]
@@ -22,8 +25,15 @@ struct State {
     messages: Vec<Message>,
     /// Messages of which nobody knows what became of them, to be sent again.
     in_doubt: VecDeque<usize>,
+    /// Messages that were answered lately, to be asked about again: those that were only queued,
+    /// and those that were confirmed.
+    answered: [VecDeque<usize>; 2],
     /// The feed as the first reader of each sequence saw it.
     feed: Vec<Line>,
+    /// When messages were confirmed to their senders, or first read by anyone.
+    progress: Vec<Instant>,
+    /// Since when what waits at a peer is no longer what waited there before, by peer.
+    forgotten: BTreeMap<usize, Instant>,
     mark: Option<Instant>,
     first_after_mark: Option<Duration>,
     refusals: BTreeMap<String, u64>,
@@ -71,9 +81,27 @@ impl History {
         self.lock().messages[number].author
     }
 
-    /// It was said to be queued.
-    pub fn queued(&self, number: usize) {
-        self.lock().messages[number].queued.get_or_insert_with(Instant::now);
+    /// It was said to be queued, to a call that was made at `asked`.
+    pub fn queued(&self, number: usize, asked: Instant) {
+        let mut state = self.lock();
+        let author = state.messages[number].author;
+        if state.forgotten.get(&author).is_some_and(|since| asked <= *since) {
+            return;
+        }
+        state.messages[number].queued.get_or_insert_with(Instant::now);
+        state.was_answered(number);
+    }
+
+    /// The peer's disk is not the one any more that it was, and what only waited there may be gone.
+    pub fn forget_queue(&self, author: usize) {
+        let mut state = self.lock();
+        state.forgotten.insert(author, Instant::now());
+        let waiting = |message: &&mut Message| message.author == author;
+        for message in state.messages.iter_mut().filter(waiting) {
+            if message.confirmed.is_none() {
+                message.queued = None;
+            }
+        }
     }
 
     /// It was said to be confirmed.
@@ -88,12 +116,14 @@ impl History {
                     format!("moved: message-{number} confirmed at {first} and at {sequence}");
                 state.problem(text);
             }
+            // What is asked again is answered from the store, whether or not the chat goes on.
             Some(_) => {}
-            None => message.confirmed = Some((now, sequence)),
+            None => {
+                message.confirmed = Some((now, sequence));
+                state.goes_on(now, sent);
+            }
         }
-        if let Some(mark) = state.mark.filter(|mark| sent > *mark) {
-            state.first_after_mark.get_or_insert(now - mark);
-        }
+        state.was_answered(number);
     }
 
     /// The call failed; it may be repeated later.
@@ -113,6 +143,15 @@ impl History {
         state.in_doubt.remove(place)
     }
 
+    /// A message that was answered already and may be asked about again; `draw` gives a number
+    /// below another one.
+    pub fn to_ask_again(&self, mut draw: impl FnMut(usize) -> usize) -> Option<usize> {
+        let state = self.lock();
+        let some = state.answered.iter().filter(|some| !some.is_empty()).collect::<Vec<_>>();
+        let some = some.get(draw(some.len().max(1)))?;
+        some.get(draw(some.len())).copied()
+    }
+
     /// All that must still be confirmed in the end: promised by a queue, or to be repeated.
     pub fn open(&self) -> Vec<usize> {
         let mut state = self.lock();
@@ -130,7 +169,15 @@ impl History {
         let text = match state.feed.get(place) {
             Some(known) if *known == line => return,
             Some(known) => format!("feeds differ: {reader} saw {line:?}, another {known:?}"),
-            None if place == state.feed.len() => return state.feed.push(line),
+            None if place == state.feed.len() => {
+                let number = line.message.as_ref().and_then(|name| name.split_once("/message-"));
+                let number = number.and_then(|(_, number)| number.parse::<usize>().ok());
+                if let Some(sent) = number.and_then(|number| state.messages.get(number)) {
+                    let sent = sent.first_sent;
+                    state.goes_on(Instant::now(), sent);
+                }
+                return state.feed.push(line);
+            }
             None => format!("gap: {reader} saw {} before anyone saw the one before", line.sequence),
         };
         state.problem(text);
@@ -160,25 +207,40 @@ impl History {
         now
     }
 
-    /// From the mark to the first confirmation of a message that was sent after it.
+    /// From the mark to the first message that was sent after it and is confirmed to its sender, or
+    /// read by anyone.
     pub fn first_after_mark(&self) -> Option<Duration> {
         self.lock().first_after_mark
     }
 
     /// The longest time without a confirmation between two moments, of which the second is past.
     pub fn longest_gap(&self, from: Instant, to: Instant) -> Duration {
+        let gaps = self.gaps(from, to).into_iter().map(|(_, length)| length);
+        gaps.max().unwrap_or_default()
+    }
+
+    /// The times without anything confirmed to anyone between two moments, of which the second is
+    /// past: when each began, and how long it was.
+    pub fn gaps(&self, from: Instant, to: Instant) -> Vec<(Instant, Duration)> {
         let state = self.lock();
-        let told = state.messages.iter().filter_map(|message| Some(message.confirmed?.0));
-        let mut moments: Vec<Instant> = told.filter(|at| (from..to).contains(at)).collect();
-        moments.extend([from, to]);
-        moments.sort_unstable();
-        moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        // They were noted in this order.
+        let first = state.progress.partition_point(|at| *at < from);
+        let within = state.progress[first..].iter().copied().take_while(|at| *at < to);
+        let moments: Vec<Instant> = [from].into_iter().chain(within).chain([to]).collect();
+        moments.windows(2).map(|pair| (pair[0], pair[1] - pair[0])).collect()
     }
 
     /// The highest sequence that was confirmed to anyone.
     pub fn last_confirmed(&self) -> u64 {
         let state = self.lock();
         state.messages.iter().filter_map(|message| Some(message.confirmed?.1)).max().unwrap_or(0)
+    }
+
+    /// Confirmed messages, backwards from the middle of all.
+    pub fn confirmed_before_the_middle(&self) -> Vec<usize> {
+        let state = self.lock();
+        let is_confirmed = |number: &usize| state.messages[*number].confirmed.is_some();
+        (0..state.messages.len() / 2).rev().filter(is_confirmed).collect()
     }
 
     /// Why calls failed, and how often.
@@ -248,6 +310,23 @@ impl History {
 }
 
 impl State {
+    /// Something was confirmed that was first sent then.
+    fn goes_on(&mut self, now: Instant, sent: Instant) {
+        self.progress.push(now);
+        if let Some(mark) = self.mark.filter(|mark| sent > *mark) {
+            self.first_after_mark.get_or_insert(now - mark);
+        }
+    }
+
+    fn was_answered(&mut self, number: usize) {
+        let which = usize::from(self.messages[number].confirmed.is_some());
+        let answered = &mut self.answered[which];
+        answered.push_back(number);
+        if answered.len() > ASKED_AGAIN_MAX {
+            answered.pop_front();
+        }
+    }
+
     fn problem(&mut self, text: String) {
         if self.problems.len() < PROBLEMS_MAX && !self.problems.contains(&text) {
             self.problems.push(text);
@@ -328,10 +407,17 @@ pub fn check_yourself() {
     history.read("other", line(1, "b"));
     history.read("other", line(3, "c"));
     assert_eq!(history.take_problems().len(), 2);
-    history.queued(history.sending(0));
+    history.queued(history.sending(0), Instant::now());
     let problems = history.check(&[line(1, "a")], &["a7".to_owned()]);
     assert!(problems.len() == 1 && problems[0].starts_with("lost"), "{problems:?}");
+    let before = Instant::now();
+    history.forget_queue(0);
+    assert_eq!(history.check(&[line(1, "a")], &["a7".to_owned()]), [""; 0], "its disk was lost");
+    history.queued(0, before);
+    assert_eq!(history.count().unknown, 1, "that was said before the loss");
     history.confirmed(0, 1);
     history.confirmed(0, 2);
-    assert_eq!(history.take_problems().len(), 1);
+    assert_eq!(history.take_problems(), ["moved: message-0 confirmed at 1 and at 2"]);
+    assert_eq!(history.to_ask_again(|below| below - 1), Some(0));
+    assert_eq!(history.gaps(before, Instant::now()).len(), 2, "it went on once");
 }

@@ -84,6 +84,11 @@ impl Machine {
         self.subnet.machine()
     }
 
+    /// The router's end of its cable.
+    pub fn cable(&self) -> &str {
+        &self.cable
+    }
+
     /// Its router's address.
     pub fn router(&self) -> Ipv4Addr {
         self.subnet.router()

@@ -1,8 +1,10 @@
 //! The people: they write through whichever peers there are, repeat what failed, and read along.
 #![allow(dead_code)] // each test that has it uses a part of it
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use demes::cli::demo::check::line;
@@ -35,6 +37,16 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 /// Refusals that a person may get while something is broken.
 const EXPECTED: [&str; 5] =
     ["STOPPING", "STORAGE_FULL", "STORAGE_FAILED", "OUTBOX_FULL", "NO_MAJORITY"];
+/// Refusals of a peer whose store was harmed, or that has left the chat and is invited again.
+const EXPECTED_OF_HARMED: [&str; 3] = ["STORAGE_DAMAGED", "CHAT_NOT_FOUND", "NOT_MEMBER"];
+/// Of the messages, one in so many is sent again at once until it is answered.
+const INSISTED: usize = 4;
+/// Between two attempts at such a one.
+const INSIST_EVERY: Duration = Duration::from_millis(100);
+/// How many attempts that may take.
+const INSIST_MAX: u32 = 300;
+/// The usual pace of those who write, in percent.
+const USUAL_PACE: u32 = 100;
 
 /// One chat as its people see it.
 pub struct World {
@@ -44,13 +56,38 @@ pub struct World {
     clients: Vec<Mutex<Option<Client>>>,
     /// How far each reader is: one for each peer, and one that roams.
     read: Vec<Mutex<u64>>,
+    /// Peers whose store was harmed.
+    harmed: Mutex<BTreeSet<usize>>,
+    /// How much of the rate is written, in percent.
+    pace: AtomicU32,
 }
 
 impl World {
     pub fn new(chat: String, peers: usize) -> Arc<Self> {
         let clients = (0..peers).map(|_| Mutex::default()).collect();
         let read = (0..=peers).map(|_| Mutex::default()).collect();
-        Arc::new(Self { chat, history: History::default(), clients, read })
+        Arc::new(Self {
+            chat,
+            history: History::default(),
+            clients,
+            read,
+            harmed: Mutex::default(),
+            pace: AtomicU32::new(USUAL_PACE),
+        })
+    }
+
+    /// From now on this peer may say that it does not have the chat.
+    pub fn set_harmed(&self, peer: usize) {
+        self.harmed.lock().unwrap_or_else(PoisonError::into_inner).insert(peer);
+    }
+
+    fn is_harmed(&self, peer: usize) -> bool {
+        self.harmed.lock().unwrap_or_else(PoisonError::into_inner).contains(&peer)
+    }
+
+    /// So much of the rate is written from now on; all of it, where nothing is given.
+    pub fn set_pace(&self, percent: Option<u32>) {
+        self.pace.store(percent.unwrap_or(USUAL_PACE), Ordering::Relaxed);
     }
 
     /// The peer is there, or it is not.
@@ -67,14 +104,38 @@ impl World {
         self.send(self.history.sending(peer), wait).await
     }
 
+    /// Gives a new message of a peer to another process that has the peer's key.
+    pub async fn send_through(&self, client: Client, author: usize) {
+        let number = self.history.sending(author);
+        self.call(client, number, pb::Wait::Committed).await;
+    }
+
     /// Gives a message to its peer; why it was refused, if it was.
     async fn send(&self, number: usize, wait: pb::Wait) -> Option<String> {
-        let (why, repeat) = match self.client(self.history.author(number)) {
-            Some(client) => self.call(client, number, wait).await?,
-            None => ("the peer is down".to_owned(), true),
-        };
+        let (why, repeat) = self.attempt(number, wait).await?;
         self.history.failed(number, &why, repeat);
         Some(why)
+    }
+
+    /// The same, at once again with the same request id until it is answered.
+    async fn insist(&self, number: usize, wait: pb::Wait, stop: &CancellationToken) {
+        for attempt in 0..INSIST_MAX {
+            let Some((why, _)) = self.attempt(number, wait).await else { return };
+            let is_last = attempt + 1 == INSIST_MAX || stop.is_cancelled();
+            self.history.failed(number, &why, is_last);
+            if is_last {
+                return;
+            }
+            let _ = timeout(INSIST_EVERY, stop.cancelled()).await; // both lead to the next attempt
+        }
+    }
+
+    /// One call at the message's peer; why it failed, if it did, and whether to repeat it.
+    async fn attempt(&self, number: usize, wait: pb::Wait) -> Option<(String, bool)> {
+        match self.client(self.history.author(number)) {
+            Some(client) => self.call(client, number, wait).await,
+            None => Some(("the peer is down".to_owned(), true)),
+        }
     }
 
     /// One call; why it failed, if it did, and whether to repeat it.
@@ -92,17 +153,21 @@ impl World {
         };
         // Half of the calls that fail are never repeated: their messages stay unknown.
         let repeat = number.is_multiple_of(2);
+        let asked = Instant::now();
         match timeout(CALL_LIMIT, client.send_message(request)).await {
             Ok(Ok(answer)) => {
                 match answer.get_ref().sequence {
-                    0 => self.history.queued(number),
+                    0 => self.history.queued(number, asked),
                     sequence => self.history.confirmed(number, sequence),
                 }
                 None
             }
             Ok(Err(status)) => {
                 let why = reason(&status);
-                if !is_lost(&status) && !EXPECTED.contains(&why.as_str()) {
+                let harmed = self.is_harmed(self.history.author(number));
+                let expected = EXPECTED.contains(&why.as_str())
+                    || harmed && EXPECTED_OF_HARMED.contains(&why.as_str());
+                if !is_lost(&status) && !expected {
                     let text = format!("a send was answered {why}: {}", status.message());
                     self.history.problem(text);
                 }
@@ -186,24 +251,29 @@ async fn write(world: Arc<World>, rate: u32, seed: u64, stop: CancellationToken)
     while !stop.is_cancelled() {
         beats.tick().await;
         while calls.try_join_next().is_some() {}
+        if prng.below(100) >= u64::from(world.pace.load(Ordering::Relaxed)) {
+            continue;
+        }
         let Ok(place) = room.clone().try_acquire_owned() else { continue };
         let there: Vec<usize> =
             (0..world.clients.len()).filter(|peer| world.client(*peer).is_some()).collect();
         if there.is_empty() {
             continue;
         }
-        let repeated = match prng.below(5) {
-            0 => world.history.to_repeat(|author| there.contains(&author)),
+        let mut draw = |below: usize| usize::try_from(prng.below(below as u64)).expect("few");
+        let repeated = match draw(10) {
+            0 | 1 => world.history.to_repeat(|author| there.contains(&author)),
+            2 => world.history.to_ask_again(&mut draw),
             _ => None,
         };
-        let number = repeated.unwrap_or_else(|| {
-            let choice = prng.below(there.len() as u64);
-            world.history.sending(there[usize::try_from(choice).expect("there are few")])
-        });
+        let number = repeated.unwrap_or_else(|| world.history.sending(there[draw(there.len())]));
         let wait = if prng.below(5) == 0 { pb::Wait::Queued } else { pb::Wait::Committed };
-        let world = world.clone();
+        let (world, stop) = (world.clone(), stop.clone());
         calls.spawn(async move {
-            world.send(number, wait).await;
+            match number.is_multiple_of(INSISTED) {
+                true => world.insist(number, wait, &stop).await,
+                false => drop(world.send(number, wait).await),
+            }
             drop(place);
         });
     }
@@ -264,7 +334,8 @@ fn take(world: &World, reader: usize, name: &str, event: &pb::Event) {
                 && usize::try_from(number).is_ok_and(|it| message.request_id == request_id(it))
         });
         if !right {
-            world.history.problem(format!("{name}: {} has a wrong text", message.request_id));
+            let text = format!("altered: {} as {name} saw it", message.request_id);
+            world.history.problem(text);
         }
     }
     let mut read = world.read[reader].lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,9 +27,8 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::NominationIgnoresLog => "log_behind",
         Bug::BackOffNotDrawn => "list_exhausted",
         Bug::EchoWaitsForSync | Bug::SlowTakesOver | Bug::SlowNeverStands => "disk_slow_everywhere",
-        Bug::LatenessIgnored | Bug::RefutedNominationHeld | Bug::NominationNotTakenBack => {
-            "late_heartbeats"
-        }
+        Bug::RefutedNominationHeld => "nomination_refuted",
+        Bug::LatenessIgnored | Bug::NominationNotTakenBack => "late_heartbeats",
         Bug::StepNotBelieved | Bug::EchoesNotMeasured | Bug::ToldLeaseIgnored => "longer_way",
         Bug::SearchNotPatient => "list_exhausted",
         Bug::RefusalsNotCounted => "refused_by_a_majority",
@@ -65,6 +64,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::UnmatchedCommitted | Bug::UnmatchedAcknowledged => "only_what_was_compared",
         Bug::OlderAttachCounts | Bug::MatchGoesBack => "late_acknowledgement",
         Bug::OvertakenAttachTaken | Bug::CutsAtLookBack => "attach",
+        Bug::GapPassedOver | Bug::NeverRecalled => "lost_append",
         Bug::SlowMemberFlooded => "slow_member",
         Bug::CursorOffByOne => "founding_and_growing",
         Bug::CutsOwnTerm | Bug::CutsCommitted => "attach_faults",

@@ -86,7 +86,11 @@ fn catcher(mistake: Mistake) -> (&'static str, &'static str) {
             (LIB, "runtime::feed::tests::a_reader_waits_for_what_the_disk_does_not_have_yet")
         }
         Mistake::OlderHeartbeatKept => {
-            (LIB, "runtime::outbox::tests::a_replaced_heartbeat_leaves_its_news")
+            (LIB, "runtime::lanes::tests::a_replaced_heartbeat_leaves_its_news")
+        }
+        Mistake::Unpaced => (LIB, "runtime::pace::tests::a_link_that_becomes_narrow_is_noticed"),
+        Mistake::TurnsNotTaken => {
+            (LIB, "runtime::lanes::tests::chats_take_turns_and_each_keeps_its_order")
         }
         Mistake::CursorOffByOne => {
             (SECURITY, "feeds::a_reader_that_stalls_is_ended_with_the_cursor_to_go_on_from")

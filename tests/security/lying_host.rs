@@ -15,14 +15,15 @@ use demes::wire::entry::to_entry;
 use demes::wire::pb;
 use demes::wire::pb::election_service_server::{ElectionService, ElectionServiceServer};
 use demes::wire::pb::host_service_server::{HostService, HostServiceServer};
+use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::{IntervalStream, ReceiverStream};
-use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
@@ -112,6 +113,7 @@ impl Liar {
             term: self.0.term,
             attach,
             content: Some(pb::replicate_response::Content::Append(append)),
+            mark: 0,
         }
     }
 
@@ -179,7 +181,7 @@ impl HostService for Liar {
 
     async fn heartbeats(
         &self,
-        _: Request<pb::HeartbeatsRequest>,
+        _: Request<Streaming<pb::HeartbeatsRequest>>,
     ) -> Result<Response<Self::HeartbeatsStream>, Status> {
         let (liar, mut number) = (self.clone(), 1_000);
         let ticks = IntervalStream::new(tokio::time::interval(Duration::from_millis(50)));
@@ -201,24 +203,28 @@ impl HostService for Liar {
 
     async fn replicate(
         &self,
-        request: Request<pb::ReplicateRequest>,
+        request: Request<Streaming<pb::ReplicateRequest>>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
-        let attach = request.into_inner().attach;
-        self.0.attempts.fetch_add(1, Ordering::Relaxed);
-        let frames = (self.0.script)(self);
-        let responses: Vec<_> =
-            frames.iter().map(|frame| Ok(self.response(attach, frame))).collect();
-        let responses = tokio_stream::iter(responses).chain(tokio_stream::pending());
+        let liar = self.clone();
+        let responses = request.into_inner().flat_map(move |request| {
+            let attach = request.map_or(0, |request| request.attach);
+            liar.0.attempts.fetch_add(1, Ordering::Relaxed);
+            let frames = (liar.0.script)(&liar);
+            let responses: Vec<_> =
+                frames.iter().map(|frame| Ok(liar.response(attach, frame))).collect();
+            tokio_stream::iter(responses)
+        });
         Ok(Response::new(Box::pin(responses)))
     }
+
+    type AcknowledgeStream = Answers<pb::AcknowledgeResponse>;
 
     async fn acknowledge(
         &self,
         request: Request<Streaming<pb::AcknowledgeRequest>>,
-    ) -> Result<Response<pb::AcknowledgeResponse>, Status> {
-        let mut requests = request.into_inner();
-        while requests.message().await?.is_some() {}
-        Ok(Response::new(pb::AcknowledgeResponse::default()))
+    ) -> Result<Response<Self::AcknowledgeStream>, Status> {
+        let heard = request.into_inner().filter_map(|request| async { request.err().map(Err) });
+        Ok(Response::new(Box::pin(heard)))
     }
 
     async fn report_delays(

@@ -1,5 +1,6 @@
 //! What an attacker brings: keys of its own, or those of a member that it has taken over.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -20,8 +21,9 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::service_fn;
 
 use crate::peer::{LUNCH, Peer, until};
@@ -75,18 +77,63 @@ impl Calls {
         request: pb::SubmitRequest,
     ) -> Result<pb::SubmitResponse, Status> {
         let answers = self.host.submit(tokio_stream::once(request)).await?;
-        let first = answers.into_inner().message().await?;
-        first.ok_or_else(|| Status::unknown("the stream ended"))
+        let first = first_of(answers.into_inner()).await?;
+        unless_ended(first.ended.clone(), first)
     }
 
-    /// The first answer to a `Replicate` call.
+    /// The first answer to a `Replicate` request.
     pub async fn replicate(
         &mut self,
         request: pb::ReplicateRequest,
     ) -> Result<pb::ReplicateResponse, Status> {
-        let first = self.host.replicate(request).await?.into_inner().message().await?;
-        first.ok_or_else(|| Status::unknown("the stream ended"))
+        let answers = self.host.replicate(tokio_stream::once(request)).await?;
+        let first = first_of(answers.into_inner()).await?;
+        let ended = match &first.content {
+            Some(pb::replicate_response::Content::Ended(ended)) => Some(ended.clone()),
+            _ => None,
+        };
+        unless_ended(ended, first)
     }
+
+    /// The first answer to a `Heartbeats` request.
+    pub async fn heartbeats(
+        &mut self,
+        request: pb::HeartbeatsRequest,
+    ) -> Result<pb::HeartbeatsResponse, Status> {
+        let answers = self.host.heartbeats(tokio_stream::once(request)).await?;
+        let first = first_of(answers.into_inner()).await?;
+        unless_ended(first.ended.clone(), first)
+    }
+
+    /// The first answer to an acknowledgement, which is a refusal.
+    pub async fn acknowledge(
+        &mut self,
+        request: pb::AcknowledgeRequest,
+    ) -> Result<pb::AcknowledgeResponse, Status> {
+        let requests = tokio_stream::once(request);
+        let requests = tokio_stream::StreamExt::chain(requests, tokio_stream::pending());
+        let answers = self.host.acknowledge(requests).await?;
+        let first = first_of(answers.into_inner()).await?;
+        unless_ended(first.ended.clone(), first)
+    }
+}
+
+async fn first_of<T>(mut answers: Streaming<T>) -> Result<T, Status> {
+    answers.message().await?.ok_or_else(|| Status::unknown("the stream ended"))
+}
+
+/// The answer, or the error that an end with this reason would be for a call of its own.
+fn unless_ended<T>(ended: Option<pb::Ended>, answer: T) -> Result<T, Status> {
+    let Some(ended) = ended else { return Ok(answer) };
+    let code = match ended.reason.as_str() {
+        "NOT_GENUINE" | "NOT_MEMBER" => Code::PermissionDenied,
+        "REQUEST_INVALID" => Code::InvalidArgument,
+        "CHAT_NOT_FOUND" => Code::NotFound,
+        "RATE_LIMITED" => Code::ResourceExhausted,
+        _ => Code::Unknown,
+    };
+    let details = ErrorDetails::with_error_info(ended.reason, "demes", HashMap::new());
+    Err(Status::with_error_details(code, "the chat's part of the stream has ended", details))
 }
 
 /// Who speaks: a key, an incarnation, and the chat that it is about.
@@ -169,7 +216,7 @@ impl Speaker {
     ) -> pb::SubmitRequest {
         let submission = Submission { number, created_at_ms: 1, trace: None, payload, signature };
         let submissions = vec![entry::to_submission(&submission)];
-        pb::SubmitRequest { header: self.header(), term, submissions, author: None }
+        pb::SubmitRequest { header: self.header(), term, submissions, author: None, mark: 0 }
     }
 }
 

@@ -61,12 +61,16 @@ async fn every_call(
     let answer = calls.host.report_delays(request).await;
     answers.push(("ReportDelays", answer.map(|answer| answer.into_inner().refused)));
     let request = pb::AcknowledgeRequest { header: header(), term, ..Default::default() };
-    let answer = calls.host.acknowledge(tokio_stream::iter([request]).chain_pending()).await;
-    answers.push(("Acknowledge", answer.map(|answer| answer.into_inner().refused)));
+    answers.push(("Acknowledge", calls.acknowledge(request).await.map(|answer| answer.refused)));
     let answer = calls.submit(speaker.submission(term, 1, text("from outside"), None)).await;
     answers.push(("Submit", answer.map(|answer| answer.refused)));
-    let request =
-        pb::ReplicateRequest { header: header(), term, attach: 1, look: last, relay: false };
+    let request = pb::ReplicateRequest {
+        header: header(),
+        term,
+        attach: 1,
+        look: last,
+        ..Default::default()
+    };
     let answer = calls.replicate(request).await.map(|answer| match answer.content {
         Some(pb::replicate_response::Content::Refused(refused)) => Some(refused),
         _ => None,
@@ -74,15 +78,6 @@ async fn every_call(
     answers.push(("Replicate", answer));
     answers
 }
-
-/// A stream that stays open after its items, as a member's does.
-trait ChainPending: tokio_stream::Stream + Sized {
-    fn chain_pending(self) -> impl tokio_stream::Stream<Item = Self::Item> {
-        tokio_stream::StreamExt::chain(self, tokio_stream::pending())
-    }
-}
-
-impl<S: tokio_stream::Stream> ChainPending for S {}
 
 /// Calls that only tell something. Their answer does not wait for a sync that is under way, and a
 /// refusal does, so that it may be missing.
@@ -111,7 +106,7 @@ async fn gets_nothing(peers: &[&Peer], speaker: &Speaker, why: RefusedReason) {
             assert!(is_refused, "{call} at {}: {answer:?}", peer.name);
         }
         let request = pb::HeartbeatsRequest { header: speaker.header(), term: before.term };
-        let answer = calls.host.heartbeats(request).await;
+        let answer = calls.heartbeats(request).await;
         assert_refused(answer.map(drop), Code::PermissionDenied, "NOT_MEMBER");
     }
     peers[peers.len() - 1].says(LUNCH, "we go on").await;

@@ -119,6 +119,13 @@ impl Disk {
         }
     }
 
+    /// The same store on another disk, without what was not synced.
+    pub fn again(&self) -> Self {
+        let mut disk = Self::new(self.incarnation(), Vec::new());
+        disk.store = self.store.clone();
+        disk
+    }
+
     pub fn image(&self) -> &Image {
         &self.store.image
     }

@@ -100,6 +100,7 @@ impl World {
 
     fn heal_everything(&mut self) {
         self.network.end_all();
+        self.slow_syncs = (0, 0);
         for peer in 0..self.peers.len() {
             self.heal_peer(peer);
         }

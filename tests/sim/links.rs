@@ -122,7 +122,7 @@ impl World {
             self.network.close_stream(other, peer);
             self.event(peer, Event::Link { peer: id, state: LinkState::Down });
             // Dialled again at once: the answer says whether the process is gone.
-            let round_trip = self.network.round_trip(&mut self.prng, peer, other);
+            let round_trip = self.network.round_trip(&mut self.prng, self.now, peer, other);
             let delay = round_trip + self.prng.below(2 * MS);
             self.at(delay, What::Link { peer, other });
             return;
@@ -161,7 +161,7 @@ impl World {
         if peer == other || !self.is_connected(peer, other) || self.peers[other].frozen {
             return;
         }
-        let mut rtt_us = self.network.round_trip(&mut self.prng, peer, other);
+        let mut rtt_us = self.network.round_trip(&mut self.prng, self.now, peer, other);
         if self.peers[other].lie == Some(Lie::Anything) {
             rtt_us += self.late_answer();
         }

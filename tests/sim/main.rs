@@ -14,6 +14,7 @@ mod counts;
 mod disk;
 mod failover;
 mod faults;
+mod fuzzer;
 mod healing;
 #[path = "../common/disk.rs"]
 #[allow(dead_code, reason = "the golden scripts use a simpler disk around it")]
@@ -21,13 +22,16 @@ mod image;
 mod invariants;
 mod liars;
 mod links;
+mod liveness;
 mod network;
 mod oracle;
+mod peer;
 pub mod plan;
 mod process;
 mod queue;
 mod roll;
 pub mod run;
+mod scenes;
 mod shrink;
 mod steps;
 #[path = "../common/text.rs"]
@@ -50,11 +54,18 @@ use shrink::{Shrunk, shrink};
 const SEEDS: u64 = 500;
 /// Failovers at each distance and lease in the normal run.
 const FAR_SEEDS: u64 = 100;
+/// Schedules of single messages in the normal run.
+const FUZZ_SEEDS: u64 = 500;
 /// Failing seeds after which a run ends.
 const FAILURES_MAX: usize = 10;
 
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok()?.parse().ok()
+}
+
+fn threads() -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    number("THREADS").map_or(cores, |threads| threads as usize)
 }
 
 /// The steps that `KEEP` names.
@@ -84,15 +95,22 @@ fn chats_survive_faults_and_agree_after_healing() {
     }
     let first = number("FIRST_SEED").unwrap_or(1);
     let seeds = number("SEEDS").unwrap_or(SEEDS);
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let threads = number("THREADS").map_or(cores, |threads| threads as usize);
-    let summary = run_many(first, seeds, threads, FAILURES_MAX);
+    let summary = run_many(first, seeds, threads(), FAILURES_MAX);
     print!("{}", summary.counts.table());
     let rate = summary.seeds as f64 / summary.seconds;
     println!("{} seeds in {:.1} s, {rate:.0} a second", summary.seeds, summary.seconds);
     if !summary.agreed_us.is_empty() {
         let [half, most, all] = [50, 99, 100].map(|percent| summary.agreed_ms(percent));
         println!("agreed after healing: p50 {half} ms, p99 {most} ms, at most {all} ms");
+    }
+    if let Some((longest, seed)) = summary.waited_us.last() {
+        let waited =
+            |percent: usize| summary.waited_us[(summary.waited_us.len() - 1) * percent / 100].0;
+        let [half, most, longest] = [waited(50), waited(99), *longest].map(|us| us / world::MS);
+        println!(
+            "longest time without a confirmation while a majority was connected: p50 {half} ms, \
+             p99 {most} ms, at most {longest} ms in seed {seed}"
+        );
     }
     if let Some((seed, broken)) = summary.failures.first() {
         explain(*seed, broken);
@@ -191,5 +209,39 @@ fn same_seed_same_transcript() {
     for seed in [3, 7, 11, 19, 23, 42] {
         let digest = || run(Plan::new(seed, None), false).digest;
         assert_eq!(digest(), digest(), "seed {seed}");
+    }
+}
+
+/// Every order of single messages, writes and timers.
+#[test]
+fn fuzzed_chats_agree_and_come_to_rest() {
+    if let Some(seed) = number("FUZZ_SEED") {
+        assert!(fuzzer::explain(seed).is_none(), "seed {seed} fails");
+        return;
+    }
+    let first = number("FUZZ_FIRST").unwrap_or(1);
+    let seeds = number("FUZZ_SEEDS").unwrap_or(FUZZ_SEEDS);
+    let started = std::time::Instant::now();
+    let failures_max = number("FAILURES").map_or(FAILURES_MAX, |most| most as usize);
+    let summary = fuzzer::run_many(first, seeds, threads(), failures_max);
+    for (what, count) in &summary.seen {
+        println!("{count:>12} {what}");
+    }
+    println!("{seeds} seeds in {:.1} s", started.elapsed().as_secs_f64());
+    let mut broken = std::collections::BTreeMap::<_, Vec<u64>>::new();
+    for (seed, failure) in &summary.failures {
+        broken.entry(failure.invariant).or_default().push(*seed);
+        if env::var("EACH").is_ok() {
+            println!("seed {seed}: {}: {}", failure.invariant, failure.what);
+        }
+    }
+    for (invariant, seeds) in &broken {
+        println!("{:>6} {invariant}: first {:?}", seeds.len(), &seeds[..seeds.len().min(5)]);
+    }
+    if let Some((seed, _)) = summary.failures.first() {
+        if env::var("EACH").is_err() {
+            fuzzer::explain(*seed);
+        }
+        panic!("seed {seed} fails: FUZZ_SEED={seed} shows it again");
     }
 }

@@ -17,6 +17,11 @@ const BREAK_NOTICED_US: u64 = 5_000;
 /// What every message takes at least.
 const DELAY_US_MIN: u64 = 50;
 
+/// A heartbeat does not wait behind another one for longer.
+const HEARTBEAT_WAIT_US: u64 = 100_000;
+/// Nothing waits for its line for longer; what would is lost, and a stream of entries breaks.
+const LINE_WAIT_US: u64 = 5_000_000;
+
 /// A directed way between two peers.
 pub type Way = (usize, usize);
 
@@ -29,6 +34,12 @@ pub enum Condition {
     Duplicates { percent: u64 },
     /// Messages take up to this much longer, each its own time, so that they overtake each other.
     Delay { us_max: u64 },
+    /// All are so much further from each other, one way, and each message up to that much more.
+    /// What one says to another keeps its order, as on one connection.
+    Far { us: u64, jitter_us: u64 },
+    /// What each peer sends shares a line that carries so much, and waits for what it said before.
+    /// Heartbeats and their echoes go first, or wait like the rest.
+    Narrow { bytes_per_second: u64, heartbeats_first: bool },
     /// Nothing arrives. With `held_until` it arrives then, as what TCP sends again does.
     Cut { ways: BTreeSet<Way>, held_until: Option<u64> },
     /// No connection can be made, while the one the other way carries both directions (R25).
@@ -49,6 +60,11 @@ struct State {
     held_until: u64,
     no_dial: bool,
     is_slow: bool,
+    far_us: u64,
+    jitter_us: u64,
+    /// 0 where the line is no limit.
+    bytes_per_second: u64,
+    heartbeats_first: bool,
 }
 
 /// What becomes of one message.
@@ -80,6 +96,10 @@ pub struct Network {
     healed: BTreeSet<usize>,
     states: Vec<Vec<State>>,
     streams: BTreeMap<Way, Stream>,
+    /// When the last message arrives, on ways that keep the order.
+    ordered: BTreeMap<Way, u64>,
+    /// Until when each peer's line is busy: with everything, and with heartbeats alone.
+    busy_until: Vec<(u64, u64)>,
     /// When the last submission or answer to one arrives: they keep their order too.
     queues: BTreeMap<(usize, usize, bool), u64>,
 }
@@ -94,6 +114,8 @@ impl Network {
             healed: BTreeSet::new(),
             states: vec![vec![State::default(); count]; count],
             streams: BTreeMap::new(),
+            ordered: BTreeMap::new(),
+            busy_until: vec![(0, 0); count],
             queues: BTreeMap::new(),
         }
     }
@@ -153,6 +175,18 @@ impl Network {
         self.conditions.is_empty()
     }
 
+    /// Whether messages wait for each other.
+    pub fn is_narrow(&self) -> bool {
+        self.conditions.values().any(|condition| matches!(condition, Condition::Narrow { .. }))
+    }
+
+    /// Whether what one sends to the other arrives, in a time that can be known.
+    pub fn is_good(&self, from: usize, to: usize) -> bool {
+        let state = &self.states[from][to];
+        let is_lossy = state.loss_percent > 0 || state.is_cut || state.is_slow;
+        !is_lossy && !state.no_dial && state.delay_us_max == 0
+    }
+
     /// Whether packets pass from one to the other.
     pub fn carries(&self, from: usize, to: usize) -> bool {
         let state = &self.states[from][to];
@@ -164,22 +198,26 @@ impl Network {
         self.carries(from, to) && self.carries(to, from) && !self.states[from][to].no_dial
     }
 
-    /// What a ping measures.
-    pub fn round_trip(&self, prng: &mut Prng, from: usize, to: usize) -> u64 {
-        self.delay(prng, from, to) + self.delay(prng, to, from)
+    /// What a ping measures that is sent now.
+    pub fn round_trip(&self, prng: &mut Prng, now: u64, from: usize, to: usize) -> u64 {
+        let wait = |peer: usize| self.busy_until[peer].0.saturating_sub(now);
+        self.delay(prng, from, to) + self.delay(prng, to, from) + wait(from) + wait(to)
     }
 
     fn delay(&self, prng: &mut Prng, from: usize, to: usize) -> u64 {
-        DELAY_US_MIN + self.distances[from][to] + prng.below(self.jitter(from, to))
+        let far = self.states[from][to].far_us;
+        DELAY_US_MIN + self.distances[from][to] + far + prng.below(self.jitter(from, to))
     }
 
     /// When everything has arrived that is on its way now.
     pub fn delay_max(&self, from: usize, to: usize) -> u64 {
-        DELAY_US_MIN + self.distances[from][to] + self.jitter(from, to)
+        let far = self.states[from][to].far_us;
+        DELAY_US_MIN + self.distances[from][to] + far + self.jitter(from, to)
     }
 
     fn jitter(&self, from: usize, to: usize) -> u64 {
-        self.distances[from][to] / 4 + 100 + self.states[from][to].delay_us_max
+        let state = &self.states[from][to];
+        self.distances[from][to] / 4 + 100 + state.delay_us_max + state.jitter_us
     }
 
     // ---- messages ----
@@ -197,12 +235,22 @@ impl Network {
     pub fn fate(&mut self, prng: &mut Prng, now: u64, way: Way, body: &Body) -> Fate {
         let (from, to) = way;
         let state = self.states[from][to];
-        let mut arrival = now + self.delay(prng, from, to);
+        let departure = self.departure(now, way, body);
+        let mut arrival = departure.unwrap_or(now) + self.delay(prng, from, to);
+        if state.far_us > 0 || state.bytes_per_second > 0 {
+            let until = self.ordered.entry(way).or_insert(0);
+            // What goes first on the line overtakes what waits there.
+            if !(state.heartbeats_first && is_quiet(body)) {
+                arrival = arrival.max(*until + 1);
+                *until = arrival;
+            }
+        }
         if state.held_until > 0 {
             arrival = arrival.max(state.held_until + prng.below(1_000));
         }
-        let is_lost =
-            (state.is_cut && state.held_until == 0) || prng.below(100) < state.loss_percent;
+        let is_lost = (state.is_cut && state.held_until == 0)
+            || prng.below(100) < state.loss_percent
+            || departure.is_none();
         match body {
             Body::Append(_) | Body::LookBack(_) => self.stream(now, way, arrival, is_lost),
             _ if is_lost => Fate::Lost,
@@ -218,6 +266,29 @@ impl Network {
                 Fate::Arrives(arrival, second)
             }
         }
+    }
+
+    /// When the message is on its way; `None` for a heartbeat that would wait behind another one,
+    /// and where too much waits.
+    fn departure(&mut self, now: u64, (from, to): Way, body: &Body) -> Option<u64> {
+        let state = self.states[from][to];
+        if state.bytes_per_second == 0 {
+            return Some(now);
+        }
+        let (all, quiet) = &mut self.busy_until[from];
+        let goes_first = state.heartbeats_first && is_quiet(body);
+        let free_at = if goes_first { *quiet } else { *all }.max(now);
+        let is_heartbeat = matches!(body, Body::Heartbeat(_));
+        let wait_us_max = if is_heartbeat { HEARTBEAT_WAIT_US } else { LINE_WAIT_US };
+        if free_at > now + wait_us_max {
+            return None;
+        }
+        let takes_us = size(body) * 1_000_000 / state.bytes_per_second;
+        if goes_first {
+            *quiet = free_at + takes_us;
+        }
+        *all = (*all).max(now) + takes_us;
+        Some(free_at + takes_us)
     }
 
     fn stream(&mut self, now: u64, way: Way, arrival: u64, is_lost: bool) -> Fate {
@@ -240,12 +311,43 @@ impl Network {
     }
 }
 
+/// About what a message is on the wire, with all that is around it.
+fn size(body: &Body) -> u64 {
+    const AROUND: usize = 160;
+    let inside = match body {
+        Body::Append(append) => append.entries.iter().map(|entry| entry.size() + 60).sum(),
+        Body::FetchLogAnswer(answer) => answer.entries.iter().map(|entry| entry.size() + 60).sum(),
+        Body::Submit(submit) => submit.submissions.iter().map(|one| one.size() + 60).sum(),
+        Body::Heartbeat(heartbeat) => {
+            let ranking = heartbeat.ranking.as_ref();
+            let ranking = ranking.map_or(0, |it| 40 * it.candidates.len() + 70 * it.delays.len());
+            ranking + 40 * heartbeat.positions.len()
+        }
+        Body::ReportDelays(report) => 70 * report.row.len(),
+        _ => 0,
+    };
+    (AROUND + inside) as u64
+}
+
+/// Whether the message only tells that somebody lives.
+fn is_quiet(body: &Body) -> bool {
+    matches!(body, Body::Heartbeat(_) | Body::Acknowledge(_))
+}
+
 impl State {
     fn suffer(&mut self, condition: &Condition, from: usize, to: usize) {
         match condition {
             Condition::Loss { percent } => self.loss_percent = self.loss_percent.max(*percent),
             Condition::Duplicates { percent } => {
                 self.duplicate_percent = self.duplicate_percent.max(*percent);
+            }
+            Condition::Far { us, jitter_us } => {
+                self.far_us = self.far_us.max(*us);
+                self.jitter_us = self.jitter_us.max(*jitter_us);
+            }
+            Condition::Narrow { bytes_per_second, heartbeats_first } => {
+                self.bytes_per_second = *bytes_per_second;
+                self.heartbeats_first = *heartbeats_first;
             }
             Condition::Delay { us_max } => self.delay_us_max = self.delay_us_max.max(*us_max),
             Condition::Cut { ways, held_until } if ways.contains(&(from, to)) => {

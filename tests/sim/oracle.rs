@@ -15,9 +15,12 @@ pub type Submitted = (PeerId, Incarnation, Number);
 #[derive(Default)]
 pub struct Oracle {
     committed: Vec<Arc<Entry>>,
-    proposed: BTreeMap<Submitted, Payload>,
+    /// More than one where an old copy of a store gave a number away again.
+    proposed: BTreeMap<Submitted, Vec<Payload>>,
     queued: BTreeSet<Submitted>,
     confirmed: BTreeMap<Submitted, Index>,
+    /// What was committed when each person said last that it does not want to be in the chat.
+    declined: BTreeMap<PeerId, Index>,
     /// The last number of each author and session that is committed.
     last_numbers: BTreeMap<(PeerId, Incarnation), Number>,
     /// Who belongs to the chat.
@@ -37,7 +40,7 @@ impl Oracle {
         number: Number,
         payload: &Payload,
     ) {
-        self.proposed.insert((peer, session, number), payload.clone());
+        self.proposed.entry((peer, session, number)).or_default().push(payload.clone());
     }
 
     /// A person was told that it is queued.
@@ -50,8 +53,19 @@ impl Oracle {
         self.confirmed.insert(submitted, index);
     }
 
-    pub fn proposed(&self, submitted: &Submitted) -> Option<&Payload> {
-        self.proposed.get(submitted)
+    /// A person does not want to be in the chat, and has seen so much of it.
+    pub fn decline(&mut self, peer: PeerId) {
+        self.declined.insert(peer, self.last());
+    }
+
+    /// Whether that person has declined the invitation of that index.
+    pub fn has_declined(&self, peer: PeerId, at: Index) -> bool {
+        self.declined.get(&peer).is_some_and(|seen| *seen >= at)
+    }
+
+    /// What was to stand under that number, the latest wish last.
+    pub fn proposed(&self, submitted: &Submitted) -> &[Payload] {
+        self.proposed.get(submitted).map_or(&[], Vec::as_slice)
     }
     pub fn queued(&self) -> &BTreeSet<Submitted> {
         &self.queued

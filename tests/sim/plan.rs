@@ -9,7 +9,7 @@ use demes_protocol::prng::Prng;
 
 use super::liars::Lie;
 use super::world::{MS, SECOND, World};
-use super::{faults, liars, workload};
+use super::{faults, liars, liveness, workload};
 
 /// How many peers there are in a run; some twice, because they tell more.
 const MEMBERS: [usize; 12] = [1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 9];
@@ -34,6 +34,12 @@ impl Action {
 
     pub fn happen(&self, world: &mut World) {
         (self.happen)(world);
+    }
+}
+
+impl fmt::Debug for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
     }
 }
 
@@ -96,6 +102,8 @@ pub struct Plan {
     pub faults_until: u64,
     /// Everything heals, and not only a majority of the voters.
     pub heals_everything: bool,
+    /// The longest time without a confirmation while a majority is connected.
+    pub confirmed_within_us: u64,
     /// For everything else that is drawn for the healing.
     pub healing_seed: u64,
 }
@@ -202,7 +210,7 @@ impl Plan {
     }
 
     /// Five members who come in, and nothing more.
-    fn of_five(seed: u64, one_way_us: u64) -> Self {
+    pub fn of_five(seed: u64, one_way_us: u64) -> Self {
         Self::of_some(seed, 5, one_way_us)
     }
 
@@ -257,6 +265,7 @@ impl Plan {
             steps: Vec::new(),
             faults_until: length,
             heals_everything: draw.chance(30),
+            confirmed_within_us: liveness::CONFIRMED_WITHIN_US,
             healing_seed: draw.prng.next_u64(),
         };
         plan.draw_growth(&mut draw);

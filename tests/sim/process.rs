@@ -48,33 +48,11 @@ impl World {
         self.oracle.commit(&first);
         for number in 0..self.plan.members {
             let entries = if number == 0 { vec![first.clone()] } else { Vec::new() };
-            self.peers.push(Peer {
-                id: id(number),
-                replica: None,
-                status: Status::default(),
-                disk: Disk::new(incarnation(number), entries),
-                wants_in: number == 0,
-                wish: Wish::Join,
-                has_answered: false,
-                joined: number == 0,
-                epoch: 0,
-                network_epoch: 0,
-                clock_us: 0,
-                frozen: false,
-                asleep_since: None,
-                held: Vec::new(),
-                busy_until: 0,
-                vanished: false,
-                is_stopped: false,
-                is_damaged: false,
-                is_lost: false,
-                tick_at: u64::MAX,
-                disk_is_full: false,
-                disk_state: DiskState::Fit,
-                lie: None,
-                trap: None,
-                trapped_ready: None,
-            });
+            self.peers.push(Peer::new(
+                id(number),
+                Disk::new(incarnation(number), entries),
+                number == 0,
+            ));
         }
         self.start(0);
     }
@@ -247,6 +225,10 @@ impl World {
     }
 
     fn ask_to_join(&mut self, peer: usize, host: usize) {
+        let state = &self.peers[peer];
+        if state.wish == Wish::Decline {
+            self.oracle.decline(state.id);
+        }
         let state = &self.peers[peer];
         let join = Join {
             name: format!("person {}", peer + 1),
@@ -433,18 +415,12 @@ impl World {
         self.event(peer, Event::Propose(proposal));
     }
 
-    /// Says something.
+    /// Says something that nobody has said before.
     pub fn say(&mut self, peer: usize) {
-        let Some(replica) = &self.peers[peer].replica else { return };
-        let number = replica.next_number();
-        let incarnation = self.peers[peer].disk.incarnation();
-        self.propose(
-            peer,
-            Payload::Message {
-                request_id: format!("{incarnation}.{number}"),
-                sealed: Bytes::from(format!("message {number} of {incarnation}")),
-            },
-        );
+        self.said += 1;
+        let said = self.said;
+        let sealed = Bytes::from(format!("message {said}"));
+        self.propose(peer, Payload::Message { request_id: said.to_string(), sealed });
     }
 
     /// Whether the peer takes part in the chat, as far as the oracle knows, and has not said that

@@ -8,6 +8,8 @@ use demes_protocol::event::{Event, Load};
 use demes_protocol::message::Message;
 use demes_protocol::types::PeerId;
 
+use super::plan::Action;
+
 /// Something that will happen.
 #[derive(Debug)]
 pub enum What {
@@ -101,6 +103,17 @@ pub enum What {
         period_us: u64,
         left: u64,
     },
+    /// A person says so many things.
+    Say {
+        peer: usize,
+        count: u64,
+    },
+    /// What follows from a step of the plan.
+    Later(Action),
+    /// Syncs take as long as they did.
+    FastSyncs,
+    /// Somebody looks whether the chat goes on.
+    Watch,
     /// A step of the plan.
     Act(usize),
 }
@@ -154,6 +167,10 @@ impl What {
             | What::StopWatching { .. }
             | What::EndCondition(_)
             | What::Flap { .. }
+            | What::Watch
+            | What::Later(_)
+            | What::FastSyncs
+            | What::Say { .. }
             | What::Act(_) => None,
         }
     }

@@ -18,7 +18,7 @@ pub struct Membership {
 /// How far somebody has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    Invited,
+    Invited { at: Index },
     Active,
     Leaving { removed: bool },
 }
@@ -46,12 +46,12 @@ impl Roll {
         match change {
             Change::Founded { .. } => self.arrive(entry),
             Change::Invited { peer, .. } => {
-                self.states.entry(*peer).or_insert(State::Invited);
+                self.states.entry(*peer).or_insert(State::Invited { at: entry.index });
             }
             Change::Joined { proof, .. } => {
                 let is_let_in = match self.states.get(&author) {
                     Some(State::Leaving { .. }) => false,
-                    Some(State::Invited | State::Active) => true,
+                    Some(State::Invited { .. } | State::Active) => true,
                     None => proof.is_some_and(|proof| self.use_link(&proof.link, author)),
                 };
                 if is_let_in {
@@ -106,7 +106,7 @@ impl Roll {
     }
 
     fn forget_invited(&mut self, peer: PeerId) {
-        if self.states.get(&peer) == Some(&State::Invited) {
+        if self.invited_at(peer).is_some() {
             self.states.remove(&peer);
         }
     }
@@ -128,6 +128,22 @@ impl Roll {
         if let Some(last) = self.memberships.get_mut(&peer).and_then(|all| all.last_mut()) {
             last.through.get_or_insert(at);
         }
+    }
+
+    /// The invitation that waits for that peer's answer.
+    pub fn invited_at(&self, peer: PeerId) -> Option<Index> {
+        match self.states.get(&peer) {
+            Some(State::Invited { at }) => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// Whether a Join in that incarnation would bring back one that has ended.
+    pub fn would_return(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+        let is_let_in =
+            matches!(self.states.get(&peer), Some(State::Invited { .. } | State::Active));
+        let mut all = self.memberships.get(&peer).into_iter().flatten();
+        is_let_in && all.any(|one| one.incarnation == incarnation && one.through.is_some())
     }
 
     /// The membership of that peer in that incarnation; the latest where it is 0, unknown.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::counts::Counts;
 use super::failover::Failover;
 use super::invariants::Broken;
+use super::liveness::Liveness;
 use super::plan::Plan;
 use super::steps::Course;
 use super::world::World;
@@ -26,6 +27,7 @@ pub struct Outcome {
     /// From the healing to the agreement.
     pub agreed_us: u64,
     pub failover: Failover,
+    pub liveness: Liveness,
     pub course: Course,
 }
 
@@ -45,8 +47,18 @@ pub fn run(plan: Plan, is_verbose: bool) -> Outcome {
         Ok(agreed_us) => (world.broken, agreed_us),
         Err(_) => (Some(Broken { invariant: "no assertion fails", what: message }), 0),
     };
-    let World { counts, digest, failover, course, .. } = world;
-    Outcome { broken, counts, digest, agreed_us, failover, course }
+    let World { counts, digest, failover, liveness, course, .. } = world;
+    Outcome { broken, counts, digest, agreed_us, failover, liveness, course }
+}
+
+/// Lets something happen to what has begun. An assertion that fails is an invariant that breaks.
+pub fn catching<T>(begin: impl FnOnce() -> T, happen: impl FnOnce(&mut T)) -> (T, Option<Broken>) {
+    quiet_panics();
+    let mut it = begin();
+    CAUGHT.with_borrow_mut(|caught| *caught = Some(String::new()));
+    let finished = panic::catch_unwind(AssertUnwindSafe(|| happen(&mut it)));
+    let what = CAUGHT.with_borrow_mut(Option::take).unwrap_or_default();
+    (it, finished.err().map(|_| Broken { invariant: "no assertion fails", what }))
 }
 
 thread_local! {
@@ -83,6 +95,8 @@ pub struct Summary {
     pub failures: Vec<(u64, Broken)>,
     /// From the healing to the agreement, in microseconds, in ascending order.
     pub agreed_us: Vec<u64>,
+    /// The longest time of each run without a confirmation, likewise, and the seed.
+    pub waited_us: Vec<(u64, u64)>,
     pub seconds: f64,
 }
 
@@ -127,6 +141,7 @@ pub fn run_many(first: u64, count: u64, threads: usize, failures_max: usize) -> 
     summary.seconds = started.elapsed().as_secs_f64();
     summary.failures.sort_by_key(|(seed, _)| *seed);
     summary.agreed_us.sort_unstable();
+    summary.waited_us.sort_unstable();
     summary
 }
 
@@ -134,6 +149,7 @@ impl Summary {
     fn add(&mut self, seed: u64, outcome: Outcome) {
         self.seeds += 1;
         self.counts.merge(&outcome.counts);
+        self.waited_us.push((outcome.liveness.worst_us, seed));
         match outcome.broken {
             Some(broken) => {
                 let what = broken.what.lines().next().unwrap_or_default();

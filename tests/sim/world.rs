@@ -6,7 +6,6 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use demes_protocol::Replica;
 use demes_protocol::event::{DiskState, Event, Load, Notice, Ready, Role, Status};
 use demes_protocol::message::{Body, Message};
 use demes_protocol::prng::Prng;
@@ -14,19 +13,18 @@ use demes_protocol::time::Instant;
 use demes_protocol::types::PeerId;
 
 use super::counts::Counts;
-use super::disk::Disk;
 use super::failover::Failover;
-use super::invariants::{Broken, Invariants, Sent, Step, Synced};
+use super::invariants::{Broken, Invariants, Sent, Step, Synced, is_ignored};
 use super::liars::Lie;
 use super::links::Links;
+use super::liveness::Liveness;
 use super::network::{Fate, Network};
 use super::oracle::Oracle;
-use super::plan::{Plan, Who};
-use super::process::Wish;
+pub use super::peer::Peer;
+use super::plan::{Action, Plan, Who};
 use super::queue::{Queue, What};
 use super::steps::Course;
 use super::text;
-use super::traps::Trap;
 
 pub const MS: u64 = 1_000;
 pub const SECOND: u64 = 1_000_000;
@@ -40,52 +38,6 @@ const MEASURE_US: u64 = SECOND;
 const SYNC_STALLING_US: u64 = 500 * MS;
 const SYNC_STALLED_US: u64 = 2 * SECOND;
 const SYNC_DEAD_US: u64 = 20 * SECOND;
-
-/// One person's peer.
-pub struct Peer {
-    pub id: PeerId,
-    /// Absent while no process runs, and before the peer has joined.
-    pub replica: Option<Replica>,
-    /// What the replica said after its last step.
-    pub status: Status,
-    pub disk: Disk,
-    /// The person wants to be in the chat.
-    pub wants_in: bool,
-    pub wish: Wish,
-    /// The answer to the invitation is on its way.
-    pub has_answered: bool,
-    /// There is a store, and the chat's log names its incarnation.
-    pub joined: bool,
-    /// Counts the starts of the process.
-    pub epoch: u64,
-    /// Counts those and the awakenings, none of which a connection outlives.
-    pub network_epoch: u64,
-    /// Added to the world's time to get the peer's own.
-    pub clock_us: i64,
-    /// The process gets no time. With `asleep_since`, the whole machine does not.
-    pub frozen: bool,
-    pub asleep_since: Option<u64>,
-    /// What happens meanwhile.
-    pub held: Vec<What>,
-    /// The loop works on what it has taken in.
-    pub busy_until: u64,
-    /// When the process ended, its address went with it.
-    pub vanished: bool,
-    /// The replica found that going on would be wrong.
-    pub is_stopped: bool,
-    /// The store was found damaged; nothing starts until somebody repairs it.
-    pub is_damaged: bool,
-    /// It stays down, whatever was planned.
-    pub is_lost: bool,
-    pub tick_at: u64,
-    pub disk_is_full: bool,
-    pub disk_state: DiskState,
-    /// What it says of delays is made up (`liars`).
-    pub lie: Option<Lie>,
-    pub trap: Option<Trap>,
-    /// The trap closes around this `Ready`.
-    pub trapped_ready: Option<u64>,
-}
 
 pub struct World {
     pub now: u64,
@@ -102,6 +54,13 @@ pub struct World {
     /// Over everything that any replica was told and has said.
     pub digest: u64,
     pub failover: Failover,
+    pub liveness: Liveness,
+    /// Things that people have said.
+    pub said: u64,
+    /// Somebody whom later steps are about.
+    pub marked: Option<usize>,
+    /// What every sync takes more, at all peers: so much, and up to that much.
+    pub slow_syncs: (u64, u64),
     pub course: Course,
     queue: Queue,
     /// The peer whose loop takes several events into one turn.
@@ -128,6 +87,10 @@ impl World {
             broken: None,
             digest: 0,
             failover: Failover::default(),
+            liveness: Liveness::default(),
+            said: 0,
+            marked: None,
+            slow_syncs: (0, 0),
             course: Course::default(),
             queue: Queue::default(),
             in_turn: None,
@@ -136,6 +99,7 @@ impl World {
             plan,
         };
         world.found_chat();
+        world.at(0, What::Watch);
         if let Some(first) = world.plan.steps.first() {
             world.at(first.at, What::Act(0));
         }
@@ -157,6 +121,10 @@ impl World {
         self.queue.push(self.now + delay, what);
     }
 
+    pub fn later(&mut self, delay: u64, action: Action) {
+        self.at(delay, What::Later(action));
+    }
+
     pub fn log(&self, text: impl FnOnce() -> String) {
         if self.is_verbose {
             println!("{:>11.6} {}", self.now as f64 / 1e6, text());
@@ -165,6 +133,9 @@ impl World {
 
     /// Stops everything, because something does not hold.
     pub fn break_off(&mut self, broken: Broken) {
+        if is_ignored(broken.invariant) {
+            return;
+        }
         self.log(|| format!("BROKEN {}: {}", broken.invariant, broken.what));
         self.broken.get_or_insert(broken);
     }
@@ -242,6 +213,13 @@ impl World {
             }
             What::Flap { a, b, period_us, left } => self.flap(a, b, period_us, left),
             What::Act(step) => self.act(step),
+            What::Later(action) => {
+                self.log(|| format!("-- {action:?}"));
+                action.happen(self);
+            }
+            What::FastSyncs => self.slow_syncs = (0, 0),
+            What::Watch => self.watch_liveness(),
+            What::Say { peer, count } => (0..count).for_each(|_| self.say(peer)),
             // It was meant for a process that has ended.
             _ => {}
         }
@@ -380,7 +358,12 @@ impl World {
     }
 
     fn start_write(&mut self, peer: usize) {
+        let (slow_us, more_us) = self.slow_syncs;
         let normal = self.plan.sync_us_min + self.prng.below(self.plan.sync_us_max);
+        let normal = match more_us {
+            0 => normal + slow_us,
+            _ => normal + slow_us + self.prng.below(more_us),
+        };
         let now = self.now;
         let state = &mut self.peers[peer];
         // What waited for the write before it does not make this one slow.
@@ -504,6 +487,7 @@ impl World {
     fn notice(&mut self, peer: usize, notice: Notice) {
         self.log(|| format!("{}: {}", peer + 1, text::notice(&notice)));
         self.failover.note(self.now, &notice);
+        self.note_liveness(&notice);
         self.course.note(self.now, &notice);
         if self.peers[peer].replica.is_none() {
             return;

@@ -152,8 +152,9 @@ fn r30_who_follows_a_recovery_begins_anew_in_its_generation() {
     let anew = data.follow(CHAT, 82, 9).unwrap();
     assert_eq!((anew.recovered.generation, anew.kept_at), (9, None));
     drop(anew.store);
-    let (_store, joined) = data.join_chat(ChatId([5; 16]), 6, 7).unwrap();
-    assert_eq!((joined.generation, joined.commit), (7, 0));
+    let joined = data.follow(ChatId([5; 16]), 6, 7).unwrap();
+    assert_eq!((joined.recovered.generation, joined.recovered.commit), (7, 0));
+    assert!(joined.kept_at.is_none(), "there was none before");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What damage does (R37): a torn end is cut, anything else closes the chat.
 
+use demes::storage::schema::FORMAT;
+
 use super::*;
 
 #[test]
@@ -171,7 +173,8 @@ fn a_store_of_another_version_is_left_alone() {
     let table = redb::TableDefinition::<&str, &[u8]>::new("state");
     let database = redb::Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
-    let mut value = 5_u32.to_be_bytes().to_vec();
+    let later = FORMAT + 1;
+    let mut value = later.to_be_bytes().to_vec();
     let mut crc = crc32fast::Hasher::new();
     crc.update(&[2]);
     crc.update(&6_u64.to_be_bytes());
@@ -182,6 +185,7 @@ fn a_store_of_another_version_is_left_alone() {
     transaction.commit().unwrap();
     drop(database);
     let error = ChatStore::open(&path).err().unwrap();
-    assert!(matches!(error, StorageError::Version { found: 5, expected: 4, .. }), "{error}");
+    let is_version = matches!(error, StorageError::Version { found, .. } if found == later);
+    assert!(is_version && !error.needs_repair(), "{error}");
     assert!(!path.with_extension("redb.damaged").exists());
 }

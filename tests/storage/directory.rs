@@ -125,20 +125,78 @@ fn a_peer_store_that_is_gone_empty_older_or_damaged_waits_for_a_word() {
 
 // R30: an earlier attempt to join has made a store, and the chat was recovered since.
 #[test]
-fn an_attempt_to_join_goes_on_only_within_one_generation() {
+fn who_joins_anew_begins_in_that_generation_and_keeps_what_was_there() {
     let dir = tempfile::tempdir().unwrap();
     let data = DataDir::open(dir.path()).unwrap();
     let chat = ChatId([5; 16]);
-    let (store, _) = data.join_chat(chat, 6, 7).unwrap();
-    drop(store);
-    let (store, same) = data.join_or_reopen(chat, 8, 7).unwrap();
-    assert_eq!((same.incarnation, same.generation), (6, 7), "the store is gone on with");
-    drop(store);
-    let (_store, other) = data.join_or_reopen(chat, 9, 11).unwrap();
-    assert_eq!((other.incarnation, other.generation), (9, 11), "a new one takes its place");
-    let kept = fs::read_dir(dir.path().join("chats")).unwrap().flatten();
-    let names: Vec<_> = kept.map(|it| it.file_name().into_string().unwrap()).collect();
-    assert!(names.iter().any(|name| name.ends_with(".damaged-1")), "it is kept: {names:?}");
+    drop(data.follow(chat, 6, 7).unwrap().store);
+    let other = data.follow(chat, 9, 11).unwrap();
+    let recovered = &other.recovered;
+    assert_eq!((recovered.incarnation, recovered.generation), (9, 11), "a new one takes its place");
+    assert!(other.kept_at.is_some_and(|path| path.ends_with(format!("{chat}.redb.damaged-1"))));
+}
+
+#[test]
+fn a_chat_that_was_left_goes_with_its_file_unless_something_waits_in_it() {
+    let leaving = Submission { payload: Payload::Membership(Membership::Leaving), ..submission(1) };
+    for (waiting, removed_by, is_kept) in [
+        (vec![], None, false),
+        (vec![leaving], None, false),
+        (vec![submission(1)], None, true),
+        (vec![submission(1)], Some(PeerId([3; 32])), true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let mut store = data.follow(CHAT, 6, 7).unwrap().store;
+        let persist = Persist { outbox_put: waiting.clone(), removed_by, ..Persist::default() };
+        store.persist(&persist).unwrap();
+        let in_use = data.discard(CHAT).unwrap_err();
+        assert!(matches!(in_use, StorageError::InUse { .. }), "{in_use}");
+        drop(store);
+        let kept_at = data.discard(CHAT).unwrap();
+        assert_eq!((kept_at.is_some(), data.chats().unwrap()), (is_kept, vec![]), "{waiting:?}");
+        let left = fs::read_dir(dir.path().join("chats")).unwrap().count();
+        assert_eq!(left, usize::from(is_kept), "nothing else stays");
+        if let Some(kept_at) = kept_at {
+            fs::rename(kept_at, dir.path().join(format!("chats/{CHAT}.redb"))).unwrap();
+            assert_eq!(data.open_chat(CHAT).unwrap().1.outbox, waiting);
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = DataDir::open(dir.path()).unwrap();
+    assert_eq!(data.discard(CHAT).unwrap(), None, "it may be gone already");
+    // Nobody knows what waits in one that cannot be read.
+    fs::write(dir.path().join(format!("chats/{CHAT}.redb")), b"no store").unwrap();
+    assert!(data.discard(CHAT).unwrap().is_some());
+}
+
+// R35: it is never sent, but neither is it thrown away.
+#[test]
+fn what_waited_when_a_peer_was_removed_is_kept_and_not_carried() {
+    for waiting in [vec![], vec![submission(1)]] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let mut store = data.follow(CHAT, 6, 7).unwrap().store;
+        let (outbox_put, removed_by) = (waiting.clone(), Some(PeerId([3; 32])));
+        store.persist(&Persist { outbox_put, removed_by, ..Persist::default() }).unwrap();
+        drop(store);
+        let anew = data.follow(CHAT, 8, 7).unwrap();
+        assert_eq!(anew.store.carried().unwrap(), []);
+        assert_eq!(anew.kept_at.is_some(), !waiting.is_empty());
+    }
+}
+
+#[test]
+fn what_a_crash_has_left_unfinished_is_gone_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(DataDir::open(dir.path()).unwrap().follow(CHAT, 6, 7).unwrap());
+    let chats = dir.path().join("chats");
+    for end in ["redb.new", "redb.new.damaged"] {
+        fs::write(chats.join(format!("{}.{end}", ChatId([5; 16]))), b"half a store").unwrap();
+    }
+    let data = DataDir::open(dir.path()).unwrap();
+    assert_eq!(fs::read_dir(&chats).unwrap().count(), 2, "the store and its mark");
+    assert_eq!(data.chats().unwrap(), [CHAT]);
 }
 
 #[test]
@@ -146,7 +204,7 @@ fn a_check_reads_a_chat_and_changes_nothing_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let data = DataDir::open(dir.path()).unwrap();
     let chat = ChatId([5; 16]);
-    drop(data.join_chat(chat, 6, 7).unwrap());
+    drop(data.follow(chat, 6, 7).unwrap());
     data.check_peer_store().unwrap();
     for _ in 0..3 {
         data.check_chat(chat).unwrap();

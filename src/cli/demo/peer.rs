@@ -138,6 +138,15 @@ impl Peer {
         proxy.set_delay(delay);
     }
 
+    /// Narrows the peer's line, in each direction, to so many bytes a second; 0 widens it again.
+    ///
+    /// # Panics
+    /// When no proxy stands before it.
+    pub fn set_rate(&self, bytes_per_s: u64) {
+        let proxy = self.place.proxy.as_ref().expect("it was prepared with a delay");
+        proxy.set_rate(bytes_per_s);
+    }
+
     /// Its data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")

@@ -1,4 +1,5 @@
-//! Distance between peers: a TCP proxy in front of one peer's listener that delays both directions.
+//! Distance between peers: a TCP proxy in front of one peer's listener that delays both directions,
+//! and may narrow them.
 //!
 //! A proxy must not hide what a network shows. While its peer is gone, nothing listens at the
 //! proxy's address, so that a redial is refused as it would be by the peer's own machine; and when
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -22,6 +23,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 const PROBE_EVERY: Duration = Duration::from_millis(10);
 /// The most that is read at once, in bytes.
 const CHUNK_BYTES: usize = 16 * 1024;
+/// What a packet takes of a chunk, and of a narrow line beside that.
+const PACKET_BYTES: usize = 1_400;
+const PACKET_HEADER_BYTES: usize = 52;
 /// The most chunks under way in one direction; the sender waits beyond that.
 const CHUNKS_UNDER_WAY: usize = 256;
 
@@ -37,7 +41,31 @@ pub trait Gate: Send + Sync {
 pub struct Proxy {
     address: SocketAddr,
     delay_us: Arc<AtomicU64>,
+    rates: [Arc<Rate>; 2],
     task: JoinHandle<()>,
+}
+
+/// How much passes in one direction, over all connections together.
+#[derive(Default)]
+struct Rate {
+    /// 0 where there is no limit.
+    bytes_per_s: AtomicU64,
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl Rate {
+    /// Waits until so many bytes have passed, after those that wait already.
+    async fn pass(&self, bytes: usize) {
+        let bytes_per_s = self.bytes_per_s.load(Ordering::Relaxed);
+        if bytes_per_s == 0 {
+            return;
+        }
+        let mut free_at = self.free_at.lock().await;
+        let takes = Duration::from_micros(bytes as u64 * 1_000_000 / bytes_per_s);
+        let begin = free_at.map_or_else(Instant::now, |at| at.max(Instant::now()));
+        *free_at = Some(begin + takes);
+        sleep_until(begin + takes).await;
+    }
 }
 
 impl Proxy {
@@ -51,9 +79,10 @@ impl Proxy {
         delay: Duration,
         gate: Option<Arc<dyn Gate>>,
     ) -> Self {
-        let delay_us = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(stand(address, Link { peer, delay_us: delay_us.clone(), gate }));
-        let proxy = Self { address, delay_us, task };
+        let (delay_us, rates) = (Arc::new(AtomicU64::new(0)), <[Arc<Rate>; 2]>::default());
+        let link = Link { peer, delay_us: delay_us.clone(), rates: rates.clone(), gate };
+        let task = tokio::spawn(stand(address, link));
+        let proxy = Self { address, delay_us, rates, task };
         proxy.set_delay(delay);
         proxy
     }
@@ -68,6 +97,13 @@ impl Proxy {
         let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
         self.delay_us.store(delay_us, Ordering::Relaxed);
     }
+
+    /// Narrows both directions, each to so many bytes a second; 0 widens them again.
+    pub fn set_rate(&self, bytes_per_s: u64) {
+        for rate in &self.rates {
+            rate.bytes_per_s.store(bytes_per_s, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Proxy {
@@ -80,6 +116,7 @@ impl Drop for Proxy {
 struct Link {
     peer: SocketAddr,
     delay_us: Arc<AtomicU64>,
+    rates: [Arc<Rate>; 2],
     gate: Option<Arc<dyn Gate>>,
 }
 
@@ -145,8 +182,9 @@ async fn carry(near: TcpStream, from: SocketAddr, link: Link, peer_gone: Arc<Not
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
     let [out_passes, back_passes] = link.passes(from);
-    let out = delayed(near_read, far_write, &link, out_passes, None);
-    let back = delayed(far_read, near_write, &link, back_passes, Some(&peer_gone));
+    let [out_rate, back_rate] = &link.rates;
+    let out = delayed(near_read, far_write, &link, (out_passes, out_rate), None);
+    let back = delayed(far_read, near_write, &link, (back_passes, back_rate), Some(&peer_gone));
     tokio::join!(out, back);
 }
 
@@ -157,7 +195,7 @@ async fn delayed(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     link: &Link,
-    mut passes: watch::Receiver<bool>,
+    (mut passes, rate): (watch::Receiver<bool>, &Rate),
     peer_gone: Option<&Notify>,
 ) {
     let (chunks, mut under_way) = mpsc::channel::<(Instant, Bytes)>(CHUNKS_UNDER_WAY);
@@ -181,7 +219,12 @@ async fn delayed(
             sleep_until(due).await;
             // An error means that nobody holds the gate any more.
             let _ = passes.wait_for(|passes| *passes).await;
-            if to.write_all(&chunk).await.is_err() {
+            let mut written = Ok(());
+            for packet in chunk.chunks(PACKET_BYTES) {
+                rate.pass(packet.len() + PACKET_HEADER_BYTES).await;
+                written = to.write_all(packet).await;
+            }
+            if written.is_err() {
                 break;
             }
         }

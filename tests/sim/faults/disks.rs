@@ -3,6 +3,7 @@
 //! What takes a voter's memory away happens only as long as a majority of every voter set in force
 //! keeps its own: no protocol promises anything beyond that.
 
+use demes_protocol::event::Event;
 use demes_protocol::types::{Incarnation, MemberState, PeerId, VoterSet};
 
 use super::super::plan::{Action, Draw, Who, ms};
@@ -108,6 +109,67 @@ pub fn old_copy(draw: &mut Draw, _rest_us: u64) -> Action {
     })
 }
 
+/// The same, but that another hosts by then, and that nobody reaches the peer for a while, in which
+/// it goes on with the numbers that the copy has. What the peer had said was never heard by those
+/// who could tell it so at once.
+pub fn old_copy_and_another_host(draw: &mut Draw, _rest_us: u64) -> Action {
+    let (who, apart_us) = (draw.who(), draw.span(500 * MS, 5 * SECOND));
+    let (before, after, is_killed) = (1 + draw.below(4), 1 + draw.below(4), draw.chance(50));
+    let words = format!("{who}'s copy comes back to another host, apart for {}", ms(apart_us));
+    Action::new(words, move |world| {
+        let Some(peer) = world.spared(who) else { return };
+        if world.peers[peer].replica.is_none() || world.hosts(peer) {
+            return;
+        }
+        world.peers[peer].disk.make_copy();
+        world.at(200 * MS, What::Say { peer, count: before });
+        world.later(
+            SECOND,
+            Action::new("it is killed".into(), move |world| {
+                world.kill(peer, 10 * SECOND, false);
+            }),
+        );
+        world.later(
+            1_500 * MS,
+            Action::new("the host changes".into(), move |world| {
+                let Some(host) = world.host() else { return };
+                match is_killed {
+                    true => world.kill(host, 100 * MS, false),
+                    false => world.tell(host, Event::HandOver { target: None }),
+                }
+            }),
+        );
+        world.later(
+            5 * SECOND,
+            Action::new("the copy is put back".into(), move |world| {
+                let may =
+                    world.is_calm_without(Some(peer)) && world.spared(Who::Peer(peer)).is_some();
+                if !may || world.peers[peer].replica.is_some() {
+                    return;
+                }
+                if world.peers[peer].disk.put_copy_back() {
+                    world.counts.add("old copies that met another host");
+                    world.part(&[peer], false, apart_us);
+                    world.at(apart_us / 2, What::Say { peer, count: after });
+                    world.at(apart_us + WATCH_US_MAX, What::StopWatching { peer });
+                }
+                world.start(peer);
+            }),
+        );
+    })
+}
+
+/// Every sync of everybody takes long.
+pub fn slow_syncs(draw: &mut Draw, rest_us: u64) -> Action {
+    let (us, more_us) = (draw.span(50 * MS, 1_000 * MS), draw.span(MS, 200 * MS));
+    let for_us = draw.span(SECOND, 20 * SECOND).min(rest_us);
+    let words = format!("syncs take {} and more everywhere, for {}", ms(us), ms(for_us));
+    Action::new(words, move |world| {
+        world.slow_syncs = (us, more_us);
+        world.at(for_us, What::FastSyncs);
+    })
+}
+
 /// The store is gone, and the peer begins anew (R9).
 pub fn wipe(draw: &mut Draw, _rest_us: u64) -> Action {
     let (who, down_us) = (draw.who(), down(draw));
@@ -150,7 +212,16 @@ impl World {
 
     /// Whether a host serves and nothing is wrong with anything.
     fn is_calm(&self) -> bool {
+        self.is_calm_without(None)
+    }
+
+    /// The same, whatever that peer does.
+    fn is_calm_without(&self, one: Option<usize>) -> bool {
+        let one = one.map(|peer| self.peers[peer].id);
         let is_well = |peer: &Peer| {
+            if Some(peer.id) == one {
+                return true;
+            }
             peer.trap.is_none()
                 && !peer.disk_is_full
                 && peer.disk.stalled_until <= self.now

@@ -19,7 +19,7 @@ const DOWN_US_MAX: u64 = 8 * SECOND;
 type Fault = fn(&mut Draw, u64) -> Action;
 
 /// Every kind of fault. What stands here twice happens twice as often.
-const MENU: [Fault; 33] = [
+const MENU: [Fault; 37] = [
     processes::kill,
     processes::kill,
     processes::kill_in_step,
@@ -34,6 +34,8 @@ const MENU: [Fault; 33] = [
     networks::loss,
     networks::duplicates,
     networks::delay,
+    networks::far,
+    networks::narrow,
     networks::one_way_cut,
     networks::isolation,
     networks::isolation,
@@ -52,6 +54,8 @@ const MENU: [Fault; 33] = [
     disks::flipped_bit,
     disks::copy,
     disks::old_copy,
+    disks::old_copy_and_another_host,
+    disks::slow_syncs,
     disks::wipe,
 ];
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::super::network::{Condition, Way};
 use super::super::plan::{Action, Draw, ms};
 use super::super::queue::What;
-use super::super::world::{MS, World};
+use super::super::world::{MS, SECOND, World};
 use super::{numbers, span};
 
 /// A share of all messages is lost, and streams break.
@@ -29,6 +29,25 @@ pub fn delay(draw: &mut Draw, rest_us: u64) -> Action {
     let (us_max, for_us) = (draw.span(MS, 500 * MS), span(draw, rest_us));
     let words = format!("messages are up to {} late for {}", ms(us_max), ms(for_us));
     Action::new(words, move |world| world.begin(Condition::Delay { us_max }, for_us))
+}
+
+/// All are far from each other from one moment to the next, as when a machine changes networks.
+pub fn far(draw: &mut Draw, rest_us: u64) -> Action {
+    let (us, jitter_us) = (draw.span(50 * MS, 400 * MS), draw.below(150 * MS));
+    let for_us = draw.span(SECOND, 40 * SECOND).min(rest_us);
+    let words =
+        format!("all are {} and up to {} away for {}", ms(us), ms(us + jitter_us), ms(for_us));
+    Action::new(words, move |world| world.begin(Condition::Far { us, jitter_us }, for_us))
+}
+
+/// Everybody's line carries little.
+pub fn narrow(draw: &mut Draw, rest_us: u64) -> Action {
+    let (bytes_per_second, heartbeats_first) = (draw.span(8_000, 64_000), draw.chance(50));
+    let for_us = draw.span(SECOND, 20 * SECOND).min(rest_us);
+    let words = format!("lines carry {bytes_per_second} bytes a second for {}", ms(for_us));
+    Action::new(words, move |world| {
+        world.begin(Condition::Narrow { bytes_per_second, heartbeats_first }, for_us);
+    })
 }
 
 /// Nothing arrives one way, to somebody or to anybody.

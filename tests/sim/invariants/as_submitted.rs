@@ -15,7 +15,7 @@ impl Invariant for AsSubmitted {
         let new = step.ready.committed.iter().filter(|entry| entry.index > step.oracle.last());
         for entry in new.filter(|entry| entry.number > 0) {
             let submitted = (entry.author, entry.session, entry.number);
-            if step.oracle.proposed(&submitted) != Some(&entry.payload) {
+            if !step.oracle.proposed(&submitted).contains(&entry.payload) {
                 let (author, number) = (entry.author.0[0], entry.number);
                 return Err(format!("{author} never submitted that as its {number}"));
             }

@@ -19,7 +19,8 @@ impl Invariant for AuthorOrder {
     fn after_step(&mut self, step: &Step) -> Result<(), String> {
         let new = step.ready.committed.iter().filter(|entry| entry.index > step.oracle.last());
         for entry in new.filter(|entry| entry.number > 0) {
-            let last = self.0.entry((entry.author, entry.session)).or_insert(0);
+            let known = || step.oracle.committed_through(entry.author, entry.session);
+            let last = self.0.entry((entry.author, entry.session)).or_insert_with(known);
             if entry.number != *last + 1 {
                 let (author, number) = (entry.author.0[0], entry.number);
                 return Err(format!("{author}'s {number} follows its {last} in the log"));

@@ -19,6 +19,11 @@ impl Invariant for ConfirmedIsKept {
         if entry.is_none_or(|entry| (entry.author, entry.session, entry.number) != submitted) {
             return Err(format!("{}'s {number} is not at {index}", peer.id.0[0]));
         }
+        // A number that was given away twice stands for one thing only.
+        let own = confirmed.oracle.proposed(&submitted).last();
+        if entry.map(|entry| &entry.payload) != own {
+            return Err(format!("{}'s {number} is confirmed, with other words", peer.id.0[0]));
+        }
         let before = confirmed.oracle.confirmed().get(&submitted);
         if before.is_some_and(|before| *before != index) {
             return Err(format!("{}'s {number} is confirmed at two places", peer.id.0[0]));

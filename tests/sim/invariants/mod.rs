@@ -13,6 +13,7 @@ mod feed_gap_free;
 mod log_matching;
 mod new_host_is_complete;
 mod nothing_unsynced_is_told;
+mod old_words_are_over;
 mod one_host_per_term;
 mod one_vote_per_term;
 mod only_committed_is_relayed;
@@ -23,10 +24,14 @@ mod paused_confirms_nothing;
 mod paused_renews_nothing;
 mod quorum_is_synced;
 mod receipts_are_bounded;
+mod receipts_only_grow;
 mod successor_is_complete;
 mod voters_in_force;
 mod voters_step_by_step;
 mod votes_go_to_full_logs;
+
+use std::env;
+use std::sync::OnceLock;
 
 use demes_protocol::Replica;
 use demes_protocol::event::{Persist, Ready, Status};
@@ -110,6 +115,16 @@ trait Invariant {
     }
 }
 
+/// What the rules do not keep yet. `IGNORE=` looks at these too.
+const UNMENDED: &str = "receipts never go back,messages come to rest";
+
+/// Whether `IGNORE` names it: what is known to be broken would hide the rest.
+pub fn is_ignored(invariant: &str) -> bool {
+    static IGNORED: OnceLock<String> = OnceLock::new();
+    let ignored = IGNORED.get_or_init(|| env::var("IGNORE").unwrap_or_else(|_| UNMENDED.into()));
+    ignored.split(',').any(|name| name.trim() == invariant)
+}
+
 /// All of them.
 pub struct Invariants(Vec<Box<dyn Invariant + Send>>);
 
@@ -137,6 +152,8 @@ impl Invariants {
             Box::new(only_committed_is_relayed::OnlyCommittedIsRelayed::default()),
             Box::new(outbox_is_kept::OutboxIsKept),
             Box::new(receipts_are_bounded::ReceiptsAreBounded::default()),
+            Box::new(receipts_only_grow::ReceiptsOnlyGrow),
+            Box::new(old_words_are_over::OldWordsAreOver),
             Box::new(successor_is_complete::SuccessorIsComplete::default()),
             Box::new(voters_step_by_step::VotersStepByStep::default()),
             Box::new(voters_in_force::VotersInForce::default()),
@@ -170,7 +187,9 @@ impl Invariants {
     ) -> Result<(), Broken> {
         for invariant in &mut self.0 {
             let invariant = invariant.as_mut();
-            if let Err(what) = look(invariant) {
+            if let Err(what) = look(invariant)
+                && !is_ignored(invariant.name())
+            {
                 return Err(Broken { invariant: invariant.name(), what });
             }
         }

@@ -3,11 +3,24 @@
 //! It is the other half of the promise: a message survives the crash of its author's peer and the
 //! loss of the host that had taken it.
 
-use super::{Invariant, Synced};
+use super::{End, Invariant, Synced};
 
 pub struct OutboxIsKept;
 
 impl Invariant for OutboxIsKept {
+    fn at_end(&mut self, end: &End) -> Result<(), String> {
+        for peer in end.healed.iter().map(|peer| &end.peers[*peer]) {
+            let session = peer.disk.incarnation();
+            let last = end.oracle.committed_through(peer.id, session);
+            let mut queued = end.oracle.queued().range((peer.id, session, last + 1)..);
+            let next = queued.next().filter(|(id, of, _)| (*id, *of) == (peer.id, session));
+            if let Some((id, _, number)) = next {
+                return Err(format!("{}'s {number} was queued, and is not committed", id.0[0]));
+            }
+        }
+        Ok(())
+    }
+
     fn name(&self) -> &'static str {
         "what is queued is kept until it is committed"
     }
