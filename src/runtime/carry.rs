@@ -527,7 +527,7 @@ mod tests {
             log.push(Arc::new(entry));
         }
 
-        let (store, recovered) = ChatStore::join(dir.path(), chat, 3, 0).expect("new");
+        let (store, recovered) = ChatStore::create(dir.path(), chat, 3, &[]).expect("new");
         let contacts = vec![(HOST, "x:1".to_owned())];
         let new = NewChat { id: chat, store, recovered, contacts, carried: Vec::new() };
         handle.add(new).await.expect("it runs");
