@@ -2,6 +2,8 @@
 //! their host, and go on.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use demes::rpc::{Limits, OnStop, RunningPeer, ServeOptions, serve};
@@ -42,6 +44,14 @@ fn options(name: &str, dir: &TempDir, peer_listen: &str) -> ServeOptions {
     }
 }
 
+/// Whether nobody has one of these stores open.
+fn are_free(chats: &Path) -> bool {
+    let files = std::fs::read_dir(chats).expect("it is there").map(|file| file.expect("a file"));
+    let stores =
+        files.map(|file| file.path()).filter(|file| file.extension() == Some("redb".as_ref()));
+    stores.map(|store| File::open(store).expect("it opens")).all(|store| store.try_lock().is_ok())
+}
+
 async fn connect(running: &RunningPeer) -> ClientServiceClient<Channel> {
     let address = format!("http://{}", running.client_address());
     let channel = Endpoint::from_shared(address).expect("an address").connect().await;
@@ -79,6 +89,11 @@ impl Peer {
     async fn restart(&mut self, address: &str) {
         let options = options(&self.name, &self.dir, address);
         let until = Instant::now() + PATIENCE;
+        // The directory may be free before the last of the chats' files is.
+        while !are_free(&self.dir.path().join("chats")) {
+            assert!(Instant::now() < until, "its files are not closed");
+            sleep(Duration::from_millis(10)).await;
+        }
         let running = loop {
             match serve(options.clone()).await {
                 Ok(running) => break running,

@@ -30,6 +30,8 @@ pub(super) struct Attached {
     /// Whom the log comes from: the host, or a member that passes it on.
     pub source: PeerId,
     pub attach: u64,
+    /// The position that it named.
+    pub look: Position,
     pub since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
     pub matched: Option<Index>,
@@ -216,6 +218,7 @@ impl Replica {
         self.attached = Some(Attached {
             source,
             attach,
+            look,
             since: self.now,
             matched: None,
             caught_up: false,
@@ -256,8 +259,11 @@ impl Replica {
         if self.current_attach(message.from, look_back.term, look_back.attach).is_none() {
             return;
         }
-        // One who passes the log on may be behind: then another is asked.
-        let is_behind = look_back.index < self.log.commit() && !self.is_attached_to_host();
+        // One who passes the log on and lacks what is committed here is behind: then another is
+        // asked. What is not committed here, it may have in another form.
+        let commit = self.log.commit();
+        let asked = self.attached.as_ref().map_or(0, |attached| attached.look.index);
+        let is_behind = asked <= commit && !self.is_attached_to_host();
         if is_behind && !planted(Bug::AskedAgainBehind) {
             self.give_up_relay(message.from);
             return;
@@ -551,11 +557,12 @@ impl Replica {
         match answer.problem {
             // R32: the host says which number it waits for.
             Some(SubmitProblem::Gap { last }) => self.outbox.resend_after(last),
-            // These pass; the time for an answer runs, and then all is sent again.
+            // These pass; the time for an answer runs, and then all is sent again. What follows
+            // meanwhile has a gap for that reason.
             Some(
                 SubmitProblem::NotServing | SubmitProblem::StorageFull | SubmitProblem::NotMember,
-            )
-            | None => {}
+            ) => self.outbox.put_off(),
+            None => {}
         }
     }
 

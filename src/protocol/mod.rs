@@ -25,6 +25,7 @@ pub mod event;
 mod follower;
 pub mod founding;
 mod hearsay;
+mod heartbeats;
 mod host;
 pub mod invite_link;
 pub mod log;

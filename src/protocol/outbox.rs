@@ -21,6 +21,8 @@ pub(super) struct Outbox {
     pub sent_through: Number,
     /// When to send again what got no answer, and the span that the next wait takes.
     pub resend_at: Option<Instant>,
+    /// The host has refused what was sent.
+    pub is_put_off: bool,
     pub resend_span: Micros,
 }
 
@@ -35,6 +37,7 @@ impl Outbox {
             synced_through: last_number,
             sent_through: confirmed,
             resend_at: None,
+            is_put_off: false,
             resend_span: 0,
         }
     }
@@ -101,6 +104,7 @@ impl Outbox {
         }
         self.last_number = self.last_number.max(number);
         self.sent_through = self.sent_through.max(number);
+        self.is_put_off = false;
         self.resend_at = None;
         self.resend_span = 0;
         self.queue.len() != before
@@ -108,13 +112,22 @@ impl Outbox {
 
     /// R33: forgets what was sent, because the host is another or asked for it.
     pub fn resend_after(&mut self, number: Number) {
+        if self.is_put_off && !planted(Bug::GapAfterRefusal) {
+            return;
+        }
         let confirmed = self.confirmed();
         self.sent_through = self.sent_through.min(number.max(confirmed));
         self.resend_at = None;
     }
 
+    /// The host takes nothing at the moment: all waits until the time for an answer is over.
+    pub fn put_off(&mut self) {
+        self.is_put_off = true;
+    }
+
     /// The time for an answer is over: sends everything again.
     pub fn resend_all(&mut self) {
+        self.is_put_off = false;
         if !planted(Bug::NotSentAgain) {
             self.sent_through = self.confirmed();
         }

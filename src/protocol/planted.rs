@@ -259,6 +259,8 @@ bugs! {
     R32 DoubledCommitted,
     /// The host takes a number that leaves a gap.
     R32 GapAccepted,
+    /// What has a gap because the host has refused what comes before it is sent again at once.
+    R33 GapAfterRefusal,
     /// On a new host, what was sent to the old one is not sent again.
     R33 NotSentAgain,
     /// An author sends all that it has at once.
@@ -269,6 +271,8 @@ bugs! {
     R34 OutboxClearedByAnother,
     /// How far a person has read goes back.
     R36 ReadGoesBack,
+    /// A host that steps down forgets how far the members are.
+    R36 ReceiptsEndWithTerm,
     /// What is told of how far others are goes back.
     R36 ReceiptsGoBack,
     /// What is told of those who are no members is kept.

@@ -555,6 +555,9 @@ impl Replica {
             }
             self.suspect_at = self.now + self.config.lease_min_us;
             self.lease_until = self.now;
+            if !planted(Bug::ReceiptsEndWithTerm) {
+                self.receipts = self.all_receipts();
+            }
         }
         self.part = Part::Follower;
         self.outbox.resend_all();

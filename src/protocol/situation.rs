@@ -381,6 +381,7 @@ impl Attached {
         let Self {
             source,
             attach,
+            look,
             since,
             matched,
             caught_up: _,
@@ -391,7 +392,7 @@ impl Attached {
         } = self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
-        into.hash((source, matched, holes, acknowledge, echo));
+        into.hash((source, look, matched, holes, acknowledge, echo));
         into.was(*since);
         if Some(*source) != host {
             into.due(*since + RELAY_US);
@@ -444,8 +445,9 @@ impl Outbox {
             sent_through,
             resend_at,
             resend_span,
+            is_put_off,
         } = self;
-        into.hash((queue, last_number, synced_through, sent_through, resend_span));
+        into.hash((queue, last_number, synced_through, sent_through, resend_span, is_put_off));
         into.hash(unsynced.len());
         for (ready, number) in unsynced {
             into.hash((ready_count - ready, number));

@@ -108,8 +108,8 @@ impl Lateness {
         self.turned_at = None;
     }
 
-    /// By how much the way to the host and back is longer than it was, as far as that is known: twice
-    /// the way here, and once more for what the next ones may take longer.
+    /// By how much the way to the host and back is longer than it was, as far as that is known:
+    /// twice the way here, and once more for what the next ones may take longer.
     pub fn longer_by(&self) -> Micros {
         3 * self.late
     }

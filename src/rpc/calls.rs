@@ -187,8 +187,8 @@ impl Inward {
         }
     }
 
-    /// Hands in the answers of a stream until it ends. Where it is one that chats follow, those whose
-    /// part of it has ended are told.
+    /// Hands in the answers of a stream until it ends. Where it is one that chats follow, those
+    /// whose part of it has ended are told.
     async fn take_all<T>(
         &self,
         opened: impl Future<Output = Result<Response<Streaming<T>>, Status>>,

@@ -33,8 +33,8 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 const LATE_MIN: Duration = Duration::from_millis(250);
 const LATE_MAX: Duration = Duration::from_secs(2);
 const RECENT_PINGS: usize = 8;
-/// Where a late ping gets no answer for so long again, nor does a dial, the peer is out of reach; on
-/// links that are slower, after four times the slowest ping.
+/// Where a late ping gets no answer for so long again, nor does a dial, the peer is out of reach;
+/// on links that are slower, after four times the slowest ping.
 const SILENT_MIN: Duration = Duration::from_millis(1_250);
 /// Pings in quick succession when a connection is new (R12).
 const PING_BURST: u32 = 3;
@@ -150,8 +150,8 @@ impl Link {
         }
     }
 
-    /// Works until the connection closes, or is dead; gives the one that takes its place, if there is
-    /// one already.
+    /// Works until the connection closes, or is dead; gives the one that takes its place, if there
+    /// is one already.
     async fn serve(&self, connection: &Connection) -> Option<Connection> {
         let mut calls = Calls::new(&self.handle, self.peer, connection.channel.clone());
         let sending = async {
@@ -168,10 +168,10 @@ impl Link {
         }
     }
 
-    /// Pings, until one gets no answer. What is dead says nothing (a middlebox forgot the connection,
-    /// or an address moved), and neither does what is merely slow. So the peer is dialled beside a
-    /// ping that is late: a connection that comes to be meanwhile, which takes several round trips,
-    /// shows that the older one is dead.
+    /// Pings, until one gets no answer. What is dead says nothing (a middlebox forgot the
+    /// connection, or an address moved), and neither does what is merely slow. So the peer is
+    /// dialled beside a ping that is late: a connection that comes to be meanwhile, which takes
+    /// several round trips, shows that the older one is dead.
     async fn measure(&self, channel: &Traced) -> Option<Connection> {
         let mut recent = VecDeque::new();
         for count in 1_u32.. {

@@ -49,8 +49,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const CLIENT_MESSAGE_BYTES_MAX: usize = 64 << 10;
 const HEALTH_STREAMS_MAX: u32 = 64;
 const HEALTH_CONNECTIONS_MAX: usize = 64;
-/// Calls that their callers had given up before this peer looked at them; more end the connection. A
-/// frozen peer finds all of them at once when it goes on, and they are nobody's fault.
+/// Calls that their callers had given up before this peer looked at them; more end the connection.
+/// A frozen peer finds all of them at once when it goes on, and they are nobody's fault.
 const GIVEN_UP_MAX: usize = 4_096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

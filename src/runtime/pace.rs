@@ -1,9 +1,9 @@
 //! How much may be on its way over one stream: what the link carries in about a tenth of a second.
 //!
 //! Between a sender and a slow link lie buffers that hold minutes of it, in HTTP/2, in the kernel
-//! and in routers, and what is in there cannot be overtaken: a heartbeat would wait behind all of it
-//! (R22). So the log and submissions are sent in pieces, the other end says which have arrived, and
-//! no more is sent ahead than has lately arrived in such a time.
+//! and in routers, and what is in there cannot be overtaken: a heartbeat would wait behind all of
+//! it (R22). So the log and submissions are sent in pieces, the other end says which have arrived,
+//! and no more is sent ahead than has lately arrived in such a time.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -49,7 +49,8 @@ struct State {
     /// All that has arrived.
     delivered: u64,
     shortest: Option<Shortest>,
-    /// The window that is gone back to, while next to nothing is sent to see the shortest time again.
+    /// The window that is gone back to, while next to nothing is sent to see the shortest time
+    /// again.
     held_back: Option<usize>,
 }
 
@@ -104,8 +105,8 @@ impl Pace {
         }
     }
 
-    /// Takes note of a piece that is sent now; gives the number that the other end is to repeat once
-    /// it has come, where one is asked for.
+    /// Takes note of a piece that is sent now; gives the number that the other end is to repeat
+    /// once it has come, where one is asked for.
     pub fn sent(&self, now: Instant, bytes: usize) -> Option<u64> {
         self.lock().sent(now, bytes)
     }
@@ -211,8 +212,8 @@ mod tests {
     use super::*;
 
     /// A link that carries so many bytes a second, after a delay each way, and holds what is sent
-    /// faster. Sends as much as the pace allows for `seconds`, and gives the bytes that came through
-    /// and the longest time that one waited in the last half of it.
+    /// faster. Sends as much as the pace allows for `seconds`, and gives the bytes that came
+    /// through and the longest time that one waited in the last half of it.
     fn over(pace: &mut State, bytes_per_s: u64, delay: Duration, seconds: u64) -> (u64, Duration) {
         let begin = Instant::now();
         let end = begin + Duration::from_secs(seconds);

@@ -2,9 +2,9 @@
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Does something that waits for a disk, or for a lock under which somebody does. Where the caller's
-/// thread has other tasks too, as those that run the chats do, another thread goes on with them: a
-/// slow disk holds up nobody but who asked for something of it (R24).
+/// Does something that waits for a disk, or for a lock under which somebody does. Where the
+/// caller's thread has other tasks too, as those that run the chats do, another thread goes on with
+/// them: a slow disk holds up nobody but who asked for something of it (R24).
 pub fn apart<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),

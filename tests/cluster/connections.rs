@@ -1,10 +1,9 @@
-//! Connections that are narrow, dead without a word, or frozen.
+//! Connections that are dead without a word, or frozen.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use demes::cli::demo::cluster::say;
 use demes::cli::demo::peer::Place;
 use demes::cli::demo::proxy::Gate;
 use demes::wire::pb;
@@ -13,75 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::Request;
 
-use crate::harness::{Chat, STEP, story};
-
-/// Lines of 64 and 128 kbit/s, in bytes a second.
-const NARROW: u64 = 8_000;
-const LESS_NARROW: u64 = 16_000;
-
-/// Five peers with so narrow lines each, and the term that their chat is in.
-async fn narrow(bytes_per_s: u64) -> (Chat, usize, u64) {
-    let chat = Chat::of(5, &[5, 5, 5, 5, 5]).await;
-    let (host, term) = chat.host_above(0, STEP).await.unwrap();
-    for peer in &chat.peers {
-        peer.set_rate(bytes_per_s);
-    }
-    (chat, host, term)
-}
-
-/// R22: what a chat costs that nobody speaks in, or hardly, leaves room on any line.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quiet_chat_keeps_its_host_on_narrow_lines() {
-    story(async {
-        let (mut chat, host, term) = narrow(NARROW).await;
-        for speaker in (0..5).chain(0..5) {
-            chat.says(speaker).await;
-        }
-        let now = chat.chat_at(host).await.unwrap();
-        assert_eq!((now.term, now.serving), (term, true), "{}", chat.describe().await);
-        chat.peers.iter().for_each(|peer| peer.set_rate(0));
-        chat.finish().await;
-    })
-    .await;
-}
-
-/// Heartbeats come first on the wire: with more to say than the lines carry, the chat is slow, and
-/// keeps its host.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_loaded_chat_keeps_its_host_on_narrow_lines() {
-    story(async {
-        let (mut chat, host, term) = narrow(LESS_NARROW).await;
-        let mut speakers = Vec::new();
-        for speaker in 0..5 {
-            let (client, name) = (chat.peers[speaker].client(), chat.chat.clone());
-            speakers.push(tokio::spawn(async move {
-                let mut said = Vec::new();
-                for round in 0..3 {
-                    let calls = (0..8).map(|number| {
-                        let (client, name) = (client.clone(), name.clone());
-                        let id = format!("loaded-{speaker}-{round}-{number}");
-                        async move {
-                            let text = format!("{id} {}", "x".repeat(500));
-                            (id.clone(), say(client, &name, &text, &id).await)
-                        }
-                    });
-                    said.extend(futures_util::future::join_all(calls).await);
-                }
-                said
-            }));
-        }
-        for (speaker, said) in speakers.into_iter().enumerate() {
-            for (id, sequence) in said.await.unwrap() {
-                chat.note(speaker, &id, sequence.unwrap());
-            }
-        }
-        let now = chat.chat_at(host).await.unwrap();
-        assert_eq!((now.term, now.serving), (term, true), "{}", chat.describe().await);
-        chat.peers.iter().for_each(|peer| peer.set_rate(0));
-        chat.finish().await;
-    })
-    .await;
-}
+use crate::harness::{Chat, story};
 
 /// What forgets all connections that it has carried: nothing passes on them, and nobody is told.
 #[derive(Default)]

@@ -44,6 +44,8 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::OwnWordNotCompared => "old_copy_of_an_author",
         Bug::ReceiptsNoPast => "old_copy_and_another_host",
         Bug::PastOfStrangerBelieved => "past_of_a_stranger",
+        Bug::GapAfterRefusal => "refused_in_pieces",
+        Bug::ReceiptsEndWithTerm => "receipts_of_a_former_host",
         Bug::OutlivedNotTold => "outlived_and_back",
         Bug::OutlivedComesBack => "old_join",
         Bug::ReceiptsGoBack => "receipts_of_strangers",

@@ -120,7 +120,8 @@ impl Network {
         }
     }
 
-    /// The way between all peers is another one from now on. What is on its way arrives as it would.
+    /// The way between all peers is another one from now on. What is on its way arrives as it
+    /// would.
     pub fn move_to(&mut self, distances: Vec<Vec<u64>>) {
         self.distances = distances;
     }

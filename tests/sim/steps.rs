@@ -1,6 +1,6 @@
 //! Chats in which nothing fails and everything gets slower: ways that get longer from one moment to
-//! the next, and syncs that are slow at all peers. What counts is for how long nothing is confirmed,
-//! how many terms that costs, and how often another hosts.
+//! the next, and syncs that are slow at all peers. What counts is for how long nothing is
+//! confirmed, how many terms that costs, and how often another hosts.
 
 use demes_protocol::event::Notice;
 use demes_protocol::prng::Prng;
