@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 
+use super::event::{DiskState, Notice, Proposal, ProposeError};
 use super::planted::{Bug, planted};
+use super::replica::Replica;
 use super::time::{Instant, Micros};
-use super::types::{Entry, Membership, Number, Payload, Submission};
+use super::types::{Entry, MemberState, Membership, Number, Payload, Submission};
 
 /// This peer's submissions that its own log has not confirmed yet, in the order of their numbers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -174,6 +176,53 @@ impl Outbox {
 
     fn confirmed(&self) -> Number {
         self.queue.front().map_or(self.last_number, |first| first.number - 1)
+    }
+}
+
+impl Replica {
+    /// Whether a proposal would be taken now.
+    pub fn can_propose(&self, _payload: &Payload) -> Result<(), ProposeError> {
+        let me = self.log.state().members.get(&self.me);
+        let is_active = me.is_some_and(|me| {
+            me.state == MemberState::Active && me.incarnation == self.incarnation
+        });
+        if self.stopping.is_none() && !is_active {
+            return Err(ProposeError::NotMember);
+        }
+        self.can_keep(0)
+    }
+
+    /// Whether one would be kept for later, beside `others`: while the log is coming in that says
+    /// whether this peer takes part.
+    pub fn can_keep(&self, others: usize) -> Result<(), ProposeError> {
+        if self.stopping.is_some() {
+            return Err(ProposeError::Stopping);
+        }
+        // Who has asked to leave says nothing more.
+        if self.is_over() || self.outbox.has_leaving() {
+            return Err(ProposeError::NotMember);
+        }
+        if self.disk == DiskState::Full {
+            return Err(ProposeError::StorageFull);
+        }
+        if self.outbox.len() + others >= self.config.outbox_max {
+            return Err(ProposeError::OutboxFull);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_propose(&mut self, proposal: Proposal) {
+        let submission = Submission {
+            number: self.outbox.next_number(),
+            created_at_ms: proposal.created_at_ms,
+            trace: proposal.trace,
+            payload: proposal.payload,
+            signature: proposal.signature,
+        };
+        // R31: durable in the outbox before anyone is told that it is queued, or hears of it.
+        self.ready.persisted_notices.push(Notice::Queued { number: submission.number });
+        self.ready.persist.outbox_put.push(submission.clone());
+        self.outbox.push(submission);
     }
 }
 

@@ -10,9 +10,7 @@ use super::adoption::{Adoption, Doubt};
 use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
-use super::event::{
-    DiskState, Event, LinkState, Notice, Proposal, ProposeError, Ready, Recovered, Role, Status,
-};
+use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
 use super::follower::Attached;
 use super::host::Hosting;
 use super::log::Log;
@@ -24,8 +22,8 @@ use super::progress::Progress;
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
 use super::types::{
-    Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, Payload, PeerId,
-    Position, Submission, Term,
+    Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId, Position,
+    Term,
 };
 
 /// One chat at one peer. See the module's text and `event.rs`.
@@ -299,37 +297,6 @@ impl Replica {
         self.outbox.next_number()
     }
 
-    /// Whether a proposal would be taken now.
-    pub fn can_propose(&self, _payload: &Payload) -> Result<(), ProposeError> {
-        let me = self.log.state().members.get(&self.me);
-        let is_active = me.is_some_and(|me| {
-            me.state == MemberState::Active && me.incarnation == self.incarnation
-        });
-        if self.stopping.is_none() && !is_active {
-            return Err(ProposeError::NotMember);
-        }
-        self.can_keep(0)
-    }
-
-    /// Whether one would be kept for later, beside `others`: while the log is coming in that says
-    /// whether this peer takes part.
-    pub fn can_keep(&self, others: usize) -> Result<(), ProposeError> {
-        if self.stopping.is_some() {
-            return Err(ProposeError::Stopping);
-        }
-        // Who has asked to leave says nothing more.
-        if self.is_over() || self.outbox.has_leaving() {
-            return Err(ProposeError::NotMember);
-        }
-        if self.disk == DiskState::Full {
-            return Err(ProposeError::StorageFull);
-        }
-        if self.outbox.len() + others >= self.config.outbox_max {
-            return Err(ProposeError::OutboxFull);
-        }
-        Ok(())
-    }
-
     /// This replica as it sees itself.
     pub fn status(&self) -> Status {
         let state = self.log.state();
@@ -379,7 +346,7 @@ impl Replica {
     }
 
     /// Whether this peer has nothing to do in the chat any more.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.fault.is_some() || self.has_gone
     }
 
@@ -502,20 +469,6 @@ impl Replica {
             | RefusedReason::InviteLink(_)
             | RefusedReason::ChatFull => {}
         }
-    }
-
-    fn on_propose(&mut self, proposal: Proposal) {
-        let submission = Submission {
-            number: self.outbox.next_number(),
-            created_at_ms: proposal.created_at_ms,
-            trace: proposal.trace,
-            payload: proposal.payload,
-            signature: proposal.signature,
-        };
-        // R31: durable in the outbox before anyone is told that it is queued, or hears of it.
-        self.ready.persisted_notices.push(Notice::Queued { number: submission.number });
-        self.ready.persist.outbox_put.push(submission.clone());
-        self.outbox.push(submission);
     }
 
     fn on_mark_read(&mut self, index: Index) {

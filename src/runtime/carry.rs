@@ -379,8 +379,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::protocol::event::Persist;
-    use crate::protocol::types::{ChatId, Hash, Policy};
+    use crate::crypto::Identity;
+    use crate::protocol::config::Config;
+    use crate::protocol::event::{LinkState, Persist};
+    use crate::protocol::founding::founding_entry;
+    use crate::protocol::message::{Announce, Append, Body, Message};
+    use crate::protocol::types::{ChatId, Hash, Policy, Position};
+    use crate::runtime::driver::{DriverOptions, start};
+    use crate::runtime::handle::NewChat;
     use crate::storage::ChatStore;
 
     const ME: PeerId = PeerId([1; 32]);
@@ -477,5 +483,89 @@ mod tests {
 
         let mut over = Carried::new(vec![submission(1, message("b"))], &outbox);
         assert!(over.is_empty() && over.ends_with_this_write() && !over.ends_with_this_write());
+    }
+
+    /// The log comes up to this incarnation's Join and a request that stands in it is repeated,
+    /// both in one turn of the loop.
+    #[tokio::test]
+    async fn r9_a_repeat_in_the_turn_in_which_the_log_is_known_is_found() {
+        const HOST: PeerId = PeerId([9; 32]);
+        let dir = tempfile::tempdir().expect("a directory");
+        let identity = Arc::new(Identity::load_or_create(dir.path()).expect("a key"));
+        let me = identity.peer_id();
+        let options = DriverOptions { identity, config: Config::default(), keep_seat: false };
+        let (handle, _reports) = start(options);
+
+        let text = String::from("x:1");
+        let founded =
+            founding_entry(HOST, 1, text.clone(), text.clone(), text.clone(), 0, |_| [0; 64]);
+        let (chat, first) = founded;
+        let mut log = vec![Arc::new(first)];
+        let joined = || Membership::Joined { name: "x".into(), address: "x:1".into(), proof: None };
+        for (author, session, number, payload) in [
+            (HOST, 1, 0, Payload::TermStart),
+            (HOST, 1, 0, Payload::Membership(Membership::Invited { peer: me, address: text })),
+            (me, 2, 0, Payload::Membership(joined())),
+            (me, 2, 1, message("a")),
+            (me, 3, 0, Payload::Membership(joined())),
+        ] {
+            let last = log.last().expect("there is a first one");
+            let mut entry = Entry {
+                index: last.index + 1,
+                term: 1,
+                author,
+                session,
+                number,
+                created_at_ms: 1,
+                trace: None,
+                payload,
+                signature: None,
+                previous: last.hash,
+                hash: Hash::default(),
+            };
+            entry.hash = entry.computed_hash();
+            log.push(Arc::new(entry));
+        }
+
+        let (store, recovered) = ChatStore::create(dir.path(), chat, 3, &[]).expect("new");
+        let contacts = vec![(HOST, "x:1".to_owned())];
+        let new = NewChat { id: chat, store, recovered, contacts, carried: Vec::new() };
+        handle.add(new).await.expect("it runs");
+        handle.link(HOST, LinkState::Up).await;
+        let from_host = |body| Message {
+            from: HOST,
+            from_incarnation: 1,
+            from_boot: 1,
+            to: me,
+            to_incarnation: 3,
+            generation: 0,
+            call: 0,
+            body,
+        };
+        let announce = from_host(Body::Announce(Announce { term: 1 }));
+        handle.deliver(chat, announce).await.expect("the loop runs");
+        handle.view(chat).await.expect("it has been attached to");
+        let append = from_host(Body::Append(Append {
+            term: 1,
+            attach: 1,
+            previous: Position::default(),
+            commit: log.len() as u64,
+            entries: log,
+            past: None,
+        }));
+        let shared = handle.chat(chat).expect("it runs");
+        let wish = Wish {
+            request_id: Some("a".into()),
+            looked: Some(shared.looked()),
+            payload: message("a"),
+            created_at_ms: 2,
+            trace: None,
+            wait: Wait::Committed,
+        };
+        // Neither yields to the loop before both are there.
+        handle.deliver(chat, append).await.expect("the loop runs");
+        let found = handle.propose(chat, wish).await.expect("it is found");
+        assert_eq!(found.index, Some(5));
+        assert_eq!(handle.view(chat).await.expect("it runs").status.queued, 0);
     }
 }
