@@ -103,7 +103,8 @@ reasons! {
     PageTokenInvalid = "PAGE_TOKEN_INVALID", InvalidArgument;
     /// A page size is not negative.
     PageSizeInvalid = "PAGE_SIZE_INVALID", InvalidArgument;
-    /// The sequence lies beyond `committed`, the end of the chat `chat_id` here.
+    /// The sequence lies beyond `committed`, the end of the chat `chat_id`. Before this peer has
+    /// heard from a host, it waits instead.
     CursorAhead = "CURSOR_AHEAD", OutOfRange;
     /// The reader did not keep up: go on in `chat_id` behind `after`.
     SlowConsumer = "SLOW_CONSUMER", ResourceExhausted;
