@@ -1,7 +1,6 @@
 //! What a member does: finds the host, attaches to its log, keeps it, says how far it is, and
 //! submits what its person wants said.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::{LinkState, Notice};
@@ -535,9 +534,12 @@ impl Replica {
         }
         let author = (self.host != Some(source)).then_some((self.me, self.incarnation));
         let config = &self.config;
+        let round_trip = self.round_trips.get(&source).map_or(0, |estimate| estimate.p99());
+        let answer_us = 2 * round_trip.max(self.lateness.longer_by()) + 2 * self.syncs.p99();
+        let resend_min = config.resend_min_us.max(answer_us).min(config.resend_max_us);
         let term = self.hard_state.term;
         let unsent = self.outbox.take_unsent(config.in_flight_max, config.append_bytes_max);
-        self.outbox.expect_answer(self.now, config.resend_min_us, config.resend_max_us);
+        self.outbox.expect_answer(self.now, resend_min, config.resend_max_us);
         if let Some(last) = unsent.last().filter(|_| planted(Bug::OutboxClearedOnSend)) {
             self.clear_outbox_through(last.number);
         }
@@ -564,38 +566,5 @@ impl Replica {
             ) => self.outbox.put_off(),
             None => {}
         }
-    }
-
-    // ---- for showing ----
-
-    // R36: both only grow, whoever tells. Of those who are no members nothing is kept.
-    fn learn_receipt(&mut self, peer: PeerId, receipt: Receipt) {
-        if self.log.state().members.contains_key(&peer) || planted(Bug::ReceiptsOfAnybody) {
-            let known = self.receipts.entry(peer).or_default();
-            match planted(Bug::ReceiptsGoBack) {
-                true => *known = receipt,
-                false => known.advance(receipt),
-            }
-        }
-    }
-
-    /// How far every member is: what the host has told, and this peer's own position.
-    pub(super) fn all_receipts(&self) -> BTreeMap<PeerId, Receipt> {
-        let mut receipts = self.receipts.clone();
-        if let Part::Host(hosting) = &self.part {
-            for (peer, progress) in &hosting.progress {
-                receipts.entry(*peer).or_default().advance(progress.receipt);
-            }
-        }
-        // A host commits with the others' copies. What it has delivered itself is on its own disk.
-        let delivered = self.log.commit().min(self.synced);
-        receipts.entry(self.me).or_default().advance(Receipt { delivered, read: self.read });
-        receipts
-    }
-
-    /// Voters that this peer is linked to, itself included.
-    pub(super) fn voters_linked(&self) -> usize {
-        let linked = |peer: &&PeerId| **peer == self.me || self.is_within_reach(peer);
-        self.log.voters().peers().filter(linked).count()
     }
 }

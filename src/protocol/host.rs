@@ -46,6 +46,8 @@ pub(super) struct Hosting {
     pub publish_at: Instant,
     pub published_at: Instant,
     pub heartbeat: u64,
+    /// Echoes of later heartbeats measure the ways.
+    pub measured_from: u64,
     pub heartbeat_at: Instant,
     pub heartbeats_sent: VecDeque<HeartbeatSent>,
     /// What the last two heartbeats said of the time to the next.
@@ -108,6 +110,7 @@ impl Replica {
             publish_at: now + self.config.report_us + self.config.report_us / 4,
             published_at: now,
             heartbeat: 0,
+            measured_from: 0,
             heartbeat_at: now,
             heartbeats_sent: VecDeque::new(),
             intervals_us: (self.config.heartbeat_us, self.config.heartbeat_us),
@@ -149,6 +152,7 @@ impl Replica {
         let heard = |peer: &PeerId| {
             let progress = hosting.progress.get(peer);
             let contact = progress.and_then(|progress| progress.contact);
+            let span = span.max(self.lease_of(hosting, peer));
             contact.is_some_and(|contact| self.now.since(contact) <= span)
         };
         let silent: Vec<_> = self.others().into_iter().filter(|peer| !heard(peer)).collect();
@@ -172,6 +176,11 @@ impl Replica {
         let now = self.now;
         let Part::Host(hosting) = &mut self.part else { return };
         let heartbeat = now >= hosting.heartbeat_at;
+        if now.since(hosting.heartbeat_at) > self.config.heartbeat_us {
+            // This host was frozen, or cut short of time: how long echoes of before have taken
+            // says nothing about the ways.
+            hosting.measured_from = hosting.heartbeat + 1;
+        }
         let publish = now >= hosting.publish_at;
         let announce = now >= hosting.announce_at;
         if announce {
@@ -341,8 +350,9 @@ impl Replica {
             let known = self.round_trips.get(&from).and_then(|estimate| estimate.smoothed());
             progress.note_echo(self.now, echoed.at, known.unwrap_or(0));
             let is_new = progress.contact < Some(echoed.at);
-            if is_new && echoed.number > progress.first_heartbeat {
-                progress.echoes.add(self.now.since(echoed.at));
+            let first = progress.first_heartbeat.max(hosting.measured_from);
+            if is_new && echoed.number > first {
+                progress.echoed(self.now, self.now.since(echoed.at));
             }
             let at = if planted(Bug::ContactDatedByArrival) { self.now } else { echoed.at };
             progress.contact = progress.contact.max(Some(at));

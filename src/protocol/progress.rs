@@ -21,6 +21,9 @@ const RANKING_RESEND_US: Micros = SECOND;
 const LATE_US: Micros = 120 * MS;
 const LATE_KEPT_US: Micros = 10 * SECOND;
 
+/// Echoes that come closer to each other were held up together.
+const ECHOES_APART_US: Micros = 20 * MS;
+
 /// One attached member. Everything here belongs to its newest attach.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Progress {
@@ -45,6 +48,8 @@ pub(super) struct Progress {
     pub contact: Option<Instant>,
     /// How long heartbeats take to the member and their echoes back.
     pub echoes: Estimate,
+    /// When the last of them was taken into account.
+    pub echoed_at: Instant,
     /// The newest heartbeat when the member attached. It may have been sent long before that.
     pub first_heartbeat: u64,
     /// When the last entries were sent of which the member has said soon that it has them.
@@ -86,6 +91,7 @@ impl Progress {
             loading: false,
             contact: None,
             echoes: Estimate::default(),
+            echoed_at: Instant::default(),
             first_heartbeat: 0,
             copied_soon: None,
             late_until: Instant(0),
@@ -101,6 +107,15 @@ impl Progress {
     /// R35: a follower that stalls gets nothing more until it acknowledges.
     pub fn has_room(&self, bytes_max: usize) -> bool {
         self.in_flight_bytes < bytes_max || planted(Bug::SlowMemberFlooded)
+    }
+
+    /// Takes note of how long a new heartbeat and its echo took. What was held up somewhere and comes
+    /// all at once is one measurement.
+    pub fn echoed(&mut self, now: Instant, took: Micros) {
+        if now.since(self.echoed_at) >= ECHOES_APART_US {
+            self.echoed_at = now;
+            self.echoes.add(took);
+        }
     }
 
     /// Takes note of entries up to `last` having been sent.
@@ -166,5 +181,15 @@ mod tests {
         assert!(progress.has_room(1_000));
         progress.acknowledged(now, 3);
         assert_eq!(progress.matched, 15, "an older answer takes nothing back");
+    }
+
+    #[test]
+    fn echoes_that_come_all_at_once_are_one_measurement() {
+        let mut progress = Progress::new(1, 1, None);
+        progress.echoed(Instant(1_000_000), MS);
+        for count in 0..5 {
+            progress.echoed(Instant(3_000_000 + count), 1_500 * MS);
+        }
+        assert!(progress.echoes.p99() < 100 * MS, "{:?}", progress.echoes);
     }
 }

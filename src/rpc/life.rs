@@ -4,8 +4,6 @@
 
 mod kept;
 mod phase;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -572,3 +570,6 @@ async fn whole<T: Send + 'static>(
     let interrupted = |_| status::internal("a change of the chat was interrupted");
     tokio::spawn(change).await.map_err(interrupted)?
 }
+
+#[cfg(test)]
+mod tests;

@@ -199,9 +199,13 @@ mod tests {
 
     #[test]
     fn errors_are_made_in_one_place() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rpc");
-        for file in fs::read_dir(folder).expect("it is part of the repository") {
-            let path = file.expect("it can be listed").path();
+        let mut paths = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rpc")];
+        while let Some(path) = paths.pop() {
+            if path.is_dir() {
+                let files = fs::read_dir(&path).expect("it is part of the repository");
+                paths.extend(files.map(|file| file.expect("it can be listed").path()));
+                continue;
+            }
             if CALLERS.iter().any(|caller| path.ends_with(caller)) {
                 continue;
             }

@@ -162,6 +162,12 @@ impl Disk {
         self.writing = next_cut.map_or(self.pending.len(), |position| position + 1);
     }
 
+    /// The next that waits, if there is nothing to write of it.
+    pub fn take_unwritten(&mut self) -> Option<Ready> {
+        let next = self.pending.pop_front_if(|pending| pending.ready.persist.is_empty());
+        next.map(|pending| pending.ready)
+    }
+
     /// Makes the oldest `count` durable as one batch and gives them back.
     pub fn write(&mut self, count: usize) -> Vec<Ready> {
         let written: Vec<_> = self.pending.drain(..count).map(|pending| pending.ready).collect();

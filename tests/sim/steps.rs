@@ -168,7 +168,8 @@ fn worst(name: &str, courses: &[Course]) -> Course {
     };
     let sum = |of: fn(&Course) -> u64| courses.iter().map(of).sum::<u64>();
     println!(
-        "{name}: without a confirmation for p50 {half} ms, p90 {most} ms, at most {last} ms ({seed}); \
+        "{name}: without a confirmation for p50 {half} ms, p90 {most} ms, at most {last} ms \
+         ({seed}); \
          terms {} at most, {} in all; hosts {} at most, {} in all; pauses {} at most",
         worst.terms,
         sum(|course| course.terms),
@@ -183,13 +184,12 @@ fn worst(name: &str, courses: &[Course]) -> Course {
 #[test]
 fn ways_that_get_longer_cost_seconds_and_few_terms() {
     let mut failed = Vec::new();
-    for (place, longer) in LONGER.into_iter().enumerate() {
-        if number("ONLY").is_some_and(|only| only != place as u64) {
-            continue;
-        }
+    for longer in LONGER {
         let courses = courses(longer.from_ms * MS, |seed, members| longer.action(seed, members));
         let worst = worst(longer.name, &courses);
-        if worst.gap_us > 3 * SECOND || worst.terms > 3 {
+        // Where single messages take three times as long as others, chance may lose the host.
+        let gap_max_us = if longer.jitter_ms < 200 { 3 * SECOND } else { 5 * SECOND };
+        if worst.gap_us > gap_max_us || worst.terms > 3 {
             failed.push(longer.name);
         }
     }

@@ -410,6 +410,12 @@ impl World {
                 self.event(peer, Event::Persisted { ready: number, sync_us: took });
             }
         }
+        // What only stood behind it, with nothing to write, waits for no further write.
+        while self.runs(peer, epoch)
+            && let Some(ready) = self.peers[peer].disk.take_unwritten()
+        {
+            self.release(peer, ready);
+        }
         self.in_turn = in_turn;
         if !self.runs(peer, epoch) {
             return;
