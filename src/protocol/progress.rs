@@ -109,8 +109,8 @@ impl Progress {
         self.in_flight_bytes < bytes_max || planted(Bug::SlowMemberFlooded)
     }
 
-    /// Takes note of how long a new heartbeat and its echo took. What was held up somewhere and comes
-    /// all at once is one measurement.
+    /// Takes note of how long a new heartbeat and its echo took. What was held up somewhere and
+    /// comes all at once is one measurement.
     pub fn echoed(&mut self, now: Instant, took: Micros) {
         if now.since(self.echoed_at) >= ECHOES_APART_US {
             self.echoed_at = now;
