@@ -74,8 +74,8 @@ pub enum Want {
 }
 
 /// How often each is in the deck, and what it is called. With 0 it is played only where `--only`
-/// names it: narrow links do not hold yet, and the others have not been seen to hold often enough to
-/// let a run of everything rely on them.
+/// names it: narrow links do not hold yet, and the others have not been seen to hold often enough
+/// for a run of everything to rely on them.
 const MENU: [(Fault, u8, &str); 51] = [
     (HostKilled, 3, "host killed"),
     (MemberKilled, 1, "member killed"),
