@@ -123,12 +123,13 @@ async fn listed(chat: &Chat, peer: usize) -> Vec<pb::Chat> {
 }
 
 async fn ails(chat: &Chat, peer: usize, word: &str) {
-    until(STEP, word, || async {
+    let ails = until(STEP, word, || async {
         let listed = listed(chat, peer).await;
         listed.iter().any(|one| one.fault.contains(word)).then_some(())
-    })
-    .await
-    .unwrap();
+    });
+    if let Err(error) = ails.await {
+        panic!("{error}: {:?}", listed(chat, peer).await);
+    }
 }
 
 /// The chat does not come back by itself.
@@ -253,6 +254,13 @@ async fn who_joins_again_while_the_chat_is_repaired_is_in_it_once() {
             remove(&chat, 0, 2).await;
             chat.peers[2].start().await.unwrap();
             ails(&chat, 2, "ask to be invited again").await;
+            // One who is still on its way out cannot be invited.
+            until(STEP, "the end of the membership", || async {
+                let members = &listed(&chat, 1).await[0].members;
+                (members.len() == 2).then_some(())
+            })
+            .await
+            .unwrap();
             invite(&chat, 1, 2).await;
             until(STEP, "the invitation", || async { accept(&chat, 2).await.ok() }).await.unwrap();
             chat.settled().await.unwrap();

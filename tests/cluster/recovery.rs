@@ -65,6 +65,9 @@ async fn a_survivor_recovers_a_chat_whose_majority_is_lost() {
         chat.peers[lost].kill().unwrap();
         let queued = chat.queues(survivor).await;
         chat.peers[survivor].kill().unwrap();
+        for peer in [host, lost, survivor] {
+            chat.peers[peer].gone().await.unwrap();
+        }
 
         // Looking changes nothing, and who is behind another survivor is told.
         let mut other = recovered(&chat, lost, &[]).await;
@@ -223,6 +226,7 @@ async fn r30_a_mistaken_recovery_is_taken_back() {
         chat.all_see("everything", |chat| chat.committed == chat.last).await.unwrap();
         for peer in 0..3 {
             chat.peers[peer].kill().unwrap();
+            chat.peers[peer].gone().await.unwrap();
             chat.peers[peer].gone().await.unwrap();
         }
         let done = recovered(&chat, mistaken, &["--confirm"]).await;
