@@ -64,7 +64,7 @@ use crate::crypto::{Identity, tls};
 use crate::protocol::types::PeerId;
 use crate::runtime::driver::{self, DriverOptions, Reports};
 use crate::runtime::handle::Handle;
-use crate::storage::{DataDir, PeerStore, StorageError, free_bytes};
+use crate::storage::{DataDir, PeerStore, StorageError, free_bytes, write_private};
 use crate::telemetry::Observed;
 use crate::wire::{check_address, check_name};
 
@@ -230,7 +230,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     });
     node.resume_all().await.map_err(storage)?;
     let address_file = options.data_dir.join("client.addr");
-    std::fs::write(&address_file, format!("{client_address}\n")).map_err(|error| {
+    write_private(&address_file, &format!("{client_address}\n")).map_err(|error| {
         ServeError::Storage(format!("cannot write {}: {error}", address_file.display()))
     })?;
 

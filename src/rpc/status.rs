@@ -337,7 +337,8 @@ pub fn store(error: &StorageError) -> Status {
         // A store takes no writes after one that failed, and what ails it is in the log.
         StorageError::Failed { .. }
         | StorageError::Io { .. }
-        | StorageError::NotWritable { .. } => storage_failed(),
+        | StorageError::NotWritable { .. }
+        | StorageError::Exposed { .. } => storage_failed(),
         StorageError::Random(_) => internal(error.to_string()),
         StorageError::Closed { .. } => chat_not_found(),
         other => storage_damaged(other.to_string()),
