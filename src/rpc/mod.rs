@@ -1,7 +1,7 @@
 //! The gRPC face of a peer: its listeners, its services, and its connections to other peers.
 //!
 //! `serve` starts a peer and returns once its listeners are bound and its chats are running.
-//! `server.rs` has the listeners; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
+//! `server.rs` has the listeners, `places.rs` and `visit.rs` who is let in; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
 //! each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs` and `joining.rs` how chats and people
 //! come and go, `life.rs` what becomes of a chat here, and `records.rs` and `repair.rs` how chats
 //! outlive a bad disk; `peers.rs` and `dial.rs` the connections that this peer makes; `reach.rs`
@@ -31,6 +31,7 @@ mod own_address;
 mod pages;
 mod peer;
 mod peers;
+mod places;
 mod reach;
 mod readiness;
 mod reason;
@@ -42,6 +43,7 @@ mod server;
 mod shown;
 mod status;
 mod streams;
+mod visit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
