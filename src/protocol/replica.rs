@@ -542,9 +542,7 @@ impl Replica {
             }
             self.suspect_at = self.now + self.config.lease_min_us;
             self.lease_until = self.now;
-            if !planted(Bug::ReceiptsEndWithTerm) {
-                self.receipts = self.all_receipts();
-            }
+            self.keep_receipts();
         }
         self.part = Part::Follower;
         self.outbox.resend_all();
