@@ -226,6 +226,12 @@ pub fn removed_before() -> Status {
     status(Reason::NotMember, message, [])
 }
 
+pub fn leaving() -> Status {
+    let message = "you are leaving this chat, and the others do not know it yet: \
+                   try again when they do";
+    status(Reason::Leaving, message, [])
+}
+
 pub fn peer_is_self() -> Status {
     let message = "that is you: leave the chat instead";
     status(Reason::PeerIsSelf, message, [])
