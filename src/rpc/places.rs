@@ -63,6 +63,8 @@ struct Held {
     kind: Kind,
     address: IpAddr,
     key: Option<PeerId>,
+    /// Whether it came as a stranger, and may do no more than one.
+    narrow: bool,
     holder: Arc<Holder>,
 }
 
@@ -182,7 +184,10 @@ impl Places {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let holder = Arc::new(Holder::new(stop.child_token()));
         let address = place_of(address);
-        held.insert(id, Held { kind, address, key: None, holder: Arc::clone(&holder) });
+        held.insert(
+            id,
+            Held { kind, address, key: None, narrow: false, holder: Arc::clone(&holder) },
+        );
         if !self.make_room(&mut held, id) {
             held.remove(&id);
             return None;
@@ -259,7 +264,13 @@ impl Places {
                     moved.push(*id);
                 }
             }
-            true
+            // Whoever has become a member comes again at once, and may do more. Nothing of it is
+            // under way.
+            let comes_again = it.narrow && it.kind == Kind::Member && !it.holder.is_busy();
+            if comes_again {
+                it.holder.closed.cancel();
+            }
+            !comes_again
         });
         for id in moved {
             self.make_room(&mut held, id);
@@ -288,7 +299,7 @@ impl Place {
         let mut held = self.places.held();
         // It may have given way meanwhile.
         let Some(it) = held.get_mut(&self.id) else { return };
-        (it.kind, it.key) = (kind_of(is_member), Some(key));
+        (it.kind, it.key, it.narrow) = (kind_of(is_member), Some(key), !is_member);
         self.places.make_room(&mut held, self.id);
     }
 }
@@ -381,12 +392,16 @@ mod tests {
         let mut taken: Vec<Place> = (1..=2).map(|n| prove(n, true)).collect();
         taken.extend((3..=5).map(|n| prove(n, false)));
         assert_eq!(are_open(&taken), [true, true, false, true, true]);
-        // The fourth becomes a member, and the first is none any more.
-        places.look(Instant::now(), &|peer| [key(2), key(4)].contains(peer));
-        assert_eq!(are_open(&taken), [true, true, false, true, true]);
+        // The fourth and the fifth become members, and the first is none any more. One that has
+        // nothing under way comes again, as a member.
+        let under_way = taken[3].holder.call();
+        places.look(Instant::now(), &|peer| [key(2), key(4), key(5)].contains(peer));
+        assert_eq!(are_open(&taken), [true, true, false, true, false]);
         taken.push(prove(6, false));
-        assert_eq!(are_open(&taken).iter().filter(|open| **open).count(), 4);
-        assert!(are_open(&taken)[1] && are_open(&taken)[3], "members stay");
+        assert_eq!(are_open(&taken), [true, true, false, true, false, true]);
+        taken.push(prove(7, false));
+        assert_eq!(are_open(&taken), [false, true, false, true, false, true, true]);
+        drop(under_way);
     }
 
     #[test]
