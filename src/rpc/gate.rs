@@ -37,7 +37,8 @@ impl Share {
         self.calls.check().is_ok()
     }
 
-    /// Lets a `Submit` stream begin, for as long as the result is kept; none where too many are open.
+    /// Lets a `Submit` stream begin, for as long as the result is kept; none where too many are
+    /// open.
     pub fn submit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.submits).try_acquire_owned().ok()
     }

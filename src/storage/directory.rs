@@ -40,8 +40,8 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Takes the directory at `path` for this process, and makes it if it is not there. From then on
-    /// nobody else may look into it.
+    /// Takes the directory at `path` for this process, and makes it if it is not there. From then
+    /// on nobody else may look into it.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let chats = path.join("chats");
         make_private_dir(path).map_err(|error| StorageError::io("create", path, error))?;
