@@ -2,11 +2,11 @@
 //!
 //! `serve` starts a peer and returns once its listeners are bound and its chats are running.
 //! `server.rs` has the listeners, `places.rs` and `visit.rs` who is let in; `client.rs`, `host.rs`,
-//! `election.rs` and `peer.rs` a service each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs` and `joining.rs` how chats and people
-//! come and go, `life.rs` what becomes of a chat here, and `records.rs` and `repair.rs` how chats
-//! outlive a bad disk; `peers.rs` and `dial.rs` the connections that this peer makes; `reach.rs`
-//! who reaches whom; `observe.rs` and `scrape.rs` what metrics are read and told; `status.rs` and
-//! `reason.rs` every error.
+//! `election.rs` and `peer.rs` a service each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs`
+//! and `joining.rs` how chats and people come and go, `life.rs` what becomes of a chat here, and
+//! `records.rs` and `repair.rs` how chats outlive a bad disk; `peers.rs` and `dial.rs` the
+//! connections that this peer makes; `reach.rs` who reaches whom; `observe.rs` and `scrape.rs` what
+//! metrics are read and told; `status.rs` and `reason.rs` every error.
 
 mod accepting;
 mod calls;
