@@ -430,11 +430,8 @@ impl Replica {
     // hears its host says so and keeps its term, unless the host itself has handed over. R7: a
     // peer votes whatever its own voter set says.
     pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
-        // R9: only a member may know this peer's past. A stranger whose log may be further (R7) has
-        // never heard of it.
-        let known = self.is_known(message.from, message.from_incarnation);
-        let past = request.past.filter(|_| known || planted(Bug::PastOfStrangerBelieved));
-        if past.is_some_and(|past| self.compare_with_past(past)) {
+        // R9, L5: it is this peer's own word, whoever shows it.
+        if request.past.is_some_and(|past| self.compare_with_past(past)) {
             return;
         }
         let permitted = request.hand_over.is_some_and(|hand_over| {
@@ -481,7 +478,6 @@ impl Replica {
         if vote.term > self.hard_state.term {
             self.enter_term(vote.term);
         }
-        self.remember(message, Position::default());
         let voting = self.is_voting(message.from, message.from_incarnation);
         if let Part::Candidate(candidacy) = &mut self.part
             && vote.granted

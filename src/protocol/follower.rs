@@ -11,7 +11,7 @@ use super::message::{
 use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::time::{Instant, MS, Micros, SECOND};
-use super::types::{Index, Membership, Payload, PeerId, Position, Term};
+use super::types::{Index, PeerId, Position, Term};
 
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
@@ -175,7 +175,8 @@ impl Replica {
     // being written, so that the end of the log is the end of the synced log by then.
     pub(super) fn attach(&mut self) {
         let Some(host) = self.host else { return };
-        if host == self.me || self.links.get(&host) != Some(&LinkState::Up) {
+        let is_up = self.links.get(&host) == Some(&LinkState::Up);
+        if host == self.me || !is_up || self.is_blamed(host) {
             return;
         }
         self.attach_at(host, self.log.last());
@@ -196,6 +197,7 @@ impl Replica {
             && matches!(self.part, Part::Follower)
             && (planted(Bug::RelayedAtOnce) || self.now >= self.relay_at)
             && !self.relay_behind.is_some_and(is_behind)
+            && !self.is_blamed(informant)
             && self.links.get(&informant) == Some(&LinkState::Up)
     }
 
@@ -211,7 +213,7 @@ impl Replica {
         self.attached.as_ref().is_some_and(|attached| Some(attached.source) == self.host)
     }
 
-    fn attach_at(&mut self, source: PeerId, look: Position) {
+    pub(super) fn attach_at(&mut self, source: PeerId, look: Position) {
         self.attach_count += 1;
         let attach = self.attach_count;
         self.attached = Some(Attached {
@@ -296,7 +298,7 @@ impl Replica {
             return;
         }
         for entry in &append.entries {
-            if !self.take_entry(entry, append.term) {
+            if !self.take_entry(message.from, entry, append) {
                 return;
             }
         }
@@ -321,49 +323,6 @@ impl Replica {
         }
     }
 
-    /// Whether the entry stands in the log afterwards.
-    fn take_entry(&mut self, entry: &Arc<super::types::Entry>, host_term: Term) -> bool {
-        if let Some(own) = self.log.term_at(entry.index) {
-            if own == entry.term {
-                if self.log.entry(entry.index).is_some_and(|own| own.hash != entry.hash)
-                    && !planted(Bug::ContentNotCompared)
-                {
-                    self.fault("two hosts have made different entries in one term");
-                    return false;
-                }
-                return true;
-            }
-            let is_hosts_own = own == host_term && !planted(Bug::CutsOwnTerm);
-            let is_committed = entry.index <= self.log.commit() && !planted(Bug::CutsCommitted);
-            if is_committed || is_hosts_own {
-                self.fault("the host's log conflicts with what is committed here");
-                return false;
-            }
-            self.truncate_from(entry.index);
-        }
-        let last = self.log.last();
-        if entry.index != last.index + 1 || entry.term < last.term || entry.term > host_term {
-            return false;
-        }
-        if entry.previous != self.log.last_hash() && !planted(Bug::ChainNotChecked) {
-            self.fault("the chain of hashes is broken");
-            return false;
-        }
-        // R30: a running chat is never recovered; only a log on its way to its own generation
-        // still meets recoveries.
-        let arrived =
-            self.log.state().generation == self.generation && !planted(Bug::RunningChatRecovered);
-        if arrived && matches!(entry.payload, Payload::Membership(Membership::Recovered { .. })) {
-            self.fault("a recovery of the chat came from a host of the same generation");
-            return false;
-        }
-        if self.is_forgotten_word(entry) {
-            return false;
-        }
-        self.append(Arc::clone(entry));
-        true
-    }
-
     // ---- heartbeats and acknowledgements ----
 
     pub(super) fn on_heartbeat(&mut self, message: &Message, heartbeat: &Heartbeat) {
@@ -371,7 +330,7 @@ impl Replica {
             return;
         }
         self.learn_host(Some(message.from), heartbeat.term);
-        if self.host != Some(message.from) {
+        if self.host != Some(message.from) || self.is_blamed(message.from) {
             return;
         }
         self.lateness.add(self.now, heartbeat.number, heartbeat.sent_us);
@@ -383,6 +342,12 @@ impl Replica {
         }
         for (peer, receipt) in &heartbeat.positions {
             self.learn_receipt(*peer, *receipt);
+        }
+        for (peer, incarnation, past) in &heartbeat.pasts {
+            if planted(Bug::PastsNotPassedOn) {
+                break;
+            }
+            self.learn_past(*peer, *incarnation, *past);
         }
         let last = self.log.last().index;
         let Some(attached) = &mut self.attached else { return };
@@ -472,14 +437,16 @@ impl Replica {
             preferences: row.iter().map(|(peer, _)| *peer).collect(),
             row,
             host_weight: self.config.host_weight,
+            past: None,
         }
     }
 
     fn report_delays(&mut self) {
         self.report_at = self.now + self.config.report_us;
         if let Some(host) = self.host.filter(|_| self.is_attached_to_host()) {
-            let report = self.own_report();
-            self.send(host, Body::ReportDelays(report));
+            // It leaves when all of that is durable.
+            let past = Some(self.own_past(self.log.last()));
+            self.send(host, Body::ReportDelays(ReportDelays { past, ..self.own_report() }));
         }
     }
 
@@ -562,9 +529,13 @@ impl Replica {
             // These pass; the time for an answer runs, and then all is sent again. What follows
             // meanwhile has a gap for that reason.
             Some(
-                SubmitProblem::NotServing | SubmitProblem::StorageFull | SubmitProblem::NotMember,
+                SubmitProblem::NotServing
+                | SubmitProblem::StorageFull
+                | SubmitProblem::OverQuota
+                | SubmitProblem::NotMember,
             ) => self.outbox.put_off(),
             None => {}
         }
+        self.is_over_quota = answer.problem == Some(SubmitProblem::OverQuota);
     }
 }

@@ -1,10 +1,13 @@
 //! What a message says of its sender by the way: that it is back, is another incarnation, or is
 //! in a term far ahead.
 
+use std::sync::Arc;
+
 use super::message::{Body, Message, Refused, RefusedReason};
 use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
-use super::types::{Incarnation, PeerId, Term};
+use super::signed::SignedChange;
+use super::types::{Incarnation, Membership, PeerId, Term};
 
 /// R11: a term further ahead than this needs proof.
 const TERM_LEAP_MAX: Term = 1_024;
@@ -60,12 +63,28 @@ impl Replica {
     /// this one takes its place in a third, with what it has queued. Two that are there at the same
     /// time would do that to each other without an end, so that this one waits, and says so.
     pub(super) fn on_outlived(&mut self, message: &Message, refused: Refused, is_here: bool) {
-        if self.host == Some(message.from) && refused.term == self.hard_state.term {
+        let says_host = self.host == Some(message.from) && refused.term == self.hard_state.term;
+        if says_host && self.is_outlived_by(&message.words) {
             self.key_in_use = is_here;
             if !is_here {
                 self.stop_below_own_past("another incarnation of this peer has taken its place");
             }
         }
+    }
+
+    // L1: only this peer's own key says that it has joined as another incarnation, and only its log
+    // that this was not before.
+    /// Whether one of the words is such a joining, later than that of this incarnation.
+    fn is_outlived_by(&self, words: &[Arc<SignedChange>]) -> bool {
+        let state = self.log.state();
+        let has_joined = state.members.get(&self.me).is_some_and(|me| me.incarnation != 0);
+        let is_later = |word: &Arc<SignedChange>| {
+            matches!(word.change, Membership::Joined { .. })
+                && word.author == self.me
+                && word.session != self.incarnation
+                && !state.outlived.contains(self.me, word.session)
+        };
+        (has_joined && words.iter().any(is_later)) || planted(Bug::OutlivedNotShown)
     }
 
     // R11: a term far ahead is believed once a majority of voters reports one that high, each over

@@ -109,6 +109,7 @@ impl Replica {
 
     pub(super) fn send_heartbeat(&mut self, peer: PeerId, interval_us: Micros) {
         let all_receipts = self.all_receipts();
+        let is_voter = self.log.voters().contains(&peer);
         let term = self.hard_state.term;
         let commit = self.log.commit();
         let ranking = &self.ranking;
@@ -119,6 +120,10 @@ impl Replica {
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
         let news = progress.receipts_version_sent != hosting.receipts_version;
         progress.receipts_version_sent = hosting.receipts_version;
+        let are_pasts_new = is_voter && progress.pasts_version_sent != hosting.pasts_version;
+        if are_pasts_new {
+            progress.pasts_version_sent = hosting.pasts_version;
+        }
         let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
         let heartbeat = Heartbeat {
             term,
@@ -129,6 +134,7 @@ impl Replica {
             probe: hosting.paused && !planted(Bug::PausedStillHeartbeats),
             commit,
             positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
+            pasts: if are_pasts_new { hosting.pasts.clone() } else { Vec::new() },
             ranking: tells_ranking.then(|| Arc::clone(ranking)),
         };
         self.send_early(peer, Body::Heartbeat(heartbeat));

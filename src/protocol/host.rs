@@ -22,8 +22,6 @@ use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, V
 
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
-/// How long something new about another peer's past may wait to be written down.
-const PASTS_US: Micros = SECOND;
 
 /// A host's own state. It ends with the term.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -55,6 +53,9 @@ pub(super) struct Hosting {
     pub active_at: Instant,
     pub announce_at: Instant,
     pub receipts_version: u64,
+    /// What voters had said of themselves a moment ago, and how often that has changed.
+    pub pasts: Vec<(PeerId, Incarnation, Past)>,
+    pub pasts_version: u64,
     pub hand_over: Option<HandingOver>,
     /// Before that, a host that must go does not ask for successors by itself.
     pub hand_over_from: Instant,
@@ -117,6 +118,8 @@ impl Replica {
             active_at: now,
             announce_at: now + ANNOUNCE_US,
             receipts_version: 1,
+            pasts: Vec::new(),
+            pasts_version: 0,
             hand_over: None,
             hand_over_from: now,
             presences: self.first_presences(),
@@ -186,6 +189,7 @@ impl Replica {
         if announce {
             hosting.announce_at = now + ANNOUNCE_US;
             self.announce_to_silent();
+            self.gather_pasts();
         }
         if publish {
             self.publish_ranking();
@@ -361,27 +365,8 @@ impl Replica {
             progress.steady_since =
                 if keeps_up { progress.steady_since.or(Some(self.now)) } else { None };
         }
-        let acknowledged = Position {
-            term: self.log.term_at(acknowledge.synced).unwrap_or(0),
-            index: acknowledge.synced,
-        };
-        self.remember(message, acknowledged);
         self.check_contact();
         self.step_when_confirmed();
-    }
-
-    /// R9: remembers the most that a peer was.
-    pub(super) fn remember(&mut self, message: &Message, acknowledged: Position) {
-        let past = self.pasts.entry((message.from, message.from_incarnation)).or_default();
-        let before = *past;
-        *past = Past {
-            boot: past.boot.max(message.from_boot),
-            term: past.term.max(message.body.term()),
-            acknowledged: past.acknowledged.max(acknowledged),
-        };
-        if *past != before {
-            self.pasts_due_at.get_or_insert(self.now + PASTS_US);
-        }
     }
 
     // ---- passing the log on ----

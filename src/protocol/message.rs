@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::invite_link::InviteLinkProblem;
+use super::signed::Words;
 use super::time::Micros;
 use super::types::{
     Boot, CallId, Entry, Generation, Incarnation, Index, InviteLinkProof, Number, Past, PeerId,
@@ -24,6 +25,8 @@ pub struct Message {
     /// The generation of the sender's log (R30).
     pub generation: Generation,
     pub call: CallId,
+    /// What others have signed that bears this out (L1); for most messages nothing.
+    pub words: Words,
     pub body: Body,
 }
 
@@ -145,7 +148,7 @@ pub struct Append {
     pub entries: Vec<Arc<Entry>>,
     /// Everything up to here is committed.
     pub commit: Index,
-    /// What the host remembers of the member (R9); only in the first answer to an attach.
+    /// What the member has said of itself (R9, L5); only in the first answer to an attach.
     pub past: Option<Past>,
 }
 
@@ -172,6 +175,8 @@ pub struct Heartbeat {
     pub commit: Index,
     /// Delivered and read positions that changed (R36).
     pub positions: Vec<(PeerId, Receipt)>,
+    /// What voters have said of themselves, where it is new: to voters, at most once a second.
+    pub pasts: Vec<(PeerId, Incarnation, Past)>,
     /// The ranked candidates (R13), when the member has not acknowledged this version.
     pub ranking: Option<Arc<Ranking>>,
 }
@@ -240,6 +245,8 @@ pub enum SubmitProblem {
     NotServing,
     /// The host's disk has no room (R38).
     StorageFull,
+    /// The author has added as much as it may in a day (L8).
+    OverQuota,
     NotMember,
 }
 
@@ -252,6 +259,8 @@ pub struct ReportDelays {
     pub preferences: Vec<PeerId>,
     /// The member's own wish to host, in percent; 0 puts it last.
     pub host_weight: u32,
+    /// How far the member has come, by its own word (L5).
+    pub past: Option<Past>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -316,7 +325,7 @@ pub struct RequestVote {
     pub last: Position,
     /// Lets a voter whose lease runs grant all the same (R2, R23).
     pub hand_over: Option<HandOver>,
-    /// What the candidate remembers of the voter (R9).
+    /// What the voter has said of itself, as far as the candidate knows (R9, L5).
     pub past: Option<Past>,
 }
 

@@ -59,6 +59,8 @@ pub(super) struct Progress {
     pub receipt: Receipt,
     /// The version of the host's receipts that the member has been sent.
     pub receipts_version_sent: u64,
+    /// The same of what voters have said of themselves.
+    pub pasts_version_sent: u64,
     pub ranking_version: u64,
     /// The version of the ranking that was sent last, and when.
     pub ranking_sent: Option<(u64, Instant)>,
@@ -97,6 +99,7 @@ impl Progress {
             late_until: Instant(0),
             receipt: Receipt::default(),
             receipts_version_sent: 0,
+            pasts_version_sent: 0,
             ranking_version: 0,
             ranking_sent: None,
             past,

@@ -152,6 +152,7 @@ mod tests {
                 row: Vec::new(),
                 preferences: Vec::new(),
                 host_weight: 100,
+                past: None,
             });
             report.row.push((peer(*to), *delay));
         }

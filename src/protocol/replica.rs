@@ -11,6 +11,7 @@ use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
 use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
+use super::evidence::Evidence;
 use super::follower::Attached;
 use super::host::Hosting;
 use super::log::Log;
@@ -19,6 +20,7 @@ use super::outbox::Outbox;
 use super::planted::{Bug, planted, remembered};
 use super::prng::Prng;
 use super::progress::Progress;
+use super::quota::Added;
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
 use super::types::{
@@ -112,6 +114,16 @@ pub struct Replica {
     pub(super) has_gone: bool,
     /// Who removed it, if it did not leave by itself.
     pub(super) removed_by: Option<PeerId>,
+    /// Voters that say so, and could not show it (L1).
+    pub(super) sent_away_by: BTreeSet<PeerId>,
+    /// Peers that were found out (L6).
+    pub(super) evidence: BTreeMap<PeerId, Evidence>,
+    /// Who has shown words in this peer's name that its store does not know.
+    pub(super) foreign_words_of: BTreeSet<PeerId>,
+    /// What authors have added of late (L8).
+    pub(super) added: BTreeMap<PeerId, Added>,
+    /// The host takes nothing more of this peer for now.
+    pub(super) is_over_quota: bool,
 
     pub(super) ready: Ready,
     pub(super) ready_count: u64,
@@ -212,6 +224,11 @@ impl Replica {
             fault: None,
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
             removed_by: recovered.removed_by,
+            sent_away_by: BTreeSet::new(),
+            evidence: BTreeMap::new(),
+            foreign_words_of: BTreeSet::new(),
+            added: BTreeMap::new(),
+            is_over_quota: false,
             ready: Ready::default(),
             ready_count: 1,
             later: Later::default(),
@@ -336,6 +353,8 @@ impl Replica {
             removed_by: self.removed_by,
             is_leaving: self.has_asked_to_leave(),
             key_in_use: self.key_in_use,
+            evidence: self.evidence.clone(),
+            is_over_quota: self.is_over_quota,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
             receipts: self.all_receipts(),

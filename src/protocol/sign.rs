@@ -5,12 +5,13 @@ use sha2::{Digest, Sha256};
 
 use super::codec::Writer;
 use super::message::HandOver;
-use super::types::{ChatId, Hash, Incarnation, Membership, Number, Payload, PeerId};
+use super::types::{ChatId, Hash, Incarnation, Membership, Number, Past, Payload, PeerId};
 
 const ENTRY: &[u8] = b"demes/v1/entry\0";
 const SUBMISSION: &[u8] = b"demes/v1/submission\0";
 const HAND_OVER: &[u8] = b"demes/v1/hand-over\0";
 const INVITE_LINK: &[u8] = b"demes/v1/invite-link\0";
+const PAST: &[u8] = b"demes/v1/past\0";
 
 /// The hash of an entry's canonical form without the hash itself.
 pub(super) fn entry_hash(head: &[u8]) -> Hash {
@@ -47,6 +48,20 @@ pub fn signed_invite_link(chat: ChatId, peer: PeerId, incarnation: Incarnation) 
     writer.fixed(&chat.0);
     writer.fixed(&peer.0);
     writer.number(incarnation);
+    writer.0
+}
+
+/// What a peer signs of itself, so that others can show it what it has forgotten (L5).
+pub fn signed_past(chat: ChatId, peer: PeerId, incarnation: Incarnation, past: &Past) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.fixed(PAST);
+    writer.fixed(&chat.0);
+    writer.fixed(&peer.0);
+    writer.number(incarnation);
+    writer.number(past.boot);
+    writer.number(past.term);
+    writer.number(past.acknowledged.term);
+    writer.number(past.acknowledged.index);
     writer.0
 }
 

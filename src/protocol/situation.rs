@@ -156,6 +156,12 @@ impl Replica {
             fault,
             has_gone,
             removed_by,
+            sent_away_by,
+            evidence,
+            foreign_words_of,
+            // So little is added in a model that nobody comes near what they may.
+            added: _,
+            is_over_quota,
             ready,
             ready_count,
             later,
@@ -183,7 +189,7 @@ impl Replica {
         into.hash(relays.len());
         for (peer, progress) in relays {
             into.hash(peer);
-            progress.situation(*peer, 0, into);
+            progress.situation(*peer, (0, 0), into);
         }
         into.due(*relay_at);
         into.hash(relay_behind.map(|(peer, _)| peer));
@@ -209,7 +215,9 @@ impl Replica {
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
         into.hash((goodbyes, links, round_trips, syncs, far_terms, newer_incarnations));
-        into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by));
+        into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by, sent_away_by));
+        into.hash((evidence, foreign_words_of, is_over_quota));
+
         into.hash((pasts, receipts));
         into.due_if(*pasts_due_at);
         match stopping {
@@ -275,6 +283,8 @@ impl Hosting {
             active_at,
             announce_at,
             receipts_version,
+            pasts,
+            pasts_version,
             hand_over,
             hand_over_from,
             presences,
@@ -285,11 +295,11 @@ impl Hosting {
         } = self;
         into.was(*since);
         into.was(*paused_since);
-        into.hash((term_start, serving, paused, submissions, reports, intervals_us));
+        into.hash((term_start, serving, paused, submissions, reports, intervals_us, pasts));
         into.hash(progress.len());
         for (peer, progress) in progress {
             into.hash(peer);
-            progress.situation(*peer, *receipts_version, into);
+            progress.situation(*peer, (*receipts_version, *pasts_version), into);
         }
         into.due(*publish_at);
         into.was(*published_at);
@@ -330,8 +340,13 @@ impl Hosting {
 }
 
 impl Progress {
-    /// `receipts_version` is the newest one; of versions only whether it was sent matters.
-    fn situation<H: Hasher>(&self, member: PeerId, receipts_version: u64, into: &mut Situation<H>) {
+    /// The newest versions are given; of versions only whether it was sent matters.
+    fn situation<H: Hasher>(
+        &self,
+        member: PeerId,
+        (receipts_version, pasts_version): (u64, u64),
+        into: &mut Situation<H>,
+    ) {
         let Self {
             incarnation,
             boot,
@@ -351,6 +366,7 @@ impl Progress {
             late_until,
             receipt,
             receipts_version_sent,
+            pasts_version_sent,
             ranking_version,
             ranking_sent: _,
             past,
@@ -363,6 +379,7 @@ impl Progress {
             into.hash((last, bytes));
         }
         into.hash(*receipts_version_sent == receipts_version);
+        into.hash(*pasts_version_sent == pasts_version);
         into.was_if(*contact);
         into.due(*late_until);
         into.hash(ranking_version);

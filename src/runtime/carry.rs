@@ -540,6 +540,7 @@ mod tests {
             to_incarnation: 3,
             generation: 0,
             call: 0,
+            words: Vec::new(),
             body,
         };
         let announce = from_host(Body::Announce(Announce { term: 1 }));

@@ -253,7 +253,8 @@ impl Piece for Outgoing {
         let last = append.entries.last()?;
         let previous = Position { term: last.term, index: last.index };
         let rest = Append { previous, entries, past: None, ..*append };
-        Some(Self::Message(Message { body: Body::Append(rest), ..*message }))
+        let words = Vec::new();
+        Some(Self::Message(Message { words, body: Body::Append(rest), ..*message }))
     }
 }
 
@@ -362,6 +363,7 @@ mod tests {
             to_incarnation: 1,
             generation: 0,
             call: 0,
+            words: Vec::new(),
             body,
         }
     }
@@ -432,6 +434,7 @@ mod tests {
                 probe: false,
                 commit: 0,
                 positions,
+                pasts: Vec::new(),
                 ranking,
             }))
         };

@@ -338,6 +338,7 @@ impl World {
             to_incarnation: 0,
             generation,
             call: 1,
+            words: Vec::new(),
             body: Body::Join(join),
         });
         Ok(())

@@ -250,6 +250,7 @@ impl World {
             to_incarnation: 0,
             generation: 0,
             call: 1,
+            words: Vec::new(),
             body: Body::Join(join),
         };
         self.send(peer, message);
