@@ -230,7 +230,7 @@ impl Chat {
                 at_host.is_none_or(|me| me.state != MemberState::Active) || !self.is_active(peer);
             let what = match () {
                 () if me.is_none_or(|me| me.state == MemberState::Invited) => "is no member",
-                // The host may be the one whom who is to go, and need not know it yet, never reaches.
+                // Who is to go may not know it yet, and its only way to the host be the one cut.
                 () if goes && !self.cuts.is_empty() => continue,
                 () if !self.is_active(peer) => "is still leaving",
                 () if (status.host, status.term) != (first.host, first.term) => "has another host",
