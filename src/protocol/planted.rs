@@ -247,6 +247,8 @@ bugs! {
     R28 NewHostTrustsLearners,
     /// Who has not been heard of by a new host is shown to be back.
     R28 UnheardShownAsBack,
+    /// A chat with too few voters lets those wait who could vote.
+    R28 ShortChatWaits,
 
     // ---- messages ----
     /// The host takes its own submission before it is durable.
