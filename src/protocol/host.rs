@@ -346,7 +346,7 @@ impl Replica {
         }
         // R22: contact is dated by when the echoed heartbeat was sent.
         let sent = hosting.heartbeats_sent.iter();
-        if let Some(echoed) = sent.rev().find(|sent| sent.number == acknowledge.heartbeat) {
+        if let Some(echoed) = sent.clone().rev().find(|it| it.number == acknowledge.heartbeat) {
             let known = self.round_trips.get(&from).and_then(|estimate| estimate.smoothed());
             progress.note_echo(self.now, echoed.at, known.unwrap_or(0));
             let is_new = progress.contact < Some(echoed.at);
@@ -356,8 +356,15 @@ impl Replica {
             }
             let at = if planted(Bug::ContactDatedByArrival) { self.now } else { echoed.at };
             progress.contact = progress.contact.max(Some(at));
-            // R28: it keeps up if it has what was committed when that heartbeat left.
-            let keeps_up = progress.matched >= echoed.commit;
+            // R28: it has caught up when it has what was committed when that heartbeat left. Of
+            // what is said without a break, each piece waits for a sync: it keeps up as long as it
+            // is no more than the longest lease behind.
+            let longest = self.config.lease_max_us;
+            let before = sent.rev().find(|sent| self.now.since(sent.at) >= longest);
+            let is_close = before.is_none_or(|before| progress.matched >= before.commit)
+                && !planted(Bug::SyncBreaksKeepingUp);
+            let keeps_up =
+                progress.matched >= echoed.commit || (progress.steady_since.is_some() && is_close);
             progress.steady_since =
                 if keeps_up { progress.steady_since.or(Some(self.now)) } else { None };
         }

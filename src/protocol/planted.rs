@@ -249,6 +249,8 @@ bugs! {
     R28 UnheardShownAsBack,
     /// A chat with too few voters lets those wait who could vote.
     R28 ShortChatWaits,
+    /// Who is a sync behind the commit index does not keep up.
+    R28 SyncBreaksKeepingUp,
 
     // ---- messages ----
     /// The host takes its own submission before it is durable.

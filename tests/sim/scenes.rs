@@ -135,3 +135,25 @@ fn an_old_copy_that_meets_another_host_confirms_no_other_words() {
         show(plan, "an old copy and another host");
     }
 }
+
+/// R28: who comes back has kept up, and votes again, however much is said meanwhile.
+#[test]
+fn who_comes_back_to_a_busy_chat_votes_again() {
+    for (seed, sync_ms) in (1..=seeds()).flat_map(|seed| [2, 150, 450].map(|ms| (seed, ms))) {
+        let words = format!("two come back while all talk, with syncs of {sync_ms} ms");
+        let mut plan = scene(seed, 10 * MS, words.clone(), move |world| {
+            world.plan.sync_us_min = sync_ms * MS;
+            world.plan.sync_us_max = sync_ms * MS / 10;
+            let host = world.host();
+            let others: Vec<_> = (0..5).filter(|peer| Some(*peer) != host).take(2).collect();
+            others.iter().for_each(|peer| world.kill(*peer, 15 * SECOND, false));
+        });
+        let voters = Action::new("all vote".into(), |world| {
+            let votes = world.host().map_or(0, |host| world.voters_at(host).len());
+            assert_eq!(votes, 5, "all keep up, and have done so for long");
+        });
+        plan.add(END - SECOND, voters);
+        plan.steps.sort_by_key(|step| step.at);
+        show(plan, &words);
+    }
+}
