@@ -65,30 +65,24 @@ fn show(plan: Plan, words: &str) -> Liveness {
     liveness
 }
 
-/// Heartbeats go first on a line that is full, so that a quiet chat keeps its host, and so does one
-/// that has more to say than the line carries.
+/// R22: a quiet chat keeps its host on narrow lines, and so does one that has more to say than the
+/// lines carry: that one is slow.
 #[test]
 fn narrow_lines_change_no_host() {
-    for (kbit, gap_ms) in [(64, 25_000), (128, 200), (256, 100)] {
-        for (first, seed) in
-            [false, true].into_iter().flat_map(|f| (1..=seeds()).map(move |s| (f, s)))
-        {
-            let order = if first { "heartbeats first" } else { "in order" };
-            let words = format!("{kbit} kbit/s each, a word every {gap_ms} ms, {order}");
-            let condition =
-                Condition::Narrow { bytes_per_second: kbit * 125, heartbeats_first: first };
+    let mut failed = Vec::new();
+    for (kbit, gap_ms, still_s) in [(64, 25_000, 3), (64, 1_000, 3), (128, 100, 5), (256, 50, 5)] {
+        for seed in 1..=seeds() {
+            let words = format!("{kbit} kbit/s each, a word every {gap_ms} ms");
+            let condition = Condition::Narrow { bytes_per_second: kbit * 125 };
             let change = move |world: &mut World| world.begin(condition.clone(), FOR_EVER);
             let seen = show(scene(seed, gap_ms * MS, words.clone(), change), &words);
-            if LINES_ARE_MENDED {
-                let hosts = seen.served.len();
-                assert!(!first || hosts == 0, "{words}, seed {seed}: {hosts} hosts");
+            if !seen.served.is_empty() || seen.worst_us > still_s * SECOND {
+                failed.push(format!("{words}, seed {seed}"));
             }
         }
     }
+    assert!(failed.is_empty(), "{failed:?}");
 }
-
-/// What is still to be mended is shown, and fails nothing.
-const LINES_ARE_MENDED: bool = false;
 
 /// R9: an old copy is put back after another hosts, where nobody can see it, and goes on with the
 /// numbers that it had. Nobody is told that its new words are confirmed in the place of others.
