@@ -159,9 +159,10 @@ impl Progress {
 
     /// Whether the next heartbeat tells the ranking; it is taken for sent then.
     pub fn is_ranking_due(&mut self, now: Instant, version: u64) -> bool {
-        let is_sent = self
-            .ranking_sent
-            .is_some_and(|(sent, at)| sent == version && now.since(at) < RANKING_RESEND_US);
+        // Over a narrow line its acknowledgement takes longer, and what it says can wait.
+        let again = if self.late_us(now) > 0 { LATE_KEPT_US } else { RANKING_RESEND_US };
+        let is_sent =
+            self.ranking_sent.is_some_and(|(sent, at)| sent == version && now.since(at) < again);
         if self.ranking_version == version || is_sent {
             return false;
         }
@@ -194,6 +195,18 @@ mod tests {
         assert!(progress.has_room(1_000));
         progress.acknowledged(now, 3);
         assert_eq!(progress.matched, 15, "an older answer takes nothing back");
+    }
+
+    #[test]
+    fn r13_over_a_narrow_line_a_list_is_sent_again_late() {
+        let mut progress = Progress::new(1, 1, None);
+        progress.echoed(Instant(SECOND), MS);
+        assert!(progress.is_ranking_due(Instant(SECOND), 1));
+        assert!(progress.is_ranking_due(Instant(2 * SECOND), 1));
+        progress.echoed(Instant(3 * SECOND), 500 * MS);
+        assert!(!progress.is_ranking_due(Instant(4 * SECOND), 1));
+        assert!(progress.is_ranking_due(Instant(4 * SECOND), 2), "that is another one");
+        assert!(progress.is_ranking_due(Instant(14 * SECOND), 2));
     }
 
     #[test]
