@@ -130,7 +130,8 @@ impl Replica {
         let Part::Host(hosting) = &mut self.part else { return };
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
         // R36: on a narrow line, what is only shown waits for some heartbeats.
-        let is_turn = progress.late_us(self.now) == 0 || hosting.heartbeat % RECEIPTS_EVERY == 0;
+        let is_turn =
+            progress.late_us(self.now) == 0 || hosting.heartbeat.is_multiple_of(RECEIPTS_EVERY);
         let news = progress.receipts_version_sent != hosting.receipts_version && is_turn;
         if news {
             progress.receipts_version_sent = hosting.receipts_version;
