@@ -39,8 +39,8 @@ pub enum Condition {
     /// All are so much further from each other, one way, and each message up to that much more.
     /// What one says to another keeps its order, as on one connection.
     Far { us: u64, jitter_us: u64 },
-    /// What each peer sends shares a line that carries so much, and so does what it receives. All of
-    /// it waits for what came before, but for the log and submissions, which are sent in pieces.
+    /// What each peer sends shares a line that carries so much, and so does what it receives. All
+    /// of it waits for what came before, but for the log and submissions, which go in pieces.
     Narrow { bytes_per_second: u64 },
     /// Nothing arrives. With `held_until` it arrives then, as what TCP sends again does.
     Cut { ways: BTreeSet<Way>, held_until: Option<u64> },
