@@ -354,7 +354,8 @@ impl Replica {
             let is_new = progress.contact < Some(echoed.at);
             let first = progress.first_heartbeat.max(hosting.measured_from);
             if is_new && echoed.number > first {
-                progress.echoed(self.now, self.now.since(echoed.at));
+                let stretch_max_us = self.config.stretch_max_us();
+                progress.echoed(self.now, self.now.since(echoed.at), stretch_max_us);
             }
             let at = if planted(Bug::ContactDatedByArrival) { self.now } else { echoed.at };
             progress.contact = progress.contact.max(Some(at));

@@ -119,9 +119,10 @@ impl Progress {
 
     /// Takes note of how long a new heartbeat and its echo took. What was held up somewhere and
     /// comes all at once is one measurement.
-    pub fn echoed(&mut self, now: Instant, took: Micros) {
+    pub fn echoed(&mut self, now: Instant, took: Micros, stretch_max_us: Micros) {
         let usual = self.shortest_echo.add(now, SHORTEST_US, took as i64) as Micros;
-        if took > usual + LATE_US {
+        // Where no lease can be longer, nothing is to be gained.
+        if took > usual + LATE_US && stretch_max_us > 0 {
             let left = self.late_us(now);
             let is_late_all_the_same = left > LATE_KEPT_US && left + SETTLED_US <= 2 * LATE_KEPT_US;
             let levels = if is_late_all_the_same || left > 2 * LATE_KEPT_US { 3 } else { 2 };
@@ -200,10 +201,10 @@ mod tests {
     #[test]
     fn r13_over_a_narrow_line_a_list_is_sent_again_late() {
         let mut progress = Progress::new(1, 1, None);
-        progress.echoed(Instant(SECOND), MS);
+        progress.echoed(Instant(SECOND), MS, SECOND);
         assert!(progress.is_ranking_due(Instant(SECOND), 1));
         assert!(progress.is_ranking_due(Instant(2 * SECOND), 1));
-        progress.echoed(Instant(3 * SECOND), 500 * MS);
+        progress.echoed(Instant(3 * SECOND), 500 * MS, SECOND);
         assert!(!progress.is_ranking_due(Instant(4 * SECOND), 1));
         assert!(progress.is_ranking_due(Instant(4 * SECOND), 2), "that is another one");
         assert!(progress.is_ranking_due(Instant(14 * SECOND), 2));
@@ -212,9 +213,9 @@ mod tests {
     #[test]
     fn echoes_that_come_all_at_once_are_one_measurement() {
         let mut progress = Progress::new(1, 1, None);
-        progress.echoed(Instant(1_000_000), MS);
+        progress.echoed(Instant(1_000_000), MS, SECOND);
         for count in 0..5 {
-            progress.echoed(Instant(3_000_000 + count), 1_500 * MS);
+            progress.echoed(Instant(3_000_000 + count), 1_500 * MS, SECOND);
         }
         assert!(progress.echoes.p99() < 100 * MS, "{:?}", progress.echoes);
     }
