@@ -108,11 +108,8 @@ impl Replica {
     /// A search that has come to nothing so far may have taken answers for missing that were still
     /// on their way, so that each round may last as long as all that went before it.
     pub(super) fn round(&self) -> Micros {
-        let voters = self.log.voters().peers();
-        let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
-        let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
         let stretch_max = self.config.stretch_max_us();
-        let slowest = slowest.max(self.lateness.longer_by().min(stretch_max));
+        let slowest = self.slowest_round_trip();
         let searched = self.suspicion.as_ref().map_or(0, |it| self.now.since(it.since));
         let searched = match planted(Bug::SearchNotPatient) {
             true => 0,
@@ -120,6 +117,14 @@ impl Replica {
         };
         let round = (2 * slowest + 2 * self.syncs.p99()).max(searched);
         round.min(self.config.lease_max_us).max(self.config.round_min_us)
+    }
+
+    /// The round trip to the slowest voter, as far as is known.
+    pub(super) fn slowest_round_trip(&self) -> Micros {
+        let voters = self.log.voters().peers();
+        let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
+        let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
+        slowest.max(self.lateness.longer_by().min(self.config.stretch_max_us()))
     }
 
     /// Nominates the next one on the list, or falls back.

@@ -22,6 +22,9 @@ const HOLES_MAX: u32 = 20;
 pub(super) const RELAY_US: Micros = 5 * SECOND;
 /// The pause before attaching again where a stream, but not the connection, was lost.
 const REATTACH_US: Micros = 10 * MS;
+/// Delays that have merely changed are told again no sooner than this, and all of them after this.
+const REPORT_CHANGE_US: Micros = 5 * SECOND;
+const REPORT_AGAIN_US: Micros = 30 * SECOND;
 
 /// The newest attach to the host's log (R35).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -43,6 +46,8 @@ pub(super) struct Attached {
     pub acknowledge: bool,
     /// A heartbeat was heard that has not been echoed.
     pub echo: bool,
+    /// The delays that the host was told last, and when.
+    pub reported: Option<(Instant, ReportDelays)>,
 }
 
 impl Replica {
@@ -72,7 +77,7 @@ impl Replica {
             _ => {}
         }
         if self.outbox.resend_at().is_some_and(|at| self.now >= at) {
-            self.outbox.resend_all();
+            self.outbox.time_out();
         }
     }
 
@@ -97,7 +102,9 @@ impl Replica {
 
     /// M10: attaches to the host if it is known and linked, and else asks others for it.
     fn seek_host(&mut self) {
-        self.seek_host_at = self.now + self.config.lease_min_us;
+        // Questions and answers of all would fill a line over which they take so long.
+        let patience = (2 * self.slowest_round_trip()).min(self.config.lease_max_us);
+        self.seek_host_at = self.now + self.config.lease_min_us.max(patience);
         self.attach();
         if self.attached.is_some() {
             return;
@@ -225,6 +232,7 @@ impl Replica {
             holes: 0,
             acknowledge: false,
             echo: false,
+            reported: None,
         });
         self.outbox.resend_all();
         let term = self.hard_state.term;
@@ -477,8 +485,19 @@ impl Replica {
 
     fn report_delays(&mut self) {
         self.report_at = self.now + self.config.report_us;
-        if let Some(host) = self.host.filter(|_| self.is_attached_to_host()) {
-            let report = self.own_report();
+        let Some(host) = self.host.filter(|_| self.is_attached_to_host()) else { return };
+        let (now, report) = (self.now, self.own_report());
+        let quantum = self.config.rank_quantum_us;
+        let Some(attached) = &mut self.attached else { return };
+        // A row for each member each second would be most of what a quiet chat sends.
+        let is_known = attached.reported.as_ref().is_some_and(|(at, told)| {
+            let since = now.since(*at);
+            since < REPORT_AGAIN_US
+                && told.reaches_as(&report)
+                && (since < REPORT_CHANGE_US || told.is_like(&report, quantum))
+        });
+        if !is_known || planted(Bug::ReportsAllTheTime) {
+            attached.reported = Some((now, report.clone()));
             self.send(host, Body::ReportDelays(report));
         }
     }

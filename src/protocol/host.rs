@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::config::Config;
 use super::event::{DiskState, Load, Notice};
 use super::message::{
     Acknowledge, Announce, Append, Attach, Body, LookBack, Message, Ranking, RefusedReason,
@@ -22,6 +23,8 @@ use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, V
 
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
+/// So much of the log is on its way to a member over a narrow line.
+const NARROW_AHEAD_BYTES: usize = 2 << 10;
 /// How long something new about another peer's past may wait to be written down.
 const PASTS_US: Micros = SECOND;
 
@@ -295,6 +298,7 @@ impl Replica {
             }
             progress.contact = before.contact;
             progress.echoes = before.echoes;
+            progress.shortest_echo = before.shortest_echo;
             progress.copied_soon = before.copied_soon;
             progress.late_until = before.late_until;
             progress.receipt = before.receipt;
@@ -346,9 +350,7 @@ impl Replica {
         }
         // R22: contact is dated by when the echoed heartbeat was sent.
         let sent = hosting.heartbeats_sent.iter();
-        if let Some(echoed) = sent.rev().find(|sent| sent.number == acknowledge.heartbeat) {
-            let known = self.round_trips.get(&from).and_then(|estimate| estimate.smoothed());
-            progress.note_echo(self.now, echoed.at, known.unwrap_or(0));
+        if let Some(echoed) = sent.clone().rev().find(|it| it.number == acknowledge.heartbeat) {
             let is_new = progress.contact < Some(echoed.at);
             let first = progress.first_heartbeat.max(hosting.measured_from);
             if is_new && echoed.number > first {
@@ -356,8 +358,15 @@ impl Replica {
             }
             let at = if planted(Bug::ContactDatedByArrival) { self.now } else { echoed.at };
             progress.contact = progress.contact.max(Some(at));
-            // R28: it keeps up if it has what was committed when that heartbeat left.
-            let keeps_up = progress.matched >= echoed.commit;
+            // R28: it has caught up when it has what was committed when that heartbeat left. Of
+            // what is said without a break, each piece waits for a sync: it keeps up as long as it
+            // is no more than the longest lease behind.
+            let longest = self.config.lease_max_us;
+            let before = sent.rev().find(|sent| self.now.since(sent.at) >= longest);
+            let is_close = before.is_none_or(|before| progress.matched >= before.commit)
+                && !planted(Bug::SyncBreaksKeepingUp);
+            let keeps_up =
+                progress.matched >= echoed.commit || (progress.steady_since.is_some() && is_close);
             progress.steady_since =
                 if keeps_up { progress.steady_since.or(Some(self.now)) } else { None };
         }
@@ -455,12 +464,18 @@ impl Replica {
             true => self.passed_on_through(),
             false => 0,
         };
-        let unacknowledged_bytes_max = self.config.unacknowledged_bytes_max;
+        let now = self.now;
+        let Config { unacknowledged_bytes_max, append_bytes_max, .. } = self.config;
         loop {
             let Some(progress) = self.progress_mut(peer) else { return };
             let Some(next) = progress.next else { return };
-            let news = progress.commit_sent != Some(commit);
-            let room = progress.has_room(unacknowledged_bytes_max);
+            let is_narrow = progress.late_us(now) > 0;
+            // On a narrow line the next heartbeat tells that something is committed, and of the
+            // log little is on its way: what comes meanwhile shares the next message.
+            let news = progress.commit_sent != Some(commit)
+                && !(is_narrow && last > 0 && progress.commit_sent.is_some());
+            let bytes_max = if is_narrow { NARROW_AHEAD_BYTES } else { unacknowledged_bytes_max };
+            let room = progress.has_room(bytes_max);
             let has_more = next <= last && room;
             if progress.loading || (!has_more && !news) {
                 return;
@@ -473,7 +488,7 @@ impl Replica {
                 return;
             }
             let mut entries = match has_more {
-                true => self.log.entries_from(next, self.config.append_bytes_max),
+                true => self.log.entries_from(next, append_bytes_max.min(bytes_max)),
                 false => Vec::new(),
             };
             entries.retain(|entry| entry.index <= last);

@@ -247,6 +247,10 @@ bugs! {
     R28 NewHostTrustsLearners,
     /// Who has not been heard of by a new host is shown to be back.
     R28 UnheardShownAsBack,
+    /// A chat with too few voters lets those wait who could vote.
+    R28 ShortChatWaits,
+    /// Who is a sync behind the commit index does not keep up.
+    R28 SyncBreaksKeepingUp,
 
     // ---- messages ----
     /// The host takes its own submission before it is durable.
@@ -333,6 +337,12 @@ bugs! {
     R14 ToldLeaseIgnored,
     /// Echoes of heartbeats say nothing about the round trip.
     R22 EchoesNotMeasured,
+    /// Echoes that come late say nothing about the line.
+    R22 LateEchoesIgnored,
+    /// Where no answer comes, everything is sent again at once.
+    R33 AllSentAgainAtOnce,
+    /// Delays are reported each second, whether they have changed or not.
+    R12 ReportsAllTheTime,
     /// The echo of a heartbeat waits for the sync.
     R22 EchoWaitsForSync,
     /// A nomination is held though the host was heard after it.

@@ -345,6 +345,7 @@ impl Progress {
             loading,
             contact,
             echoes: _,
+            shortest_echo: _,
             echoed_at: _,
             first_heartbeat: _,
             copied_soon: _,
@@ -391,10 +392,11 @@ impl Attached {
             holes,
             acknowledge,
             echo,
+            reported,
         } = self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
-        into.hash((source, look, matched, holes, acknowledge, echo));
+        into.hash((source, look, matched, holes, acknowledge, echo, reported.is_some()));
         into.was(*since);
         if Some(*source) != host {
             into.due(*since + RELAY_US);
@@ -447,9 +449,11 @@ impl Outbox {
             sent_through,
             resend_at,
             resend_span,
+            window,
             is_put_off,
         } = self;
         into.hash((queue, last_number, synced_through, sent_through, resend_span, is_put_off));
+        into.hash((*window).min(queue.len() as u64));
         into.hash(unsynced.len());
         for (ready, number) in unsynced {
             into.hash((ready_count - ready, number));
