@@ -33,6 +33,8 @@ mod roll;
 pub mod run;
 mod scenes;
 mod shrink;
+#[path = "../common/signing.rs"]
+mod signing;
 mod steps;
 #[path = "../common/text.rs"]
 #[allow(dead_code, reason = "the golden scripts show more")]
