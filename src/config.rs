@@ -249,8 +249,9 @@ pub fn write_default_file(path: &Path) -> io::Result<bool> {
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
-    let readable = fs::Permissions::from_mode(0o644);
-    let mut file = tempfile::Builder::new().permissions(readable).tempfile_in(directory)?;
+    // It may lie in the data directory, of which nothing is for others.
+    let private = fs::Permissions::from_mode(0o600);
+    let mut file = tempfile::Builder::new().permissions(private).tempfile_in(directory)?;
     file.write_all(default_file().as_bytes())?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {

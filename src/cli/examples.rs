@@ -26,7 +26,7 @@ pub const ACCEPT: &str = "\
 Examples:
   demes invites                              what waits for your answer
   demes accept Friday
-  demes accept demes:AW8Q…                   join by a link";
+  demes accept -                             join by a link, which stdin has";
 pub const SEND: &str = "\
 Examples:
   demes send Friday 'See you at eight.'

@@ -1,5 +1,6 @@
 //! Commands about invitations: `invite`, `invites`, `revoke`, `accept`, `decline`.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,12 +12,14 @@ use tonic::{Response, Status};
 
 use super::client::{Client, connect, invite_timeout_s, required};
 use super::output::{Output, Table, clean, local_time, short};
-use super::{ChatArg, Global, json, pb};
+use super::{ChatArg, Failure, Global, json, pb};
 use crate::protocol::types::INVITE_LINK_USES_MAX;
 use crate::wire::link::PREFIX;
 
 /// How long a link may be good for at most, in seconds; the peer's own limit.
 const VALID_S_MAX: i64 = 90 * 24 * 3_600;
+/// More than a link or a name could have.
+const STDIN_BYTES_MAX: u64 = 4_096;
 /// Between looks at how far a join is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -49,15 +52,17 @@ pub struct InviteArgs {
 pub struct RevokeArgs {
     #[command(flatten)]
     chat: ChatArg,
-    /// The link, its id or the beginning of that; or the invited peer's id or address
-    #[arg(value_name = "LINK|PEER")]
+    /// The link, its id or the beginning of that; or the invited peer's id or address; `-` reads
+    /// it from standard input
+    #[arg(value_name = "LINK|PEER|-")]
     invite: String,
 }
 
 #[derive(Args, Debug)]
 pub struct AcceptArgs {
-    /// The chat of the invitation: its name, its id, or the beginning of its id; or an invite link
-    #[arg(value_name = "CHAT|LINK")]
+    /// The chat of the invitation: its name, its id, or the beginning of its id; or an invite link;
+    /// `-` reads it from standard input, where no other user of the machine sees it
+    #[arg(value_name = "CHAT|LINK|-")]
     invite: String,
 }
 
@@ -141,20 +146,37 @@ pub async fn list(global: &Global) -> Result<()> {
 
 /// Ends a link, or takes an invitation back.
 pub async fn revoke(global: &Global, args: RevokeArgs) -> Result<()> {
-    let request = pb::RevokeInviteRequest { chat: args.chat.chat, invite: args.invite };
+    let invite = given(args.invite)?;
+    let request = pb::RevokeInviteRequest { chat: args.chat.chat, invite };
     connect(global).await?.revoke_invite(request).await?;
     global.output().emit(|| json!({}), || "it lets nobody in any more\n".into())?;
     Ok(())
 }
 
+/// What an argument says; `-` means standard input. A link is a secret, and every user of a machine
+/// sees the arguments of its processes.
+fn given(argument: String) -> Result<String, Failure> {
+    if argument != "-" {
+        return Ok(argument);
+    }
+    let mut text = String::new();
+    let read = std::io::stdin().take(STDIN_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| Failure::refused(format!("stdin cannot be read: {error}")))?;
+    match text.trim() {
+        "" => Err(Failure::refused("stdin is empty: give it the link")),
+        given => Ok(given.to_owned()),
+    }
+}
+
 /// Takes part.
 pub async fn accept(global: &Global, args: AcceptArgs) -> Result<()> {
     let output = global.output();
+    let invite = given(args.invite)?;
     let client = connect(global).await?;
-    let is_link = args.invite.trim_start().starts_with(PREFIX);
+    let is_link = invite.trim_start().starts_with(PREFIX);
     let request = match is_link {
-        true => pb::AcceptInviteRequest { chat: String::new(), link: args.invite },
-        false => pb::AcceptInviteRequest { chat: args.invite, link: String::new() },
+        true => pb::AcceptInviteRequest { chat: String::new(), link: invite },
+        false => pb::AcceptInviteRequest { chat: invite, link: String::new() },
     };
     let mut calling = client.clone();
     let accepting = calling.accept_invite(request);

@@ -1,8 +1,6 @@
 //! `up`: runs this person's peer until it is stopped.
 
-use std::fs::DirBuilder;
 use std::io::IsTerminal as _;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{self, ExitCode};
 use std::time::Duration;
@@ -20,6 +18,7 @@ use super::{Failure, Global};
 use crate::config::{self, Arguments, Flag, Settings};
 use crate::crypto::Identity;
 use crate::rpc::{self, RunningPeer, ServeError, ServeOptions};
+use crate::storage::make_private_dir;
 use crate::telemetry::{self, LogLevel};
 
 /// How long a stop may take; then the process ends regardless, as a crash would.
@@ -264,7 +263,7 @@ impl Signals {
 
 /// Only the person may look inside: the key is there.
 fn make_data_dir(path: &Path) -> Result<(), Failure> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+    make_private_dir(path).map_err(|error| {
         let path = path.display();
         Failure::disk(format!(
             "the data directory {path} cannot be made: {error}\nname another with --data-dir"

@@ -62,8 +62,10 @@ impl Values {
         let number = |key: &str| u32::try_from(limit(key)).unwrap_or(u32::MAX);
         Limits {
             peer_connections_max: size("peer_connections_max"),
-            client_connections_max: size("client_connections_max"),
+            stranger_connections_max: size("stranger_connections_max"),
             handshakes_max: size("handshakes_max"),
+            client_connections_max: size("client_connections_max"),
+            client_idle: Duration::from_secs(limit("client_idle_s")),
             peer_streams_max: number("peer_streams_max"),
             client_streams_max: number("client_streams_max"),
             chats_max: size("chats_max"),

@@ -286,6 +286,8 @@ pub struct Status {
     pub invite_links: InviteLinks,
     /// Who removed this peer, which takes no part in the chat any more.
     pub removed_by: Option<PeerId>,
+    /// This peer has asked to leave. It stays until the others know.
+    pub is_leaving: bool,
     /// Another running peer has this one's key, and takes part in its place.
     pub key_in_use: bool,
     pub voters: VoterSet,

@@ -33,6 +33,13 @@ impl Replica {
         receipts
     }
 
+    /// What a host was told itself outlives its hosting.
+    pub(super) fn keep_receipts(&mut self) {
+        if !planted(Bug::ReceiptsEndWithTerm) {
+            self.receipts = self.all_receipts();
+        }
+    }
+
     /// Voters that this peer is linked to, itself included.
     pub(super) fn voters_linked(&self) -> usize {
         let linked = |peer: &&PeerId| **peer == self.me || self.is_within_reach(peer);

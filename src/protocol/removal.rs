@@ -55,6 +55,7 @@ impl Replica {
     pub(super) fn end_own_membership(&mut self, by: Option<PeerId>) {
         self.ready.notices.push(Notice::Removed { by });
         self.ready.persist.removed_by = by;
+        self.keep_receipts();
         self.has_gone = true;
         self.removed_by = by;
         self.part = Part::Follower;

@@ -362,6 +362,7 @@ impl Replica {
             former_members: Arc::clone(&state.former_members),
             invite_links: state.invite_links.clone(),
             removed_by: self.removed_by,
+            is_leaving: self.has_asked_to_leave(),
             key_in_use: self.key_in_use,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
@@ -376,6 +377,12 @@ impl Replica {
     /// Whether this peer has nothing to do in the chat any more.
     pub(super) fn is_over(&self) -> bool {
         self.fault.is_some() || self.has_gone
+    }
+
+    /// Whether this peer has asked to leave, and is still here.
+    fn has_asked_to_leave(&self) -> bool {
+        let own = self.log.state().members.get(&self.me).map(|member| member.state);
+        self.has_gone || self.outbox.has_leaving() || own == Some(MemberState::Leaving)
     }
 
     /// What the committed log says.
@@ -567,9 +574,7 @@ impl Replica {
             }
             self.suspect_at = self.now + self.config.lease_min_us;
             self.lease_until = self.now;
-            if !planted(Bug::ReceiptsEndWithTerm) {
-                self.receipts = self.all_receipts();
-            }
+            self.keep_receipts();
         }
         self.part = Part::Follower;
         self.outbox.resend_all();

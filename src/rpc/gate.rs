@@ -19,8 +19,30 @@ const KEYS_MAX: usize = 4_096;
 const DIAL_BACKS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(12).expect("it is not 0");
 const DIAL_BACKS_AT_ONCE: usize = 8;
 
-/// The bucket of one peer, shared by its connections; taking a token takes no lock.
-pub type Bucket = Arc<DefaultDirectRateLimiter>;
+/// `Submit` streams of one peer at one time: each may have a message of 2 MiB in the making.
+const SUBMITS_AT_ONCE: usize = 4;
+
+/// What one peer may do, over all its connections; taking a token takes no lock.
+pub type Bucket = Arc<Share>;
+
+/// See [`Bucket`].
+pub struct Share {
+    calls: DefaultDirectRateLimiter,
+    submits: Arc<Semaphore>,
+}
+
+impl Share {
+    /// Takes a token for a call, or for a message of a stream; says whether there was one.
+    pub fn takes_call(&self) -> bool {
+        self.calls.check().is_ok()
+    }
+
+    /// Lets a `Submit` stream begin, for as long as the result is kept; none where too many are
+    /// open.
+    pub fn submit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.submits).try_acquire_owned().ok()
+    }
+}
 
 /// Token buckets: for first contact one for each key and one for all; for calls of any kind one
 /// for each peer that is connected.
@@ -28,7 +50,7 @@ pub struct Gate {
     all: DefaultDirectRateLimiter,
     each: RateLimiter<PeerId, HashMapStateStore<PeerId>, DefaultClock>,
     calls: Quota,
-    connected: Mutex<HashMap<PeerId, Weak<DefaultDirectRateLimiter>>>,
+    connected: Mutex<HashMap<PeerId, Weak<Share>>>,
     dial_backs: RateLimiter<PeerId, HashMapStateStore<PeerId>, DefaultClock>,
     dialling_back: Arc<Semaphore>,
     checking: Arc<Semaphore>,
@@ -83,7 +105,8 @@ impl Gate {
         if connected.len() > KEYS_MAX {
             connected.retain(|_, bucket| bucket.strong_count() > 0);
         }
-        let bucket = Arc::new(RateLimiter::direct(self.calls));
+        let submits = Arc::new(Semaphore::new(SUBMITS_AT_ONCE));
+        let bucket = Arc::new(Share { calls: RateLimiter::direct(self.calls), submits });
         connected.insert(peer, Arc::downgrade(&bucket));
         bucket
     }
@@ -112,9 +135,12 @@ mod tests {
         let (one, other, another) = (gate.bucket(a), gate.bucket(a), gate.bucket(b));
         assert!(Arc::ptr_eq(&one, &other) && !Arc::ptr_eq(&one, &another));
         for _ in 0..3 {
-            assert!(one.check().is_ok());
+            assert!(one.takes_call());
         }
-        assert!(other.check().is_err() && another.check().is_ok());
+        assert!(!other.takes_call() && another.takes_call());
+        let open: Vec<_> = (0..9).filter_map(|_| one.submit()).collect();
+        assert_eq!(open.len(), SUBMITS_AT_ONCE);
+        assert!(other.submit().is_none() && another.submit().is_some());
     }
 
     #[test]

@@ -2,32 +2,39 @@
 //! the streams are fed by it.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::body::Body as HttpBody;
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
+use tower::Service;
 use tracing::Span;
 
+use super::dial::MESSAGE_BYTES_MAX;
 use super::inbound::{Caller, Inbound};
 use super::node::links_now_ms;
 use super::reason::Reason;
 use super::status::{internal, invalid, not_member, unable, until_stopped};
 use super::streams::{Answers, Unfit, carry, ended_header, to_ended};
+use super::visit::Visitor;
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
-use crate::runtime::handle::Answer;
+use crate::runtime::handle::{Answer, Unable};
 use crate::runtime::lanes::{Lane, LaneReader, Lanes, Outgoing};
 use crate::runtime::pace::Pace;
 use crate::telemetry::{call_span, child_of};
 use crate::wire::message as convert;
 use crate::wire::pb;
-use crate::wire::pb::host_service_server::HostService;
+use crate::wire::pb::host_service_server::{HostService, HostServiceServer};
 
 /// Requests of one chat on a `Submit` stream that wait for their answers; the next is not taken.
 const SUBMITS_MAX: usize = 64;
@@ -35,6 +42,54 @@ const SUBMITS_MAX: usize = 64;
 const ANSWERS_MAX: usize = 64;
 /// The call's name in traces.
 const SUBMIT: &str = "demes.v1.HostService/Submit";
+
+/// The path of the one call whose requests are large.
+const SUBMIT_PATH: &str = "/demes.v1.HostService/Submit";
+
+/// R44: the service, where only members may submit more than `small` bytes at once. The length
+/// stands before a message and is checked before room is made for it.
+#[derive(Clone)]
+pub struct HostDoor {
+    inbound: Inbound,
+    small: HostServiceServer<Inbound>,
+    large: HostServiceServer<Inbound>,
+}
+
+impl HostDoor {
+    pub fn new(inbound: &Inbound, small: usize) -> Self {
+        let sized = |most| {
+            HostServiceServer::new(inbound.clone())
+                .max_decoding_message_size(most)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        };
+        let (small, large) = (sized(small), sized(MESSAGE_BYTES_MAX));
+        Self { inbound: inbound.clone(), small, large }
+    }
+}
+
+impl NamedService for HostDoor {
+    const NAME: &'static str = HostServiceServer::<Inbound>::NAME;
+}
+
+impl Service<http::Request<HttpBody>> for HostDoor {
+    type Response = http::Response<HttpBody>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<HttpBody>) -> Self::Future {
+        let caller = request.extensions().get::<Visitor>().and_then(|it| it.caller.as_ref());
+        let is_large = request.uri().path() == SUBMIT_PATH
+            && caller.is_some_and(|caller| self.inbound.knows(&caller.peer));
+        match is_large {
+            true => self.large.call(request),
+            false => self.small.call(request),
+        }
+    }
+}
 
 #[tonic::async_trait]
 impl HostService for Inbound {
@@ -58,9 +113,11 @@ impl HostService for Inbound {
         request: Request<Streaming<pb::SubmitRequest>>,
     ) -> Result<Response<Self::SubmitStream>, Status> {
         let caller = self.caller(&request)?;
+        let place = caller.bucket.submit().ok_or_else(|| unable(Unable::Busy))?;
         let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
         let requests = request.into_inner();
-        let submitting = Submitting { inbound: self.clone(), caller, waiting: HashMap::new() };
+        let (inbound, waiting) = (self.clone(), HashMap::new());
+        let submitting = Submitting { inbound, caller, waiting, _place: place };
         // It ends when nobody takes its answers any more.
         tokio::spawn(submitting.run(requests, answers));
         Ok(Response::new(until_stopped(ReceiverStream::new(receiver), self.stop.clone())))
@@ -252,6 +309,7 @@ struct Submitting {
     caller: Caller,
     /// How many requests of each chat.
     waiting: HashMap<ChatId, usize>,
+    _place: OwnedSemaphorePermit,
 }
 
 type Answered = (ChatId, Result<pb::SubmitResponse, Status>);

@@ -14,6 +14,7 @@ use super::status::{
     chat_not_found, internal, invalid, no_answer, no_key, not_genuine, rate_limited, too_often,
     unable,
 };
+use super::visit::Visitor;
 use crate::planted::{Mistake, planted};
 use crate::protocol::event;
 use crate::protocol::message::{Body, Message};
@@ -60,16 +61,16 @@ fn is_member_of(status: &event::Status, peer: &PeerId) -> bool {
 impl Inbound {
     /// The peer that calls.
     pub fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let caller = request.extensions().get::<Caller>();
-        caller.cloned().ok_or_else(no_key)
+        let visitor = request.extensions().get::<Visitor>();
+        visitor.and_then(|visitor| visitor.caller.clone()).ok_or_else(no_key)
     }
 
     /// R44: takes one of the caller's tokens, for a call or a message of a stream.
     pub fn count(&self, caller: &Caller) -> Result<(), Status> {
         let per_second = self.node.limits.calls_per_second_peer;
-        match caller.bucket.check() {
-            Err(_) if !planted(Mistake::CallsUncounted) => Err(rate_limited(per_second)),
-            _ => Ok(()),
+        match caller.bucket.takes_call() || planted(Mistake::CallsUncounted) {
+            true => Ok(()),
+            false => Err(rate_limited(per_second)),
         }
     }
 
@@ -83,6 +84,13 @@ impl Inbound {
     pub fn is_member(&self, chat: ChatId, peer: PeerId) -> Result<bool, Status> {
         let is_member = is_member_of(&self.chat(chat)?.view.borrow().status, &peer);
         Ok(is_member || planted(Mistake::StrangerIsMember))
+    }
+
+    /// Whether the peer is a member of any chat that runs here.
+    pub fn knows(&self, peer: &PeerId) -> bool {
+        let chats = self.handle.chats();
+        let mut chats = chats.iter().filter(|chat| !chat.is_read_only());
+        chats.any(|chat| self.standing(chat, peer) == Standing::Member)
     }
 
     /// The message of a parsed request, after it was counted and its signatures were checked.

@@ -1,12 +1,12 @@
 //! The gRPC face of a peer: its listeners, its services, and its connections to other peers.
 //!
 //! `serve` starts a peer and returns once its listeners are bound and its chats are running.
-//! `server.rs` has the listeners; `client.rs`, `host.rs`, `election.rs` and `peer.rs` a service
-//! each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs` and `joining.rs` how chats and people
-//! come and go, `life.rs` what becomes of a chat here, and `records.rs` and `repair.rs` how chats
-//! outlive a bad disk; `peers.rs` and `dial.rs` the connections that this peer makes; `reach.rs`
-//! who reaches whom; `observe.rs` and `scrape.rs` what metrics are read and told; `status.rs` and
-//! `reason.rs` every error.
+//! `server.rs` has the listeners, `places.rs` and `visit.rs` who is let in; `client.rs`, `host.rs`,
+//! `election.rs` and `peer.rs` a service each; `node.rs`, `inviting.rs`, `links.rs`, `accepting.rs`
+//! and `joining.rs` how chats and people come and go, `life.rs` what becomes of a chat here, and
+//! `records.rs` and `repair.rs` how chats outlive a bad disk; `peers.rs` and `dial.rs` the
+//! connections that this peer makes; `reach.rs` who reaches whom; `observe.rs` and `scrape.rs` what
+//! metrics are read and told; `status.rs` and `reason.rs` every error.
 
 mod accepting;
 mod calls;
@@ -31,6 +31,7 @@ mod own_address;
 mod pages;
 mod peer;
 mod peers;
+mod places;
 mod reach;
 mod readiness;
 mod reason;
@@ -42,6 +43,7 @@ mod server;
 mod shown;
 mod status;
 mod streams;
+mod visit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -64,7 +66,7 @@ use crate::crypto::{Identity, tls};
 use crate::protocol::types::PeerId;
 use crate::runtime::driver::{self, DriverOptions, Reports};
 use crate::runtime::handle::Handle;
-use crate::storage::{DataDir, PeerStore, StorageError, free_bytes};
+use crate::storage::{DataDir, PeerStore, StorageError, free_bytes, write_private};
 use crate::telemetry::Observed;
 use crate::wire::{check_address, check_name};
 
@@ -230,7 +232,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     });
     node.resume_all().await.map_err(storage)?;
     let address_file = options.data_dir.join("client.addr");
-    std::fs::write(&address_file, format!("{client_address}\n")).map_err(|error| {
+    write_private(&address_file, &format!("{client_address}\n")).map_err(|error| {
         ServeError::Storage(format!("cannot write {}: {error}", address_file.display()))
     })?;
 

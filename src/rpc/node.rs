@@ -133,7 +133,8 @@ impl Node {
     /// R43: takes note of an invitation that arrived, until it ends.
     pub fn invited(self: &Arc<Self>, chat: ChatId, invite: IncomingInvite) -> Result<(), Status> {
         if self.takes_part(chat) {
-            return Ok(());
+            // Whoever invites tries again.
+            return if self.is_leaving(chat) { Err(status::leaving()) } else { Ok(()) };
         }
         let now = now_ms();
         if invite.expires_at_ms <= now {
@@ -274,6 +275,11 @@ impl Node {
     /// Whether the chat runs here, and this peer was not removed from it.
     pub fn takes_part(&self, chat: ChatId) -> bool {
         self.handle.chat(chat).is_some_and(|chat| !chat.is_read_only())
+    }
+
+    /// Whether this peer takes part in the chat only until the others know that it leaves.
+    pub fn is_leaving(&self, chat: ChatId) -> bool {
+        self.handle.chat(chat).is_some_and(|chat| chat.view.borrow().status.is_leaving)
     }
 
     /// For one more invitation: those that have ended give way.

@@ -58,15 +58,20 @@ pub struct BootstrapChat {
     pub members: Vec<String>,
 }
 
-/// Limits of the listeners. What exceeds one waits or is refused, never queued without bound.
+/// Limits of the listeners. What exceeds one waits, gives way or is refused, never queued
+/// without bound.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Connections of other peers; more wait in the kernel's backlog.
+    /// Connections of members; beyond it the one that was silent longest gives way.
     pub peer_connections_max: usize,
-    /// Connections of the person's programs; more wait in the kernel's backlog.
-    pub client_connections_max: usize,
-    /// TLS handshakes at one time; more wait.
+    /// The same for peers whose key is in no chat here.
+    pub stranger_connections_max: usize,
+    /// Connections that have not shown a key yet; likewise.
     pub handshakes_max: usize,
+    /// Connections of the person's programs. Those without a call give way; else more wait.
+    pub client_connections_max: usize,
+    /// A program's connection without a call is closed after this long.
+    pub client_idle: Duration,
     /// Concurrent streams on one connection of another peer.
     pub peer_streams_max: u32,
     /// Concurrent streams on one connection of a program.
@@ -90,8 +95,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             peer_connections_max: 1_024,
+            stranger_connections_max: 64,
+            handshakes_max: 128,
             client_connections_max: 256,
-            handshakes_max: 32,
+            client_idle: Duration::from_secs(300),
             peer_streams_max: 64,
             client_streams_max: 256,
             chats_max: 256,

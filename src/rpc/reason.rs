@@ -75,6 +75,8 @@ reasons! {
     TooManyChats = "TOO_MANY_CHATS", ResourceExhausted;
     /// Only members may do that; `removed_by_peer_id` says who removed this peer.
     NotMember = "NOT_MEMBER", PermissionDenied;
+    /// This peer is about to leave the chat: it can come back when the others know.
+    Leaving = "LEAVING", Unavailable;
     /// That member is this peer.
     PeerIsSelf = "PEER_IS_SELF", InvalidArgument;
     /// The deadline came before the confirmation; what was sent stays queued, as `request_id`.

@@ -1,7 +1,6 @@
 //! The listener for Prometheus: `GET /metrics`, and nothing else, in plain text.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,15 +11,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use opentelemetry::KeyValue;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::server::accept_one;
+use super::places::{Kind, Places};
+use super::server::{accept_one, plain};
 use crate::telemetry::metrics::{LISTENER, Metric, hold, rejected};
 use crate::telemetry::scrape;
 
-/// At the limit, further connections wait in the kernel's queue.
+/// Beyond them the oldest gives way.
 const CONNECTIONS_MAX: usize = 16;
 /// How long a request's head may take.
 const HEAD_MAX: Duration = Duration::from_secs(5);
@@ -31,13 +30,12 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Serves metrics until `stop`.
 pub async fn serve_metrics(listener: TcpListener, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Places::new([plain(CONNECTIONS_MAX)]);
     let accepting = async {
         loop {
-            let (place, tcp) = accept_one(&listener, &places).await;
-            let stop = stop.clone();
+            let (tcp, address) = accept_one(&listener).await;
+            let place = places.take(Kind::Plain, address, &stop).await;
             tokio::spawn(async move {
-                let _place = place;
                 let _held = hold(Metric::Connections, KeyValue::new(LISTENER, "metrics"));
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -46,7 +44,7 @@ pub async fn serve_metrics(listener: TcpListener, stop: CancellationToken) {
                 tokio::select! {
                     // Whatever a scraper does wrong, it ends its own connection.
                     _ = timeout(CONNECTION_MAX, connection) => {}
-                    () = stop.cancelled() => {}
+                    () = place.holder.closed.cancelled() => {}
                 }
             });
         }

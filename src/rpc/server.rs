@@ -1,62 +1,96 @@
 //! The listeners: for other peers over mutual TLS, for the person's programs in plain text on
-//! loopback, and one for health alone.
+//! loopback, and one for health alone. `places.rs` says who is let in and who gives way.
 
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
-use tonic::transport::server::{Connected, Router};
+use tonic::transport::server::Router;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 use tower::util::MapResponseLayer;
 
 use super::client::Person;
-use super::dial::MESSAGE_BYTES_MAX;
+use super::host::HostDoor;
 use super::inbound::{Caller, Inbound};
 use super::options::{Limits, ServeError};
+use super::places::{Kind, Place, Places, Room, kind_of};
 use super::status::with_reason;
+use super::visit::{CallsLayer, Served};
 use crate::crypto::tls;
-use crate::telemetry::metrics::{Held, LISTENER, Metric, hold, rejected};
+use crate::telemetry::metrics::rejected;
 use crate::telemetry::{GrpcDurationLayer, GrpcServerLayer};
 use crate::wire::FILE_DESCRIPTOR_SET;
 use crate::wire::pb::client_service_server::ClientServiceServer;
 use crate::wire::pb::election_service_server::ElectionServiceServer;
-use crate::wire::pb::host_service_server::HostServiceServer;
 use crate::wire::pb::peer_service_server::PeerServiceServer;
 
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-/// The largest request of a program (R44).
-const CLIENT_MESSAGE_BYTES_MAX: usize = 64 << 10;
-const HEALTH_STREAMS_MAX: u32 = 64;
+/// The largest request but for `Submit` (R44).
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// The largest request to health and reflection, which ask for a name.
+const NAME_BYTES_MAX: usize = 4 << 10;
+/// A call of another peer that has no answer by then is given up, so that no unfinished request is
+/// kept. Streams have their answer, which is that they are open.
+const CALL_MAX: Duration = Duration::from_secs(10);
 const HEALTH_CONNECTIONS_MAX: usize = 64;
-/// Calls that their callers had given up before this peer looked at them; more end the connection.
-/// A frozen peer finds all of them at once when it goes on, and they are nobody's fault.
-const GIVEN_UP_MAX: usize = 4_096;
+/// Connections of one key. A member dials this peer once for good, and beside that for checks, to
+/// join and to invite.
+const KEY_CONNECTIONS_MAX: usize = 8;
+const MEMBER_IDLE_MAX: Duration = Duration::from_secs(60);
+const STRANGER_IDLE_MAX: Duration = Duration::from_secs(15);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Every call that arrives may be part of a trace, and is measured; every refusal has a reason.
-type Traced =
-    Stack<MapResponseLayer<WithReason>, Stack<GrpcDurationLayer, Stack<GrpcServerLayer, Identity>>>;
+/// What one connection may have under way.
+struct Flow {
+    streams_max: u32,
+    stream_window_bytes: u32,
+    connection_window_bytes: u32,
+    /// Calls that their callers had given up before this peer looked at them; more end the
+    /// connection. A frozen peer finds all of them at once when it goes on, and they are nobody's
+    /// fault.
+    given_up_max: usize,
+    call_max: Option<Duration>,
+}
+
+/// For members, and for the person's own programs.
+const WIDE: Flow = Flow {
+    streams_max: 64,
+    stream_window_bytes: 1 << 20,
+    connection_window_bytes: 4 << 20,
+    given_up_max: 4_096,
+    call_max: None,
+};
+/// For everybody else. A member that was a stranger when it came has its four streams too.
+const NARROW: Flow = Flow {
+    streams_max: 8,
+    stream_window_bytes: 128 << 10,
+    connection_window_bytes: 128 << 10,
+    given_up_max: 64,
+    call_max: Some(CALL_MAX),
+};
+
+/// Every call that arrives is counted, may be part of a trace, and is measured; every refusal has a
+/// reason.
+type Traced = Stack<
+    MapResponseLayer<WithReason>,
+    Stack<GrpcDurationLayer, Stack<GrpcServerLayer, Stack<CallsLayer, Identity>>>,
+>;
 type WithReason = fn(http::Response<Body>) -> http::Response<Body>;
 
 /// Opens a listener; an error names the flag that moves it.
@@ -75,28 +109,51 @@ pub async fn serve_peers(
     limits: Limits,
     stop: CancellationToken,
 ) {
-    let (connections, incoming) = mpsc::channel(1);
-    let accepting = accept_peers(listener, tls, inbound.clone(), connections, stop.clone());
     let mut routes = Routes::builder();
+    let election = ElectionServiceServer::new(inbound.clone());
+    let peer = PeerServiceServer::new(inbound.clone());
     routes
-        .add_service(
-            HostServiceServer::new(inbound.clone())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            ElectionServiceServer::new(inbound.clone())
-                .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            PeerServiceServer::new(inbound).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX),
-        );
+        .add_service(HostDoor::new(&inbound, REQUEST_BYTES_MAX))
+        .add_service(election.max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(peer.max_decoding_message_size(REQUEST_BYTES_MAX));
     add_reflection(
         &mut routes,
         &["demes.v1.HostService", "demes.v1.ElectionService", "demes.v1.PeerService"],
     );
-    let server = builder(limits.peer_streams_max).add_routes(routes.routes());
-    run(accepting, server, incoming, stop).await;
+    let routes = routes.routes();
+    let wide = Flow { streams_max: limits.peer_streams_max, call_max: Some(CALL_MAX), ..WIDE };
+    let (members, from_members) = mpsc::channel(1);
+    let (strangers, from_strangers) = mpsc::channel(1);
+    let places = Places::new(rooms(&limits));
+    let order = Arc::clone(&places);
+    let door = Door { places, tls: TlsAcceptor::from(tls), inbound, members, strangers, stop };
+    let (stop, known) = (door.stop.clone(), door.inbound.clone());
+    tokio::select! {
+        () = door.accept(listener) => {}
+        () = order.keep_order(|peer| known.knows(peer)) => {}
+        () = run(builder(&wide).add_routes(routes.clone()), from_members) => {}
+        () = run(builder(&NARROW).add_routes(routes), from_strangers) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// The places at the listener for peers.
+fn rooms(limits: &Limits) -> [Room; 3] {
+    let room = |kind, all: usize, idle_max| Room {
+        kind,
+        all,
+        of_address: all.div_ceil(2),
+        of_key: KEY_CONNECTIONS_MAX,
+        busy_give_way: true,
+        idle_max,
+    };
+    let members = room(Kind::Member, limits.peer_connections_max, MEMBER_IDLE_MAX);
+    [
+        room(Kind::Unproven, limits.handshakes_max, HANDSHAKE_MAX),
+        room(Kind::Stranger, limits.stranger_connections_max, STRANGER_IDLE_MAX),
+        // Members may share an address, and each has its own key.
+        Room { of_address: members.all, ..members },
+    ]
 }
 
 /// Serves the person's programs, and health, until `stop`.
@@ -109,11 +166,17 @@ pub async fn serve_programs(
 ) {
     let mut routes = Routes::builder();
     let client = ClientServiceServer::new(person);
-    routes.add_service(client.max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
-    routes.add_service(health);
+    routes.add_service(client.max_decoding_message_size(REQUEST_BYTES_MAX));
+    routes.add_service(health.max_decoding_message_size(NAME_BYTES_MAX));
     add_reflection(&mut routes, &["demes.v1.ClientService", "grpc.health.v1.Health"]);
-    let server = builder(limits.client_streams_max).add_routes(routes.routes());
-    serve_plain(listener, "client", server, limits.client_connections_max, stop).await;
+    let flow = Flow { streams_max: limits.client_streams_max, ..WIDE };
+    // A feed that is read is not given up for another one: who comes too late waits.
+    let room = Room {
+        busy_give_way: false,
+        idle_max: limits.client_idle,
+        ..plain(limits.client_connections_max)
+    };
+    serve_plain(listener, "client", builder(&flow).add_routes(routes.routes()), room, stop).await;
 }
 
 /// Serves health alone until `stop`.
@@ -122,63 +185,59 @@ pub async fn serve_health(
     health: HealthServer<impl Health>,
     stop: CancellationToken,
 ) {
-    let server = builder(HEALTH_STREAMS_MAX).add_service(health);
-    serve_plain(listener, "health", server, HEALTH_CONNECTIONS_MAX, stop).await;
+    let health = health.max_decoding_message_size(NAME_BYTES_MAX);
+    let server = builder(&NARROW).add_service(health);
+    serve_plain(listener, "health", server, plain(HEALTH_CONNECTIONS_MAX), stop).await;
 }
 
-/// Connections in plain text. At the limit, further ones wait in the kernel's queue.
+/// Places where nobody shows a key: whoever asks gets through, and the others give way.
+pub(super) fn plain(all: usize) -> Room {
+    let (kind, idle_max) = (Kind::Plain, STRANGER_IDLE_MAX);
+    Room { kind, all, of_address: all, of_key: all, busy_give_way: true, idle_max }
+}
+
+/// Connections in plain text.
 async fn serve_plain(
     listener: TcpListener,
     name: &'static str,
     server: Router<Traced>,
-    connections_max: usize,
+    room: Room,
     stop: CancellationToken,
 ) {
     let (connections, incoming) = mpsc::channel(1);
-    let places = Arc::new(Semaphore::new(connections_max));
-    let closed = stop.clone();
+    let places = Places::new([room]);
     let accepting = async {
         loop {
-            let (place, tcp) = accept_one(&listener, &places).await;
-            let connection = Served::new(tcp, (), place, name, &closed);
-            let _ = connections.send(Ok(connection)).await;
+            let (tcp, address) = accept_one(&listener).await;
+            let place = places.take(Kind::Plain, address, &stop).await;
+            let _ = connections.send(Ok(Served::new(tcp, None, place, name))).await;
         }
     };
-    run(accepting, server, incoming, stop.clone()).await;
-}
-
-/// Serves what is accepted until `stop`.
-async fn run<S, I>(
-    accepting: impl Future<Output = ()>,
-    server: Router<Traced>,
-    incoming: mpsc::Receiver<io::Result<Served<S, I>>>,
-    stop: CancellationToken,
-) where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    I: Clone + Send + Sync + Unpin + 'static,
-{
     tokio::select! {
         () = accepting => {}
-        result = server.serve_with_incoming(ReceiverStream::new(incoming)) => {
-            if let Err(error) = result {
-                tracing::error!(%error, "a listener ended: start the peer again");
-            }
-        }
+        () = places.keep_order(|_| false) => {}
+        () = run(server, incoming) => {}
         () = stop.cancelled() => {}
     }
 }
 
-/// Waits for a place, and then for a connection.
-pub(super) async fn accept_one(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (OwnedSemaphorePermit, TcpStream) {
-    let place = Arc::clone(places).acquire_owned().await.expect("nobody closes this semaphore");
+/// Serves what is accepted.
+async fn run<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    server: Router<Traced>,
+    incoming: mpsc::Receiver<io::Result<Served<S>>>,
+) {
+    if let Err(error) = server.serve_with_incoming(ReceiverStream::new(incoming)).await {
+        tracing::error!(%error, "a listener ended: start the peer again");
+    }
+}
+
+/// Waits for a connection.
+pub(super) async fn accept_one(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
-            Ok((tcp, _)) => {
+            Ok((tcp, from)) => {
                 let _ = tcp.set_nodelay(true);
-                return (place, tcp);
+                return (tcp, from.ip());
             }
             // Out of file descriptors, most likely: some come back as connections end.
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -186,17 +245,22 @@ pub(super) async fn accept_one(
     }
 }
 
-fn builder(streams_max: u32) -> Server<Traced> {
-    Server::builder()
-        .max_concurrent_streams(streams_max)
-        .http2_max_pending_accept_reset_streams(Some(GIVEN_UP_MAX))
+fn builder(flow: &Flow) -> Server<Traced> {
+    let builder = Server::builder()
+        .max_concurrent_streams(flow.streams_max)
+        .http2_max_pending_accept_reset_streams(Some(flow.given_up_max))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .layer(GrpcServerLayer)
-        .layer(GrpcDurationLayer)
-        .layer(MapResponseLayer::new(with_reason as WithReason))
+        .initial_stream_window_size(flow.stream_window_bytes)
+        .initial_connection_window_size(flow.connection_window_bytes);
+    match flow.call_max {
+        Some(call_max) => builder.timeout(call_max),
+        None => builder,
+    }
+    .layer(CallsLayer)
+    .layer(GrpcServerLayer)
+    .layer(GrpcDurationLayer)
+    .layer(MapResponseLayer::new(with_reason as WithReason))
 }
 
 /// Lists the services of this listener. The details of errors are described too, so that programs
@@ -210,120 +274,61 @@ fn add_reflection(routes: &mut RoutesBuilder, services: &[&str]) {
         services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
     };
     let valid = "the descriptors come from the compiler";
-    routes.add_service(configure().build_v1().expect(valid));
-    routes.add_service(configure().build_v1alpha().expect(valid));
+    let (v1, v1alpha) = (configure().build_v1(), configure().build_v1alpha());
+    routes.add_service(v1.expect(valid).max_decoding_message_size(NAME_BYTES_MAX));
+    routes.add_service(v1alpha.expect(valid).max_decoding_message_size(NAME_BYTES_MAX));
 }
 
-/// Accepts connections and shakes hands, each in a task of its own, so that a slow one holds up
-/// nobody. At the limits, further ones wait in the kernel's queue.
-async fn accept_peers(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
+/// Lets other peers in.
+#[derive(Clone)]
+struct Door {
+    places: Arc<Places>,
+    tls: TlsAcceptor,
     inbound: Inbound,
-    connections: mpsc::Sender<io::Result<Served<TlsStream<TcpStream>, Caller>>>,
-    closed: CancellationToken,
-) {
-    let acceptor = TlsAcceptor::from(tls);
-    let limits = &inbound.node.limits;
-    let places = Arc::new(Semaphore::new(limits.peer_connections_max));
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
-    loop {
-        let open = "nobody closes this semaphore";
-        let handshake = Arc::clone(&handshakes).acquire_owned().await.expect(open);
-        let (place, tcp) = accept_one(&listener, &places).await;
-        let (acceptor, connections) = (acceptor.clone(), connections.clone());
-        let (node, roster) = (Arc::clone(&inbound.node), inbound.handle.roster());
-        let closed = closed.clone();
-        tokio::spawn(async move {
-            let _handshake = handshake;
-            let tls = match timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await {
+    members: mpsc::Sender<io::Result<Served<TlsStream<TcpStream>>>>,
+    strangers: mpsc::Sender<io::Result<Served<TlsStream<TcpStream>>>>,
+    stop: CancellationToken,
+}
+
+impl Door {
+    /// Accepts connections, and lets each shake hands in a task of its own, so that a slow one
+    /// holds up nobody.
+    async fn accept(&self, listener: TcpListener) {
+        loop {
+            let (tcp, address) = accept_one(&listener).await;
+            let place = self.places.take(Kind::Unproven, address, &self.stop).await;
+            tokio::spawn(self.clone().let_in(tcp, place));
+        }
+    }
+
+    async fn let_in(self, tcp: TcpStream, place: Place) {
+        let shaking = async {
+            // What says nothing costs a socket, and no more.
+            tcp.readable().await?;
+            self.tls.accept(tcp).await
+        };
+        let tls = tokio::select! {
+            shaken = timeout(HANDSHAKE_MAX, shaking) => match shaken {
                 Ok(Ok(tls)) => tls,
                 Ok(Err(_)) => return rejected("HANDSHAKE_FAILED"),
                 Err(_) => return rejected("HANDSHAKE_TIMEOUT"),
-            };
-            let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
-            if let Some(peer) = tls::peer_id_of(certificates) {
-                if let Some(contact) = roster.borrow().get(&peer) {
-                    contact.outbox.dialled_us();
-                }
-                let caller = Caller { peer, bucket: node.gate.bucket(peer) };
-                let connection = Served::new(tls, caller, place, "peer", &closed);
-                let _ = connections.send(Ok(connection)).await;
-            }
-        });
-    }
-}
-
-/// A connection that breaks when the peer has stopped, and keeps its place until then.
-struct Served<S, I> {
-    io: S,
-    info: I,
-    closed: Pin<Box<WaitForCancellationFutureOwned>>,
-    _place: OwnedSemaphorePermit,
-    _held: Held,
-}
-
-impl<S, I> Served<S, I> {
-    fn new(
-        io: S,
-        info: I,
-        place: OwnedSemaphorePermit,
-        listener: &'static str,
-        closed: &CancellationToken,
-    ) -> Self {
-        let closed = Box::pin(closed.clone().cancelled_owned());
-        let held = hold(Metric::Connections, KeyValue::new(LISTENER, listener));
-        Self { io, info, closed, _place: place, _held: held }
-    }
-}
-
-impl<S, I: Clone + Send + Sync + 'static> Connected for Served<S, I> {
-    type ConnectInfo = I;
-
-    fn connect_info(&self) -> I {
-        self.info.clone()
-    }
-}
-
-impl<S: AsyncRead + Unpin, I: Unpin> AsyncRead for Served<S, I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.closed.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            },
+            // It was counted where it gave way.
+            () = place.holder.closed.cancelled() => return,
+        };
+        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let Some(peer) = tls::peer_id_of(certificates) else { return };
+        if let Some(contact) = self.inbound.handle.roster().borrow().get(&peer) {
+            contact.outbox.dialled_us();
         }
-        Pin::new(&mut self.io).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin, I: Unpin> AsyncWrite for Served<S, I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        let is_member = self.inbound.knows(&peer);
+        place.prove(peer, is_member);
+        let caller = Caller { peer, bucket: self.inbound.node.gate.bucket(peer) };
+        let connection = Served::new(tls, Some(caller), place, "peer");
+        let connections = match kind_of(is_member) {
+            Kind::Member => self.members,
+            _ => self.strangers,
+        };
+        let _ = connections.send(Ok(connection)).await;
     }
 }

@@ -226,6 +226,12 @@ pub fn removed_before() -> Status {
     status(Reason::NotMember, message, [])
 }
 
+pub fn leaving() -> Status {
+    let message = "you are leaving this chat, and the others do not know it yet: \
+                   try again when they do";
+    status(Reason::Leaving, message, [])
+}
+
 pub fn peer_is_self() -> Status {
     let message = "that is you: leave the chat instead";
     status(Reason::PeerIsSelf, message, [])
@@ -337,7 +343,8 @@ pub fn store(error: &StorageError) -> Status {
         // A store takes no writes after one that failed, and what ails it is in the log.
         StorageError::Failed { .. }
         | StorageError::Io { .. }
-        | StorageError::NotWritable { .. } => storage_failed(),
+        | StorageError::NotWritable { .. }
+        | StorageError::Exposed { .. } => storage_failed(),
         StorageError::Random(_) => internal(error.to_string()),
         StorageError::Closed { .. } => chat_not_found(),
         other => storage_damaged(other.to_string()),

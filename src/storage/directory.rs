@@ -10,9 +10,8 @@
 //! *.redb.damaged-1  one that was set aside
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,11 +24,14 @@ use super::files::{self, remove_if_there, sync_directory};
 use super::mark::mark_of;
 use super::peer::PeerStore;
 use super::recover;
+use super::rights::{make_private_dir, open_private, tighten_dir, tighten_files};
 use crate::protocol::event::Recovered;
 use crate::protocol::types::{ChatId, Entry, Generation, Incarnation};
 
 /// The name of the peer's own store.
 pub(super) const PEER_FILE: &str = "peer.redb";
+/// What the names of a peer's own files begin with. Others may lie beside them.
+const OURS: [&str; 4] = ["lock", "client.", "certificate.pem", PEER_FILE];
 
 /// An own, locked data directory. Dropping it gives the lock back.
 pub struct DataDir {
@@ -38,15 +40,17 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Takes the directory at `path` for this process, and makes it if it is not there.
+    /// Takes the directory at `path` for this process, and makes it if it is not there. From then
+    /// on nobody else may look into it.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let chats = path.join("chats");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&chats)
-            .map_err(|error| StorageError::io("create", &chats, error))?;
+        make_private_dir(path).map_err(|error| StorageError::io("create", path, error))?;
+        tighten_dir(path)?;
+        make_private_dir(&chats).map_err(|error| StorageError::io("create", &chats, error))?;
         let lock = take_lock(path)?;
+        tighten_dir(&chats)?;
+        tighten_files(path, |name| OURS.iter().any(|ours| name.starts_with(ours)))?;
+        tighten_files(&chats, |_| true)?;
         remove_unfinished(&chats);
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
@@ -261,14 +265,8 @@ fn take_lock(dir: &Path) -> Result<File, StorageError> {
         let path = path.clone();
         move |error| StorageError::io(doing, &path, error)
     };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io("open"))?;
+    let options = &mut OpenOptions::new();
+    let mut file = open_private(&path, options.create(true).truncate(false)).map_err(io("open"))?;
     match file.try_lock() {
         Ok(()) => {
             file.set_len(0).map_err(io("write"))?;

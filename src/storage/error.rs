@@ -34,6 +34,12 @@ pub enum StorageError {
          directory with --data-dir"
     )]
     NotWritable { path: PathBuf, source: io::Error },
+    #[error(
+        "others of this machine have rights to {path} (mode {mode:03o}), and they cannot be taken \
+         back: give it to this user and run `chmod 700 {path}`, or choose another directory with \
+         --data-dir"
+    )]
+    Exposed { path: PathBuf, mode: u32 },
     #[error("cannot {doing} {path}: {source}")]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("the store {path} took no more writes after an earlier one had failed")]

@@ -1,16 +1,18 @@
 //! Every file that the stores open for writing, and every name that they change. They stand in one
 //! place so that the tests can let each of them fail, or end there as a crash would (`faults`).
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
+use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError};
 
 use super::error::StorageError;
 #[cfg(test)]
 use super::faults;
+use super::rights::{open_private, write_private};
 
 /// Makes a redb file, or opens an empty one.
 pub fn create(builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
@@ -18,7 +20,8 @@ pub fn create(builder: &Builder, path: &Path) -> Result<Database, DatabaseError>
     if let Some(backend) = faults::backend(path, true)? {
         return builder.create_with_backend(backend);
     }
-    builder.create(path)
+    let file = open_private(path, OpenOptions::new().create(true).truncate(false))?;
+    builder.create_with_backend(FileBackend::new(file)?)
 }
 
 /// Opens a redb file that is there.
@@ -39,7 +42,7 @@ pub fn write_first(file: &File, path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Writes a small file whole.
 pub fn write(path: &Path, text: &str) -> io::Result<()> {
     touch(path, "write")?;
-    fs::write(path, text)
+    write_private(path, text)
 }
 
 /// Gives the file at `from` the name `to`, in place of any other file.
@@ -81,7 +84,7 @@ pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
-    let mut target = File::create_new(to)?;
+    let mut target = open_private(to, OpenOptions::new().create_new(true))?;
     let copied = touch(to, "copy")
         .and_then(|()| io::copy(&mut source, &mut target))
         .and_then(|_| target.sync_all());

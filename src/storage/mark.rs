@@ -7,11 +7,12 @@
 //! after a power failure, but ahead of it only if the file has lost something (R9, R37).
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::error::StorageError;
 use super::files;
+use super::rights::open_private;
 use crate::protocol::types::Incarnation;
 
 const LEN: usize = 20;
@@ -37,10 +38,9 @@ pub fn mark_of(path: &Path) -> PathBuf {
 impl Mark {
     /// Opens the mark of the file at `path`, or makes an empty one.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let path = mark_of(path);
-        let file = options.open(&path).map_err(|error| StorageError::io("open", &path, error))?;
+        let file = open_private(&path, OpenOptions::new().create(true).truncate(false));
+        let file = file.map_err(|error| StorageError::io("open", &path, error))?;
         Ok(Self { path, file })
     }
 

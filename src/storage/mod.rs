@@ -27,6 +27,7 @@ pub mod peer;
 mod probe;
 mod reader;
 mod recover;
+mod rights;
 pub mod schema;
 mod unverified;
 
@@ -39,3 +40,4 @@ pub use error::StorageError;
 pub use peer::PeerStore;
 pub use probe::{is_in_memory, sync_times};
 pub use reader::{ChatReader, Page};
+pub use rights::{make_private_dir, write_private};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use demes::cli::demo::peer::until;
 use demes::wire::link::LinkText;
 use demes::wire::pb;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tonic::{Code, Request, Response, Status};
@@ -70,10 +71,26 @@ async fn until_state(chat: &Chat, peer: usize, link_id: &str, state: pb::InviteL
 
 /// Runs a command of one person and gives what it wrote to stdout and stderr.
 async fn demes(chat: &Chat, peer: usize, arguments: &[&str]) -> (String, String, Option<i32>) {
+    demes_reads(chat, peer, arguments, "").await
+}
+
+/// The same for a command that reads this from stdin.
+async fn demes_reads(
+    chat: &Chat,
+    peer: usize,
+    arguments: &[&str],
+    input: &str,
+) -> (String, String, Option<i32>) {
     let mut command = Command::new(binary());
     command.args(arguments).arg("--data-dir").arg(chat.peers[peer].data_dir());
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(STEP, command.output()).await.expect("it ends").unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let mut stdin = child.stdin.take().expect("piped");
+    // A command that needs no input may have ended.
+    let _ = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    let output = tokio::time::timeout(STEP, child.wait_with_output()).await;
+    let output = output.expect("it ends").unwrap();
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (text(output.stdout), text(output.stderr), output.status.code())
 }
@@ -98,7 +115,10 @@ async fn who_has_a_link_comes_in_by_way_of_any_member() {
         assert_eq!(text.lines().count(), 1, "the link alone is on stdout: {text}");
         assert!(note.contains("5 people") && note.contains("demes revoke"), "{note}");
 
-        let (said, note, code) = demes(&chat, 1, &["accept", text.trim_end()]).await;
+        // Nobody sees the link among the arguments of processes.
+        let (_, empty, code) = demes(&chat, 1, &["accept", "-"]).await;
+        assert!(code != Some(0) && empty.contains("stdin is empty"), "{empty}");
+        let (said, note, code) = demes_reads(&chat, 1, &["accept", "-"], &text).await;
         assert_eq!(code, Some(0), "{note}");
         assert!(said.contains("you take part"), "{said}");
         chat.sees(0, "the guest", |chat| chat.members.len() == 2).await;
@@ -113,6 +133,10 @@ async fn who_has_a_link_comes_in_by_way_of_any_member() {
         assert_eq!((used.state(), used.uses_left), (pb::InviteLinkState::UsedUp, 0));
         let seed = |text: &str| LinkText::parse(text).unwrap().seed;
         assert_eq!(seed(&used.text), seed(&second.text), "its maker can show it again");
+        let third = link(&chat, inviter, 1, 0).await;
+        let (_, note, code) = demes_reads(&chat, inviter, &["revoke", &id, "-"], &third.text).await;
+        assert_eq!(code, Some(0), "{note}");
+        until_state(&chat, inviter, &third.link_id, pb::InviteLinkState::Revoked).await;
         let elsewhere = seen(&chat, 2, &second.link_id).await.unwrap();
         assert_eq!(elsewhere.text, "", "and nobody else");
         assert_eq!(elsewhere.created_by_peer_id, chat.peers[inviter].id);

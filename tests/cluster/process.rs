@@ -1,10 +1,12 @@
 //! The process itself: how it starts, refuses to start, and stops.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use demes::cli::demo::peer::until;
+use demes::cli::demo::peer::{connect, until};
 use demes::wire::pb;
 use nix::sys::signal::Signal;
 use tokio::process::Command;
@@ -100,6 +102,134 @@ async fn a_port_in_use_is_named_with_the_flag_that_moves_it() {
             let names = |word: &str| error.split_whitespace().any(|found| found.contains(word));
             assert!(names(flag) && error.contains(&taken), "it names flag and address: {error}");
             assert!(!error.contains("panicked"), "{error}");
+        }
+    })
+    .await;
+}
+
+/// Every file and directory below `path`, with its mode.
+fn modes(path: &Path, found: &mut Vec<(PathBuf, u32)>) {
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    found.push((path.to_owned(), mode(path)));
+    for item in std::fs::read_dir(path).unwrap().flatten() {
+        match item.path().is_dir() {
+            true => modes(&item.path(), found),
+            false => found.push((item.path(), mode(&item.path()))),
+        }
+    }
+}
+
+fn assert_private(data_dir: &Path) {
+    let mut found = Vec::new();
+    modes(data_dir, &mut found);
+    assert!(found.len() > 6, "{found:?}");
+    for (path, mode) in found {
+        let right = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode & 0o777, right, "{} has {mode:03o}", path.display());
+    }
+}
+
+/// Nobody else may look into a data directory, whatever the umask says and whoever has made it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_is_its_owners_alone() {
+    story(async {
+        for umask in ["000", "022", "077"] {
+            let root = tempfile::tempdir().unwrap();
+            let data_dir = root.path().join("data");
+            // Somebody has made it before.
+            if umask == "022" {
+                std::fs::create_dir_all(data_dir.join("chats")).unwrap();
+                for directory in [&data_dir, &data_dir.join("chats")] {
+                    let wide = std::fs::Permissions::from_mode(0o755);
+                    std::fs::set_permissions(directory, wide).unwrap();
+                }
+            }
+            for start in ["first", "later"] {
+                let mut command = Command::new("sh");
+                let script = format!("umask {umask}; exec \"$@\"");
+                command.args(["-c", &script, "sh"]).arg(binary());
+                command.args(["up", "--name", "Ana", "--until-stdin-ends", "--data-dir"]);
+                command.arg(&data_dir).args(["--listen", "127.0.0.1:0"]);
+                command.args(["--client-listen", "127.0.0.1:0"]);
+                command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+                let mut peer = command.kill_on_drop(true).spawn().unwrap();
+                let address = || async {
+                    let text = std::fs::read_to_string(data_dir.join("client.addr")).ok()?;
+                    connect(text.trim()).await.ok()
+                };
+                let mut client = until(STEP, "a peer", address).await.unwrap();
+                if start == "first" {
+                    let request = pb::CreateChatRequest { name: "a".into(), ..Default::default() };
+                    let chat = client.create_chat(request).await.unwrap().into_inner().chat;
+                    let chat = chat.unwrap().chat_id;
+                    // The secret of a link is in the peer's own store.
+                    let request = pb::CreateInviteLinkRequest { chat, uses_max: 1, valid_s: 60 };
+                    client.create_invite_link(request).await.unwrap();
+                }
+                assert_private(&data_dir);
+                drop(client);
+                drop(peer.stdin.take());
+                let output = tokio::time::timeout(STEP, peer.wait_with_output()).await;
+                let output = output.expect("it stops").unwrap();
+                let said = String::from_utf8(output.stderr).unwrap();
+                let tells = said.contains("their rights") || said.contains("were taken back");
+                let was_wide = start == "later" || umask == "022";
+                assert_eq!(tells, was_wide, "umask {umask}, {start}: {said}");
+                // An older version left them like this, or a person did.
+                let mut found = Vec::new();
+                modes(&data_dir, &mut found);
+                for (path, mode) in found {
+                    // The key is refused then, and the configuration is the person's own.
+                    if !path.ends_with("identity.pem") && !path.ends_with("demes.toml") {
+                        let wide = std::fs::Permissions::from_mode(mode | 0o055);
+                        std::fs::set_permissions(&path, wide).unwrap();
+                    }
+                }
+            }
+        }
+    })
+    .await;
+}
+
+/// A directory of somebody else, who could put another key into it, is refused; one of root, such
+/// as a volume of Kubernetes that its group may write to, is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_directory_of_another_user_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // Only root can play two users.
+    }
+    story(async {
+        const PEER: u32 = 65_532;
+        let root = tempfile::tempdir().unwrap();
+        let wide = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        wide(root.path(), 0o755);
+        for (owner, mode, taken) in [(0, 0o2770, true), (0, 0o2775, true), (65_533, 0o777, false)] {
+            let data_dir = root.path().join(format!("{owner}-{mode:o}"));
+            std::fs::create_dir(&data_dir).unwrap();
+            std::os::unix::fs::chown(&data_dir, Some(owner), Some(PEER)).unwrap();
+            wide(&data_dir, mode);
+            let mut command = Command::new(binary());
+            command.args(["up", "--name", "Ana", "--until-stdin-ends", "--data-dir"]);
+            command.arg(&data_dir).args(["--listen", "127.0.0.1:0"]);
+            command.args(["--client-listen", "127.0.0.1:0"]).uid(PEER).gid(PEER);
+            command.env("HOME", root.path()).env("XDG_CONFIG_HOME", &data_dir);
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut peer = command.kill_on_drop(true).spawn().unwrap();
+            if taken {
+                let runs = || async { data_dir.join("client.addr").exists().then_some(()) };
+                until(STEP, "a peer", runs).await.unwrap();
+            }
+            drop(peer.stdin.take());
+            let output = tokio::time::timeout(STEP, peer.wait_with_output()).await;
+            let output = output.unwrap().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.success(), taken, "{owner} {mode:o}: {said}");
+            match taken {
+                true => assert!(said.contains("belongs to root"), "{said}"),
+                false => assert!(said.contains("chmod 700"), "{said}"),
+            }
         }
     })
     .await;

@@ -303,6 +303,31 @@ pub fn adoptions() -> Configuration {
     }
 }
 
+/// Nobody hosts, and three logs end differently: who is nominated asks one that is ahead, and the
+/// answer comes after somebody else was elected, and has had an entry acknowledged (R10).
+pub fn late_adoptions() -> Configuration {
+    let time = Time::Far;
+    Configuration {
+        name: "late adoptions",
+        time,
+        begin: Begin::Asunder,
+        left: Left::default(),
+        bounds: Bounds {
+            terms_max: 4,
+            held_max: 1,
+            late_syncs: false,
+            hosts_say: true,
+            travel: |body| match body {
+                Body::FetchLogAnswer(_) => Travel::Free,
+                other => without_search(other),
+            },
+            sights: &[Sight::HostInTerm3, Sight::Adopted, Sight::CommitInTerm2],
+            ..bounds(time)
+        },
+        states: 120_000,
+    }
+}
+
 /// Votes and what they rely on: the network keeps order, but peers crash before every sync.
 pub fn votes() -> Configuration {
     let time = Time::Coarse;

@@ -169,6 +169,6 @@ macro_rules! configurations {
 }
 
 configurations! {
-    adoptions attaches elections growing hand_overs incarnations late_voters leases partitions
+    adoptions attaches elections growing hand_overs incarnations late_adoptions late_voters leases partitions
     replication voters votes
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use demes_protocol::Replica;
 use demes_protocol::config::Config;
 use demes_protocol::founding::founding_entry;
+use demes_protocol::message::Body;
 use demes_protocol::situation::Scale;
 
 use crate::chat::{Bounds, Travel};
@@ -26,6 +27,9 @@ const ROUNDS_MAX: usize = 100_000;
 pub enum Time {
     /// Whatever a peer waits for comes with the next step of its clock. A host pauses after two.
     Coarse,
+    /// The same, and a round of nominations is four steps: an answer is waited for over the end of
+    /// a lease.
+    Far,
     /// A lease is three steps, a round of nominations is one.
     Fine,
 }
@@ -36,8 +40,12 @@ impl Time {
     /// relation between the spans of different peers means anything.
     pub fn config(self) -> Config {
         let (heartbeat_us, lease_us, pause_percent) = match self {
-            Time::Coarse => (QUANTUM_US / 3, QUANTUM_US, 100),
+            Time::Coarse | Time::Far => (QUANTUM_US / 3, QUANTUM_US, 100),
             Time::Fine => (QUANTUM_US, 3 * QUANTUM_US, 80),
+        };
+        let round_us = match self {
+            Time::Far => 4 * QUANTUM_US,
+            Time::Coarse | Time::Fine => heartbeat_us,
         };
         Config {
             heartbeat_us,
@@ -46,7 +54,7 @@ impl Time {
             lease_min_us: lease_us,
             lease_max_us: lease_us,
             pause_percent,
-            round_min_us: heartbeat_us,
+            round_min_us: round_us,
             // The drawn part of a back-off is always one microsecond.
             fallback_min_us: 1,
             fallback_max_us: 1,
@@ -69,7 +77,7 @@ impl Time {
     /// Nothing looks back further than a host does before it pauses.
     pub fn scale(self) -> Scale {
         let past_us = match self {
-            Time::Coarse => 2 * QUANTUM_US,
+            Time::Coarse | Time::Far => 2 * QUANTUM_US,
             Time::Fine => 3 * QUANTUM_US,
         };
         Scale { quantum_us: QUANTUM_US, past_us, future_us: FAR_US }
@@ -87,6 +95,11 @@ pub enum Begin {
     /// that nobody else got. The second one hosts in term 2. The first one still takes itself for
     /// the host of term 1.
     Forked,
+    /// The second one hosted in term 2, and its process ended before anybody had an entry of its.
+    /// All are connected again, nobody hosts, and the three logs end differently: the first one has
+    /// an entry of term 1 in the place where the second one has one of term 2, and the third one
+    /// has nothing.
+    Asunder,
 }
 
 /// That chat. Everything is synced, committed and known to all of its members.
@@ -104,14 +117,22 @@ pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
         strict: true,
         sights: &[],
     };
+    let without_entries = Bounds {
+        travel: |body| match body {
+            Body::Append(_) => Travel::Lost,
+            _ => Travel::InTurn,
+        },
+        ..bounds.clone()
+    };
     let none = Memory::none();
-    let change = |state: State, what: &dyn Fn(&mut Step<'_>)| {
-        let mut step = Step::new(state, &bounds, &none, false);
+    let change_within = |bounds: &Bounds, state: State, what: &dyn Fn(&mut Step<'_>)| {
+        let mut step = Step::new(state, bounds, &none, false);
         what(&mut step);
         let (state, _) = step.end();
         assert!(state.broken.is_none(), "growing up breaks {:?}", state.broken);
         state
     };
+    let change = |state: State, what: &dyn Fn(&mut Step<'_>)| change_within(&bounds, state, what);
     let mut state = change(founded(bounds.scale), &|step| step.start(0));
     state = pass(state, change, |state| state.history.last() > 1);
     for p in 1..PEERS {
@@ -132,21 +153,33 @@ pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
         state = pass(state, change, |state| state.peers.iter().all(|peer| is_ranked(peer)));
     }
     assert!(state.peers[0].hosts && state.peers[0].term == 1, "the founder hosts");
-    if begin == Begin::Forked {
+    if matches!(begin, Begin::Forked | Begin::Asunder) {
         state.cut = Some(0);
         let message = state.peers[0].message("lost");
         state = change(state, &|step| step.happen(0, &Input::Propose(message.clone())));
+        let (is_whole, bounds) = match begin {
+            Begin::Forked => (true, &bounds),
+            _ => (false, &without_entries),
+        };
         for _ in 0..ROUNDS_MAX {
             // The one who is to host comes last, when the others already want that.
             for p in (1..PEERS).rev() {
                 let at = state.peers[p].now + QUANTUM_US;
-                state = change(state, &|step| step.happen(p, &Input::Tick { at }));
+                state = change_within(bounds, state, &|step| step.happen(p, &Input::Tick { at }));
             }
-            if state.peers[1].hosts && has_grown(&state.peers[1]) {
+            if state.peers[1].hosts && (has_grown(&state.peers[1]) || !is_whole) {
                 break;
             }
         }
         assert!(state.peers[0].hosts && state.peers[1].hosts, "each of two terms has its host");
+    }
+    if begin == Begin::Asunder {
+        state = change(state, &|step| step.crash(1));
+        state = change(state, &|step| step.mend());
+        state = change(state, &|step| step.start(1));
+        let ends: Vec<_> = state.peers.iter().map(|peer| (peer.term, last_term(peer))).collect();
+        assert!(state.peers.iter().all(|peer| !peer.hosts), "nobody hosts");
+        assert_eq!(ends, [(2, 1), (2, 2), (2, 1)], "three ends");
     }
     state.left = left;
     // What a step showed on the way is no sight of what is explored.
@@ -184,6 +217,10 @@ fn founded(scale: Scale) -> State {
 fn has_grown(peer: &Peer) -> bool {
     let status = peer.replica.as_ref().map(Replica::status).unwrap_or_default();
     status.voters.len() == PEERS && status.commit == status.last
+}
+
+fn last_term(peer: &Peer) -> u64 {
+    peer.replica.as_ref().map_or(0, |replica| replica.log().last().term)
 }
 
 fn is_ranked(peer: &Peer) -> bool {

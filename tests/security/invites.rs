@@ -8,7 +8,7 @@ use demes::wire::pb;
 use futures_util::future::join_all;
 use tonic::Code;
 
-use crate::peer::{LUNCH, Peer, assert_refused, lunch_of, reason, until};
+use crate::peer::{LUNCH, Peer, assert_refused, lunch_of, reason, three, until};
 use crate::raw::{Calls, Speaker};
 
 fn join(speaker: &Speaker, signature: [u8; 64]) -> pb::JoinRequest {
@@ -144,4 +144,31 @@ async fn nobody_invites_their_own_peer() {
         pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: ben.address(), timeout_s: 0 };
     ann.client.clone().invite_member(request).await.expect("somebody else's");
     ben.accept(LUNCH).await;
+}
+
+/// Who leaves is in the chat until the others know. An invitation that arrives before is not lost:
+/// whoever brings it is told to come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_leaving_is_invited_again_when_the_others_know() {
+    let [ann, ben, eva] = three().await;
+    let link = pb::CreateInviteLinkRequest { chat: LUNCH.to_owned(), ..Default::default() };
+    let link = ann.client.clone().create_invite_link(link).await.expect("a link").into_inner();
+    drop((ann, ben));
+    let request = pb::LeaveChatRequest { chat: LUNCH.to_owned() };
+    eva.client.clone().leave_chat(request).await.expect("it is queued");
+    let identity = Identity::generate().expect("a key");
+    let mut calls = Calls::to(&identity, &eva.address()).await;
+    let chat_id = eva.lunch().await.chat_id;
+    let invite = pb::InviteRequest {
+        chat_id,
+        chat_name: LUNCH.to_owned(),
+        inviter_name: "Ann".to_owned(),
+        inviter_address: "127.0.0.1:9".to_owned(),
+        expires_at: Some((SystemTime::now() + Duration::from_secs(600)).into()),
+    };
+    assert_refused(calls.peer.invite(invite).await, Code::Unavailable, "LEAVING");
+    let request =
+        pb::AcceptInviteRequest { chat: String::new(), link: link.link.expect("a link").text };
+    let answer = eva.client.clone().accept_invite(request).await;
+    assert_refused(answer, Code::Unavailable, "LEAVING");
 }

@@ -4,6 +4,7 @@
 //! `raw.rs` has what an attacker brings: keys of its own, the keys of a member that was taken over,
 //! and bytes that no honest peer sends. The other files have a kind of attack each.
 
+mod doors;
 mod feeds;
 mod floods;
 mod frames;

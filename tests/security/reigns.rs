@@ -6,7 +6,7 @@ use demes::protocol::types::{Entry, Hash, Payload, PeerId, Reign, SignedVote};
 use demes::wire::entry::to_entry;
 use demes::wire::pb;
 
-use crate::peer::{LUNCH, Peer, four, three, until};
+use crate::peer::{LUNCH, four, three, until};
 use crate::raw::{Calls, Speaker};
 
 /// The first entry of a reign of the speaker, after `before`, with these votes beside its own.
@@ -35,8 +35,7 @@ fn start(speaker: &Speaker, term: u64, before: &Entry, votes: &[(PeerId, SignedV
     entry
 }
 
-async fn announce(peer: &Peer, speaker: &Speaker, term: u64, reign: Option<&Entry>) {
-    let mut calls = Calls::to(&speaker.identity, &peer.address()).await;
+async fn announce(calls: &mut Calls, speaker: &Speaker, term: u64, reign: Option<&Entry>) {
     let request = pb::AnnounceRequest {
         header: speaker.header(),
         term,
@@ -60,12 +59,13 @@ async fn who_announces_itself_without_votes_is_not_followed() {
     }
     let learner = Speaker::in_place_of(taken.expect("it is one of them")).await;
     let last = learner.log.last().expect("there is a log");
-    for round in 0..20 {
-        let term = before.term + 1 + 1_000 * round;
-        for peer in &honest {
-            announce(peer, &learner, term, None).await;
+    for peer in &honest {
+        let mut calls = Calls::to(&learner.identity, &peer.address()).await;
+        for round in 0..20 {
+            let term = before.term + 1 + 1_000 * round;
+            announce(&mut calls, &learner, term, None).await;
             let own = start(&learner, term, last, &[]);
-            announce(peer, &learner, term, Some(&own)).await;
+            announce(&mut calls, &learner, term, Some(&own)).await;
         }
     }
     honest[1].says(LUNCH, "no change").await;
@@ -109,8 +109,9 @@ async fn a_vote_that_others_do_not_have_makes_no_host() {
     });
     let votes: Vec<_> = vote.into_iter().collect();
     for term in [term, term + 1] {
-        announce(&ben, &stranger, term, Some(&start(&stranger, term, last, &votes))).await;
-        announce(&ben, &stranger, term, None).await;
+        let own = start(&stranger, term, last, &votes);
+        announce(&mut calls, &stranger, term, Some(&own)).await;
+        announce(&mut calls, &stranger, term, None).await;
     }
     let heartbeats = pb::HeartbeatsRequest { header: stranger.header(), ..Default::default() };
     let _ = calls.heartbeats(heartbeats).await;

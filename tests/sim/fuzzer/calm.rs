@@ -225,10 +225,13 @@ impl Chat {
             let status = &self.peers[peer].status;
             let stored = self.peers[peer].disk.image().entries.len() as u64;
             let me = status.members.get(&self.peers[peer].id);
+            let at_host = first.members.get(&self.peers[peer].id);
+            let goes =
+                at_host.is_none_or(|me| me.state != MemberState::Active) || !self.is_active(peer);
             let what = match () {
                 () if me.is_none_or(|me| me.state == MemberState::Invited) => "is no member",
-                // Those that stay may be the two that cannot reach each other.
-                () if !self.is_active(peer) && !self.cuts.is_empty() => continue,
+                // The host may be the one whom who is to go, and need not know it yet, never reaches.
+                () if goes && !self.cuts.is_empty() => continue,
                 () if !self.is_active(peer) => "is still leaving",
                 () if status.host != first.host => "has another host",
                 // Who has voted in vain, and cannot reach the host, reads on through others.
