@@ -134,6 +134,7 @@ impl Replica {
         }
         // A candidate that hears of the host of its own term has lost.
         self.become_follower();
+        self.vain_votes.clear();
         self.host = Some(host);
         // It needs some round trips until its heartbeats come.
         let until = self.now + self.config.lease_min_us.max(3 * self.round());

@@ -130,6 +130,7 @@ impl Replica {
             settled_at: now + tenure_us,
         }));
         self.host = Some(self.me);
+        self.vain_votes.clear();
         self.attached = None;
         self.relays.clear();
         self.suspicion = None;

@@ -119,6 +119,8 @@ bugs! {
     L5 LearnerVotedFor,
     /// The term of whoever asks for a vote is entered.
     L5 AskedTermEntered,
+    /// One that never hosts is voted for as often as it asks.
+    L5 VotesInVain,
     /// A host stands anew as often as it is told of a later term.
     L5 RenewedAgain,
 

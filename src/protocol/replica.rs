@@ -108,6 +108,9 @@ pub struct Replica {
     pub(super) pasts_due_at: Option<Instant>,
     /// The later terms that members have said they are in, each of itself (L5).
     pub(super) heard_terms: BTreeMap<PeerId, Term>,
+    /// Whom this peer has voted for since it followed a host last, how often, and until when not
+    /// again (L5).
+    pub(super) vain_votes: BTreeMap<PeerId, (u32, Instant)>,
     /// When this peer, as host, stood anew for one in a later term.
     pub(super) renewed_at: Option<Instant>,
     /// Peers that have said themselves that they have outlived the incarnation which this log
@@ -230,6 +233,7 @@ impl Replica {
             pasts: recovered.pasts,
             pasts_due_at: None,
             heard_terms: BTreeMap::new(),
+            vain_votes: BTreeMap::new(),
             renewed_at: None,
             newer_incarnations: BTreeMap::new(),
             other_generations: BTreeMap::new(),

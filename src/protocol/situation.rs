@@ -153,6 +153,7 @@ impl Replica {
             pasts,
             pasts_due_at,
             heard_terms,
+            vain_votes,
             renewed_at,
             newer_incarnations,
             other_generations,
@@ -188,6 +189,11 @@ impl Replica {
             into.due(distrust.until);
         }
         into.was_if(*renewed_at);
+        into.hash(vain_votes.len());
+        for (peer, (count, until)) in vain_votes {
+            into.hash((peer, count));
+            into.due(*until);
+        }
         into.counts.push(Count::Attach { member: *me, number: *attach_count });
         part.situation(*ready_count, hard_state.term, into);
         into.hash(attached.is_some());

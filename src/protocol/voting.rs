@@ -6,10 +6,15 @@ use super::message::{Body, Granted, HandOver, Message, RefusedReason, RequestVot
 use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::time::{Micros, SECOND};
-use super::types::{Ballot, HardState, Position, SignedVote, Term};
+use super::types::{Ballot, HardState, PeerId, Position, SignedVote, Term};
 
 /// A host stands anew for one in a later term no more often than this.
 const RENEW_US: Micros = 10 * SECOND;
+
+/// So often a voter votes for one that comes to nothing before it lets it wait.
+const VOTES_FREE: u32 = 3;
+/// The most candidates that are remembered for that.
+const VAIN_VOTES_MAX: usize = 64;
 
 impl Replica {
     // R2: a vote is granted only to a log at least as up to date. Apart from that, a voter that
@@ -44,8 +49,11 @@ impl Replica {
         let may_stand = self.is_voting(message.from, message.from_incarnation)
             || request.end.last > self.log.last()
             || planted(Bug::LearnerVotedFor);
+        let is_soon =
+            self.vain_votes.get(&message.from).is_some_and(|(_, until)| self.now < *until);
         let granted = host_alive.is_none()
             && may_stand
+            && (!is_soon || permitted || planted(Bug::VotesInVain))
             && request.term == term
             && (planted(Bug::VotedTwice) || vote.is_none_or(|vote| vote == message.from))
             && (planted(Bug::LogCheckSkipped) || request.end.last >= self.log.last())
@@ -67,6 +75,7 @@ impl Replica {
         if granted.is_some() {
             self.hard_state.vote = Some(message.from);
             self.ready.persist.hard_state = Some(self.hard_state);
+            self.note_vain_vote(message.from);
             self.wait_for_candidate();
         }
         self.answer(message, Body::Vote(Vote { term, granted, host_alive }));
@@ -107,6 +116,22 @@ impl Replica {
         permission.signature = Some(self.signer.hand_over(&permission));
         self.become_follower();
         self.stand(Some(permission), beyond);
+    }
+
+    /// Who asks for votes again and again, and never hosts, would hold up every election: each vote
+    /// is for one term. It gets the next one later each time.
+    fn note_vain_vote(&mut self, candidate: PeerId) {
+        let round = self.round();
+        let is_known = self.vain_votes.contains_key(&candidate);
+        if !is_known && self.vain_votes.len() >= VAIN_VOTES_MAX {
+            return;
+        }
+        let (count, until) = self.vain_votes.entry(candidate).or_default();
+        *count = count.saturating_add(1);
+        if let Some(more) = count.checked_sub(VOTES_FREE).filter(|more| *more > 0) {
+            let wait = (3 * round) << more.min(8);
+            *until = self.now + wait.min(self.config.lease_max_us);
+        }
     }
 
     /// Having voted, gives the candidate the time to win before nominating anybody else.

@@ -133,6 +133,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::VoteForAnotherEnd => "vote_for_another_end",
         Bug::TermWithoutStart | Bug::AdoptedUnproven => "adoption_unproven",
         Bug::AskedTermEntered => "doubt_at_a_relay",
+        Bug::VotesInVain => "votes_in_vain",
         Bug::RenewedAgain => "renewed_once",
         Bug::DoubtVotes | Bug::DoubtIgnored | Bug::DoubtEndsEarly => "torn_tail",
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use demes_protocol::event::{Event, Role};
 use demes_protocol::message::{
     Announce, Append, Attach, Body, Candidate, Heartbeat, Message, Nominate, Ranking, Refused,
-    RefusedReason, ReportDelays,
+    RefusedReason, ReportDelays, RequestVote,
 };
 use demes_protocol::sign::signed_vote;
 use demes_protocol::types::{
@@ -102,7 +102,7 @@ impl World {
     }
 
     /// What a liar says of itself beside that: that it hosts, with its own vote or none, that it is
-    /// in a later term, or that its log is further. A voter could also ask for votes without end.
+    /// in a later term, that its log is further, or that it stands.
     fn false_word(&mut self, peer: usize) -> Option<Body> {
         let status = &self.peers[peer].status;
         // As a host, it may do as it likes within its reign.
@@ -115,7 +115,7 @@ impl World {
         let (liar, commit) = (self.peers[peer].id, status.commit);
         let ahead = [1, 1, 2, 7, 1_000, 1 << 40][self.prng.below(6) as usize];
         let term = status.term + ahead;
-        let body = match self.prng.below(6) {
+        let body = match self.prng.below(7) {
             0 => Body::Announce(Announce { term, reign: None }),
             1 => {
                 let reign = Some(self.false_start(liar, end, term));
@@ -136,6 +136,11 @@ impl World {
                 Body::Refused(Refused { term, reason: RefusedReason::NotHost { host: Some(liar) } })
             }
             4 => Body::Refused(Refused { term, reason: RefusedReason::StaleTerm }),
+            5 => {
+                let further = Position { term: last.term, index: last.index + self.prng.below(2) };
+                let end = End { last: further, ..end };
+                Body::RequestVote(RequestVote { term, end, hand_over: None, past: None })
+            }
             _ => {
                 let last = Position { term: last.term + ahead, index: last.index + ahead };
                 Body::Nominate(Nominate { term, last })
