@@ -21,13 +21,16 @@ const INVITE_LINK: &[u8] = b"demes/v1/invite-link\0";
 const VOTE: &[u8] = b"demes/v1/vote\0";
 const VOTERS: &[u8] = b"demes/v1/voters\0";
 
+/// From bytes to their signature.
+type Sign = dyn Fn(&[u8]) -> Signature + Send + Sync;
+
 /// Signs with this peer's key in one chat. What comes out depends on what goes in and on nothing
 /// else, so that the rules stay a pure function: a vote must be in the log that it elects a host
 /// of, and cannot wait for somebody outside to sign it.
 #[derive(Clone)]
 pub struct Signer {
     chat: ChatId,
-    sign: Arc<dyn Fn(&[u8]) -> Signature + Send + Sync>,
+    sign: Arc<Sign>,
 }
 
 impl Signer {

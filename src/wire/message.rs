@@ -11,8 +11,8 @@ use super::ranking::{from_shortened, shorten};
 pub use super::vote::*;
 use super::{WireError, hex, optional_peer_id, pb, peer_id};
 use crate::protocol::message::{
-    Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat, LookBack,
-    Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
+    Accepted, Acknowledge, Append, Attach, Body, FindHostAnswer, Heartbeat, LookBack, Message,
+    Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
 use crate::protocol::types::{
     Boot, ChatId, DELAY_US_MAX, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
