@@ -19,7 +19,7 @@ use super::replica::{Part, Replica};
 use super::submissions::Submissions;
 use super::succession::HandingOver;
 use super::time::{Instant, Micros, SECOND};
-use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, VoterSet};
+use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, Reign, VoterSet};
 
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
@@ -90,6 +90,11 @@ impl Replica {
             Part::Candidate(candidacy) => self.now.since(candidacy.since),
             Part::Follower | Part::Host(_) => 0,
         };
+        let votes = match &mut self.part {
+            Part::Candidate(candidacy) => std::mem::take(&mut candidacy.votes),
+            Part::Follower | Part::Host(_) => BTreeMap::new(),
+        };
+        let reign = Reign { last_term: self.log.last().term, votes };
         let term_start = self.log.last().index + 1;
         let mut submissions = self.log.state().submissions.clone();
         for entry in self.log.entries_from(self.log.commit() + 1, usize::MAX) {
@@ -128,6 +133,7 @@ impl Replica {
             settled_at: now + tenure_us,
         }));
         self.host = Some(self.me);
+        self.vain_votes.clear();
         self.attached = None;
         self.relays.clear();
         self.suspicion = None;
@@ -135,7 +141,7 @@ impl Replica {
         let term = self.hard_state.term;
         let inherited = Ranking { term, version: 1, ..(*self.ranking).clone() };
         self.ranking = Arc::new(inherited);
-        self.append_own(Payload::TermStart);
+        self.append_own(Payload::TermStart(reign));
         self.ready.notices.push(Notice::Host { host: self.host, term });
         for peer in self.others() {
             self.announce_to(peer);
@@ -143,8 +149,8 @@ impl Replica {
     }
 
     pub(super) fn announce_to(&mut self, peer: PeerId) {
-        let term = self.hard_state.term;
-        self.send_early(peer, Body::Announce(Announce { term }));
+        let (term, reign) = (self.hard_state.term, self.own_proof());
+        self.send_early(peer, Body::Announce(Announce { term, reign }));
     }
 
     /// R21: members that have not attached, or are not heard of, may not know who hosts. One that
@@ -176,6 +182,7 @@ impl Replica {
 
     pub(super) fn host_on_time(&mut self) {
         self.check_contact();
+        self.give_way();
         let now = self.now;
         let Part::Host(hosting) = &mut self.part else { return };
         let heartbeat = now >= hosting.heartbeat_at;
@@ -251,19 +258,37 @@ impl Replica {
         }
     }
 
+    /// One that confirms nothing, and has heard of a later host that cannot prove itself to this
+    /// log, reads on there. Its own reign is over in any case if that is true.
+    fn give_way(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        let is_long =
+            hosting.paused && self.now.since(hosting.paused_since) >= self.config.lease_max_us;
+        let is_later = self.hint.is_some_and(|hint| hint.term > self.hard_state.term);
+        if is_long && is_later {
+            self.become_follower();
+            self.host = None;
+            let term = self.hard_state.term;
+            self.ready.notices.push(Notice::Host { host: None, term });
+            self.attach();
+        }
+    }
+
     // ---- members attach and acknowledge (R35) ----
 
     pub(super) fn on_attach(&mut self, message: &Message, attach: Attach) {
         let from = message.from;
-        if attach.term > self.hard_state.term {
-            self.enter_term(attach.term);
-        }
         if !matches!(self.part, Part::Host(_)) {
             self.on_attach_elsewhere(message, attach);
             return;
         }
         if attach.term < self.hard_state.term {
             self.refuse(message, RefusedReason::StaleTerm);
+            return;
+        }
+        if attach.term > self.hard_state.term {
+            // It was told of a reign that this peer knows nothing of.
+            self.refuse(message, RefusedReason::NotHost { host: None });
             return;
         }
         if !self.gives_log_to(from, message.from_incarnation) {
@@ -318,9 +343,6 @@ impl Replica {
 
     pub(super) fn on_acknowledge(&mut self, message: &Message, acknowledge: Acknowledge) {
         let from = message.from;
-        if acknowledge.term > self.hard_state.term {
-            self.enter_term(acknowledge.term);
-        }
         let last = self.log.last().index;
         let term = self.hard_state.term;
         let Part::Host(hosting) = &mut self.part else {
@@ -340,6 +362,7 @@ impl Replica {
         if progress.next.is_some_and(|next| acknowledge.synced < next) {
             progress.acknowledged(self.now, acknowledge.synced);
         }
+        progress.received(acknowledge.received);
         progress.ranking_version = acknowledge.ranking_version;
         // R36: an answer that was overtaken, or echoes a heartbeat alone, takes nothing back.
         let mut receipt = progress.receipt;
@@ -375,7 +398,10 @@ impl Replica {
             term: self.log.term_at(acknowledge.synced).unwrap_or(0),
             index: acknowledge.synced,
         };
-        self.remember(message, acknowledged);
+        // One that has not seen the proof yet is in no term of this host (L3).
+        if acknowledge.received == 0 {
+            self.remember(message, acknowledged);
+        }
         self.check_contact();
         self.step_when_confirmed();
     }
@@ -505,6 +531,7 @@ impl Replica {
         entries: Vec<Arc<Entry>>,
     ) {
         let (now, commit) = (self.now, self.log.commit());
+        let proof = self.own_proof();
         let previous = Position { term: self.log.term_at(next - 1).unwrap_or(0), index: next - 1 };
         let Some(progress) = self.progress_mut(peer) else { return };
         if let Some(entry) = entries.last() {
@@ -516,7 +543,8 @@ impl Replica {
         let too_much = entries.last().map(|entry| entry.index);
         let told = too_much.filter(|_| planted(Bug::CommitAheadOfQuorum)).unwrap_or(commit);
         let (attach, past) = (progress.attach, progress.past.take());
-        let append = Append { term, attach, previous, entries, commit: told, past };
+        let reign = proof.filter(|_| std::mem::take(&mut progress.tells_reign));
+        let append = Append { term, attach, previous, entries, commit: told, past, reign };
         self.send_early(peer, Body::Append(append));
     }
 

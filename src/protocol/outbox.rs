@@ -256,7 +256,7 @@ mod tests {
     }
 
     fn submission(number: Number) -> Submission {
-        let payload = Payload::TermStart;
+        let payload = Payload::Policy(Default::default());
         Submission { number, created_at_ms: 0, trace: None, payload, signature: None }
     }
 

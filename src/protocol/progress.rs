@@ -71,6 +71,8 @@ pub(super) struct Progress {
     pub ranking_sent: Option<(u64, Instant)>,
     /// Told to the member in the first answer to its attach (R9).
     pub past: Option<Past>,
+    /// The first answer proves the reign, too (L3).
+    pub tells_reign: bool,
     /// Since when the member has been caught up without a break.
     pub steady_since: Option<Instant>,
 }
@@ -108,6 +110,7 @@ impl Progress {
             ranking_version: 0,
             ranking_sent: None,
             past,
+            tells_reign: true,
             steady_since: None,
         }
     }
@@ -155,6 +158,14 @@ impl Progress {
             if took < SLOW_SYNC_US {
                 self.copied_soon = Some(batch.sent_at);
             }
+        }
+    }
+
+    /// Takes note of entries that the member holds and has not written (L3): they are not on their
+    /// way any more, and that is all.
+    pub fn received(&mut self, index: Index) {
+        while let Some(batch) = self.in_flight.pop_front_if(|batch| batch.last <= index) {
+            self.in_flight_bytes -= batch.bytes;
         }
     }
 

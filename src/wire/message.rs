@@ -11,8 +11,8 @@ use super::ranking::{from_shortened, shorten};
 pub use super::vote::*;
 use super::{WireError, hex, optional_peer_id, pb, peer_id};
 use crate::protocol::message::{
-    Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat, LookBack,
-    Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
+    Accepted, Acknowledge, Append, Attach, Body, FindHostAnswer, Heartbeat, LookBack, Message,
+    Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
 use crate::protocol::types::{
     Boot, ChatId, DELAY_US_MAX, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
@@ -129,6 +129,7 @@ pub fn from_replicate_response(
                 entries: entries.map(|e| from_entry(e).map(Arc::new)).collect::<Result<_, _>>()?,
                 commit: append.commit,
                 past: append.past.map(from_past),
+                reign: append.reign.map(from_entry).transpose()?.map(Arc::new),
             })
         }
         Content::LookBack(index) => Body::LookBack(LookBack { term, attach, index }),
@@ -145,6 +146,7 @@ fn to_append(append: &Append) -> pb::Append {
         entries: append.entries.iter().map(|entry| to_entry(entry)).collect(),
         commit: append.commit,
         past: append.past.as_ref().map(to_past),
+        reign: append.reign.as_deref().map(to_entry),
     }
 }
 
@@ -225,6 +227,7 @@ pub fn to_acknowledge(header: Option<pb::Header>, a: &Acknowledge) -> pb::Acknow
         term: a.term,
         attach: a.attach,
         synced: a.synced,
+        received: a.received,
         heartbeat: a.heartbeat,
         delivered: a.receipt.delivered,
         read: a.receipt.read,
@@ -238,6 +241,7 @@ pub fn from_acknowledge(request: pb::AcknowledgeRequest) -> Result<(Header, Body
         term: request.term,
         attach: request.attach,
         synced: request.synced,
+        received: request.received,
         heartbeat: request.heartbeat,
         receipt: Receipt { delivered: request.delivered, read: request.read },
         ranking_version: request.ranking_version,

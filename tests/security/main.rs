@@ -15,5 +15,6 @@ mod members;
 mod peer;
 mod raw;
 mod reach;
+mod reigns;
 mod removal;
 mod strangers;

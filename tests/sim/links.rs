@@ -2,9 +2,12 @@
 //! they close, measured while they stand.
 
 use demes_protocol::event::{Event, LinkState, Role};
+use demes_protocol::message::{Body, Message};
 
 use super::liars::Lie;
+use super::network::Fate;
 use super::queue::What;
+use super::text;
 use super::world::{MS, SECOND, World};
 
 /// Pings in quick succession when a connection is new.
@@ -188,5 +191,43 @@ impl World {
             peer.replica.is_some() && peer.status.role == Role::Host && peer.status.serving
         };
         self.peers.iter().any(serves)
+    }
+
+    /// Takes a message to whom it is for, as the network lets it.
+    pub fn carry(&mut self, from: usize, to: usize, message: Message) {
+        // An answer goes over the connection of the one who asked.
+        let caller = if message.body.is_answer() { (to, from) } else { (from, to) };
+        let is_quiet = matches!(message.body, Body::Heartbeat(_) | Body::Acknowledge(_));
+        if !self.is_connected(caller.0, caller.1) {
+            if !is_quiet {
+                self.log(|| format!("{} (no connection)", text::message(&message)));
+            }
+            return;
+        }
+        let fate = self.network.fate(&mut self.prng, self.now, (from, to), &message.body);
+        let network_epoch = self.peers[to].network_epoch;
+        let lost = !matches!(fate, Fate::Arrives(..));
+        if !is_quiet {
+            let what = if lost { " (lost)" } else { "" };
+            self.log(|| format!("{}{what}", text::message(&message)));
+        }
+        match fate {
+            Fate::Lost => self.counts.add("messages lost"),
+            Fate::Breaks(at) | Fate::CutOff(at) => {
+                let slow = matches!(fate, Fate::CutOff(_));
+                self.counts.add(if slow { "slow readers cut off" } else { "streams broken" });
+                let host = self.peers[from].id;
+                self.at(at - self.now, What::Detached { peer: to, network_epoch, host });
+            }
+            Fate::Arrives(first, second) => {
+                if let Some(second) = second {
+                    self.counts.add("messages doubled");
+                    let message = Box::new(message.clone());
+                    self.at(second - self.now, What::Deliver { to, network_epoch, message });
+                }
+                let message = Box::new(message);
+                self.at(first - self.now, What::Deliver { to, network_epoch, message });
+            }
+        }
     }
 }
