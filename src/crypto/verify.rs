@@ -48,9 +48,9 @@ pub fn verify_proof(
     verify(&PeerId(proof.link.0), &signed, &proof.signature)
 }
 
-/// Whether an entry of `chat`'s log carries the signature that its kind needs, and any signature
-/// proof and vote that it carries are right. The founding entry is signed for the chat of all zeros,
-/// because its own hash makes the chat's id.
+/// Whether an entry of `chat`'s log carries the signature that its kind needs, and any signature,
+/// proof and vote that it carries are right. The founding entry is signed for the chat of all
+/// zeros, because its own hash makes the chat's id.
 pub fn verify_entry(chat: ChatId, entry: &Entry) -> bool {
     if let Payload::Membership(Membership::Joined { proof: Some(proof), .. }) = &entry.payload
         && !verify_proof(chat, entry.author, entry.session, proof)

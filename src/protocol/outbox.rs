@@ -132,8 +132,8 @@ impl Outbox {
         self.is_put_off = true;
     }
 
-    /// The time for an answer is over: sends all again, and less at once, since what was sent may be
-    /// what fills the line.
+    /// The time for an answer is over: sends all again, and less at once, since what was sent may
+    /// be what fills the line.
     pub fn time_out(&mut self) {
         let on_their_way = self.sent_through - self.confirmed();
         if !planted(Bug::AllSentAgainAtOnce) {

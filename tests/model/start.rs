@@ -96,10 +96,10 @@ pub enum Begin {
     /// that nobody else got. The second one hosts in term 2. The first one still takes itself for
     /// the host of term 1.
     Forked,
-    /// The second one hosted in term 2, and its process and the first one's ended before anybody had
-    /// an entry of its. All are connected again, nobody hosts, and the three logs end differently: the first one has
-    /// an entry of term 1 in the place where the second one has one of term 2, and the third one
-    /// has nothing.
+    /// The second one hosted in term 2, and its process and the first one's ended before anybody
+    /// had an entry of its. All are connected again, nobody hosts, and the three logs end
+    /// differently: the first one has an entry of term 1 in the place where the second one has one
+    /// of term 2, and the third one has nothing.
     Asunder,
 }
 
