@@ -47,6 +47,8 @@ mistakes! {
     WordUnsigned,
     /// What is shown to a peer of its own past needs no signature.
     PastUnsigned,
+    /// Votes count whoever has signed them.
+    VotesUnchecked,
     /// Whoever asks for the host of a chat is taken for a member.
     StrangerIsMember,
     // ---- limits (R43, R44) ----

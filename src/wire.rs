@@ -12,6 +12,7 @@ mod heartbeat;
 mod join;
 pub mod link;
 pub mod message;
+mod ranking;
 pub mod view;
 mod vote;
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::membership::{ChatState, voters_of};
 use super::planted::{Bug, kept, planted};
+use super::reign::host_of;
 use super::submissions::is_submittable;
 use super::types::{
     Entry, Hash, Incarnation, Index, Membership, Number, Payload, PeerId, Position, Term, VoterSet,
@@ -81,6 +82,8 @@ pub struct Log {
     pending_numbers: BTreeMap<(PeerId, Incarnation), Number>,
     /// What the entries beyond `state` say too, up to where that was last asked for.
     ahead: Option<Box<ChatState>>,
+    /// Who hosts from entries beyond `state` on, by index (L3).
+    pending_hosts: Vec<(Index, (PeerId, Incarnation))>,
 }
 
 impl Log {
@@ -98,6 +101,7 @@ impl Log {
             pending_voters: Vec::new(),
             pending_numbers: BTreeMap::new(),
             ahead: None,
+            pending_hosts: Vec::new(),
         };
         for entry in entries {
             log.append(entry);
@@ -129,6 +133,39 @@ impl Log {
     /// Where that voter set stands.
     pub fn voters_index(&self) -> Index {
         self.pending_voters.last().map_or(self.state.voters_index, |(index, _)| *index)
+    }
+
+    /// The first entry of the last reign, if it is in the window.
+    pub(super) fn reign(&self) -> Option<&Arc<Entry>> {
+        self.window.iter().rev().find(|entry| matches!(entry.payload, Payload::TermStart(_)))
+    }
+
+    /// Who hosts, or hosted, in the last term.
+    pub(super) fn host(&self) -> (PeerId, Incarnation) {
+        self.pending_hosts.last().map_or(self.state.host, |(_, host)| *host)
+    }
+
+    /// The voters, and the host of the term, as of an index that is not below the commit index.
+    pub(super) fn in_force_at(&self, index: Index) -> Option<(VoterSet, (PeerId, Incarnation))> {
+        if index < self.state.index || index > self.last.index {
+            return None;
+        }
+        let voters = self.pending_voters.iter().rev().find(|(at, _)| *at <= index);
+        let host = self.pending_hosts.iter().rev().find(|(at, _)| *at <= index);
+        Some((
+            voters.map_or(&self.state.voters, |(_, voters)| voters).clone(),
+            host.map_or(self.state.host, |(_, host)| *host),
+        ))
+    }
+
+    /// The hash of the entry at `index`, where it is at hand.
+    pub(super) fn hash_at(&self, index: Index) -> Option<Hash> {
+        match index {
+            0 => Some(Hash::default()),
+            _ if index == self.last.index => Some(self.last_hash),
+            _ if index == self.state.index => Some(self.state.hash),
+            _ => self.entry(index).map(|entry| entry.hash),
+        }
     }
 
     /// The term of the entry at `index`; 0 at 0, `None` beyond the end.
@@ -195,6 +232,9 @@ impl Log {
             && self.bears_out(&entry)
         {
             self.pending_voters.push((entry.index, voters));
+        }
+        if let Some(host) = host_of(&entry) {
+            self.pending_hosts.push((entry.index, host));
         }
         self.window.push_back(entry);
     }
@@ -267,14 +307,6 @@ impl Log {
         before.find(same).map(|other| other.number)
     }
 
-    /// The hash of the entry at `index`, unless it is further back than the commit index.
-    pub fn hash_at(&self, index: Index) -> Option<Hash> {
-        match index == self.state.index {
-            true => Some(self.state.hash),
-            false => self.entry(index).map(|entry| entry.hash),
-        }
-    }
-
     /// Cuts the entries from `from` on. Committed ones cannot be cut.
     pub fn truncate_from(&mut self, from: Index) {
         assert!(from > self.commit(), "a committed entry is never cut");
@@ -293,6 +325,7 @@ impl Log {
         for entry in self.entries_from(self.commit() + 1, usize::MAX) {
             self.note_number(&entry);
         }
+        self.pending_hosts.retain(|(at, _)| *at < from);
     }
 
     /// Commits up to `index` and returns the entries that this adds.
@@ -312,6 +345,7 @@ impl Log {
         if commit == self.last.index {
             self.pending_numbers.clear();
         }
+        self.pending_hosts.retain(|(index, _)| *index > commit);
         committed
     }
 

@@ -54,7 +54,7 @@ fn is_rare(payload: &Payload) -> bool {
     match payload {
         Payload::Policy(_) => true,
         Payload::Membership(change) => !matches!(change, Membership::Removed { .. }),
-        Payload::TermStart | Payload::Message { .. } | Payload::VoterChange(_) => false,
+        Payload::TermStart(_) | Payload::Message { .. } | Payload::VoterChange(_) => false,
     }
 }
 

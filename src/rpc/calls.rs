@@ -461,7 +461,7 @@ impl Single {
                 refused(response.header, response.refused)
             }
             Body::Announce(announce) => {
-                let request = pb::AnnounceRequest { header, term: announce.term };
+                let request = convert::to_announce_request(header, announce);
                 let response = election.announce(request).await?.into_inner();
                 refused(response.header, response.refused)
             }

@@ -7,7 +7,7 @@ use crate::crypto::verify;
 use crate::planted::{Mistake, planted};
 use crate::protocol::founding::chat_id;
 use crate::protocol::message::{Body, Message};
-use crate::protocol::sign::signed_submission;
+use crate::protocol::sign::{self, signed_submission};
 use crate::protocol::types::{ChatId, Entry, Membership, Past, Payload};
 use crate::telemetry::metrics::rejected;
 
@@ -16,8 +16,9 @@ use crate::telemetry::metrics::rejected;
 pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
     let genuine = match &message.body {
         Body::Append(append) => {
+            let mut entries = append.entries.iter().chain(&append.reign);
             is_own_past(chat, message, append.past.as_ref())
-                && append.entries.iter().all(|entry| is_genuine_entry(chat, entry))
+                && entries.all(|entry| is_genuine_entry(chat, entry))
         }
         Body::Heartbeat(heartbeat) => heartbeat
             .pasts
@@ -27,6 +28,9 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
             let (from, incarnation) = (&message.from, message.from_incarnation);
             let past = report.past.as_ref();
             past.is_none_or(|past| verify::verify_past(chat, from, incarnation, past))
+        }
+        Body::Announce(announce) => {
+            announce.reign.iter().all(|reign| is_genuine_entry(chat, reign))
         }
         Body::FetchLogAnswer(answer) => {
             answer.entries.iter().all(|entry| is_genuine_entry(chat, entry))
@@ -57,6 +61,9 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
             is_own_past(chat, message, request.past.as_ref())
                 && hand_over.is_none_or(|hand_over| verify::verify_hand_over(chat, hand_over))
         }
+        Body::Vote(vote) => vote.granted.is_none_or(|granted| {
+            verify::verify_claim(&sign::vote_claim(chat, message, vote, &granted))
+        }),
         _ => true,
     };
     // L1: what bears a message out stands by itself.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::message::{
     Header, from_header, from_past, from_refused, to_header, to_past, to_refused,
 };
-use super::vote::{from_absence, to_absence};
+use super::ranking::{from_shortened, shorten};
 use super::{WireError, hex, pb, peer_id};
-use crate::protocol::message::{Body, Candidate, Heartbeat, Message, Ranking, Receipt};
+use crate::protocol::message::{Body, Heartbeat, Message, Receipt};
 use crate::protocol::types::{ChatId, Incarnation, MEMBERS_MAX, Past, PeerId};
 
 /// The most voters whose pasts one heartbeat tells: no chat has more.
@@ -16,21 +16,25 @@ pub(super) const PASTS_MAX: usize = 16;
 pub fn to_heartbeat(chat: ChatId, message: &Message) -> Option<pb::HeartbeatsResponse> {
     let header = to_header(chat, message);
     match &message.body {
-        Body::Heartbeat(heartbeat) => Some(pb::HeartbeatsResponse {
-            header,
-            term: heartbeat.term,
-            number: heartbeat.number,
-            interval_us: heartbeat.interval_us,
-            sent_us: heartbeat.sent_us,
-            lease_us: heartbeat.lease_us,
-            probe: heartbeat.probe,
-            commit: heartbeat.commit,
-            receipts: heartbeat.positions.iter().map(to_receipt).collect(),
-            pasts: heartbeat.pasts.iter().map(to_voter_past).collect(),
-            ranking: heartbeat.ranking.as_deref().map(to_ranking),
-            refused: None,
-            ended: None,
-        }),
+        Body::Heartbeat(heartbeat) => {
+            let (ranking, delays) = heartbeat.ranking.as_deref().map(shorten).unzip();
+            Some(pb::HeartbeatsResponse {
+                header,
+                term: heartbeat.term,
+                number: heartbeat.number,
+                interval_us: heartbeat.interval_us,
+                sent_us: heartbeat.sent_us,
+                lease_us: heartbeat.lease_us,
+                probe: heartbeat.probe,
+                commit: heartbeat.commit,
+                receipts: heartbeat.positions.iter().map(to_receipt).collect(),
+                pasts: heartbeat.pasts.iter().map(to_voter_past).collect(),
+                ranking,
+                refused: None,
+                ended: None,
+                delays: delays.unwrap_or_default(),
+            })
+        }
         Body::Refused(refused) => Some(pb::HeartbeatsResponse {
             header,
             term: refused.term,
@@ -63,7 +67,11 @@ pub fn from_heartbeat(response: pb::HeartbeatsResponse) -> Result<(Header, Body)
         commit: response.commit,
         positions: positions.map(from_receipt).collect::<Result<_, _>>()?,
         pasts: response.pasts.into_iter().map(from_voter_past).collect::<Result<_, _>>()?,
-        ranking: response.ranking.map(from_ranking).transpose()?.map(Arc::new),
+        ranking: response
+            .ranking
+            .map(|ranking| from_shortened(ranking, &response.delays))
+            .transpose()?
+            .map(Arc::new),
     };
     Ok((header, Body::Heartbeat(heartbeat)))
 }
@@ -86,49 +94,4 @@ fn to_receipt((peer, receipt): &(PeerId, Receipt)) -> pb::MemberReceipt {
 fn from_receipt(receipt: &pb::MemberReceipt) -> Result<(PeerId, Receipt), WireError> {
     let peer = peer_id(&receipt.peer_id, "peer_id")?;
     Ok((peer, Receipt { delivered: receipt.delivered, read: receipt.read }))
-}
-
-/// A ranking as members and programs get it.
-pub fn to_ranking(ranking: &Ranking) -> pb::Ranking {
-    let candidates = ranking.candidates.iter();
-    let delays = ranking.delays.iter();
-    pb::Ranking {
-        term: ranking.term,
-        version: ranking.version,
-        candidates: candidates
-            .map(|c| pb::Candidate {
-                peer_id: hex(&c.peer.0),
-                farness_us: c.farness_us,
-                absence: to_absence(c.absence).into(),
-            })
-            .collect(),
-        delays: delays
-            .map(|(from, to, delay_us)| pb::Delay {
-                from_peer_id: hex(&from.0),
-                to_peer_id: hex(&to.0),
-                delay_us: *delay_us,
-            })
-            .collect(),
-    }
-}
-
-fn from_ranking(ranking: pb::Ranking) -> Result<Ranking, WireError> {
-    if ranking.candidates.len() > MEMBERS_MAX || ranking.delays.len() > MEMBERS_MAX * MEMBERS_MAX {
-        return Err(WireError::TooLong("ranking"));
-    }
-    let candidate = |c: &pb::Candidate| {
-        let peer = peer_id(&c.peer_id, "peer_id")?;
-        let absence = from_absence(c.absence());
-        Ok(Candidate { peer, farness_us: c.farness_us, absence })
-    };
-    let delay = |d: &pb::Delay| {
-        let from = peer_id(&d.from_peer_id, "from_peer_id")?;
-        Ok((from, peer_id(&d.to_peer_id, "to_peer_id")?, d.delay_us))
-    };
-    Ok(Ranking {
-        term: ranking.term,
-        version: ranking.version,
-        candidates: ranking.candidates.iter().map(candidate).collect::<Result<_, _>>()?,
-        delays: ranking.delays.iter().map(delay).collect::<Result<_, _>>()?,
-    })
 }

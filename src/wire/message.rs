@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::entry::{from_entry, from_submission, from_words, to_entry, to_submission, to_words};
 pub use super::heartbeat::*;
 pub use super::join::*;
+pub use super::ranking::to_ranking;
 pub use super::vote::*;
 use super::{WireError, hex, optional_peer_id, pb, peer_id, signature};
 use crate::protocol::message::{
@@ -133,6 +134,7 @@ pub fn from_replicate_response(
                 entries: entries.map(|e| from_entry(e).map(Arc::new)).collect::<Result<_, _>>()?,
                 commit: append.commit,
                 past: append.past.map(from_past).transpose()?,
+                reign: append.reign.map(from_entry).transpose()?.map(Arc::new),
             })
         }
         Content::LookBack(index) => Body::LookBack(LookBack { term, attach, index }),
@@ -149,6 +151,7 @@ fn to_append(append: &Append) -> pb::Append {
         entries: append.entries.iter().map(|entry| to_entry(entry)).collect(),
         commit: append.commit,
         past: append.past.as_ref().map(to_past),
+        reign: append.reign.as_deref().map(to_entry),
     }
 }
 
@@ -160,6 +163,7 @@ pub fn to_acknowledge(header: Option<pb::Header>, a: &Acknowledge) -> pb::Acknow
         term: a.term,
         attach: a.attach,
         synced: a.synced,
+        received: a.received,
         heartbeat: a.heartbeat,
         delivered: a.receipt.delivered,
         read: a.receipt.read,
@@ -173,6 +177,7 @@ pub fn from_acknowledge(request: pb::AcknowledgeRequest) -> Result<(Header, Body
         term: request.term,
         attach: request.attach,
         synced: request.synced,
+        received: request.received,
         heartbeat: request.heartbeat,
         receipt: Receipt { delivered: request.delivered, read: request.read },
         ranking_version: request.ranking_version,
@@ -295,6 +300,7 @@ pub fn to_report_request(
             report.preferences.iter().map(|peer| hex(&peer.0)).collect()
         },
         past: report.past.as_ref().map(to_past),
+        unchanged: report.unchanged,
     }
 }
 
@@ -327,6 +333,7 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
             .into_iter()
             .map(|peer| peer_id(peer, "preferences"))
             .collect::<Result<_, _>>()?,
+        unchanged: request.unchanged,
         past: request.past.map(from_past).transpose()?,
     };
     Ok((header, Body::ReportDelays(report)))
@@ -419,7 +426,10 @@ mod tests {
                 farness_us: Some(5),
                 absence: Some(Absence::Silent),
             }],
-            delays: vec![(PeerId([1; 32]), PeerId([2; 32]), 77)],
+            delays: vec![
+                (PeerId([1; 32]), PeerId([1; 32]), 66),
+                (PeerId([1; 32]), PeerId([2; 32]), 77),
+            ],
         };
         let acknowledged = Position { term: 2, index: 9 };
         let past = Past { boot: 3, term: 2, acknowledged, signature: Some([7; 64]) };

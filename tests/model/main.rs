@@ -26,6 +26,8 @@ mod memory;
 #[cfg(feature = "planted")]
 mod mistakes;
 mod peer;
+#[path = "../common/signing.rs"]
+mod signing;
 mod start;
 mod state;
 mod step;

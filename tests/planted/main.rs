@@ -49,6 +49,10 @@ fn catcher(mistake: Mistake) -> (&'static str, &'static str) {
         Mistake::KeysUnbounded => {
             (LIB, "rpc::gate::tests::l2_keys_of_one_machine_share_what_it_may")
         }
+        Mistake::VotesUnchecked => (
+            LIB,
+            "crypto::verify::tests::a_reign_and_its_voters_are_signed_for_one_place_of_one_log",
+        ),
         Mistake::StrangerIsMember => {
             (SECURITY, "strangers::an_outsider_that_knows_the_chat_gets_nothing")
         }

@@ -17,5 +17,6 @@ mod members;
 mod peer;
 mod raw;
 mod reach;
+mod reigns;
 mod removal;
 mod strangers;

@@ -233,7 +233,9 @@ impl Chat {
                 // Who is to go may not know it yet, and its only way to the host be the one cut.
                 () if goes && !self.cuts.is_empty() => continue,
                 () if !self.is_active(peer) => "is still leaving",
-                () if (status.host, status.term) != (first.host, first.term) => "has another host",
+                () if status.host != first.host => "has another host",
+                // Who has voted in vain, and cannot reach the host, reads on through others.
+                () if status.term != first.term && self.cuts.is_empty() => "is in another term",
                 () if status.queued > 0 => "has something queued",
                 () if !status.serving => "is not served",
                 () if status.last != first.last || stored != first.last => "has another log",
