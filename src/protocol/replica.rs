@@ -15,7 +15,7 @@ use super::evidence::Evidence;
 use super::following::{Attached, Distrust, Hint};
 use super::host::Hosting;
 use super::log::Log;
-use super::message::{Body, Message, Ranking, Receipt, Refused, RefusedReason};
+use super::message::{Body, Message, Ranking, Receipt, RefusedReason};
 use super::outbox::Outbox;
 use super::planted::{Bug, planted, remembered};
 use super::prng::Prng;
@@ -495,38 +495,6 @@ impl Replica {
                 }
             }
             Body::Refused(refused) => self.on_refused(from, *refused),
-        }
-    }
-
-    fn on_refused(&mut self, message: &Message, refused: Refused) {
-        let by_source = |attached: &mut Attached| attached.source == message.from;
-        self.hand_over_refused(message.from, refused);
-        if self.attached.as_ref().is_some_and(|it| it.source == message.from && !it.is_proven) {
-            // It does not prove itself, and another may.
-            self.give_up_claim(false);
-            self.attach();
-        }
-        match refused.reason {
-            RefusedReason::NotHost { host } => {
-                if self.attached.take_if(by_source).is_some() && self.host != Some(message.from) {
-                    self.seek_host_at = self.now + self.config.lease_min_us;
-                }
-                if let Some(host) = host {
-                    self.hear_of_host(host, host, refused.term);
-                }
-            }
-            RefusedReason::NotMember | RefusedReason::Removed { .. } => {
-                self.on_not_member(message, refused);
-            }
-            RefusedReason::Outlived { is_here } => self.on_outlived(message, refused, is_here),
-            RefusedReason::WrongIncarnation { incarnation } => {
-                self.learn_incarnation(message.from, incarnation);
-            }
-            RefusedReason::StaleTerm => self.on_stale_term(message, refused.term),
-            // One of another generation has been noted before this (R30).
-            RefusedReason::OtherGeneration
-            | RefusedReason::InviteLink(_)
-            | RefusedReason::ChatFull => {}
         }
     }
 

@@ -312,7 +312,7 @@ fn submissions(words: &Words) -> Result<Vec<Submission>, String> {
 
 /// `entries=5,5,6`: one entry per term, following `previous` in the addressee's log: a message, or
 /// `kind=TermStart votes=2,3`, with votes that those have given for that very place. `kinds` says
-/// what each of them is.
+/// what each of them is; `VoterChange:23` makes 2 and 3 the voters.
 fn entries(
     world: &World,
     from: u8,
@@ -363,6 +363,11 @@ fn made(
                     let voter = words.peer_or("peer", id(from))?;
                     let voters = [(voter, first_incarnation(voter.0[0]))];
                     Payload::VoterChange(VoterSet(voters.into()))
+                }
+                Some(kind) if kind.starts_with("VoterChange:") => {
+                    let peers = kind.bytes().skip("VoterChange:".len()).map(|digit| digit - b'0');
+                    let voters = peers.map(|peer| (id(peer), first_incarnation(peer)));
+                    Payload::VoterChange(VoterSet(voters.collect()))
                 }
                 Some("Removed") => Payload::Membership(Membership::Removed {
                     peer: words.peer_or("peer", id(from))?,

@@ -46,7 +46,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::OwnWordNotCompared => "old_copy_of_an_author",
         Bug::PastsNotPassedOn => "old_copy_and_another_host",
         Bug::PastForgotten => "pasts",
-        Bug::PastToldWithDelays => "old_copy_restored",
+        Bug::PastToldWithDelays => "pasts",
         Bug::GapAfterRefusal => "refused_in_pieces",
         Bug::ReceiptsEndWithTerm => "receipts_of_a_former_host",
         Bug::OutlivedNotTold => "outlived_and_back",
