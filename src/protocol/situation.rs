@@ -427,7 +427,9 @@ impl Attached {
         into.hash((claims, claimed, is_proven, reign.as_ref().map(|reign| reign.hash)));
         into.hash(early.as_ref().map(|(heartbeat, _)| (heartbeat.commit, heartbeat.probe)));
         into.was_if(early.as_ref().map(|(_, at)| *at));
-        into.hash(trial.as_ref().map(|Trial { head, entries }| (head.end, entries.len())));
+        into.hash(
+            trial.as_ref().map(|Trial { head, entries, bytes: _ }| (head.end, entries.len())),
+        );
         into.was(*since);
         if Some(*source) != host || !is_proven {
             into.due(*since + RELAY_US);
