@@ -205,7 +205,7 @@ impl Replica {
 
     /// Puts a part of another log, which is further, in the place of what this one has there.
     /// Whether this log ends where that one does.
-    fn adopt(&mut self, from: PeerId, entries: &[Arc<Entry>]) -> bool {
+    pub(super) fn adopt(&mut self, from: PeerId, entries: &[Arc<Entry>]) -> bool {
         let Some(last) = entries.last() else { return false };
         if !self.is_proven_part(entries) {
             return false;

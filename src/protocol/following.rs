@@ -24,6 +24,8 @@ use super::types::{Entry, Index, Past, Payload, PeerId, Position, Term, VoterSet
 const DISTRUST_US: Micros = 10 * SECOND;
 /// The most peers that are remembered for that.
 const DISTRUSTED_MAX: usize = 64;
+/// So many times what is kept of a log in memory is held before its proof has come.
+const TRIAL_WINDOWS: usize = 8;
 
 /// The newest attach to the host's log (R35).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -67,6 +69,7 @@ pub(super) struct Attached {
 pub(super) struct Trial {
     pub reading: Reading,
     pub entries: Vec<Arc<Entry>>,
+    pub bytes: usize,
 }
 
 /// Somebody says that this one hosts in a term which is not known to be over.
@@ -407,7 +410,7 @@ impl Replica {
         let source = attached.source;
         let begun = attached.trial.take().or_else(|| {
             let reading = self.log.reading_from(append.previous.index)?;
-            Some(Trial { reading, entries: Vec::new() })
+            Some(Trial { reading, entries: Vec::new(), bytes: 0 })
         });
         let follows = |trial: &Trial| trial.reading.last == append.previous;
         let Some(mut trial) = begun.filter(follows) else {
@@ -432,6 +435,7 @@ impl Replica {
                 self.distrust();
                 return None;
             }
+            trial.bytes += entry.size();
             trial.entries.push(Arc::clone(entry));
             let voters = trial.reading.voters();
             is_proven |= begins(entry, attached.host, attached.term)
@@ -440,12 +444,37 @@ impl Replica {
         attached.since = self.now;
         attached.acknowledge = true;
         if !is_proven {
-            attached.trial = Some(trial);
-            self.attached = Some(attached);
+            let bytes_max = TRIAL_WINDOWS.saturating_mul(self.config.window_bytes);
+            if trial.bytes > bytes_max && !planted(Bug::TrialUnbounded) {
+                self.attached = Some(attached);
+                self.shorten_trial(&trial.entries);
+            } else {
+                attached.trial = Some(trial);
+                self.attached = Some(attached);
+            }
             return None;
         }
         self.attached = Some(attached);
         self.settle();
         Some(trial.entries)
+    }
+
+    /// So much has come without the proof that it cannot be held any longer. An earlier reign among
+    /// it vouches for what came before that one: this is adopted (R10), and what follows is asked
+    /// for anew. Where there is none, the claim is given up.
+    fn shorten_trial(&mut self, entries: &[Arc<Entry>]) {
+        let Some(attached) = &self.attached else { return };
+        let (source, claim) = (attached.source, Hint { host: attached.host, term: attached.term });
+        let own = self.log.last().term;
+        let is_further =
+            |it: &Arc<Entry>| it.term > own && matches!(it.payload, Payload::TermStart(_));
+        let through = entries.iter().rposition(is_further);
+        let through = through.filter(|_| matches!(self.part, Part::Follower));
+        match through {
+            Some(through) if self.adopt(source, &entries[..=through]) => {
+                self.attach_at(source, claim, self.log.last());
+            }
+            _ => self.give_up_claim(false),
+        }
     }
 }

@@ -105,6 +105,8 @@ bugs! {
     L3 ReignUnproven,
     /// The entries of a term follow though no reign has begun.
     L3 TermWithoutStart,
+    /// What comes before its proof is held without an end.
+    L3 TrialUnbounded,
     /// Whoever passes the log on may change the voters in it.
     L3 VotersByAnyone,
     /// A vote counts that was given for another end of the log.

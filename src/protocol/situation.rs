@@ -446,7 +446,9 @@ impl Attached {
         into.hash(early.as_ref().map(|(heartbeat, _)| (heartbeat.commit, heartbeat.probe)));
         into.was_if(early.as_ref().map(|(_, at)| *at));
         into.hash(
-            trial.as_ref().map(|Trial { reading, entries }| (reading.head().end, entries.len())),
+            trial
+                .as_ref()
+                .map(|Trial { reading, entries, bytes: _ }| (reading.head().end, entries.len())),
         );
         into.was(*since);
         if Some(*source) != host || !is_proven {

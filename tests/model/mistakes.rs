@@ -63,9 +63,7 @@ const MISTAKES: &[Mistake] = &[
         "what is confirmed is committed",
     ),
     mistake(Bug::LearnerCounts, configurations::voters, true, DURABLE),
-    mistake(Bug::TwoVoterChanges, configurations::voters, true, LACKS),
     mistake(Bug::VotersOnCommit, configurations::late_voters, true, VOTERS),
-    mistake(Bug::VotersNotRolledBack, configurations::voters, true, VOTERS),
     mistake(Bug::UnmatchedAcknowledged, configurations::adoptions, false, DURABLE),
     mistake(Bug::GoesBeforeVote, configurations::voters, true, DURABLE),
     mistake(

@@ -135,6 +135,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::FormerMemberAnswered | Bug::RemovalForgotten => "member_removed",
         Bug::GenerationsMixed | Bug::RunningChatRecovered => "recover_and_return",
         Bug::LostKeepVotes => "recover",
+        Bug::TrialUnbounded => "trial_is_bounded",
         Bug::ReignUnproven
         | Bug::AnnouncementBelieved
         | Bug::AnyHeartbeatRenews

@@ -1,4 +1,4 @@
-//! L3, L5: who has no votes hosts nothing, whatever it says of itself.
+//! L1, L3, L5: who has no votes hosts nothing, whatever it says of itself.
 
 use demes::protocol::reign::ballot_of;
 use demes::protocol::sign::signed_vote;
@@ -49,15 +49,7 @@ async fn announce(calls: &mut Calls, speaker: &Speaker, term: u64, reign: Option
 async fn who_announces_itself_without_votes_is_not_followed() {
     let peers = four().await;
     let before = peers[0].lunch().await;
-    let learner = before.members.iter().find(|member| !member.voter).expect("one of four");
-    let (mut honest, mut taken) = (Vec::new(), None);
-    for peer in peers {
-        match peer.id() == learner.peer_id {
-            true => taken = Some(peer),
-            false => honest.push(peer),
-        }
-    }
-    let learner = Speaker::in_place_of(taken.expect("it is one of them")).await;
+    let (honest, learner) = Speaker::learner_of(peers).await;
     let last = learner.log.last().expect("there is a log");
     for peer in &honest {
         let mut calls = Calls::to(&learner.identity, &peer.address()).await;

@@ -178,15 +178,7 @@ async fn who_was_invited_may_join_and_nothing_else() {
 async fn a_learner_wins_no_vote_while_the_host_is_heard() {
     let peers = four().await;
     let before = peers[0].lunch().await;
-    let learner = before.members.iter().find(|member| !member.voter).expect("one of four");
-    let (mut honest, mut taken) = (Vec::new(), None);
-    for peer in peers {
-        match peer.id() == learner.peer_id {
-            true => taken = Some(peer),
-            false => honest.push(peer),
-        }
-    }
-    let learner = Speaker::in_place_of(taken.expect("it is one of them")).await;
+    let (honest, learner) = Speaker::learner_of(peers).await;
     for peer in &honest {
         let mut calls = Calls::to(&learner.identity, &peer.address()).await;
         let request = pb::RequestVoteRequest {
