@@ -342,7 +342,7 @@ impl Replica {
             let look_back = LookBack { term, attach: attach.attach, index };
             self.answer(message, Body::LookBack(look_back));
         }
-        self.send_heartbeat(from, interval_us);
+        self.send_heartbeat(from, interval_us, 0);
     }
 
     pub(super) fn on_acknowledge(&mut self, message: &Message, acknowledge: Acknowledge) {
