@@ -1,5 +1,7 @@
 //! What every message from another peer passes before the core sees it: signatures and hashes.
 
+use std::sync::Arc;
+
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -92,7 +94,7 @@ static CHECKS: Semaphore = Semaphore::const_new(2);
 
 /// The same, away from the threads that serve all connections where it takes long.
 pub async fn checked(chat: ChatId, message: Message) -> Option<Message> {
-    if signatures(&message.body) <= SIGNATURES_INLINE {
+    if signatures(&message) <= SIGNATURES_INLINE {
         return is_genuine(chat, &message).then_some(message);
     }
     let _turn = CHECKS.acquire().await.expect("nobody closes this semaphore");
@@ -101,13 +103,20 @@ pub async fn checked(chat: ChatId, message: Message) -> Option<Message> {
 }
 
 /// How many signatures there may be to check.
-fn signatures(body: &Body) -> usize {
-    match body {
-        Body::Append(append) => append.entries.len(),
-        Body::FetchLogAnswer(answer) => answer.entries.len(),
+fn signatures(message: &Message) -> usize {
+    let of = |entry: &Arc<Entry>| match &entry.payload {
+        Payload::TermStart(start) => 1 + start.votes.len(),
+        _ => 1,
+    };
+    let carried = match &message.body {
+        Body::Append(append) => append.entries.iter().chain(&append.reign).map(of).sum(),
+        Body::Announce(announce) => announce.reign.iter().map(of).sum(),
+        Body::FetchLogAnswer(answer) => answer.entries.iter().map(of).sum(),
         Body::Submit(submit) => submit.submissions.len(),
-        _ => 0,
-    }
+        Body::Heartbeat(heartbeat) => heartbeat.pasts.len(),
+        _ => 1,
+    };
+    carried + message.words.len()
 }
 
 fn is_genuine_entry(chat: ChatId, entry: &Entry) -> bool {
@@ -125,7 +134,7 @@ mod tests {
     use crate::protocol::message::{Refused, RefusedReason, RequestVote};
     use crate::protocol::sign::signed_past;
     use crate::protocol::signed::SignedChange;
-    use crate::protocol::types::{PeerId, Position};
+    use crate::protocol::types::{End, PeerId};
 
     const CHAT: ChatId = ChatId([1; 16]);
 
@@ -162,8 +171,8 @@ mod tests {
         let past = Past { boot: 2, ..Past::default() };
         let request = |signature| {
             let past = Some(Past { signature, ..past });
-            let (term, last) = (1, Position::default());
-            message(Body::RequestVote(RequestVote { term, last, hand_over: None, past }))
+            let (term, end) = (1, End::default());
+            message(Body::RequestVote(RequestVote { term, end, hand_over: None, past }))
         };
         let signed = signed_past(CHAT, to, 8, &past);
         assert!(is_genuine(CHAT, &request(Some(bob.sign(&signed)))));

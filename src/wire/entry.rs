@@ -211,7 +211,7 @@ pub fn to_words(words: &Words) -> Vec<pb::SignedChange> {
         session: word.session,
         number: word.number,
         change: Some(to_membership(&word.change)),
-        signature: word.signature.map(|s| s.to_vec()).unwrap_or_default().into(),
+        signature: word.signature.map(|s| s.to_vec()).unwrap_or_default(),
     });
     words.collect()
 }

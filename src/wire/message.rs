@@ -376,7 +376,7 @@ pub(super) fn from_position(position: Option<pb::Position>) -> Position {
 
 pub(super) fn to_past(past: &Past) -> pb::Past {
     let acknowledged = Some(to_position(past.acknowledged));
-    let signature = past.signature.map(|s| s.to_vec()).unwrap_or_default().into();
+    let signature = past.signature.map(|s| s.to_vec()).unwrap_or_default();
     pb::Past { boot: past.boot, term: past.term, acknowledged, signature }
 }
 

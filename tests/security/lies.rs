@@ -108,7 +108,7 @@ async fn a_members_word_about_anothers_past_stops_nobody() {
         let by_eva = eva.identity.sign(&signed_past(eva.chat, of, incarnation, &past));
         for signature in [Vec::new(), vec![1; 64], by_eva.to_vec()] {
             let acknowledged = Some(pb::Position { term: 1 << 40, index: 1 << 40 });
-            let (boot, signature) = (1 << 60, signature.into());
+            let (boot, signature) = (1 << 60, signature);
             let past = pb::Past { boot, term: 1 << 40, acknowledged, signature };
             let header =
                 eva.header().map(|header| pb::Header { to_incarnation: incarnation, ..header });
