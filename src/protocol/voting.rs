@@ -25,7 +25,7 @@ impl Replica {
         if request.past.is_some_and(|past| self.compare_with_past(past)) {
             return;
         }
-        if self.is_far_ahead(request.term) && !self.log.state().members.is_empty() {
+        if self.is_far_ahead(request.term) {
             self.refuse(message, RefusedReason::StaleTerm);
             return;
         }

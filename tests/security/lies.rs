@@ -116,6 +116,7 @@ async fn a_members_word_about_anothers_past_stops_nobody() {
                 header,
                 term: term + 1,
                 last: Some(pb::Position { term, index: 1 << 30 }),
+                last_hash: vec![1; 32],
                 past: Some(past),
                 ..Default::default()
             };
@@ -163,6 +164,7 @@ async fn nobody_dials_for_a_stranger() {
                 header: header(),
                 term: 9,
                 last: far,
+                last_hash: vec![1; 32],
                 past: Some(pb::Past { boot: 1 << 60, ..Default::default() }),
                 ..Default::default()
             };

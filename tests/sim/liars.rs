@@ -104,7 +104,8 @@ impl World {
     }
 
     /// What a liar says of itself beside that: that it hosts, with its own vote or none, that it is
-    /// in a later term, that its log is further, or that it stands; and that others are not members.
+    /// in a later term, that its log is further, or that it stands; and of others, that they are no
+    /// members.
     fn false_word(&mut self, peer: usize) -> Option<Body> {
         let status = &self.peers[peer].status;
         // As a host, it may do as it likes within its reign.
