@@ -166,6 +166,7 @@ impl Replica {
             return;
         };
         attached.holes = 0;
+        attached.end = attached.end.or(append.last).or(Some(append.commit));
         if !self.note_reign(append) {
             return;
         }
@@ -203,6 +204,7 @@ impl Replica {
         let matched = matched.max(attached.matched.unwrap_or(0));
         attached.matched = Some(matched);
         attached.caught_up |= matched >= append.commit;
+        self.knows_own_words |= attached.end.is_some_and(|end| matched >= end);
         attached.acknowledge |= first_answer || !append.entries.is_empty();
         if planted(Bug::FeedRenewsLease) {
             self.renew_lease(message.from, self.config.heartbeat_idle_us, 0);
@@ -434,9 +436,12 @@ impl Replica {
     }
 
     // R33: on a new host, after its `TermStart`, everything that is not confirmed is sent again.
+    // R31: not before this run knows all that was said under its numbers. An old copy of a store
+    // would say again what it has forgotten, under numbers beyond those that are taken.
     fn flush_submissions(&mut self) {
         let Some(source) = self.attached.as_ref().map(|attached| attached.source) else { return };
-        if self.outbox.len() == 0 || !self.is_served() {
+        let knows_own_words = self.knows_own_words || planted(Bug::SaysBeforeReading);
+        if self.outbox.len() == 0 || !self.is_served() || !knows_own_words {
             return;
         }
         let author = (!self.is_attached_to_host()).then_some((self.me, self.incarnation));

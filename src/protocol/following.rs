@@ -49,6 +49,8 @@ pub(super) struct Attached {
     pub since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
     pub matched: Option<Index>,
+    /// Where the source's log ended when it answered.
+    pub end: Option<Index>,
     /// It has come up to what the source had committed when it said so.
     pub caught_up: bool,
     /// The newest heartbeat heard.
@@ -346,6 +348,7 @@ impl Replica {
             look,
             since: self.now,
             matched: None,
+            end: None,
             caught_up: false,
             heartbeat: 0,
             holes: 0,

@@ -105,6 +105,7 @@ impl Replica {
             submissions = Submissions::default();
         }
         let now = self.now;
+        self.knows_own_words = true;
         self.part = Part::Host(Box::new(Hosting {
             since: now,
             votes_us,
@@ -513,7 +514,7 @@ impl Replica {
         entries: Vec<Arc<Entry>>,
     ) {
         let (now, commit) = (self.now, self.log.commit());
-        let proof = self.own_proof();
+        let (proof, passed_on_through) = (self.own_proof(), self.passed_on_through());
         let previous = Position { term: self.log.term_at(next - 1).unwrap_or(0), index: next - 1 };
         let Some(progress) = self.progress_mut(peer) else { return };
         if let Some(entry) = entries.last() {
@@ -525,8 +526,10 @@ impl Replica {
         let too_much = entries.last().map(|entry| entry.index);
         let told = too_much.filter(|_| planted(Bug::CommitAheadOfQuorum)).unwrap_or(commit);
         let (attach, past) = (progress.attach, progress.past.take());
-        let reign = proof.filter(|_| std::mem::take(&mut progress.tells_reign));
-        let append = Append { term, attach, previous, entries, commit: told, past, reign };
+        let is_first = std::mem::take(&mut progress.tells_reign);
+        let (reign, last) =
+            (proof.filter(|_| is_first), Some(passed_on_through).filter(|_| is_first));
+        let append = Append { term, attach, previous, entries, commit: told, past, reign, last };
         self.send_early(peer, Body::Append(append));
     }
 

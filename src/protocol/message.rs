@@ -153,6 +153,8 @@ pub struct Append {
     /// The first entry of the reign, which proves it (L3); likewise. Who passes the log on may not
     /// have it at hand.
     pub reign: Option<Arc<Entry>>,
+    /// Where the log that is passed on ended then (R31); likewise.
+    pub last: Option<Index>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

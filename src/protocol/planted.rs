@@ -291,6 +291,8 @@ bugs! {
     // ---- messages ----
     /// The host takes its own submission before it is durable.
     R31 OwnSubmissionEarly,
+    /// A member says what is new before it has read what it has said.
+    R31 SaysBeforeReading,
     /// A new host knows of no submissions made before it.
     R32 DuplicatesForgotten,
     /// A checkpoint leaves out what it knows of submissions.

@@ -140,6 +140,8 @@ pub struct Replica {
     /// What authors have added of late (L8).
     pub(super) added: BTreeMap<PeerId, Added>,
     /// The host takes nothing more of this peer for now.
+    /// In this run it has come up to where another's log ended (R31).
+    pub(super) knows_own_words: bool,
     pub(super) is_over_quota: bool,
 
     pub(super) ready: Ready,
@@ -261,6 +263,7 @@ impl Replica {
             foreign_words_of: BTreeSet::new(),
             added: BTreeMap::new(),
             is_over_quota: false,
+            knows_own_words: false,
             ready: Ready::default(),
             ready_count: 1,
             later: Later::default(),

@@ -170,6 +170,7 @@ impl Replica {
             // So little is added in a model that nobody comes near what they may.
             added: _,
             is_over_quota,
+            knows_own_words,
             ready,
             ready_count,
             later,
@@ -236,7 +237,7 @@ impl Replica {
         into.hash((ranking.term, ranking.version, &ranking.candidates));
         into.hash((goodbyes, links, round_trips, syncs, heard_terms, newer_incarnations));
         into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by, sent_away_by));
-        into.hash((evidence, foreign_words_of, is_over_quota));
+        into.hash((evidence, foreign_words_of, is_over_quota, knows_own_words));
 
         into.hash((pasts, receipts));
         into.due_if(*pasts_due_at);
@@ -431,6 +432,7 @@ impl Attached {
             look,
             since,
             matched,
+            end,
             caught_up: _,
             heartbeat,
             holes,
@@ -441,7 +443,17 @@ impl Attached {
         } = self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
-        into.hash((source, look, matched, holes, acknowledge, echo, reported.is_some(), told_past));
+        into.hash((
+            source,
+            look,
+            matched,
+            end,
+            holes,
+            acknowledge,
+            echo,
+            reported.is_some(),
+            told_past,
+        ));
         into.hash((claims, claimed, is_proven, reign.as_ref().map(|reign| reign.hash)));
         into.hash(early.as_ref().map(|(heartbeat, _)| (heartbeat.commit, heartbeat.probe)));
         into.was_if(early.as_ref().map(|(_, at)| *at));

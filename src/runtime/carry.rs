@@ -557,6 +557,7 @@ mod tests {
             entries: log,
             past: None,
             reign: None,
+            last: None,
         }));
         let shared = handle.chat(chat).expect("it runs");
         let wish = Wish {

@@ -253,7 +253,8 @@ impl Piece for Outgoing {
         let last = append.entries.last()?;
         let previous = Position { term: last.term, index: last.index };
         let (term, attach, commit) = (append.term, append.attach, append.commit);
-        let rest = Append { term, attach, previous, entries, commit, past: None, reign: None };
+        let (past, reign, last) = (None, None, None);
+        let rest = Append { term, attach, previous, entries, commit, past, reign, last };
         let words = Vec::new();
         Some(Self::Message(Message { words, body: Body::Append(rest), ..*message }))
     }

@@ -135,6 +135,7 @@ pub fn from_replicate_response(
                 commit: append.commit,
                 past: append.past.map(from_past).transpose()?,
                 reign: append.reign.map(from_entry).transpose()?.map(Arc::new),
+                last: append.last,
             })
         }
         Content::LookBack(index) => Body::LookBack(LookBack { term, attach, index }),
@@ -152,6 +153,7 @@ fn to_append(append: &Append) -> pb::Append {
         commit: append.commit,
         past: append.past.as_ref().map(to_past),
         reign: append.reign.as_deref().map(to_entry),
+        last: append.last,
     }
 }
 

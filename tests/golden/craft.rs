@@ -147,6 +147,7 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
                 commit,
                 past: past(words)?,
                 reign: None,
+                last: None,
             })
         }
         "Heartbeat" => Body::Heartbeat(Heartbeat {

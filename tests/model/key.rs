@@ -106,8 +106,8 @@ fn add_message(part: &mut Part, message: &Message) {
             part.counts.push(Count::Attach { member: *from, number: body.attach });
         }
         Body::Append(body) => {
-            let Append { term: _, attach, previous, entries, commit, past, reign } = body;
-            (previous, entries.len(), commit, past).hash(into);
+            let Append { term: _, attach, previous, entries, commit, past, reign, last } = body;
+            (previous, entries.len(), commit, past, last).hash(into);
             reign.as_ref().map(|reign| reign.hash).hash(into);
             for entry in entries {
                 entry.hash.hash(into);

@@ -110,6 +110,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::LateEchoesIgnored | Bug::ReportsAllTheTime | Bug::AllSentAgainAtOnce => "narrow_line",
         Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",
+        Bug::SaysBeforeReading => "old_copy_reads_first",
         Bug::OwnSubmissionEarly | Bug::OutboxClearedOnSend => "hosts_own_submission",
         Bug::DuplicatesForgotten => "adoption_of_a_later_term",
         Bug::CheckpointForgetsNumbers => "numbers_in_a_checkpoint",

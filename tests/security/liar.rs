@@ -172,6 +172,7 @@ impl Liar {
             commit: frame.commit,
             past: None,
             reign: None,
+            last: None,
         };
         pb::ReplicateResponse {
             header: self.0.speaker.header(),

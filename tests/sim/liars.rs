@@ -221,7 +221,9 @@ impl World {
         let reign = Some(Arc::clone(&start)).filter(|_| self.prng.below(2) == 0);
         let entries = vec![start, Arc::new(word)];
         self.counts.add("false logs given");
-        let append = Append { term, attach, previous: last, entries, commit, past: None, reign };
+        let (past, end) = (None, Some(commit));
+        let append =
+            Append { term, attach, previous: last, entries, commit, past, reign, last: end };
         Some(Body::Append(append))
     }
 

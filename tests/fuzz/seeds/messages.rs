@@ -257,6 +257,7 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
                 commit: end.index,
                 past,
                 reign: Some(start.clone()),
+                last: Some(9),
             }),
         ),
         ("look_back", Body::LookBack(LookBack { term: 1, attach: 3, index: 2 })),
