@@ -12,7 +12,7 @@ use super::types::{Boot, Incarnation, Index, Past};
 pub(super) const SLOW_SYNC_US: Micros = 400 * MS;
 /// How long what was sent may be unacknowledged before the member is told where it ends. That is a
 /// last resort: a stream that has lost something says so by its end.
-const RECALL_US: Micros = 5 * SECOND;
+pub(super) const RECALL_US: Micros = 5 * SECOND;
 /// A ranking that is not acknowledged is sent again after this: it may be larger than many
 /// heartbeats.
 const RANKING_RESEND_US: Micros = SECOND;

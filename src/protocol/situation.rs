@@ -15,7 +15,7 @@ use super::following::{Attached, Trial};
 use super::host::{HeartbeatSent, Hosting};
 use super::outbox::Outbox;
 use super::presence::Presence;
-use super::progress::{Batch, Progress};
+use super::progress::{Batch, Progress, RECALL_US};
 use super::replica::{Candidacy, Part, Replica, Stopping};
 use super::succession::HandingOver;
 use super::time::{Instant, Micros};
@@ -376,7 +376,7 @@ impl Progress {
             next,
             in_flight,
             in_flight_bytes: _,
-            sent_at: _,
+            sent_at,
             commit_sent,
             loading,
             contact,
@@ -398,6 +398,8 @@ impl Progress {
         into.counts.push(Count::Attach { member, number: *attach });
         into.hash((incarnation, boot, matched, next, commit_sent, loading, receipt));
         into.hash(in_flight.len());
+        let recalled = sent_at.filter(|_| !in_flight.is_empty());
+        into.due_if(recalled.map(|at| at + RECALL_US));
         for Batch { last, bytes, sent_at: _ } in in_flight {
             into.hash((last, bytes));
         }
