@@ -11,6 +11,7 @@ use stateright::{Model, Property};
 
 use crate::configurations::Configuration;
 use crate::history::{Broken, Sight, Sights};
+use crate::lies::{self, Liar, Lie};
 use crate::memory::Memory;
 use crate::peer::{Input, PEERS, id, join};
 use crate::start;
@@ -37,11 +38,16 @@ pub struct Bounds {
     pub hosts_say: bool,
     /// Peers may be told that another one's process is gone.
     pub refusals: bool,
+    /// Nobody leaves and nobody is removed, so that no peer may believe it.
+    pub all_stay: bool,
     /// What a peer must not do by itself counts as broken before anything comes of it.
     pub strict: bool,
     /// What must be met somewhere.
     pub sights: &'static [Sight],
 }
+
+/// The member in whose name lies are told.
+const LIAR: usize = 2;
 
 /// How a message travels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +101,8 @@ pub enum Action {
     Leave(usize),
     Wipe(usize),
     Join(usize, usize),
+    /// Somebody tells a peer what is not so.
+    Lie(Liar, Lie, usize),
 }
 
 impl Bounds {
@@ -225,6 +233,12 @@ impl Chat {
                 left.wipes -= 1;
                 step.happen(p, &Input::Wipe);
             }
+            Action::Lie(liar, lie, to) => {
+                left.lies -= 1;
+                if let Some(message) = lies::told(liar, lie, &state.peers, to) {
+                    step.arrive(self.memory.parcel(message, self.bounds.scale));
+                }
+            }
             Action::Join(p, host) => {
                 let join = self.memory.parcel(join(&state.peers[p], host), self.bounds.scale);
                 step.send(&join);
@@ -308,6 +322,12 @@ impl Model for Chat {
             None if left.cuts > 0 => actions.extend((0..PEERS).map(Action::Cut)),
             None => {}
         }
+        for to in (0..PEERS).filter(|to| left.lies > 0 && state.peers[*to].replica.is_some()) {
+            let liars = [Liar::Stranger, Liar::Member(LIAR)].into_iter();
+            for liar in liars.filter(|liar| *liar != Liar::Member(to)) {
+                actions.extend(Lie::ALL.map(|lie| Action::Lie(liar, lie, to)));
+            }
+        }
         for p in 0..PEERS {
             let peer = &state.peers[p];
             if peer.replica.is_some() {
@@ -382,6 +402,7 @@ fn promises() -> Vec<Property<Chat>> {
         promise!("what is confirmed is committed", ConfirmedWrongly),
         promise!("an author's submissions are committed in order and once", OrderOfAuthor),
         promise!("nobody finds proof of a fault", Fault),
+        promise!("nobody is sent away who has not gone", SentAway),
         promise!("nobody panics", Panic),
         promise!("messages come to rest", NoRest),
     ]

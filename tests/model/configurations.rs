@@ -33,6 +33,7 @@ fn bounds(time: Time) -> Bounds {
         late_syncs: true,
         hosts_say: false,
         refusals: false,
+        all_stay: false,
         strict: true,
         sights: &[],
     }
@@ -98,6 +99,26 @@ pub fn leases() -> Configuration {
             ..bounds(time)
         },
         states: 120_000,
+    }
+}
+
+/// Lies: a stranger and a member tell what is not so, at any moment, twice.
+pub fn lies() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "lies",
+        time,
+        begin: Begin::Grown,
+        left: Left { lies: 2, crashes: 1, says: 1, ..Left::default() },
+        bounds: Bounds {
+            late_syncs: false,
+            hosts_say: true,
+            all_stay: true,
+            travel: without_search,
+            sights: &[Sight::HostInTerm2, Sight::HostInTerm3, Sight::Confirmed],
+            ..bounds(time)
+        },
+        states: 60_000,
     }
 }
 

@@ -25,6 +25,7 @@ pub enum Broken {
     ConfirmedWrongly,
     OrderOfAuthor,
     Fault,
+    SentAway,
     Panic,
     NoRest,
 }

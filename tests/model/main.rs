@@ -22,6 +22,7 @@ mod configurations;
 mod disk;
 mod history;
 mod key;
+mod lies;
 mod memory;
 #[cfg(feature = "planted")]
 mod mistakes;
@@ -170,5 +171,5 @@ macro_rules! configurations {
 
 configurations! {
     adoptions attaches elections growing hand_overs incarnations late_adoptions late_voters leases
-    partitions replication voters votes
+    lies     partitions replication voters votes
 }

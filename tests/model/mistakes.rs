@@ -65,6 +65,14 @@ const MISTAKES: &[Mistake] = &[
     mistake(Bug::LearnerCounts, configurations::voters, true, DURABLE),
     mistake(Bug::VotersOnCommit, configurations::late_voters, true, VOTERS),
     mistake(Bug::UnmatchedAcknowledged, configurations::attaches, false, DURABLE),
+    mistake(Bug::ReignUnproven, configurations::lies, true, "messages come to rest"),
+    mistake(Bug::AnnouncementBelieved, configurations::lies, true, "messages come to rest"),
+    mistake(
+        Bug::RemovalNotShown,
+        configurations::lies,
+        true,
+        "nobody is sent away who has not gone",
+    ),
     mistake(Bug::GoesBeforeVote, configurations::voters, true, DURABLE),
     mistake(
         Bug::OlderTermCommitted,

@@ -115,6 +115,7 @@ pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
         late_syncs: false,
         hosts_say: false,
         refusals: false,
+        all_stay: false,
         strict: true,
         sights: &[],
     };

@@ -63,6 +63,8 @@ pub struct Left {
     pub wipes: u8,
     /// Clocks that jump over a lease.
     pub sleeps: u8,
+    /// Lies that are told.
+    pub lies: u8,
 }
 
 impl State {

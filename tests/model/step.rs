@@ -176,6 +176,9 @@ impl<'a> Step<'a> {
 
     pub fn send(&mut self, parcel: &Arc<Parcel>) {
         let message = &parcel.message;
+        if index(message.to) >= PEERS {
+            return; // a stranger
+        }
         self.sights_of(&message.body);
         let to = &self.state.peers[index(message.to)];
         let hears = to.replica.is_some() || to.joining;
@@ -214,6 +217,7 @@ impl<'a> Step<'a> {
             Effect::Confirmed { number, index } => self.check_confirmed(p, *number, *index),
             Effect::Log => self.check_logs(p),
             Effect::Cut(from) => self.check_cut(p, before, *from),
+            Effect::Sight(Sight::Removed) if self.bounds.all_stay => self.breaks(Broken::SentAway),
             Effect::Sight(sight) => self.state.sights.add(*sight),
             Effect::Broken(broken) if self.bounds.strict || !broken.is_by_itself() => {
                 self.breaks(*broken);
