@@ -15,6 +15,9 @@ use super::replica::{Candidacy, Part, Replica};
 use super::time::{Instant, Micros, SECOND};
 use super::types::{HardState, Incarnation, PeerId, Position, Term};
 
+/// The first back-off spans so many round trips at least (R20).
+const FALLBACK_ROUND_TRIPS: Micros = 4;
+
 /// What a search has taken so far makes rounds no longer than this.
 const SEARCHED_MAX_US: Micros = SECOND / 2;
 
@@ -176,8 +179,10 @@ impl Replica {
             }
         }
         let config = &self.config;
+        // Two who ask within a round trip of each other both stand, and neither wins.
+        let apart = FALLBACK_ROUND_TRIPS * self.slowest_round_trip();
         let grown = (suspicion.back_off + suspicion.back_off / 2).max(config.fallback_min_us);
-        suspicion.back_off = grown.min(config.fallback_max_us);
+        suspicion.back_off = grown.max(apart).min(config.fallback_max_us);
         let drawn = match planted(Bug::BackOffNotDrawn) {
             true => suspicion.back_off,
             false => self.prng.below(suspicion.back_off) + 1,

@@ -14,6 +14,8 @@ use super::replica::{Part, Replica};
 use super::time::{Instant, MS, Micros, SECOND};
 use super::types::{Entry, Index, PeerId, Position, Term};
 
+/// What a member has told of itself, it tells anew no sooner than after so many heartbeats.
+pub(super) const PAST_AGAIN: Micros = 16;
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
 /// Heartbeats that tell of entries which do not come, before the member attaches again. Heartbeats
@@ -267,6 +269,7 @@ impl Replica {
         let last = self.log.last().index;
         let Some(attached) = &mut self.attached else { return };
         attached.heartbeat = attached.heartbeat.max(heartbeat.number);
+        attached.interval_us = heartbeat.interval_us;
         attached.echo = true;
         let Some(matched) = attached.matched else { return };
         attached.holes = if heartbeat.commit > last { attached.holes + 1 } else { 0 };
@@ -379,7 +382,14 @@ impl Replica {
                 && (since < REPORT_CHANGE_US || told.is_like(&report, quantum))
         });
         let is_known = is_known && !planted(Bug::ReportsAllTheTime);
-        let has_told_past = attached.told_past.replace(past) == Some(past);
+        // Where heartbeats are further apart, the line has no room for more.
+        let tells_again_us = PAST_AGAIN * attached.interval_us;
+        let has_told_past = attached
+            .told_past
+            .is_some_and(|(at, told)| told == past || now.since(at) < tells_again_us);
+        if !is_known || !has_told_past {
+            attached.told_past = Some((now, past));
+        }
         if !is_known {
             attached.reported = Some((now, report.clone()));
             self.send(host, Body::ReportDelays(ReportDelays { past: Some(past), ..report }));

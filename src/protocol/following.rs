@@ -62,8 +62,10 @@ pub(super) struct Attached {
     pub echo: bool,
     /// The delays that the host was told last, and when.
     pub reported: Option<(Instant, ReportDelays)>,
-    /// What this peer has told the host of itself.
-    pub told_past: Option<Past>,
+    /// What this peer has told the host of itself last, and when.
+    pub told_past: Option<(Instant, Past)>,
+    /// How far apart the host's heartbeats are.
+    pub interval_us: Micros,
 }
 
 /// A part of another log that follows an end of this one, without a gap, and is not proven yet.
@@ -356,6 +358,7 @@ impl Replica {
             echo: false,
             reported: None,
             told_past: None,
+            interval_us: 0,
         });
         self.outbox.resend_all();
         let relay = source != host;

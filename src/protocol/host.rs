@@ -59,6 +59,7 @@ pub(super) struct Hosting {
     /// What voters had said of themselves a moment ago, and how often that has changed.
     pub pasts: Vec<(PeerId, Incarnation, Past)>,
     pub pasts_version: u64,
+    pub gathered_at: Option<Instant>,
     pub hand_over: Option<HandingOver>,
     /// Before that, a host that must go does not ask for successors by itself.
     pub hand_over_from: Instant,
@@ -129,6 +130,7 @@ impl Replica {
             receipts_version: 1,
             pasts: Vec::new(),
             pasts_version: 0,
+            gathered_at: None,
             hand_over: None,
             hand_over_from: now,
             presences: self.first_presences(),

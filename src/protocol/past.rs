@@ -8,6 +8,8 @@ use super::types::{Incarnation, Past, PeerId, Position};
 
 /// How long something new about another peer's past may wait to be written down.
 const PASTS_US: Micros = SECOND;
+/// How often voters are told anew what the others have said of themselves.
+pub(super) const GATHER_US: Micros = 4 * SECOND;
 
 impl Replica {
     /// Whether somebody remembers more of this peer than its store does: an old copy was put back.
@@ -59,13 +61,15 @@ impl Replica {
         self.pasts_due_at.get_or_insert(self.now + PASTS_US);
     }
 
-    /// Once a second a host looks at what the voters have said of themselves, and says as much of
+    /// Every 4 s a host looks at what the voters have said of themselves, and says as much of
     /// itself, for the next heartbeats to voters: any of them may host next.
     pub(super) fn gather_pasts(&mut self) {
         let pasts = self.pasts_of_voters();
         if let Part::Host(hosting) = &mut self.part
             && hosting.pasts != pasts
+            && hosting.gathered_at.is_none_or(|at| self.now.since(at) >= GATHER_US)
         {
+            hosting.gathered_at = Some(self.now);
             hosting.pasts = pasts;
             hosting.pasts_version += 1;
         }

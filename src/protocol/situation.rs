@@ -10,10 +10,11 @@ use std::hash::{Hash, Hasher};
 use super::adoption::Adoption;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
-use super::follower::RELAY_US;
+use super::follower::{PAST_AGAIN, RELAY_US};
 use super::following::{Attached, Trial};
 use super::host::{HeartbeatSent, Hosting};
 use super::outbox::Outbox;
+use super::past::GATHER_US;
 use super::presence::Presence;
 use super::progress::{Batch, Progress, RECALL_US};
 use super::replica::{Candidacy, Part, Replica, Stopping};
@@ -306,6 +307,7 @@ impl Hosting {
             receipts_version,
             pasts,
             pasts_version,
+            gathered_at,
             hand_over,
             hand_over_from,
             presences,
@@ -336,6 +338,7 @@ impl Hosting {
             }
         }
         into.was(*active_at);
+        into.due_if(gathered_at.map(|at| at + GATHER_US));
         into.due(*announce_at);
         into.hash(hand_over.is_some());
         if let Some(HandingOver { target, tried, deadline, sent }) = hand_over {
@@ -442,6 +445,7 @@ impl Attached {
             echo,
             reported,
             told_past,
+            interval_us,
         } = self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
@@ -454,8 +458,10 @@ impl Attached {
             acknowledge,
             echo,
             reported.is_some(),
-            told_past,
+            interval_us,
         ));
+        into.hash(told_past.map(|(_, past)| past));
+        into.due_if(told_past.map(|(at, _)| at + PAST_AGAIN * *interval_us));
         into.hash((claims, claimed, is_proven, reign.as_ref().map(|reign| reign.hash)));
         into.hash(early.as_ref().map(|(heartbeat, _)| (heartbeat.commit, heartbeat.probe)));
         into.was_if(early.as_ref().map(|(_, at)| *at));
