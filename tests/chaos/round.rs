@@ -19,7 +19,7 @@ use crate::watch::{Pulse, Watch};
 use crate::workload::Workload;
 
 /// How long the chat may take to go on where a majority is left. No fault needs nearly as long.
-const GO_ON_LIMIT: Duration = Duration::from_secs(30);
+const GO_ON_LIMIT: Duration = Duration::from_secs(60);
 /// The same after the healing.
 const HEAL_LIMIT: Duration = Duration::from_secs(60);
 
