@@ -1,24 +1,39 @@
 //! The connection to this person's running peer, and how long a command waits for it.
 
 use std::fs;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{GrpcMethod, Request, Response, Status, Streaming};
+use tower::service_fn;
 
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
 use crate::config::{self, ConfigError};
+use crate::rpc::client_door::{SOCKET_FILE, connect_socket, token_of};
 
 /// The calls of a person's programs. Each has a deadline, so that a peer that hangs is told.
 pub type Client = ClientServiceClient<Limited>;
 
 /// A connection on which calls have a deadline.
-pub type Limited = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
+pub type Limited = InterceptedService<Channel, Limit>;
+
+/// Gives a call its deadline, unless it is a stream that goes on, and the token where one is needed.
+#[derive(Clone)]
+pub struct Limit {
+    authorization: Option<MetadataValue<Ascii>>,
+}
+
+/// The variable with the token of a peer that `--peer-api` names.
+pub const TOKEN_VARIABLE: &str = "DEMES_TOKEN";
 
 /// The file in which a running peer names its client listener.
 const ADDRESS_FILE: &str = "client.addr";
@@ -43,37 +58,83 @@ pub async fn connect(global: &Global) -> Result<Client> {
     Ok(ClientServiceClient::new(channel(global).await?))
 }
 
-/// The same connection, for services other than ours.
+/// The same connection, for services other than ours. It goes over the socket in the data directory,
+/// which only this user can open, unless an address is named.
 pub async fn channel(global: &Global) -> Result<Limited> {
-    let address = match &global.peer_api {
-        Some(address) => address.clone(),
-        None => running_peer(&config::locate(&global.arguments())?.0)?,
+    let data_dir = config::locate(&global.arguments()).map(|(data_dir, _)| data_dir);
+    let (address, token) = match &global.peer_api {
+        Some(address) => {
+            let variable = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
+            let here = || data_dir.ok().and_then(|dir| token_of(&dir));
+            // The token of this machine's peer is for nobody elsewhere.
+            (address.clone(), variable.or_else(|| is_loopback(address).then(here).flatten()))
+        }
+        None => {
+            let data_dir = data_dir?;
+            if data_dir.join(SOCKET_FILE).exists() {
+                return over_socket(data_dir).await;
+            }
+            (running_peer(&data_dir)?, token_of(&data_dir))
+        }
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| Failure::refused(format!("{address:?} is not an address")))?
+        .map_err(|_| Failure::refused(format!("{address:?} is not an address")))?;
+    let channel = kept(endpoint).connect().await.map_err(|_| silent(&address))?;
+    let authorization = token.map(|token| format!("Bearer {token}").parse());
+    let authorization = authorization.transpose().map_err(|_| {
+        Failure::usage(format!("{TOKEN_VARIABLE} is no token: `demes token` prints it"))
+    })?;
+    Ok(InterceptedService::new(channel, Limit { authorization }))
+}
+
+async fn over_socket(data_dir: PathBuf) -> Result<Limited> {
+    let path = data_dir.join(SOCKET_FILE);
+    let connector = service_fn(move |_| {
+        let data_dir = data_dir.clone();
+        async move { connect_socket(&data_dir).await.map(TokioIo::new) }
+    });
+    let endpoint = kept(Endpoint::from_static("http://localhost"));
+    let connected = endpoint.connect_with_connector(connector).await;
+    let channel = connected.map_err(|_| silent(&path.display().to_string()))?;
+    Ok(InterceptedService::new(channel, Limit { authorization: None }))
+}
+
+fn kept(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|_| {
-        Failure::unreachable(format!(
-            "your peer does not answer at {address}\n\
-             is the peer running? start it with `demes up`"
-        ))
-    })?;
-    Ok(InterceptedService::new(channel, limit))
+        .keep_alive_while_idle(true)
 }
 
-/// Gives a call its deadline, unless it is a stream that goes on.
-fn limit(mut request: Request<()>) -> Result<Request<()>, Status> {
-    let deadline = match request.extensions().get::<GrpcMethod<'_>>().map(GrpcMethod::method) {
-        Some("Feed" | "WatchChat") => return Ok(request),
-        Some("AcceptInvite") => ACCEPT_TIMEOUT,
-        Some("GetPeer" | "GetChat" | "ListChats" | "ListInvites" | "Check") => READ_TIMEOUT,
-        _ => ANSWER_TIMEOUT,
-    };
-    request.set_timeout(deadline);
-    Ok(request)
+fn silent(address: &str) -> Failure {
+    Failure::unreachable(format!(
+        "your peer does not answer at {address}\n\
+         is the peer running? start it with `demes up`"
+    ))
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+impl Interceptor for Limit {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        let method = request.extensions().get::<GrpcMethod<'_>>().map(GrpcMethod::method);
+        let deadline = match method {
+            Some("Feed" | "WatchChat") => return Ok(request),
+            Some("AcceptInvite") => ACCEPT_TIMEOUT,
+            Some("GetPeer" | "GetChat" | "ListChats" | "ListInvites" | "Check") => READ_TIMEOUT,
+            _ => ANSWER_TIMEOUT,
+        };
+        request.set_timeout(deadline);
+        Ok(request)
+    }
 }
 
 /// Opens a stream that goes on: its first answer must come as soon as that of a read.

@@ -1,4 +1,4 @@
-//! Commands about the peer itself: `health` and `config`.
+//! Commands about the peer itself: `health`, `token` and `config`.
 
 use std::process::ExitCode;
 
@@ -15,6 +15,7 @@ use super::errors::EXIT_REFUSED;
 use super::output::Table;
 use super::{Failure, Global};
 use crate::config;
+use crate::rpc::client_door::token_of;
 
 #[derive(Args, Debug)]
 pub struct HealthArgs {
@@ -41,6 +42,19 @@ pub async fn health(global: &Global, args: HealthArgs) -> Result<ExitCode> {
         || if serving { "serving".into() } else { "not serving".into() },
     )?;
     Ok(if serving { ExitCode::SUCCESS } else { ExitCode::from(EXIT_REFUSED) })
+}
+
+/// Prints the token. Whoever reads it can do what this person can.
+pub fn token(global: &Global) -> Result<()> {
+    let (data_dir, _) = config::locate(&global.arguments())?;
+    let token = token_of(&data_dir).ok_or_else(|| {
+        Failure::refused(format!(
+            "there is no token in {}: the first start of `demes up` makes it",
+            data_dir.display()
+        ))
+    })?;
+    global.output().emit(|| json!({ "token": token }), || format!("{token}\n"))?;
+    Ok(())
 }
 
 /// Shows the configuration that `demes up` would start with.

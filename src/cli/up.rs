@@ -17,6 +17,7 @@ use super::output::clean;
 use super::{Failure, Global};
 use crate::config::{self, Arguments, Flag, Settings};
 use crate::crypto::Identity;
+use crate::rpc::client_door::SOCKET_FILE;
 use crate::rpc::{self, RunningPeer, ServeError, ServeOptions};
 use crate::storage::make_private_dir;
 use crate::telemetry::{self, LogLevel};
@@ -123,6 +124,7 @@ fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> 
                 "peer_id": peer_id.to_string(),
                 "address": address,
                 "client_address": client_address.to_string(),
+                "client_socket": format!("{data_dir}/{SOCKET_FILE}"),
                 "metrics": metrics,
                 "data_dir": data_dir,
             })
@@ -133,7 +135,8 @@ fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> 
             let metrics = metrics.unwrap_or_default();
             format!(
                 "{name}'s peer is running; Ctrl-C stops it\n  peer        {peer_id}\n  \
-                 invite me   {peer_id}@{address}\n  programs    {client_address}\n{metrics}  \
+                 invite me   {peer_id}@{address}\n  programs    {data_dir}/{SOCKET_FILE}\n  \
+                 or          {client_address}\n{metrics}  \
                  data        {data_dir}\n"
             )
         },
@@ -289,6 +292,7 @@ fn options(settings: Settings, repair: bool) -> ServeOptions {
         peer_listen: settings.peer_listen,
         advertise: settings.advertise,
         client_listen: settings.client_listen,
+        require_token: settings.require_token,
         health_listen: settings.health_listen,
         metrics_listen: settings.metrics_listen,
         auto_accept: settings.auto_accept,

@@ -43,6 +43,7 @@ impl Values {
                 _ => OnStop::Goodbye,
             },
             client_listen,
+            require_token: self.boolean("client.require_token"),
             health_listen: self.address("health.listen"),
             metrics_listen: self.address("metrics.listen"),
             auto_accept: self.boolean("invite.auto_accept"),

@@ -11,6 +11,7 @@
 mod accepting;
 mod calls;
 mod client;
+pub mod client_door;
 mod dial;
 pub mod edge;
 mod election;
@@ -52,7 +53,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -231,6 +232,19 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         lives: life::Lives::default(),
     });
     node.resume_all().await.map_err(storage)?;
+    let pass = match options.require_token {
+        true => {
+            let token = client_door::load_token(&options.data_dir);
+            client_door::Pass::new(Some(&token.map_err(|error| {
+                ServeError::Storage(format!("cannot keep a token for programs: {error}"))
+            })?))
+        }
+        false => client_door::Pass::new(None),
+    };
+    let socket = client_door::bind_socket(&options.data_dir).inspect_err(|error| {
+        tracing::warn!(%error, "there can be no socket in the data directory: commands use the \
+            listener on loopback instead");
+    });
     let address_file = options.data_dir.join("client.addr");
     write_private(&address_file, &format!("{client_address}\n")).map_err(|error| {
         ServeError::Storage(format!("cannot write {}: {error}", address_file.display()))
@@ -246,7 +260,8 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     let reserve = options.storage_reserve_bytes;
     let _observed = observe::observe_peer(&node, options.data_dir.clone(), reserve);
     let running = Running { node, options, stop: stop.clone(), closed: closed.clone(), tasks };
-    let tasks = running.start(peers, programs, health, client_address, reports).await;
+    let doors = Doors { peers, programs, socket: socket.ok(), pass, health };
+    let tasks = running.start(doors, client_address, reports).await;
     Ok(RunningPeer {
         handle,
         peer_address,
@@ -270,6 +285,16 @@ async fn bind_if(
     }
 }
 
+/// The listeners but for the one of metrics.
+struct Doors {
+    peers: TcpListener,
+    programs: TcpListener,
+    socket: Option<UnixListener>,
+    /// What programs must show where there is no socket.
+    pass: client_door::Pass,
+    health: Option<TcpListener>,
+}
+
 /// What the tasks of a peer are started with.
 struct Running {
     node: Arc<node::Node>,
@@ -282,12 +307,11 @@ struct Running {
 impl Running {
     async fn start(
         self,
-        peers: TcpListener,
-        programs: TcpListener,
-        health: Option<TcpListener>,
+        doors: Doors,
         client_address: SocketAddr,
         reports: Reports,
     ) -> TaskTracker {
+        let Doors { peers, programs, socket, pass, health } = doors;
         let Self { node, options, stop, closed, tasks } = self;
         let handle = node.handle.clone();
         let inbound = inbound::Inbound {
@@ -303,6 +327,8 @@ impl Running {
         let person = client::Person { node: Arc::clone(&node), client_address };
         tasks.spawn(server::serve_programs(
             programs,
+            socket,
+            pass,
             person,
             health_service.clone(),
             limits,

@@ -13,6 +13,7 @@ mod keys;
 mod lying_host;
 mod members;
 mod peer;
+mod programs;
 mod raw;
 mod reach;
 mod removal;

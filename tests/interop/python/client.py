@@ -5,7 +5,7 @@ program acts for three people, so it talks with three peers:
 
     client.py ANA BEN CLEO
 
-with the addresses of their client listeners. What it does, in this order, is `STEPS` at the end. For
+with where each serves programs, such as `unix:/home/ana/.local/share/demes/client.sock`. What it does, in this order, is `STEPS` at the end. For
 the loss of the host it needs help: it runs `$KILL PEERID` and `$RESTART PEERID`, which tests/interop/
 run.sh gives it.
 """
