@@ -11,6 +11,8 @@ ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /demes
+# The names of functions are a quarter of the program.
+ENV CARGO_PROFILE_RELEASE_STRIP=symbols
 
 # The dependencies are a layer of their own: it is built anew only when one of these files changes.
 COPY Cargo.toml Cargo.lock build.rs ./

@@ -8,12 +8,16 @@ use demes::protocol::config::Config;
 use demes::protocol::event::{DiskState, Event, LinkState, Proposal, Recovered};
 use demes::protocol::founding::founding_entry;
 use demes::protocol::log::Checkpoint;
-use demes::protocol::message::{Body, Message};
+use demes::protocol::message::{Body, Message, Vote};
+use demes::protocol::reign::ballot_of;
 use demes::protocol::replica::Replica;
-use demes::protocol::sign::{needs_signature, signed_hand_over, signed_submission};
+use demes::protocol::sign::{
+    Signer, needs_signature, signed_entry, signed_hand_over, signed_submission, signed_vote,
+};
 use demes::protocol::time::Instant;
 use demes::protocol::types::{
-    ChatId, Entry, HardState, Hash, Membership, Payload, PeerId, Position, VoterSet,
+    Ballot, ChatId, End, Entry, HardState, Hash, Membership, Payload, PeerId, Position, Reign,
+    SignedVote, VoterSet,
 };
 use demes::rpc::edge::is_genuine;
 use demes::wire::message::Header;
@@ -95,7 +99,7 @@ pub fn chat() -> (ChatId, Vec<Arc<Entry>>) {
         sign_entry(chat, &mut entry);
         entries.push(Arc::new(entry));
     };
-    append(1, Payload::TermStart);
+    append(1, Payload::TermStart(Reign::default()));
     for number in [2, 3] {
         let (address, name) = (format!("b{number}.example:1"), format!("{number}"));
         let invited = Membership::Invited { peer: peer(number), address: address.clone() };
@@ -110,12 +114,23 @@ pub fn chat() -> (ChatId, Vec<Arc<Entry>>) {
 
 /// Gives an entry the hash, and the signature, that its author would give it.
 fn sign_entry(chat: ChatId, entry: &mut Entry) {
+    if let Payload::TermStart(Reign { last_term, .. }) = entry.payload {
+        // The two others are a majority.
+        let ballot = ballot_of(entry, &Reign { last_term, ..Reign::default() });
+        let vote = |number| {
+            let incarnation = incarnation(number);
+            let signed = signed_vote(chat, &ballot, peer(number), incarnation);
+            (
+                peer(number),
+                SignedVote { incarnation, signature: key(number).sign(&signed).to_bytes() },
+            )
+        };
+        entry.payload = Payload::TermStart(Reign { last_term, votes: [1, 2].map(vote).into() });
+    }
     if let Some(key) = key_of(&entry.author)
         && needs_signature(&entry.payload)
     {
-        let (author, session) = (entry.author, entry.session);
-        let signed = signed_submission(chat, author, session, entry.number, &entry.payload);
-        entry.signature = Some(key.sign(&signed).to_bytes());
+        entry.signature = Some(key.sign(&signed_entry(chat, entry)).to_bytes());
     }
     entry.hash = entry.computed_hash();
 }
@@ -156,7 +171,8 @@ impl Talk {
             tail_in_doubt: false,
         };
         let now = Instant(0);
-        let replica = Replica::new(Config::default(), peer(3), recovered, now, 7);
+        let signer = Signer::new(chat, |bytes| key(3).sign(bytes).to_bytes());
+        let replica = Replica::new(Config::default(), peer(3), signer, recovered, now, 7);
         let mut talk = Self { chat, replica, now, unsynced: Vec::new(), stored: entries, taken: 0 };
         for number in [1, 2] {
             talk.handle(Event::Link { peer: peer(number), state: LinkState::Up });
@@ -216,7 +232,10 @@ impl Talk {
                 acknowledge.term = near(acknowledge.term, status.term);
             }
             Body::RequestVote(request) => request.term = near(request.term, status.term),
-            Body::Vote(vote) => vote.term = near(vote.term, status.term),
+            Body::Vote(vote) => {
+                vote.term = near(vote.term, status.term);
+                self.vote_for(&from, header.from_incarnation, vote);
+            }
             Body::HandOver(hand_over) => {
                 hand_over.term = near(hand_over.term, status.term);
                 hand_over.host = from;
@@ -293,6 +312,20 @@ impl Talk {
     }
 
     /// Lets something happen, and does what the replica wants.
+    /// A vote for the log that the replica has.
+    fn vote_for(&self, from: &PeerId, from_incarnation: u64, vote: &mut Vote) {
+        let Some((key, granted)) = key_of(from).zip(vote.granted.as_mut()) else { return };
+        let end = self.stored.last().map(|entry| End {
+            last: Position { term: entry.term, index: entry.index },
+            hash: entry.hash,
+        });
+        granted.end = end.unwrap_or(granted.end);
+        let (candidate, incarnation) = (peer(3), incarnation(3));
+        let ballot = Ballot { term: vote.term, candidate, incarnation, end: granted.end };
+        let signed = signed_vote(self.chat, &ballot, *from, from_incarnation);
+        granted.signature = key.sign(&signed).to_bytes();
+    }
+
     fn handle(&mut self, event: Event) {
         self.replica.handle(self.now, event);
         let ready = self.replica.take_ready();

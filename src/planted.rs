@@ -43,6 +43,8 @@ mistakes! {
     EntryHashUnchecked,
     /// An entry from another peer needs no signature.
     EntryUnsigned,
+    /// Votes count whoever has signed them.
+    VotesUnchecked,
     /// Whoever asks for the host of a chat is taken for a member.
     StrangerIsMember,
     // ---- limits (R43, R44) ----

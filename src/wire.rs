@@ -11,6 +11,7 @@ pub mod feed;
 mod join;
 pub mod link;
 pub mod message;
+mod ranking;
 pub mod view;
 mod vote;
 

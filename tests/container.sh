@@ -107,7 +107,8 @@ build_image() {
         make_mini "$work/mini"
         base_image rust "$work/mini" PATH=/usr/local/bin:/usr/bin:/bin
         mkdir -p "$work/context/demes/target/release"
-        cp target/release/demes "$work/context/demes/target/release/"
+        # As the stage `build` leaves it.
+        strip -o "$work/context/demes/target/release/demes" target/release/demes
         base_image built "$work/context"
         # In place of the stage of that name, which is then not run.
         arguments+=(--build-context build=container-image://localhost/built)
@@ -143,7 +144,7 @@ build_in_chroot() {
     rootfs=$work/mini
     make_mini "$rootfs"
     mkdir -p "$rootfs/layout/usr/local/bin"
-    cp target/release/demes "$rootfs/layout/usr/local/bin/"
+    strip -o "$rootfs/layout/usr/local/bin/demes" target/release/demes
     local lines
     lines=$(awk '/^FROM/ { inside = / AS layout$/ } inside && /^RUN/ { running = 1 }
         running { print; running = /\\$/ }' Dockerfile | sed 's/^RUN //')

@@ -53,9 +53,8 @@ while read -r commit; do
     git archive "$commit" proto | tar -x -C "$scratch/old"
     version=$(version_of "$scratch/old/proto")
     [ -e "$scratch/seen/$version" ] && continue
-    # Before anything was released, the calls between peers began anew: two peers share one stream of
-    # each kind since then.
-    grep -q 'Ended ended = 12;' "$scratch/old/proto/demes/v1/host.proto" || continue
+    # Before anything was released, the calls between peers began anew: votes are signed since then.
+    grep -q 'bytes last_hash = 6;' "$scratch/old/proto/demes/v1/election.proto" || continue
     touch "$scratch/seen/$version"
     if [ "$checked" -gt 0 ]; then
         [ -e "$scratch/old/proto/buf.yaml" ] && [ "$checked" -lt "$versions_max" ] || break

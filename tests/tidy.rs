@@ -255,7 +255,7 @@ fn built_rules() -> Vec<String> {
     let text = fs::read_to_string(path).expect("docs/protocol.md describes the protocol");
     let built = text.lines().filter_map(|line| {
         let (rule, rest) = line.strip_prefix("- ")?.split_once(' ')?;
-        let number = rule.strip_prefix('R')?;
+        let number = rule.strip_prefix(['R', 'L'])?;
         let is_rule = !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
         (is_rule && rest.starts_with("[built]")).then(|| rule.to_owned())
     });

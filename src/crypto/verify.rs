@@ -5,7 +5,7 @@ use ed25519_dalek::VerifyingKey;
 
 use crate::planted::{Mistake, planted};
 use crate::protocol::message::HandOver;
-use crate::protocol::sign;
+use crate::protocol::sign::{self, Claim};
 use crate::protocol::types::{
     ChatId, Entry, Incarnation, InviteLinkProof, Membership, Payload, PeerId, Signature, Submission,
 };
@@ -48,29 +48,28 @@ pub fn verify_proof(
     verify(&PeerId(proof.link.0), &signed, &proof.signature)
 }
 
-/// Whether an entry of `chat`'s log carries the signature that its kind needs, and any signature
-/// and proof that it carries are right. The founding entry is signed for the chat of all zeros,
-/// because its own hash makes the chat's id.
+/// Whether an entry of `chat`'s log carries the signature that its kind needs, and any signature,
+/// proof and vote that it carries are right. The founding entry is signed for the chat of all
+/// zeros, because its own hash makes the chat's id.
 pub fn verify_entry(chat: ChatId, entry: &Entry) -> bool {
     if let Payload::Membership(Membership::Joined { proof: Some(proof), .. }) = &entry.payload
         && !verify_proof(chat, entry.author, entry.session, proof)
     {
         return false;
     }
+    let claims = sign::entry_claims(chat, entry);
+    if !claims.iter().all(verify_claim) {
+        return false;
+    }
     match &entry.signature {
         None => !sign::needs_signature(&entry.payload),
-        Some(signature) => {
-            let chat = if entry.index == 1 { ChatId::default() } else { chat };
-            let signed = sign::signed_submission(
-                chat,
-                entry.author,
-                entry.session,
-                entry.number,
-                &entry.payload,
-            );
-            verify(&entry.author, &signed, signature)
-        }
+        Some(signature) => verify(&entry.author, &sign::signed_entry(chat, entry), signature),
     }
+}
+
+/// Whether that was signed by whom it says (L3).
+pub fn verify_claim(claim: &Claim) -> bool {
+    verify(&claim.signer, &claim.signed, &claim.signature) || planted(Mistake::VotesUnchecked)
 }
 
 /// Whether the host that a hand-over names has signed it (R23).
@@ -85,7 +84,8 @@ mod tests {
     use super::*;
     use crate::crypto::Identity;
     use crate::protocol::founding::founding_entry;
-    use crate::protocol::types::Policy;
+    use crate::protocol::reign::ballot_of;
+    use crate::protocol::types::{Hash, Policy, Reign, SignedVote, VoterSet};
 
     #[test]
     fn a_signature_binds_key_and_message() {
@@ -131,7 +131,10 @@ mod tests {
         assert!(!verify_submission(chat, &me, 7, &renumbered));
         let unsigned = Submission { signature: None, ..submission };
         assert!(!verify_submission(chat, &me, 7, &unsigned));
-        let plain = Submission { payload: Payload::TermStart, ..unsigned };
+        let plain = Submission {
+            payload: Payload::Message { request_id: "r".into(), sealed: Default::default() },
+            ..unsigned
+        };
         assert!(verify_submission(chat, &me, 7, &plain));
     }
 
@@ -160,5 +163,54 @@ mod tests {
         assert!(!verify_hand_over(ChatId([3; 16]), &hand_over));
         hand_over.target = PeerId([8; 32]);
         assert!(!verify_hand_over(chat, &hand_over));
+    }
+
+    // L3: votes hold for one candidate, term and end of one log, and a change of voters for one
+    // place.
+    #[test]
+    fn a_reign_and_its_voters_are_signed_for_one_place_of_one_log() {
+        let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let chat = ChatId([1; 16]);
+        let mut entry = Entry {
+            index: 8,
+            term: 3,
+            author: alice.peer_id(),
+            session: 7,
+            number: 0,
+            created_at_ms: 0,
+            trace: None,
+            payload: Payload::TermStart(Reign::default()),
+            signature: None,
+            previous: Hash([5; 32]),
+            hash: Hash::default(),
+        };
+        let ballot = ballot_of(&entry, &Reign { last_term: 2, ..Reign::default() });
+        let vote = |identity: &Identity, incarnation| {
+            let voter = identity.peer_id();
+            let signed = sign::signed_vote(chat, &ballot, voter, incarnation);
+            (voter, SignedVote { incarnation, signature: identity.sign(&signed) })
+        };
+        let votes = [vote(&alice, 7), vote(&bob, 9)].into();
+        entry.payload = Payload::TermStart(Reign { last_term: 2, votes });
+        assert!(verify_entry(chat, &entry));
+        assert!(!verify_entry(ChatId([2; 16]), &entry));
+        for other in [
+            Entry { index: 9, ..entry.clone() },
+            Entry { term: 4, ..entry.clone() },
+            Entry { session: 8, ..entry.clone() },
+            Entry { author: bob.peer_id(), ..entry.clone() },
+            Entry { previous: Hash([6; 32]), ..entry.clone() },
+        ] {
+            assert!(!verify_entry(chat, &other), "{other:?}");
+        }
+
+        let voters = VoterSet([(bob.peer_id(), 9)].into());
+        let mut change = Entry { payload: Payload::VoterChange(voters.clone()), ..entry };
+        assert!(!verify_entry(chat, &change), "it needs a signature");
+        let signed = sign::signed_voters(chat, &change, &voters);
+        change.signature = Some(alice.sign(&signed));
+        assert!(verify_entry(chat, &change));
+        assert!(!verify_entry(chat, &Entry { previous: Hash([6; 32]), ..change.clone() }));
+        assert!(!verify_entry(chat, &Entry { index: 9, ..change }));
     }
 }

@@ -19,7 +19,7 @@ use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::Instant;
-use super::types::{Entry, Index, PeerId, Position, Term};
+use super::types::{Entry, Index, Membership, Payload, PeerId, Position, Term};
 
 /// A fetch that is on its way. It ends with the situation that it began in.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -177,10 +177,6 @@ impl Replica {
         let fits = answer.previous == adoption.look && is_chain(adoption.look, &answer.entries);
         let Some(last) = answer.entries.last().filter(|_| fits) else { return false };
         let end = Position { term: last.term, index: last.index };
-        // R11: a voter's word is no proof of a term far ahead.
-        if self.is_far_ahead(end.term) && !self.leap_is_proven(message, end.term) {
-            return false;
-        }
         adoption.bytes += answer.entries.iter().map(|entry| entry.size()).sum::<usize>();
         adoption.pieces.extend(answer.entries.iter().cloned());
         let is_further = end > self.log.last();
@@ -209,8 +205,11 @@ impl Replica {
 
     /// Puts a part of another log, which is further, in the place of what this one has there.
     /// Whether this log ends where that one does.
-    fn adopt(&mut self, entries: &[Arc<Entry>]) -> bool {
+    pub(super) fn adopt(&mut self, entries: &[Arc<Entry>]) -> bool {
         let Some(last) = entries.last() else { return false };
+        if !self.is_proven_part(entries) {
+            return false;
+        }
         let position = Position { term: last.term, index: last.index };
         if last.term > self.hard_state.term && !planted(Bug::AdoptionKeepsTerm) {
             self.enter_term(last.term);
@@ -243,6 +242,21 @@ impl Replica {
             self.append(Arc::clone(entry));
         }
         self.log.has(position)
+    }
+
+    // L3: one reign after the other, before anything is cut. R30: a running chat is not recovered.
+    fn is_proven_part(&self, entries: &[Arc<Entry>]) -> bool {
+        let first = entries.first().and_then(|first| first.index.checked_sub(1));
+        let Some(mut head) = first.and_then(|before| self.log.head_at(before)) else {
+            return false;
+        };
+        entries.iter().all(|entry| {
+            let recovers =
+                matches!(entry.payload, Payload::Membership(Membership::Recovered { .. }));
+            let may = head.admits(entry) && !recovers;
+            head.push(entry);
+            may || planted(Bug::AdoptedUnproven)
+        })
     }
 
     // ---- doubt (R37) ----

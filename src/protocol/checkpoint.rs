@@ -38,6 +38,8 @@ impl Checkpoint {
         }
         writer.voters(&state.voters);
         writer.number(state.voters_index);
+        writer.fixed(&state.host.0.0);
+        writer.number(state.host.1);
         writer.number(state.submissions.0.len() as u64);
         for ((peer, session), author) in &state.submissions.0 {
             writer.fixed(&peer.0);
@@ -79,6 +81,7 @@ impl Checkpoint {
         state.members = Arc::new(members);
         state.voters = reader.voters()?;
         state.voters_index = reader.number()?;
+        state.host = (reader.peer()?, reader.number()?);
         let mut submissions = Submissions::default();
         for _ in 0..reader.number()? {
             let key = (reader.peer()?, reader.number()?);

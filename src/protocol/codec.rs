@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::types::{
-    Entry, Hash, InviteLinkId, InviteLinkProof, Membership, Payload, PeerId, Policy, Submission,
-    VoterSet,
+    Entry, Hash, InviteLinkId, InviteLinkProof, Membership, Payload, PeerId, Policy, Reign,
+    SignedVote, Submission, VoterSet,
 };
 
 /// Appends values to a buffer.
@@ -40,7 +40,10 @@ impl Writer {
 
     pub fn payload(&mut self, payload: &Payload) {
         match payload {
-            Payload::TermStart => self.byte(1),
+            Payload::TermStart(reign) => {
+                self.byte(1);
+                self.reign(reign);
+            }
             Payload::Message { request_id, sealed } => {
                 self.byte(2);
                 self.bytes(request_id.as_bytes());
@@ -111,6 +114,16 @@ impl Writer {
                 self.byte(12);
                 self.number(*generation);
             }
+        }
+    }
+
+    fn reign(&mut self, reign: &Reign) {
+        self.number(reign.last_term);
+        self.number(reign.votes.len() as u64);
+        for (voter, vote) in &reign.votes {
+            self.fixed(&voter.0);
+            self.number(vote.incarnation);
+            self.fixed(&vote.signature);
         }
     }
 
@@ -185,7 +198,7 @@ impl Reader<'_> {
 
     fn payload(&mut self) -> Option<Payload> {
         Some(match self.byte()? {
-            1 => Payload::TermStart,
+            1 => Payload::TermStart(self.reign()?),
             2 => Payload::Message {
                 request_id: self.text()?,
                 sealed: Bytes::copy_from_slice(self.bytes()?),
@@ -225,6 +238,20 @@ impl Reader<'_> {
             12 => Membership::Recovered { generation: self.number()? },
             _ => return None,
         })
+    }
+
+    fn reign(&mut self) -> Option<Reign> {
+        let mut reign = Reign { last_term: self.number()?, ..Reign::default() };
+        for _ in 0..self.number()? {
+            let voter = self.peer()?;
+            let vote = SignedVote { incarnation: self.number()?, signature: self.fixed()? };
+            // In order and once each, like a set of voters.
+            if reign.votes.last_key_value().is_some_and(|(last, _)| *last >= voter) {
+                return None;
+            }
+            reign.votes.insert(voter, vote);
+        }
+        Some(reign)
     }
 
     pub fn voters(&mut self) -> Option<VoterSet> {
@@ -298,6 +325,7 @@ fn payload_size(payload: &Payload) -> usize {
     match payload {
         Payload::Message { request_id, sealed } => request_id.len() + sealed.len(),
         Payload::VoterChange(voters) => voters.len() * 40,
+        Payload::TermStart(reign) => reign.votes.len() * 104,
         _ => 512,
     }
 }
@@ -358,12 +386,17 @@ mod tests {
     fn payloads() -> Vec<Payload> {
         let voters = VoterSet([(PeerId([2; 32]), 11)].into());
         let link = InviteLinkId([5; 32]);
+        let vote = SignedVote { incarnation: 7, signature: [3; 64] };
         let joined = |proof| {
             let (name, address) = ("n".to_owned(), "c:3".to_owned());
             Payload::Membership(Membership::Joined { name, address, proof })
         };
         vec![
-            Payload::TermStart,
+            Payload::TermStart(Reign::default()),
+            Payload::TermStart(Reign {
+                last_term: 2,
+                votes: [1, 2].map(|n| (PeerId([n; 32]), vote)).into(),
+            }),
             Payload::Message { request_id: "r".into(), sealed: Bytes::from_static(b"sealed") },
             Payload::Membership(Membership::Founded {
                 chat_name: "c".into(),

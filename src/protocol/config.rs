@@ -120,6 +120,11 @@ impl Config {
         self.lease_max_us - self.lease_min_us
     }
 
+    /// Between heartbeats that are late even where they are as far apart as in an idle chat.
+    pub(super) fn heartbeat_narrow_us(&self) -> Micros {
+        (2 * self.heartbeat_idle_us).min(self.lease_max_us / 4).max(self.heartbeat_idle_us)
+    }
+
     /// The relations that the protocol relies on. The error names the first key that breaks one
     /// and says what it must be.
     pub fn check(&self) -> Result<(), (&'static str, String)> {

@@ -7,7 +7,7 @@ use super::event::Notice;
 use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::time::Micros;
-use super::types::{Entry, Index, Membership, Number, Payload, PeerId};
+use super::types::{Ballot, Entry, Index, Membership, Number, Payload, PeerId};
 
 /// Changes of the store that nothing relies on, so that no sync is made for them alone.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -32,7 +32,10 @@ impl Replica {
             && candidacy.own_vote_ready.is_some_and(|own| own <= ready)
         {
             candidacy.own_vote_ready = None;
-            candidacy.votes.insert(self.me);
+            let (term, end) = (self.hard_state.term, self.log.end());
+            let (candidate, incarnation) = (self.me, self.incarnation);
+            let ballot = Ballot { term, candidate, incarnation, end };
+            candidacy.votes.insert(self.me, self.signer.vote(&ballot, candidate, incarnation));
             self.count_votes();
         }
     }
@@ -154,6 +157,7 @@ impl Replica {
         self.links.remove(&peer);
         self.goodbyes.remove(&peer);
         self.other_generations.remove(&peer);
+        self.heard_terms.remove(&peer);
         self.pasts.retain(|(other, _), _| *other != peer);
     }
 
@@ -202,6 +206,9 @@ impl Replica {
     /// Appends an entry, to be durable with this `Ready`.
     pub(super) fn append(&mut self, entry: Arc<Entry>) {
         self.log.append(Arc::clone(&entry));
+        if matches!(entry.payload, Payload::TermStart(_)) {
+            self.reign = Some(Arc::clone(&entry));
+        }
         self.ready.persist.entries.push(entry);
     }
 }

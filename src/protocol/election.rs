@@ -1,13 +1,13 @@
 //! How a host is chosen: suspicion, nominations down the ranked list, candidacy, votes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::adoption::TailReport;
 use super::event::{DiskState, LinkState, Notice};
 use super::message::{
-    Body, HandOver, HostAlive, Message, Nominate, NominateAnswer, RefusedReason, RequestVote,
-    SolicitAnswer, Vote, Withdraw, WithdrawReason,
+    Body, HandOver, HostAlive, Message, Nominate, NominateAnswer, RequestVote, SolicitAnswer,
+    Withdraw, WithdrawReason,
 };
 use super::planted::{Bug, planted};
 use super::quorum::is_majority;
@@ -108,11 +108,8 @@ impl Replica {
     /// A search that has come to nothing so far may have taken answers for missing that were still
     /// on their way, so that each round may last as long as all that went before it.
     pub(super) fn round(&self) -> Micros {
-        let voters = self.log.voters().peers();
-        let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
-        let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
         let stretch_max = self.config.stretch_max_us();
-        let slowest = slowest.max(self.lateness.longer_by().min(stretch_max));
+        let slowest = self.slowest_round_trip();
         let searched = self.suspicion.as_ref().map_or(0, |it| self.now.since(it.since));
         let searched = match planted(Bug::SearchNotPatient) {
             true => 0,
@@ -120,6 +117,14 @@ impl Replica {
         };
         let round = (2 * slowest + 2 * self.syncs.p99()).max(searched);
         round.min(self.config.lease_max_us).max(self.config.round_min_us)
+    }
+
+    /// The round trip to the slowest voter, as far as is known.
+    pub(super) fn slowest_round_trip(&self) -> Micros {
+        let voters = self.log.voters().peers();
+        let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
+        let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
+        slowest.max(self.lateness.longer_by().min(self.config.stretch_max_us()))
     }
 
     /// Nominates the next one on the list, or falls back.
@@ -218,9 +223,6 @@ impl Replica {
     }
 
     pub(super) fn on_solicit_answer(&mut self, message: &Message, answer: SolicitAnswer) {
-        if answer.term > self.hard_state.term {
-            self.enter_term(answer.term);
-        }
         let report = TailReport {
             term: answer.term,
             last: answer.last,
@@ -268,7 +270,7 @@ impl Replica {
     }
 
     /// Who hosts, if this peer knows that it is alive.
-    fn host_alive(&self) -> Option<HostAlive> {
+    pub(super) fn host_alive(&self) -> Option<HostAlive> {
         let term = self.hard_state.term;
         match &self.part {
             Part::Host(hosting) if !hosting.paused => {
@@ -331,13 +333,30 @@ impl Replica {
         if is_unfit || self.is_in_doubt() {
             self.withdraw(WithdrawReason::Unfit);
         } else if qualified {
-            self.stand(None);
+            let beyond = self.term_of_nominators();
+            self.stand(None, beyond);
         } else if let Some(furthest) = self.furthest_nominator() {
             // R10: adoption is part of standing.
             if !self.adopt_from(furthest) {
                 self.withdraw(WithdrawReason::LogBehind);
             }
         }
+    }
+
+    /// The term beyond which a majority of the voters would vote, the nominators that is. Where
+    /// enough of them are in earlier terms, what the others say does not matter.
+    fn term_of_nominators(&self) -> Term {
+        let mut terms: Vec<_> = (self.log.voters().0.iter())
+            .filter_map(|(peer, incarnation)| {
+                let nomination = self.nominations.get(peer);
+                let nomination = nomination.filter(|it| it.incarnation == *incarnation);
+                let term = nomination.map(|it| it.term.max(self.heard_term(peer)));
+                term.or((*peer == self.me).then_some(self.hard_state.term))
+            })
+            .collect();
+        terms.sort_unstable();
+        let needed = self.log.voters().majority() - 1;
+        terms.get(needed).or(terms.last()).copied().unwrap_or_default()
     }
 
     fn furthest_nominator(&self) -> Option<PeerId> {
@@ -394,18 +413,18 @@ impl Replica {
 
     // ---- standing and voting (R1, R2, R7, R17) ----
 
-    /// Raises the term above every one it knows of and votes for itself. The requests leave after
-    /// that is durable, and the own vote counts then.
-    fn stand(&mut self, hand_over: Option<HandOver>) {
-        let nominators = self.nominations.values().map(|nomination| nomination.term);
-        let highest = nominators.max().unwrap_or(0).max(self.log.last().term);
-        let term = highest.max(self.hard_state.term) + 1;
+    /// Raises the term above its own, and that which others are in, and votes for itself. The
+    /// requests leave after that is durable, and the own vote counts then.
+    pub(super) fn stand(&mut self, hand_over: Option<HandOver>, beyond: Term) {
+        let beyond = self.believed_term(beyond).max(self.log.last().term);
+        let term = beyond.max(self.hard_state.term) + 1;
         self.hard_state = HardState { term, vote: Some(self.me) };
         self.ready.persist.hard_state = Some(self.hard_state);
+        self.heard_terms.retain(|_, heard| *heard > term);
         self.ready.notices.push(Notice::Standing { term });
         self.part = Part::Candidate(Candidacy {
             since: self.now,
-            votes: BTreeSet::new(),
+            votes: BTreeMap::new(),
             refusals: BTreeSet::new(),
             own_vote_ready: Some(self.ready_number()),
             deadline: self.now + 2 * self.round(),
@@ -421,86 +440,13 @@ impl Replica {
         for peer in self.other_voters() {
             let incarnation = self.log.voters().0[&peer];
             let past = self.past_of(peer, incarnation);
-            let request = RequestVote { term, last: self.log.last(), hand_over, past };
+            let request = RequestVote { term, end: self.log.end(), hand_over, past };
             self.send_to_incarnation(peer, incarnation, Body::RequestVote(request));
         }
     }
 
-    // R2: a vote is granted only to a log at least as up to date. Apart from that, a voter that
-    // hears its host says so and keeps its term, unless the host itself has handed over. R7: a
-    // peer votes whatever its own voter set says.
-    pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
-        // R9: only a member may know this peer's past. A stranger whose log may be further (R7) has
-        // never heard of it.
-        let known = self.is_known(message.from, message.from_incarnation);
-        let past = request.past.filter(|_| known || planted(Bug::PastOfStrangerBelieved));
-        if past.is_some_and(|past| self.compare_with_past(past)) {
-            return;
-        }
-        let permitted = request.hand_over.is_some_and(|hand_over| {
-            (planted(Bug::PermissionOutlivesTerm) || hand_over.term == self.hard_state.term)
-                && (planted(Bug::PermissionForAnyone) || hand_over.target == message.from)
-                && self.host == Some(hand_over.host)
-        });
-        let permitted = permitted || planted(Bug::LeaseIgnoredByVoter);
-        let host_alive = self.host_alive().filter(|_| !permitted);
-        if host_alive.is_none() && request.term > self.hard_state.term {
-            self.enter_term(request.term);
-        }
-        let HardState { term, vote } = self.hard_state;
-        let granted = host_alive.is_none()
-            && request.term == term
-            && (planted(Bug::VotedTwice) || vote.is_none_or(|vote| vote == message.from))
-            && (planted(Bug::LogCheckSkipped) || request.last >= self.log.last())
-            && (!planted(Bug::RankIsVeto) || self.is_first_ranked(message.from))
-            && (!planted(Bug::OutsiderRefused) || self.log.voters().contains(&message.from))
-            && (!planted(Bug::RemovedRefusesVote) || self.is_voter())
-            && matches!(self.part, Part::Follower)
-            && (planted(Bug::DoubtVotes) || !self.is_in_doubt());
-        if granted {
-            self.hard_state.vote = Some(message.from);
-            self.ready.persist.hard_state = Some(self.hard_state);
-            self.wait_for_candidate();
-        }
-        self.answer(message, Body::Vote(Vote { term, granted, host_alive }));
-    }
-
-    /// Having voted, gives the candidate the time to win before nominating anybody else.
-    fn wait_for_candidate(&mut self) {
-        if planted(Bug::GrantedNominatesAtOnce) {
-            return;
-        }
-        let until = self.now + 3 * self.round();
-        self.suspect_at = self.suspect_at.max(until);
-        if let Some(suspicion) = &mut self.suspicion {
-            suspicion.round_until = suspicion.round_until.max(until);
-        }
-    }
-
-    pub(super) fn on_vote(&mut self, message: &Message, vote: Vote) {
-        if vote.term > self.hard_state.term {
-            self.enter_term(vote.term);
-        }
-        self.remember(message, Position::default());
-        let voting = self.is_voting(message.from, message.from_incarnation);
-        if let Part::Candidate(candidacy) = &mut self.part
-            && vote.granted
-            && (planted(Bug::OlderVoteCounts) || vote.term == self.hard_state.term)
-            && voting
-        {
-            candidacy.votes.insert(message.from);
-            self.count_votes();
-        } else if let Part::Candidate(candidacy) = &mut self.part
-            && !vote.granted
-        {
-            candidacy.refusals.insert(message.from);
-            self.count_refusals();
-        }
-        self.on_host_alive(message, vote.host_alive);
-    }
-
     /// R18: a candidate whom a majority cannot choose any more does not wait for the others.
-    fn count_refusals(&mut self) {
+    pub(super) fn count_refusals(&mut self) {
         let Part::Candidate(candidacy) = &self.part else { return };
         let may_vote = |peer: &PeerId, _: &Incarnation| !candidacy.refusals.contains(peer);
         if !is_majority(self.log.voters(), may_vote) && !planted(Bug::RefusalsNotCounted) {
@@ -512,7 +458,7 @@ impl Replica {
         let Part::Candidate(candidacy) = &self.part else { return };
         // R1: nothing counts before the candidate's own vote and term are durable.
         let durable = candidacy.own_vote_ready.is_none();
-        let voted = |peer: &PeerId, _: &Incarnation| candidacy.votes.contains(peer);
+        let voted = |peer: &PeerId, _: &Incarnation| candidacy.votes.contains_key(peer);
         if durable && is_majority(self.log.voters(), voted) {
             self.become_host();
         }
@@ -534,22 +480,6 @@ impl Replica {
                 suspicion.round_until = self.now + prng.below(suspicion.back_off) + 1;
             }
             _ => self.next_round(),
-        }
-    }
-
-    // ---- being handed over to (R23) ----
-
-    pub(super) fn on_hand_over(&mut self, message: &Message, hand_over: HandOver) {
-        let valid = hand_over.host == message.from
-            && hand_over.host_incarnation == message.from_incarnation
-            && hand_over.term == self.hard_state.term
-            && hand_over.target == self.me
-            && (planted(Bug::HandOverByAnyone) || self.host == Some(message.from));
-        let may = self.is_voter() && self.stopping.is_none() && self.disk < DiskState::Full;
-        if valid && may && !self.is_in_doubt() && matches!(self.part, Part::Follower) {
-            self.stand(Some(hand_over));
-        } else {
-            self.refuse(message, RefusedReason::StaleTerm);
         }
     }
 }

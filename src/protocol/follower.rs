@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
-use super::event::{LinkState, Notice};
+use super::event::LinkState;
+use super::following::{Attached, Hint};
 use super::message::{
-    Acknowledge, Announce, Append, Attach, Body, FindHostAnswer, Heartbeat, LookBack, Message,
-    Receipt, RefusedReason, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
+    Acknowledge, Append, Body, FindHostAnswer, Heartbeat, LookBack, Message, Receipt, ReportDelays,
+    Submit, SubmitAnswer, SubmitProblem,
 };
 use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::time::{Instant, MS, Micros, SECOND};
-use super::types::{Index, Membership, Payload, PeerId, Position, Term};
+use super::types::{Entry, Index, Membership, Payload, PeerId, Position, Term};
 
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
@@ -22,28 +23,9 @@ const HOLES_MAX: u32 = 20;
 pub(super) const RELAY_US: Micros = 5 * SECOND;
 /// The pause before attaching again where a stream, but not the connection, was lost.
 const REATTACH_US: Micros = 10 * MS;
-
-/// The newest attach to the host's log (R35).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Attached {
-    /// Whom the log comes from: the host, or a member that passes it on.
-    pub source: PeerId,
-    pub attach: u64,
-    /// The position that it named.
-    pub look: Position,
-    pub since: Instant,
-    /// The log equals the host's up to here; `None` until the host has answered with entries.
-    pub matched: Option<Index>,
-    /// It has come up to what the source had committed when it said so.
-    pub caught_up: bool,
-    /// The newest heartbeat heard.
-    pub heartbeat: u64,
-    /// Heartbeats in a row that told of entries which have not come.
-    pub holes: u32,
-    pub acknowledge: bool,
-    /// A heartbeat was heard that has not been echoed.
-    pub echo: bool,
-}
+/// Delays that have merely changed are told again no sooner than this, and all of them after this.
+const REPORT_CHANGE_US: Micros = 5 * SECOND;
+const REPORT_AGAIN_US: Micros = 30 * SECOND;
 
 impl Replica {
     // ---- finding the host ----
@@ -65,14 +47,18 @@ impl Replica {
         match &self.attached {
             None if self.now >= self.seek_host_at => self.seek_host(),
             Some(attached) if self.now >= self.attach_ends_at(attached) => {
-                self.attached = None;
+                if attached.is_proven {
+                    self.attached = None;
+                } else {
+                    self.give_up_claim(false);
+                }
                 self.seek_host();
             }
             Some(_) if self.now >= self.report_at => self.report_delays(),
             _ => {}
         }
         if self.outbox.resend_at().is_some_and(|at| self.now >= at) {
-            self.outbox.resend_all();
+            self.outbox.time_out();
         }
     }
 
@@ -80,7 +66,7 @@ impl Replica {
     /// passes the log on and is not the host, and a host that says nothing any more, because it has
     /// forgotten this member.
     fn attach_ends_at(&self, attached: &Attached) -> Instant {
-        if Some(attached.source) != self.host {
+        if Some(attached.source) != self.host || attached.term != self.hard_state.term {
             let limit = match attached.matched {
                 Some(_) if planted(Bug::RelayedForEver) => Micros::MAX / 2,
                 Some(_) => RELAY_US,
@@ -97,7 +83,9 @@ impl Replica {
 
     /// M10: attaches to the host if it is known and linked, and else asks others for it.
     fn seek_host(&mut self) {
-        self.seek_host_at = self.now + self.config.lease_min_us;
+        // Questions and answers of all would fill a line over which they take so long.
+        let patience = (2 * self.slowest_round_trip()).min(self.config.lease_max_us);
+        self.seek_host_at = self.now + self.config.lease_min_us.max(patience);
         self.attach();
         if self.attached.is_some() {
             return;
@@ -119,117 +107,11 @@ impl Replica {
         self.answer(request, Body::FindHostAnswer(FindHostAnswer { term, host }));
     }
 
-    /// Somebody says who hosts. It is believed as far as attaching goes; the host itself must
-    /// answer for the rest.
-    pub(super) fn learn_host(&mut self, host: Option<PeerId>, term: Term) {
-        if term > self.hard_state.term {
-            self.enter_term(term);
-        }
-        let Some(host) = host.filter(|host| *host != self.me) else { return };
-        if term < self.hard_state.term || matches!(self.part, Part::Host(_)) {
-            return;
-        }
-        if self.host.is_none() {
-            // A candidate that hears of the host of its own term has lost.
-            self.become_follower();
-            self.host = Some(host);
-            // It needs some round trips until its heartbeats come.
-            let until = self.now + self.config.lease_min_us.max(3 * self.round());
-            // R10: who follows a host takes its log over, and nobody else's.
-            self.adoption.take_if(|_| !planted(Bug::LateLogAdopted));
-            self.suspicion = None;
-            self.suspect_at = self.suspect_at.max(until);
-            self.ready.notices.push(Notice::Host { host: Some(host), term });
-        }
-        if self.host == Some(host) && self.attached.is_none() {
-            self.attach();
-        }
-    }
-
-    // R21, R35: `informant` hears a host of that term. Who cannot reach the host reads through it.
-    // Who is in a later term can follow neither, and where only the host cannot be reached, the
-    // host would never hear of that term: so the informant is told of it, and then its host.
-    pub(super) fn hear_of_host(&mut self, informant: PeerId, host: PeerId, term: Term) {
-        self.learn_host(Some(host), term);
-        let left_behind = term < self.hard_state.term && !planted(Bug::LaterTermKeptToItself);
-        if left_behind && self.host.is_none() && self.may_attach_through(informant) {
-            self.relay_at = self.now + self.config.lease_max_us;
-            self.attach_at(informant, self.log.last());
-        } else {
-            self.attach_through(informant);
-        }
-    }
-
-    // R21: members attach to the heartbeats and the log of the one who announces itself.
-    pub(super) fn on_announce(&mut self, message: &Message, announce: Announce) {
-        if announce.term < self.hard_state.term {
-            self.refuse(message, RefusedReason::StaleTerm);
-            return;
-        }
-        self.learn_host(Some(message.from), announce.term);
-    }
-
-    // ---- the log ----
-
-    // R35: attaches with the end of the synced log. The message leaves after everything that is
-    // being written, so that the end of the log is the end of the synced log by then.
-    pub(super) fn attach(&mut self) {
-        let Some(host) = self.host else { return };
-        if host == self.me || self.links.get(&host) != Some(&LinkState::Up) {
-            return;
-        }
-        self.attach_at(host, self.log.last());
-    }
-
-    // R35: a member that the host cannot be reached by directly, for longer than a lease, reads
-    // through `informant`, who hears it. From time to time it looks for the host again.
-    pub(super) fn attach_through(&mut self, informant: PeerId) {
-        let elsewhere = self.host.is_some_and(|host| host != informant && host != self.me);
-        if elsewhere && self.may_attach_through(informant) {
-            self.attach_at(informant, self.log.last());
-        }
-    }
-
-    fn may_attach_through(&self, informant: PeerId) -> bool {
-        let is_behind = |(peer, until): (PeerId, Instant)| peer == informant && self.now < until;
-        self.attached.is_none()
-            && matches!(self.part, Part::Follower)
-            && (planted(Bug::RelayedAtOnce) || self.now >= self.relay_at)
-            && !self.relay_behind.is_some_and(is_behind)
-            && self.links.get(&informant) == Some(&LinkState::Up)
-    }
-
     /// One who passes the log on has less of it than this peer: it is not asked again for a while.
     fn give_up_relay(&mut self, relay: PeerId) {
         self.attached = None;
         self.relay_behind = Some((relay, self.now + self.config.lease_max_us));
         self.seek_host_at = self.now + self.config.lease_min_us;
-    }
-
-    /// Whether the log comes from the host itself.
-    pub(super) fn is_attached_to_host(&self) -> bool {
-        self.attached.as_ref().is_some_and(|attached| Some(attached.source) == self.host)
-    }
-
-    fn attach_at(&mut self, source: PeerId, look: Position) {
-        self.attach_count += 1;
-        let attach = self.attach_count;
-        self.attached = Some(Attached {
-            source,
-            attach,
-            look,
-            since: self.now,
-            matched: None,
-            caught_up: false,
-            heartbeat: 0,
-            holes: 0,
-            acknowledge: false,
-            echo: false,
-        });
-        self.outbox.resend_all();
-        let term = self.hard_state.term;
-        let relay = self.host != Some(source);
-        self.send(source, Body::Attach(Attach { term, attach, look, relay }));
     }
 
     pub(super) fn detach_from(&mut self, peer: PeerId) {
@@ -247,11 +129,11 @@ impl Replica {
         self.detach_from(peer);
     }
 
-    /// The newest attach, if `message` is from its host, in its term and about it.
+    /// The newest attach, if a message of `from` is about it and its term.
     fn current_attach(&mut self, from: PeerId, term: Term, attach: u64) -> Option<&mut Attached> {
-        let current = self.hard_state.term == term;
         let attached = self.attached.as_mut()?;
-        (current && attached.source == from && attached.attach == attach).then_some(attached)
+        let current = attached.term == term && attached.attach == attach;
+        (current && attached.source == from).then_some(attached)
     }
 
     pub(super) fn on_look_back(&mut self, message: &Message, look_back: LookBack) {
@@ -273,18 +155,32 @@ impl Replica {
             self.truncate_from(index + 1);
         }
         let term = self.log.term_at(index).unwrap_or(0);
-        self.attach_at(message.from, Position { term, index });
+        let Some(attached) = &self.attached else { return };
+        let reign = Hint { host: attached.host, term: attached.term };
+        self.attach_at(message.from, reign, Position { term, index });
     }
 
-    // R35: takes entries that follow what this log has, and cuts only at a received entry that
-    // conflicts with its own.
+    // L3: what comes from a reign that is not proven is tried first.
     pub(super) fn on_append(&mut self, message: &Message, append: &Append) {
-        let log_has_previous = self.log.has(append.previous);
         let Some(attached) = self.current_attach(message.from, append.term, append.attach) else {
             return;
         };
         attached.holes = 0;
-        if !log_has_previous {
+        if !self.note_reign(append) {
+            return;
+        }
+        if self.attached.as_ref().is_some_and(|attached| attached.is_proven) {
+            self.take_append(message, append, &append.entries);
+        } else if let Some(entries) = self.try_entries(append) {
+            self.take_append(message, append, &entries);
+        }
+    }
+
+    // R35: takes entries that follow what this log has, and cuts only at a received entry that
+    // conflicts with its own. `entries` end where those of `append` do.
+    fn take_append(&mut self, message: &Message, append: &Append, entries: &[Arc<Entry>]) {
+        let is_tried = entries.len() > append.entries.len();
+        if !is_tried && !self.log.has(append.previous) {
             // One before it is lost: its host sends all in order, and each thing once.
             if !planted(Bug::GapPassedOver) {
                 self.detach_from(message.from);
@@ -295,7 +191,7 @@ impl Replica {
             // R9: what it lacks must not come back unnoticed; its votes would still be forgotten.
             return;
         }
-        for entry in &append.entries {
+        for entry in entries {
             if !self.take_entry(entry, append.term) {
                 return;
             }
@@ -322,7 +218,7 @@ impl Replica {
     }
 
     /// Whether the entry stands in the log afterwards.
-    fn take_entry(&mut self, entry: &Arc<super::types::Entry>, host_term: Term) -> bool {
+    fn take_entry(&mut self, entry: &Arc<Entry>, host_term: Term) -> bool {
         if let Some(own) = self.log.term_at(entry.index) {
             if own == entry.term {
                 if self.log.entry(entry.index).is_some_and(|own| own.hash != entry.hash)
@@ -357,6 +253,11 @@ impl Replica {
             self.fault("a recovery of the chat came from a host of the same generation");
             return false;
         }
+        if !self.log.admits(entry) {
+            // L6: that one is not followed; whom the others choose is.
+            self.distrust();
+            return false;
+        }
         if self.is_forgotten_word(entry) {
             return false;
         }
@@ -367,16 +268,31 @@ impl Replica {
     // ---- heartbeats and acknowledgements ----
 
     pub(super) fn on_heartbeat(&mut self, message: &Message, heartbeat: &Heartbeat) {
-        if heartbeat.term < self.hard_state.term {
+        // L3: only of a reign that is proven. Any other is a hint.
+        let is_followed = self.host == Some(message.from) && heartbeat.term == self.hard_state.term;
+        if !is_followed && !planted(Bug::AnyHeartbeatRenews) {
+            self.hear_of_host(message.from, message.from, heartbeat.term);
+            let tried = self.attached.as_mut().filter(|attached| {
+                attached.source == message.from && attached.term == heartbeat.term
+            });
+            if let Some(attached) = tried {
+                attached.early = Some((heartbeat.clone(), self.now));
+            }
             return;
         }
-        self.learn_host(Some(message.from), heartbeat.term);
-        if self.host != Some(message.from) {
-            return;
+        // Whoever else was asked meanwhile has proven nothing.
+        self.hint = None;
+        self.attached.take_if(|attached| !attached.is_proven);
+        if self.attached.is_none() {
+            self.attach();
         }
+        self.take_heartbeat(message.from, heartbeat);
+    }
+
+    pub(super) fn take_heartbeat(&mut self, host: PeerId, heartbeat: &Heartbeat) {
         self.lateness.add(self.now, heartbeat.number, heartbeat.sent_us);
         if !heartbeat.probe {
-            self.renew_lease(message.from, heartbeat.interval_us, heartbeat.lease_us);
+            self.renew_lease(host, heartbeat.interval_us, heartbeat.lease_us);
         }
         if let Some(ranking) = &heartbeat.ranking {
             self.ranking = Arc::clone(ranking);
@@ -428,13 +344,16 @@ impl Replica {
         let all = planted(Bug::UnmatchedAcknowledged).then_some(self.log.last().index);
         let is_syncing = self.is_syncing() && !planted(Bug::EchoWaitsForSync);
         let synced = self.synced;
+        let is_term_durable = self.persisted_ready >= self.term_ready;
         let Some(attached) = &mut self.attached else { return };
         let acknowledge = std::mem::take(&mut attached.acknowledge);
         let echo = std::mem::take(&mut attached.echo);
+        let tried = attached.trial.as_ref().map_or(0, |trial| trial.head.end.last.index);
         let full = Acknowledge {
-            term: self.hard_state.term,
+            term: attached.term,
             attach: attached.attach,
             synced: all.or(attached.matched).unwrap_or(0),
+            received: tried,
             heartbeat: attached.heartbeat,
             receipt,
             ranking_version: if self.ranking.term == self.hard_state.term {
@@ -443,17 +362,20 @@ impl Replica {
                 0
             },
         };
+        if !attached.is_proven && full.received == 0 {
+            return;
+        }
         let source = attached.source;
         // R22: contact does not depend on the disk, so that an echo waits for no sync. It tells of
-        // what was durable before, and nothing of what has been received and read since. It does
-        // not speak of its term too early: the host began to send heartbeats when it had the
-        // attach, which left when the term was durable.
-        if echo && is_syncing {
+        // what was durable before, and nothing of what has been received and read since; nor of a
+        // term that is not durable yet.
+        let early = echo && is_syncing && is_term_durable;
+        if early {
             let synced = full.synced.min(synced);
             let echo = Acknowledge { synced, receipt: Receipt::default(), ..full };
             self.send_early(source, Body::Acknowledge(echo));
         }
-        if acknowledge || (echo && !is_syncing) {
+        if acknowledge || (echo && !early) {
             self.send(source, Body::Acknowledge(full));
         }
     }
@@ -477,8 +399,19 @@ impl Replica {
 
     fn report_delays(&mut self) {
         self.report_at = self.now + self.config.report_us;
-        if let Some(host) = self.host.filter(|_| self.is_attached_to_host()) {
-            let report = self.own_report();
+        let Some(host) = self.host.filter(|_| self.is_attached_to_host()) else { return };
+        let (now, report) = (self.now, self.own_report());
+        let quantum = self.config.rank_quantum_us;
+        let Some(attached) = &mut self.attached else { return };
+        // A row for each member each second would be most of what a quiet chat sends.
+        let is_known = attached.reported.as_ref().is_some_and(|(at, told)| {
+            let since = now.since(*at);
+            since < REPORT_AGAIN_US
+                && told.reaches_as(&report)
+                && (since < REPORT_CHANGE_US || told.is_like(&report, quantum))
+        });
+        if !is_known || planted(Bug::ReportsAllTheTime) {
+            attached.reported = Some((now, report.clone()));
             self.send(host, Body::ReportDelays(report));
         }
     }
@@ -500,8 +433,8 @@ impl Replica {
 
     /// Whether a host is there that has begun: its `TermStart` is committed here.
     pub(super) fn is_served(&self) -> bool {
-        let attached = self.attached.as_ref().is_some_and(|attached| attached.matched.is_some());
-        attached && self.log.term_at(self.log.commit()) == Some(self.hard_state.term)
+        let attached = self.attached.as_ref().filter(|it| it.is_proven && it.matched.is_some());
+        attached.is_some() && attached.map(|it| it.term) == self.log.term_at(self.log.commit())
     }
 
     /// Whether that host is there at this moment, as far as one can know.
@@ -532,12 +465,12 @@ impl Replica {
         if self.outbox.len() == 0 || !self.is_served() {
             return;
         }
-        let author = (self.host != Some(source)).then_some((self.me, self.incarnation));
+        let author = (!self.is_attached_to_host()).then_some((self.me, self.incarnation));
         let config = &self.config;
         let round_trip = self.round_trips.get(&source).map_or(0, |estimate| estimate.p99());
         let answer_us = 2 * round_trip.max(self.lateness.longer_by()) + 2 * self.syncs.p99();
         let resend_min = config.resend_min_us.max(answer_us).min(config.resend_max_us);
-        let term = self.hard_state.term;
+        let Some(term) = self.attached.as_ref().map(|attached| attached.term) else { return };
         let unsent = self.outbox.take_unsent(config.in_flight_max, config.append_bytes_max);
         self.outbox.expect_answer(self.now, resend_min, config.resend_max_us);
         if let Some(last) = unsent.last().filter(|_| planted(Bug::OutboxClearedOnSend)) {
@@ -550,9 +483,6 @@ impl Replica {
     }
 
     pub(super) fn on_submit_answer(&mut self, message: &Message, answer: &SubmitAnswer) {
-        if answer.term > self.hard_state.term {
-            self.enter_term(answer.term);
-        }
         if self.host != Some(message.from) || answer.term != self.hard_state.term {
             return;
         }

@@ -3,11 +3,14 @@
 
 use super::message::{Body, Message, Refused, RefusedReason};
 use super::planted::{Bug, planted};
+use super::quorum::majority_index;
 use super::replica::{Part, Replica};
 use super::types::{Incarnation, PeerId, Term};
 
-/// R11: a term further ahead than this needs proof.
+/// R11: who stands goes no further beyond its own term for the word of one.
 const TERM_LEAP_MAX: Term = 1_024;
+/// A voter goes further with a candidate: others may have stood many times without it.
+const VOTE_LEAP_MAX: Term = 1 << 20;
 
 impl Replica {
     /// R26: one who said goodbye is back when it speaks in a later boot, or a new incarnation.
@@ -33,9 +36,49 @@ impl Replica {
         }
     }
 
-    /// Whether a term is so much later than the own one that it needs proof (R11).
+    // L5: a member's word about its own term, over its own connection. It raises nobody's term: who
+    // stands goes beyond it, and the host stands anew for one who cannot follow it.
+    pub(super) fn note_term(&mut self, message: &Message) {
+        let term = message.body.term();
+        let (from, incarnation) = (message.from, message.from_incarnation);
+        if term <= self.hard_state.term {
+            return;
+        }
+        if self.host == Some(from) && !matches!(message.body, Body::RequestVote(_)) {
+            self.lose_host();
+        }
+        if self.is_known(from, incarnation) {
+            let known = self.heard_terms.entry(from).or_default();
+            *known = term.max(*known);
+        }
+    }
+
+    /// Whether a candidate's term is so much later than the own one that its word for it is not
+    /// enough (R11).
     pub(super) fn is_far_ahead(&self, term: Term) -> bool {
-        term > self.hard_state.term.saturating_add(TERM_LEAP_MAX)
+        let far = term > self.hard_state.term.saturating_add(VOTE_LEAP_MAX);
+        far && term > self.term_of_majority() && !planted(Bug::LeapBelieved)
+    }
+
+    /// The term that a majority of the voters has reached at least, by their own words.
+    fn term_of_majority(&self) -> Term {
+        majority_index(self.log.voters(), |peer| self.heard_term(peer))
+    }
+
+    /// The latest term that the peer has said that it is in; the own one if that is later.
+    pub(super) fn heard_term(&self, peer: &PeerId) -> Term {
+        let heard = self.heard_terms.get(peer).copied().unwrap_or_default();
+        heard.max(self.hard_state.term)
+    }
+
+    /// The term that somebody says it is in, as far as one word is believed: who lies drives nobody
+    /// far.
+    pub(super) fn believed_term(&self, said: Term) -> Term {
+        let nearby = self.hard_state.term.saturating_add(TERM_LEAP_MAX);
+        match planted(Bug::LeapBelieved) {
+            true => said,
+            false => said.min(nearby.max(self.term_of_majority())),
+        }
     }
 
     // R9: a directory that was put back after its peer had begun anew elsewhere is told so by the
@@ -66,17 +109,5 @@ impl Replica {
                 self.stop_below_own_past("another incarnation of this peer has taken its place");
             }
         }
-    }
-
-    // R11: a term far ahead is believed once a majority of voters reports one that high, each over
-    // its own connection.
-    pub(super) fn leap_is_proven(&mut self, message: &Message, term: Term) -> bool {
-        let known = &self.log.state().members;
-        if !known.is_empty() && !self.log.voters().contains(&message.from) {
-            return false;
-        }
-        self.far_terms.insert(message.from, term);
-        let reporters = self.far_terms.values().filter(|far| **far >= term).count();
-        known.is_empty() || planted(Bug::LeapBelieved) || reporters >= self.log.voters().majority()
     }
 }

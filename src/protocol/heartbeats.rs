@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::host::{HeartbeatSent, Hosting};
 use super::message::{Body, Heartbeat};
 use super::planted::{Bug, planted};
+use super::progress::LATE_KEPT_US;
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{MS, Micros};
@@ -15,6 +16,8 @@ use super::types::PeerId;
 /// speaks: a line that is so slow is long, or carries no more.
 const FAR_US: Micros = 30 * MS;
 const SLOW_US: Micros = 250 * MS;
+/// On a narrow line, one of so many heartbeats tells of receipts.
+const RECEIPTS_EVERY: u64 = 8;
 /// Heartbeats whose moment of sending is remembered.
 const HEARTBEATS_MAX: usize = 256;
 
@@ -33,25 +36,34 @@ impl Replica {
 
     pub(super) fn heartbeat_interval(&self) -> Micros {
         let Part::Host(hosting) = &self.part else { return self.config.heartbeat_us };
-        if self.now.since(hosting.active_at) > self.config.idle_after_us {
-            return self.config.heartbeat_idle_us;
-        }
-        let within = |limit: Micros| {
+        let config = &self.config;
+        let within = |limit: Micros, late_us: Micros| {
             is_majority(self.log.voters(), |peer, _| {
-                let known = self.round_trip_to(hosting, peer);
-                let progress = hosting.progress.get(peer);
-                let is_late = progress.is_some_and(|progress| self.now < progress.late_until);
-                let is_near = known.is_none_or(|round_trip| round_trip <= limit) && !is_late;
-                *peer == self.me || is_near
+                let is_near = self.round_trip_to(hosting, peer).is_none_or(|it| it <= limit);
+                *peer == self.me || (is_near && self.late_us(hosting, peer) <= late_us)
             })
         };
-        if within(FAR_US) {
-            self.config.heartbeat_us
-        } else if within(SLOW_US) {
-            self.config.heartbeat_far_us
+        let is_idle = self.now.since(hosting.active_at) > config.idle_after_us;
+        if within(FAR_US, 0) && !is_idle {
+            config.heartbeat_us
+        } else if within(SLOW_US, LATE_KEPT_US) && !is_idle {
+            config.heartbeat_far_us
+        } else if within(Micros::MAX, 2 * LATE_KEPT_US) {
+            config.heartbeat_idle_us
         } else {
-            self.config.heartbeat_idle_us
+            config.heartbeat_narrow_us()
         }
+    }
+
+    /// For how long the line to a member still counts as narrow.
+    fn late_us(&self, hosting: &Hosting, peer: &PeerId) -> Micros {
+        hosting.progress.get(peer).map_or(0, |progress| progress.late_us(self.now))
+    }
+
+    /// Whether those lines that matter are narrow: then what is only shown is told less often.
+    pub(super) fn is_on_narrow_lines(&self) -> bool {
+        let Part::Host(hosting) = &self.part else { return false };
+        !is_majority(self.log.voters(), |peer, _| self.late_us(hosting, peer) == 0)
     }
 
     /// What is known of the round trip to a voter: pings measure it, and so do the echoes of
@@ -117,8 +129,13 @@ impl Replica {
         let sent_us = self.now.since(hosting.since);
         let Part::Host(hosting) = &mut self.part else { return };
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
-        let news = progress.receipts_version_sent != hosting.receipts_version;
-        progress.receipts_version_sent = hosting.receipts_version;
+        // R36: on a narrow line, what is only shown waits for some heartbeats.
+        let is_turn =
+            progress.late_us(self.now) == 0 || hosting.heartbeat.is_multiple_of(RECEIPTS_EVERY);
+        let news = progress.receipts_version_sent != hosting.receipts_version && is_turn;
+        if news {
+            progress.receipts_version_sent = hosting.receipts_version;
+        }
         let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
         let heartbeat = Heartbeat {
             term,

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::config::Config;
 use super::event::{DiskState, Load, Notice};
 use super::message::{
     Acknowledge, Announce, Append, Attach, Body, LookBack, Message, Ranking, RefusedReason,
@@ -18,10 +19,12 @@ use super::replica::{Part, Replica};
 use super::submissions::Submissions;
 use super::succession::HandingOver;
 use super::time::{Instant, Micros, SECOND};
-use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, VoterSet};
+use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, Reign, VoterSet};
 
 /// Between announcements to members that have not attached.
 const ANNOUNCE_US: Micros = SECOND;
+/// So much of the log is on its way to a member over a narrow line.
+const NARROW_AHEAD_BYTES: usize = 2 << 10;
 /// How long something new about another peer's past may wait to be written down.
 const PASTS_US: Micros = SECOND;
 
@@ -87,6 +90,11 @@ impl Replica {
             Part::Candidate(candidacy) => self.now.since(candidacy.since),
             Part::Follower | Part::Host(_) => 0,
         };
+        let votes = match &mut self.part {
+            Part::Candidate(candidacy) => std::mem::take(&mut candidacy.votes),
+            Part::Follower | Part::Host(_) => BTreeMap::new(),
+        };
+        let reign = Reign { last_term: self.log.last().term, votes };
         let term_start = self.log.last().index + 1;
         let mut submissions = self.log.state().submissions.clone();
         for entry in self.log.entries_from(self.log.commit() + 1, usize::MAX) {
@@ -125,6 +133,7 @@ impl Replica {
             settled_at: now + tenure_us,
         }));
         self.host = Some(self.me);
+        self.vain_votes.clear();
         self.attached = None;
         self.relays.clear();
         self.suspicion = None;
@@ -132,7 +141,7 @@ impl Replica {
         let term = self.hard_state.term;
         let inherited = Ranking { term, version: 1, ..(*self.ranking).clone() };
         self.ranking = Arc::new(inherited);
-        self.append_own(Payload::TermStart);
+        self.append_own(Payload::TermStart(reign));
         self.ready.notices.push(Notice::Host { host: self.host, term });
         for peer in self.others() {
             self.announce_to(peer);
@@ -140,8 +149,8 @@ impl Replica {
     }
 
     pub(super) fn announce_to(&mut self, peer: PeerId) {
-        let term = self.hard_state.term;
-        self.send_early(peer, Body::Announce(Announce { term }));
+        let (term, reign) = (self.hard_state.term, self.own_proof());
+        self.send_early(peer, Body::Announce(Announce { term, reign }));
     }
 
     /// R21: members that have not attached, or are not heard of, may not know who hosts. One that
@@ -173,6 +182,7 @@ impl Replica {
 
     pub(super) fn host_on_time(&mut self) {
         self.check_contact();
+        self.give_way();
         let now = self.now;
         let Part::Host(hosting) = &mut self.part else { return };
         let heartbeat = now >= hosting.heartbeat_at;
@@ -248,19 +258,37 @@ impl Replica {
         }
     }
 
+    /// One that confirms nothing, and has heard of a later host that cannot prove itself to this
+    /// log, reads on there. Its own reign is over in any case if that is true.
+    fn give_way(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        let is_long =
+            hosting.paused && self.now.since(hosting.paused_since) >= self.config.lease_max_us;
+        let is_later = self.hint.is_some_and(|hint| hint.term > self.hard_state.term);
+        if is_long && is_later {
+            self.become_follower();
+            self.host = None;
+            let term = self.hard_state.term;
+            self.ready.notices.push(Notice::Host { host: None, term });
+            self.attach();
+        }
+    }
+
     // ---- members attach and acknowledge (R35) ----
 
     pub(super) fn on_attach(&mut self, message: &Message, attach: Attach) {
         let from = message.from;
-        if attach.term > self.hard_state.term {
-            self.enter_term(attach.term);
-        }
         if !matches!(self.part, Part::Host(_)) {
             self.on_attach_elsewhere(message, attach);
             return;
         }
         if attach.term < self.hard_state.term {
             self.refuse(message, RefusedReason::StaleTerm);
+            return;
+        }
+        if attach.term > self.hard_state.term {
+            // It was told of a reign that this peer knows nothing of.
+            self.refuse(message, RefusedReason::NotHost { host: None });
             return;
         }
         if !self.gives_log_to(from, message.from_incarnation) {
@@ -295,6 +323,7 @@ impl Replica {
             }
             progress.contact = before.contact;
             progress.echoes = before.echoes;
+            progress.shortest_echo = before.shortest_echo;
             progress.copied_soon = before.copied_soon;
             progress.late_until = before.late_until;
             progress.receipt = before.receipt;
@@ -314,9 +343,6 @@ impl Replica {
 
     pub(super) fn on_acknowledge(&mut self, message: &Message, acknowledge: Acknowledge) {
         let from = message.from;
-        if acknowledge.term > self.hard_state.term {
-            self.enter_term(acknowledge.term);
-        }
         let last = self.log.last().index;
         let term = self.hard_state.term;
         let Part::Host(hosting) = &mut self.part else {
@@ -336,6 +362,7 @@ impl Replica {
         if progress.next.is_some_and(|next| acknowledge.synced < next) {
             progress.acknowledged(self.now, acknowledge.synced);
         }
+        progress.received(acknowledge.received);
         progress.ranking_version = acknowledge.ranking_version;
         // R36: an answer that was overtaken, or echoes a heartbeat alone, takes nothing back.
         let mut receipt = progress.receipt;
@@ -346,18 +373,24 @@ impl Replica {
         }
         // R22: contact is dated by when the echoed heartbeat was sent.
         let sent = hosting.heartbeats_sent.iter();
-        if let Some(echoed) = sent.rev().find(|sent| sent.number == acknowledge.heartbeat) {
-            let known = self.round_trips.get(&from).and_then(|estimate| estimate.smoothed());
-            progress.note_echo(self.now, echoed.at, known.unwrap_or(0));
+        if let Some(echoed) = sent.clone().rev().find(|it| it.number == acknowledge.heartbeat) {
             let is_new = progress.contact < Some(echoed.at);
             let first = progress.first_heartbeat.max(hosting.measured_from);
             if is_new && echoed.number > first {
-                progress.echoed(self.now, self.now.since(echoed.at));
+                let stretch_max_us = self.config.stretch_max_us();
+                progress.echoed(self.now, self.now.since(echoed.at), stretch_max_us);
             }
             let at = if planted(Bug::ContactDatedByArrival) { self.now } else { echoed.at };
             progress.contact = progress.contact.max(Some(at));
-            // R28: it keeps up if it has what was committed when that heartbeat left.
-            let keeps_up = progress.matched >= echoed.commit;
+            // R28: it has caught up when it has what was committed when that heartbeat left. Of
+            // what is said without a break, each piece waits for a sync: it keeps up as long as it
+            // is no more than the longest lease behind.
+            let longest = self.config.lease_max_us;
+            let before = sent.rev().find(|sent| self.now.since(sent.at) >= longest);
+            let is_close = before.is_none_or(|before| progress.matched >= before.commit)
+                && !planted(Bug::SyncBreaksKeepingUp);
+            let keeps_up =
+                progress.matched >= echoed.commit || (progress.steady_since.is_some() && is_close);
             progress.steady_since =
                 if keeps_up { progress.steady_since.or(Some(self.now)) } else { None };
         }
@@ -365,7 +398,10 @@ impl Replica {
             term: self.log.term_at(acknowledge.synced).unwrap_or(0),
             index: acknowledge.synced,
         };
-        self.remember(message, acknowledged);
+        // One that has not seen the proof yet is in no term of this host (L3).
+        if acknowledge.received == 0 {
+            self.remember(message, acknowledged);
+        }
         self.check_contact();
         self.step_when_confirmed();
     }
@@ -455,12 +491,18 @@ impl Replica {
             true => self.passed_on_through(),
             false => 0,
         };
-        let unacknowledged_bytes_max = self.config.unacknowledged_bytes_max;
+        let now = self.now;
+        let Config { unacknowledged_bytes_max, append_bytes_max, .. } = self.config;
         loop {
             let Some(progress) = self.progress_mut(peer) else { return };
             let Some(next) = progress.next else { return };
-            let news = progress.commit_sent != Some(commit);
-            let room = progress.has_room(unacknowledged_bytes_max);
+            let is_narrow = progress.late_us(now) > 0;
+            // On a narrow line the next heartbeat tells that something is committed, and of the
+            // log little is on its way: what comes meanwhile shares the next message.
+            let news = progress.commit_sent != Some(commit)
+                && !(is_narrow && last > 0 && progress.commit_sent.is_some());
+            let bytes_max = if is_narrow { NARROW_AHEAD_BYTES } else { unacknowledged_bytes_max };
+            let room = progress.has_room(bytes_max);
             let has_more = next <= last && room;
             if progress.loading || (!has_more && !news) {
                 return;
@@ -473,7 +515,7 @@ impl Replica {
                 return;
             }
             let mut entries = match has_more {
-                true => self.log.entries_from(next, self.config.append_bytes_max),
+                true => self.log.entries_from(next, append_bytes_max.min(bytes_max)),
                 false => Vec::new(),
             };
             entries.retain(|entry| entry.index <= last);
@@ -489,6 +531,7 @@ impl Replica {
         entries: Vec<Arc<Entry>>,
     ) {
         let (now, commit) = (self.now, self.log.commit());
+        let proof = self.own_proof();
         let previous = Position { term: self.log.term_at(next - 1).unwrap_or(0), index: next - 1 };
         let Some(progress) = self.progress_mut(peer) else { return };
         if let Some(entry) = entries.last() {
@@ -500,7 +543,8 @@ impl Replica {
         let too_much = entries.last().map(|entry| entry.index);
         let told = too_much.filter(|_| planted(Bug::CommitAheadOfQuorum)).unwrap_or(commit);
         let (attach, past) = (progress.attach, progress.past.take());
-        let append = Append { term, attach, previous, entries, commit: told, past };
+        let reign = proof.filter(|_| std::mem::take(&mut progress.tells_reign));
+        let append = Append { term, attach, previous, entries, commit: told, past, reign };
         self.send_early(peer, Body::Append(append));
     }
 

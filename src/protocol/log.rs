@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::membership::{ChatState, voters_of};
 use super::planted::{Bug, kept, planted};
-use super::types::{Entry, Hash, Index, Position, Term, VoterSet};
+use super::reign::host_of;
+use super::types::{Entry, Hash, Incarnation, Index, Payload, PeerId, Position, Term, VoterSet};
 
 /// Everything that follows from the committed log up to one index, so that a start need not read
 /// the log from its beginning. The default is the empty log.
@@ -74,6 +75,8 @@ pub struct Log {
     state: ChatState,
     /// Voter sets of entries beyond `state`, by index (R5).
     pending_voters: Vec<(Index, VoterSet)>,
+    /// Who hosts from entries beyond `state` on, by index (L3).
+    pending_hosts: Vec<(Index, (PeerId, Incarnation))>,
 }
 
 impl Log {
@@ -89,6 +92,7 @@ impl Log {
             base,
             state: checkpoint.state,
             pending_voters: Vec::new(),
+            pending_hosts: Vec::new(),
         };
         for entry in entries {
             log.append(entry);
@@ -120,6 +124,39 @@ impl Log {
     /// Where that voter set stands.
     pub fn voters_index(&self) -> Index {
         self.pending_voters.last().map_or(self.state.voters_index, |(index, _)| *index)
+    }
+
+    /// The first entry of the last reign, if it is in the window.
+    pub(super) fn reign(&self) -> Option<&Arc<Entry>> {
+        self.window.iter().rev().find(|entry| matches!(entry.payload, Payload::TermStart(_)))
+    }
+
+    /// Who hosts, or hosted, in the last term.
+    pub(super) fn host(&self) -> (PeerId, Incarnation) {
+        self.pending_hosts.last().map_or(self.state.host, |(_, host)| *host)
+    }
+
+    /// The voters, and the host of the term, as of an index that is not below the commit index.
+    pub(super) fn in_force_at(&self, index: Index) -> Option<(VoterSet, (PeerId, Incarnation))> {
+        if index < self.state.index || index > self.last.index {
+            return None;
+        }
+        let voters = self.pending_voters.iter().rev().find(|(at, _)| *at <= index);
+        let host = self.pending_hosts.iter().rev().find(|(at, _)| *at <= index);
+        Some((
+            voters.map_or(&self.state.voters, |(_, voters)| voters).clone(),
+            host.map_or(self.state.host, |(_, host)| *host),
+        ))
+    }
+
+    /// The hash of the entry at `index`, where it is at hand.
+    pub(super) fn hash_at(&self, index: Index) -> Option<Hash> {
+        match index {
+            0 => Some(Hash::default()),
+            _ if index == self.last.index => Some(self.last_hash),
+            _ if index == self.state.index => Some(self.state.hash),
+            _ => self.entry(index).map(|entry| entry.hash),
+        }
     }
 
     /// The term of the entry at `index`; 0 at 0, `None` beyond the end.
@@ -184,6 +221,9 @@ impl Log {
         if let Some(voters) = voters_of(&entry) {
             self.pending_voters.push((entry.index, voters));
         }
+        if let Some(host) = host_of(&entry) {
+            self.pending_hosts.push((entry.index, host));
+        }
         self.window.push_back(entry);
     }
 
@@ -200,6 +240,7 @@ impl Log {
         self.last.term = self.terms.term_at(self.last.index);
         // R5: cutting the log rolls the voter set back.
         self.pending_voters.retain(|(at, _)| *at < from || planted(Bug::VotersNotRolledBack));
+        self.pending_hosts.retain(|(at, _)| *at < from);
     }
 
     /// Commits up to `index` and returns the entries that this adds.
@@ -215,6 +256,7 @@ impl Log {
         }
         let commit = self.state.index;
         self.pending_voters.retain(|(index, _)| *index > commit);
+        self.pending_hosts.retain(|(index, _)| *index > commit);
         committed
     }
 

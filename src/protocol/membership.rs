@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::invite_link::{InviteLink, InviteLinks};
 use super::message::RefusedReason;
 use super::planted::{Bug, planted};
+use super::reign::host_of;
 use super::submissions::Submissions;
 use super::types::{
     Entry, FORMER_MEMBERS_MAX, FormerMember, Generation, Hash, Incarnation, Index, InviteLinkId,
@@ -28,6 +29,8 @@ pub struct ChatState {
     /// The voters as of `index`, and the entry that said so.
     pub voters: VoterSet,
     pub voters_index: Index,
+    /// Who hosts, or hosted, in the last term.
+    pub host: (PeerId, Incarnation),
     pub submissions: Submissions,
     pub invite_links: InviteLinks,
     /// Those who have gone last; shared like the members.
@@ -83,13 +86,16 @@ impl ChatState {
             }
             Payload::Policy(_)
             | Payload::VoterChange(_)
-            | Payload::TermStart
+            | Payload::TermStart(_)
             | Payload::Message { .. } => {}
         }
         // R29: who votes changes nobody's membership, keys or rights.
         if let Some(voters) = voters_of(entry) {
             self.voters = voters;
             self.voters_index = entry.index;
+        }
+        if let Some(host) = host_of(entry) {
+            self.host = host;
         }
     }
 

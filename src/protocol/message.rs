@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::invite_link::InviteLinkProblem;
 use super::time::Micros;
 use super::types::{
-    Boot, CallId, Entry, Generation, Incarnation, Index, InviteLinkProof, Number, Past, PeerId,
-    Position, Signature, Submission, Term,
+    Boot, CallId, End, Entry, Generation, Incarnation, Index, InviteLinkProof, Number, Past,
+    PeerId, Position, Signature, Submission, Term,
 };
 
 /// One message between two members, each named with its incarnation (R9).
@@ -147,6 +147,9 @@ pub struct Append {
     pub commit: Index,
     /// What the host remembers of the member (R9); only in the first answer to an attach.
     pub past: Option<Past>,
+    /// The first entry of the reign, which proves it (L3); likewise. Who passes the log on may not
+    /// have it at hand.
+    pub reign: Option<Arc<Entry>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -197,6 +200,9 @@ pub struct Acknowledge {
     pub attach: u64,
     /// The member's log equals the host's up to here, durably.
     pub synced: Index,
+    /// What has come up to here is held until the reign is proven, and counts for nothing; 0 where
+    /// that is not so (L3).
+    pub received: Index,
     /// The newest heartbeat heard in this term; 0 if none.
     pub heartbeat: u64,
     pub receipt: Receipt,
@@ -313,7 +319,8 @@ pub struct HostAlive {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct RequestVote {
     pub term: Term,
-    pub last: Position,
+    /// The end of the candidate's log, which the vote will name.
+    pub end: End,
     /// Lets a voter whose lease runs grant all the same (R2, R23).
     pub hand_over: Option<HandOver>,
     /// What the candidate remembers of the voter (R9).
@@ -323,8 +330,17 @@ pub struct RequestVote {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Vote {
     pub term: Term,
-    pub granted: bool,
+    pub granted: Option<Granted>,
     pub host_alive: Option<HostAlive>,
+}
+
+/// A vote for the addressee in this term, for good (L3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Granted {
+    /// The end of the log that it was asked for with.
+    pub end: End,
+    /// The voter's; what arrives has been checked.
+    pub signature: Signature,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -367,9 +383,11 @@ pub struct FetchLogAnswer {
     pub look_back: Option<Index>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Announce {
     pub term: Term,
+    /// The first entry of the reign, which proves it (L3).
+    pub reign: Option<Arc<Entry>>,
 }
 
 /// The host of `term` asks `target` to follow it, and everyone to let it (R23).

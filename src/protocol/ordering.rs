@@ -25,9 +25,6 @@ pub(super) struct Draft {
 
 impl Replica {
     pub(super) fn on_submit(&mut self, message: &Message, submit: &Submit) {
-        if submit.term > self.hard_state.term {
-            self.enter_term(submit.term);
-        }
         if !matches!(self.part, Part::Host(_)) {
             self.on_submit_elsewhere(message, submit);
             return;
@@ -149,6 +146,9 @@ impl Replica {
             previous: self.log.last_hash(),
             hash: Hash::default(),
         };
+        if let Payload::VoterChange(voters) = &entry.payload {
+            entry.signature = Some(self.signer.voters(&entry, voters));
+        }
         entry.hash = entry.computed_hash();
         let index = entry.index;
         let is_message = matches!(entry.payload, Payload::Message { .. });

@@ -8,6 +8,9 @@ use super::replica::Replica;
 use super::time::{Instant, Micros};
 use super::types::{Entry, MemberState, Membership, Number, Payload, Submission};
 
+/// After a time without an answer, so many are sent again at least.
+const WINDOW_MIN: u64 = 4;
+
 /// This peer's submissions that its own log has not confirmed yet, in the order of their numbers.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Outbox {
@@ -24,6 +27,8 @@ pub(super) struct Outbox {
     /// The host has refused what was sent.
     pub is_put_off: bool,
     pub resend_span: Micros,
+    /// So many may be on their way: few where answers did not come in time, more as they do.
+    pub window: u64,
 }
 
 impl Outbox {
@@ -39,6 +44,7 @@ impl Outbox {
             resend_at: None,
             is_put_off: false,
             resend_span: 0,
+            window: u64::MAX,
         }
     }
 
@@ -107,6 +113,7 @@ impl Outbox {
         self.is_put_off = false;
         self.resend_at = None;
         self.resend_span = 0;
+        self.window = self.window.saturating_add((before - self.queue.len()) as u64);
         self.queue.len() != before
     }
 
@@ -125,7 +132,17 @@ impl Outbox {
         self.is_put_off = true;
     }
 
-    /// The time for an answer is over: sends everything again.
+    /// The time for an answer is over: sends all again, and less at once, since what was sent may
+    /// be what fills the line.
+    pub fn time_out(&mut self) {
+        let on_their_way = self.sent_through - self.confirmed();
+        if !planted(Bug::AllSentAgainAtOnce) {
+            self.window = (on_their_way.min(self.window) / 2).max(WINDOW_MIN);
+        }
+        self.resend_all();
+    }
+
+    /// Sends everything again.
     pub fn resend_all(&mut self) {
         self.is_put_off = false;
         if !planted(Bug::NotSentAgain) {
@@ -138,7 +155,7 @@ impl Outbox {
     /// about `bytes_max` at once. They count as sent.
     pub fn take_unsent(&mut self, in_flight_max: u64, bytes_max: usize) -> Vec<Submission> {
         let confirmed = self.confirmed();
-        let limit = confirmed.saturating_add(in_flight_max);
+        let limit = confirmed.saturating_add(in_flight_max.min(self.window));
         let skip = usize::try_from(self.sent_through - confirmed).unwrap_or(usize::MAX);
         let mut bytes = 0;
         let mut unsent = Vec::new();
@@ -239,7 +256,7 @@ mod tests {
     }
 
     fn submission(number: Number) -> Submission {
-        let payload = Payload::TermStart;
+        let payload = Payload::Policy(Default::default());
         Submission { number, created_at_ms: 0, trace: None, payload, signature: None }
     }
 

@@ -100,6 +100,32 @@ bugs! {
     /// A nomination counts from one that cannot be dialled.
     R25 OneWayNominationCounts,
 
+    // ---- reigns ----
+    /// A reign needs no votes.
+    L3 ReignUnproven,
+    /// The entries of a term follow though no reign has begun.
+    L3 TermWithoutStart,
+    /// What comes before its proof is held without an end.
+    L3 TrialUnbounded,
+    /// Whoever passes the log on may change the voters in it.
+    L3 VotersByAnyone,
+    /// A vote counts that was given for another end of the log.
+    L3 VoteForAnotherEnd,
+    /// Who announces itself hosts.
+    L3 AnnouncementBelieved,
+    /// Any heartbeat renews the lease.
+    L3 AnyHeartbeatRenews,
+    /// What a nominator's log has is adopted, whoever hosted there.
+    L3 AdoptedUnproven,
+    /// A vote is given to one that has none itself, though its log goes no further.
+    L5 LearnerVotedFor,
+    /// The term of whoever asks for a vote is entered.
+    L5 AskedTermEntered,
+    /// One that never hosts is voted for as often as it asks.
+    L5 VotesInVain,
+    /// A host stands anew as often as it is told of a later term.
+    L5 RenewedAgain,
+
     // ---- the log ----
     /// The host counts its own copy before it is durable.
     R3 HostCountsEarly,
@@ -153,8 +179,8 @@ bugs! {
     R35 AskedAgainBehind,
     /// An attach to one who passes the log on is taken though a newer one has overtaken it.
     R35 OvertakenRelayTaken,
-    /// One in a later term that cannot reach the host tells nobody of it.
-    R21 LaterTermKeptToItself,
+    /// One in a later term that cannot reach the host reads nothing through others.
+    R21 LaterTermReadsNothing,
     /// A member that reads through another never looks for the host again.
     R35 RelayedForEver,
     /// A member reads through another without having looked for the host.
@@ -247,6 +273,10 @@ bugs! {
     R28 NewHostTrustsLearners,
     /// Who has not been heard of by a new host is shown to be back.
     R28 UnheardShownAsBack,
+    /// A chat with too few voters lets those wait who could vote.
+    R28 ShortChatWaits,
+    /// Who is a sync behind the commit index does not keep up.
+    R28 SyncBreaksKeepingUp,
 
     // ---- messages ----
     /// The host takes its own submission before it is durable.
@@ -333,6 +363,12 @@ bugs! {
     R14 ToldLeaseIgnored,
     /// Echoes of heartbeats say nothing about the round trip.
     R22 EchoesNotMeasured,
+    /// Echoes that come late say nothing about the line.
+    R22 LateEchoesIgnored,
+    /// Where no answer comes, everything is sent again at once.
+    R33 AllSentAgainAtOnce,
+    /// Delays are reported each second, whether they have changed or not.
+    R12 ReportsAllTheTime,
     /// The echo of a heartbeat waits for the sync.
     R22 EchoWaitsForSync,
     /// A nomination is held though the host was heard after it.

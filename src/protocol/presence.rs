@@ -11,7 +11,7 @@ use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros};
 use super::types::{Incarnation, Payload, PeerId, VoterSet};
-use super::voters::{Seats, next_voters};
+use super::voters::{Seats, VOTERS_FLOOR, next_voters};
 
 /// What the host remembers of one member's comings and goings.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -157,8 +157,12 @@ impl Replica {
         self.update_presences();
         let Part::Host(hosting) = &self.part else { return false };
         let active: BTreeMap<_, _> = self.log.state().active().collect();
-        let is_away =
-            |peer: &PeerId| hosting.presences.get(peer).is_some_and(|p| p.absence.is_some());
+        let is_short = self.is_short_of_voters(hosting, &active);
+        let is_away = |peer: &PeerId| {
+            let absence = hosting.presences.get(peer).and_then(|presence| presence.absence);
+            let comes = absence == Some(Absence::Returning) && !self.log.voters().contains(peer);
+            absence.is_some() && !(is_short && comes)
+        };
         let others = active.iter().filter(|(peer, _)| **peer != self.me);
         let away: BTreeSet<_> =
             others.clone().map(|(peer, _)| *peer).filter(|peer| is_away(peer)).collect();
@@ -194,6 +198,25 @@ impl Replica {
             hosting.next_voters = Some((voters, since));
         }
         true
+    }
+
+    // R28: whether fewer voters are here than there should be at least. Whoever keeps up is given a
+    // vote then without a wait: the next loss would stop the chat. A sole voter needs nobody, and
+    // with another one it would.
+    fn is_short_of_voters(
+        &self,
+        hosting: &Hosting,
+        active: &BTreeMap<PeerId, Incarnation>,
+    ) -> bool {
+        let is_here = |(peer, incarnation): &(&PeerId, &Incarnation)| {
+            let presence = hosting.presences.get(peer);
+            active.get(peer) == Some(incarnation)
+                && presence.is_none_or(|presence| presence.absence.is_none())
+        };
+        let voters = self.log.voters();
+        let here = voters.0.iter().filter(is_here).count();
+        let is_short = here < VOTERS_FLOOR.min(active.len()) && voters.len() > 1;
+        is_short && !planted(Bug::ShortChatWaits)
     }
 
     /// Takes the step that is wanted once it is confirmed, and not later: who has answered may die

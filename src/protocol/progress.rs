@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::message::Receipt;
 use super::planted::{Bug, planted};
 use super::time::{Instant, MS, Micros, SECOND};
-use super::timers::Estimate;
+use super::timers::{Estimate, Shortest};
 use super::types::{Boot, Incarnation, Index, Past};
 
 /// A copy that takes longer than this, beside the way, is one of a slow disk (R24).
@@ -16,10 +16,16 @@ const RECALL_US: Micros = 5 * SECOND;
 /// A ranking that is not acknowledged is sent again after this: it may be larger than many
 /// heartbeats.
 const RANKING_RESEND_US: Micros = SECOND;
-/// Where an echo takes so much longer than the round trip, something fills the line, most likely
-/// heartbeats themselves: for that long, they are as far apart as on a slow one.
+/// Where an echo takes so much longer than the shortest one lately, something fills the line, most
+/// likely heartbeats themselves.
 const LATE_US: Micros = 120 * MS;
-const LATE_KEPT_US: Micros = 10 * SECOND;
+/// How far back the shortest echo is looked for, and as far again.
+const SHORTEST_US: Micros = 30 * SECOND;
+/// For so long each, after an echo was late, heartbeats are as far apart as on a slow line and as
+/// on a far one. One that is late in spite of that has them twice as far apart for so long first.
+pub(super) const LATE_KEPT_US: Micros = 10 * SECOND;
+/// Until heartbeats are further apart, and what waited has passed.
+const SETTLED_US: Micros = 3 * SECOND / 2;
 
 /// Echoes that come closer to each other were held up together.
 const ECHOES_APART_US: Micros = 20 * MS;
@@ -48,13 +54,14 @@ pub(super) struct Progress {
     pub contact: Option<Instant>,
     /// How long heartbeats take to the member and their echoes back.
     pub echoes: Estimate,
+    pub shortest_echo: Shortest,
     /// When the last of them was taken into account.
     pub echoed_at: Instant,
     /// The newest heartbeat when the member attached. It may have been sent long before that.
     pub first_heartbeat: u64,
     /// When the last entries were sent of which the member has said soon that it has them.
     pub copied_soon: Option<Instant>,
-    /// Until then the line to the member counts as slow: an echo came late over it.
+    /// Until then the line to the member counts as narrow: an echo came late over it.
     pub late_until: Instant,
     pub receipt: Receipt,
     /// The version of the host's receipts that the member has been sent.
@@ -64,6 +71,8 @@ pub(super) struct Progress {
     pub ranking_sent: Option<(u64, Instant)>,
     /// Told to the member in the first answer to its attach (R9).
     pub past: Option<Past>,
+    /// The first answer proves the reign, too (L3).
+    pub tells_reign: bool,
     /// Since when the member has been caught up without a break.
     pub steady_since: Option<Instant>,
 }
@@ -91,6 +100,7 @@ impl Progress {
             loading: false,
             contact: None,
             echoes: Estimate::default(),
+            shortest_echo: Shortest::default(),
             echoed_at: Instant::default(),
             first_heartbeat: 0,
             copied_soon: None,
@@ -100,6 +110,7 @@ impl Progress {
             ranking_version: 0,
             ranking_sent: None,
             past,
+            tells_reign: true,
             steady_since: None,
         }
     }
@@ -111,11 +122,24 @@ impl Progress {
 
     /// Takes note of how long a new heartbeat and its echo took. What was held up somewhere and
     /// comes all at once is one measurement.
-    pub fn echoed(&mut self, now: Instant, took: Micros) {
+    pub fn echoed(&mut self, now: Instant, took: Micros, stretch_max_us: Micros) {
+        let usual = self.shortest_echo.add(now, SHORTEST_US, took as i64) as Micros;
+        // Where no lease can be longer, nothing is to be gained.
+        if took > usual + LATE_US && stretch_max_us > 0 {
+            let left = self.late_us(now);
+            let is_late_all_the_same = left > LATE_KEPT_US && left + SETTLED_US <= 2 * LATE_KEPT_US;
+            let levels = if is_late_all_the_same || left > 2 * LATE_KEPT_US { 3 } else { 2 };
+            self.late_until = self.late_until.max(now + levels * LATE_KEPT_US);
+        }
         if now.since(self.echoed_at) >= ECHOES_APART_US {
             self.echoed_at = now;
             self.echoes.add(took);
         }
+    }
+
+    /// For how long the line to the member still counts as narrow.
+    pub fn late_us(&self, now: Instant) -> Micros {
+        if planted(Bug::LateEchoesIgnored) { 0 } else { self.late_until.since(now) }
     }
 
     /// Takes note of entries up to `last` having been sent.
@@ -137,18 +161,20 @@ impl Progress {
         }
     }
 
-    /// Takes note of how long ago the heartbeat was sent that has been echoed.
-    pub fn note_echo(&mut self, now: Instant, sent_at: Instant, round_trip: Micros) {
-        if self.contact < Some(sent_at) && now.since(sent_at) > round_trip + LATE_US {
-            self.late_until = now + LATE_KEPT_US;
+    /// Takes note of entries that the member holds and has not written (L3): they are not on their
+    /// way any more, and that is all.
+    pub fn received(&mut self, index: Index) {
+        while let Some(batch) = self.in_flight.pop_front_if(|batch| batch.last <= index) {
+            self.in_flight_bytes -= batch.bytes;
         }
     }
 
     /// Whether the next heartbeat tells the ranking; it is taken for sent then.
     pub fn is_ranking_due(&mut self, now: Instant, version: u64) -> bool {
-        let is_sent = self
-            .ranking_sent
-            .is_some_and(|(sent, at)| sent == version && now.since(at) < RANKING_RESEND_US);
+        // Over a narrow line its acknowledgement takes longer, and what it says can wait.
+        let again = if self.late_us(now) > 0 { LATE_KEPT_US } else { RANKING_RESEND_US };
+        let is_sent =
+            self.ranking_sent.is_some_and(|(sent, at)| sent == version && now.since(at) < again);
         if self.ranking_version == version || is_sent {
             return false;
         }
@@ -184,11 +210,23 @@ mod tests {
     }
 
     #[test]
+    fn r13_over_a_narrow_line_a_list_is_sent_again_late() {
+        let mut progress = Progress::new(1, 1, None);
+        progress.echoed(Instant(SECOND), MS, SECOND);
+        assert!(progress.is_ranking_due(Instant(SECOND), 1));
+        assert!(progress.is_ranking_due(Instant(2 * SECOND), 1));
+        progress.echoed(Instant(3 * SECOND), 500 * MS, SECOND);
+        assert!(!progress.is_ranking_due(Instant(4 * SECOND), 1));
+        assert!(progress.is_ranking_due(Instant(4 * SECOND), 2), "that is another one");
+        assert!(progress.is_ranking_due(Instant(14 * SECOND), 2));
+    }
+
+    #[test]
     fn echoes_that_come_all_at_once_are_one_measurement() {
         let mut progress = Progress::new(1, 1, None);
-        progress.echoed(Instant(1_000_000), MS);
+        progress.echoed(Instant(1_000_000), MS, SECOND);
         for count in 0..5 {
-            progress.echoed(Instant(3_000_000 + count), 1_500 * MS);
+            progress.echoed(Instant(3_000_000 + count), 1_500 * MS, SECOND);
         }
         assert!(progress.echoes.p99() < 100 * MS, "{:?}", progress.echoes);
     }

@@ -12,6 +12,25 @@ use super::types::{DELAY_US_MAX, DELAYS_SHOWN_MAX, PeerId, VoterSet};
 /// What each member has reported: its delays, its order of preference, its weight.
 pub type Reports = BTreeMap<PeerId, ReportDelays>;
 
+impl ReportDelays {
+    /// Whether it names the same members, whatever their delays.
+    pub(super) fn reaches_as(&self, other: &Self) -> bool {
+        let reached =
+            |report: &Self| -> BTreeSet<_> { report.row.iter().map(|(peer, _)| *peer).collect() };
+        self.host_weight == other.host_weight && reached(self) == reached(other)
+    }
+
+    /// Whether no delay differs by more than a quarter and `quantum_us`.
+    pub(super) fn is_like(&self, other: &Self, quantum_us: Micros) -> bool {
+        let known: BTreeMap<_, _> = self.row.iter().copied().collect();
+        other.row.iter().all(|(peer, delay)| {
+            known.get(peer).is_some_and(|before| {
+                before.abs_diff(*delay) <= quantum_us.max(*before.min(delay) / 4)
+            })
+        })
+    }
+}
+
 /// No path.
 const UNREACHABLE: Micros = Micros::MAX;
 

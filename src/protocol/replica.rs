@@ -11,7 +11,7 @@ use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
 use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
-use super::follower::Attached;
+use super::following::{Attached, Distrust, Hint};
 use super::host::Hosting;
 use super::log::Log;
 use super::message::{Body, Message, Ranking, Receipt, Refused, RefusedReason};
@@ -19,11 +19,12 @@ use super::outbox::Outbox;
 use super::planted::{Bug, planted, remembered};
 use super::prng::Prng;
 use super::progress::Progress;
+use super::sign::Signer;
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
 use super::types::{
-    Boot, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId, Position,
-    Term,
+    Boot, Entry, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId,
+    Position, SignedVote, Term,
 };
 
 /// One chat at one peer. See the module's text and `event.rs`.
@@ -33,12 +34,15 @@ pub struct Replica {
     pub(super) me: PeerId,
     pub(super) incarnation: Incarnation,
     pub(super) boot: Boot,
+    pub(super) signer: Signer,
     pub(super) generation: Generation,
     pub(super) now: Instant,
     pub(super) prng: Prng,
 
     // What is durable, or on its way there.
     pub(super) hard_state: HardState,
+    /// The `Ready` that makes the term durable.
+    pub(super) term_ready: u64,
     pub(super) log: Log,
     pub(super) outbox: Outbox,
     pub(super) read: Index,
@@ -55,7 +59,14 @@ pub struct Replica {
 
     // The part that this peer plays.
     pub(super) part: Part,
+    /// The host of this term, whose reign is proven.
     pub(super) host: Option<PeerId>,
+    /// The first entry of the newest reign that is known to be one.
+    pub(super) reign: Option<Arc<Entry>>,
+    /// Who is said to host, unproven (L1).
+    pub(super) hint: Option<Hint>,
+    /// Who has said so falsely, as far as this peer could tell.
+    pub(super) distrusted: BTreeMap<PeerId, Distrust>,
     pub(super) attached: Option<Attached>,
     pub(super) attach_count: u64,
     /// Members that this one passes the committed log on to (R35).
@@ -95,7 +106,13 @@ pub struct Replica {
     pub(super) pasts: Pasts,
     /// From then on, what changed in them is written down with the next sync.
     pub(super) pasts_due_at: Option<Instant>,
-    pub(super) far_terms: BTreeMap<PeerId, Term>,
+    /// The later terms that members have said they are in, each of itself (L5).
+    pub(super) heard_terms: BTreeMap<PeerId, Term>,
+    /// Whom this peer has voted for since it followed a host last, how often, and until when not
+    /// again (L5).
+    pub(super) vain_votes: BTreeMap<PeerId, (u32, Instant)>,
+    /// When this peer, as host, stood anew for one in a later term.
+    pub(super) renewed_at: Option<Instant>,
     /// Peers that have said themselves that they have outlived the incarnation which this log
     /// names, the first one, and which one they are now (R9).
     pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
@@ -129,7 +146,8 @@ pub(super) enum Part {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Candidacy {
     pub since: Instant,
-    pub votes: BTreeSet<PeerId>,
+    /// The votes that count, with which it will prove its reign (L3).
+    pub votes: BTreeMap<PeerId, SignedVote>,
     /// Who has said no.
     pub refusals: BTreeSet<PeerId>,
     /// The `Ready` that makes the candidate's own vote durable; it counts afterwards (R1).
@@ -148,20 +166,29 @@ pub(super) enum Stopping {
 impl Replica {
     /// Takes up a chat from what its store recovered. It begins as a follower, whatever it was
     /// before (R3), and waits a full lease before it suspects anyone (R14). `seed` is for back-off
-    /// times.
-    pub fn new(config: Config, me: PeerId, recovered: Recovered, now: Instant, seed: u64) -> Self {
+    /// times. `signer` has the key of `me`.
+    pub fn new(
+        config: Config,
+        me: PeerId,
+        signer: Signer,
+        recovered: Recovered,
+        now: Instant,
+        seed: u64,
+    ) -> Self {
         let checkpoint_index = recovered.checkpoint.index();
         let log = Log::new(recovered.checkpoint, recovered.entries, recovered.commit);
         let outbox = Outbox::new(recovered.outbox, recovered.last_number);
         let doubt = recovered.tail_in_doubt && !planted(Bug::DoubtIgnored);
         let mut replica = Self {
             me,
+            signer,
             incarnation: recovered.incarnation,
             boot: recovered.boot,
             generation: recovered.generation,
             now,
             prng: Prng::new(seed),
             hard_state: remembered(recovered.hard_state),
+            term_ready: 0,
             synced: log.last().index,
             unsynced: VecDeque::new(),
             commit_persisted: log.commit(),
@@ -174,6 +201,9 @@ impl Replica {
                 .then(|| Doubt { term: recovered.hard_state.term, reports: BTreeMap::new() }),
             part: Part::Follower,
             host: None,
+            reign: log.reign().cloned(),
+            hint: None,
+            distrusted: BTreeMap::new(),
             attached: None,
             attach_count: 0,
             relays: BTreeMap::new(),
@@ -202,7 +232,9 @@ impl Replica {
             apart_since: Some(now),
             pasts: recovered.pasts,
             pasts_due_at: None,
-            far_terms: BTreeMap::new(),
+            heard_terms: BTreeMap::new(),
+            vain_votes: BTreeMap::new(),
+            renewed_at: None,
             newer_incarnations: BTreeMap::new(),
             other_generations: BTreeMap::new(),
             key_in_use: false,
@@ -319,7 +351,7 @@ impl Replica {
         Status {
             role,
             term: self.hard_state.term,
-            host: self.host,
+            host: self.host_read(),
             paused,
             serving,
             caught_up,
@@ -411,11 +443,7 @@ impl Replica {
         {
             return;
         }
-        let term = message.body.term();
-        if self.is_far_ahead(term) && !self.leap_is_proven(&message, term) {
-            self.refuse(&message, RefusedReason::StaleTerm);
-            return;
-        }
+        self.note_term(&message);
         self.notice_return(&message);
         let from = &message;
         match &message.body {
@@ -439,29 +467,34 @@ impl Replica {
             Body::Withdraw(withdraw) => self.on_withdraw(from, *withdraw),
             Body::FetchLog(fetch) => self.on_fetch_log(from, *fetch),
             Body::FetchLogAnswer(answer) => self.on_fetch_log_answer(from, answer),
-            Body::Announce(announce) => self.on_announce(from, *announce),
+            Body::Announce(announce) => self.on_announce(from, announce),
             Body::HandOver(hand_over) => self.on_hand_over(from, *hand_over),
             Body::FindHost => self.on_find_host(from),
-            Body::FindHostAnswer(answer) => match answer.host {
-                Some(host) => self.hear_of_host(from.from, host, answer.term),
-                None => self.learn_host(None, answer.term),
-            },
+            Body::FindHostAnswer(answer) => {
+                if let Some(host) = answer.host {
+                    self.hear_of_host(from.from, host, answer.term);
+                }
+            }
             Body::Refused(refused) => self.on_refused(from, *refused),
         }
     }
 
     fn on_refused(&mut self, message: &Message, refused: Refused) {
-        if refused.term > self.hard_state.term && !planted(Bug::LaterTermIgnored) {
-            self.enter_term(refused.term);
-        }
         let by_source = |attached: &mut Attached| attached.source == message.from;
         self.hand_over_refused(message.from, refused);
+        if self.attached.as_ref().is_some_and(|it| it.source == message.from && !it.is_proven) {
+            // It does not prove itself, and another may.
+            self.give_up_claim(false);
+            self.attach();
+        }
         match refused.reason {
             RefusedReason::NotHost { host } => {
                 if self.attached.take_if(by_source).is_some() && self.host != Some(message.from) {
                     self.seek_host_at = self.now + self.config.lease_min_us;
                 }
-                self.learn_host(host, refused.term);
+                if let Some(host) = host {
+                    self.hear_of_host(host, host, refused.term);
+                }
             }
             RefusedReason::NotMember | RefusedReason::Removed { .. } => {
                 self.on_not_member(message, refused);
@@ -470,9 +503,9 @@ impl Replica {
             RefusedReason::WrongIncarnation { incarnation } => {
                 self.learn_incarnation(message.from, incarnation);
             }
+            RefusedReason::StaleTerm => self.on_stale_term(message, refused.term),
             // One of another generation has been noted before this (R30).
-            RefusedReason::StaleTerm
-            | RefusedReason::OtherGeneration
+            RefusedReason::OtherGeneration
             | RefusedReason::InviteLink(_)
             | RefusedReason::ChatFull => {}
         }
@@ -516,11 +549,14 @@ impl Replica {
     }
 
     /// R1: a new term begins without a vote, and is durable before anyone hears of it. A host or
-    /// candidate of the old one becomes a follower.
+    /// candidate of the old one becomes a follower. L5: that is so for a reign that is proven, and
+    /// for a candidate that this peer votes for.
     pub(super) fn enter_term(&mut self, term: Term) {
         assert!(term > self.hard_state.term, "terms only grow");
         self.hard_state = HardState { term, vote: None };
         self.ready.persist.hard_state = Some(self.hard_state);
+        self.term_ready = self.ready_count;
+        self.heard_terms.retain(|_, heard| *heard > term);
         self.become_follower();
         self.host = None;
         self.attached = None;

@@ -10,7 +10,8 @@ use std::hash::{Hash, Hasher};
 use super::adoption::Adoption;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
-use super::follower::{Attached, RELAY_US};
+use super::follower::RELAY_US;
+use super::following::{Attached, Trial};
 use super::host::{HeartbeatSent, Hosting};
 use super::outbox::Outbox;
 use super::presence::Presence;
@@ -102,6 +103,7 @@ impl Replica {
         // too, which a driver sees to.
         let Self {
             config: _,
+            signer: _,
             me,
             incarnation,
             boot,
@@ -110,6 +112,7 @@ impl Replica {
             prng: _,
             receipts,
             hard_state,
+            term_ready,
             log,
             outbox,
             read,
@@ -122,6 +125,9 @@ impl Replica {
             flush_at,
             part,
             host,
+            reign,
+            hint,
+            distrusted,
             attached,
             attach_count,
             relays,
@@ -146,7 +152,9 @@ impl Replica {
             apart_since: _,
             pasts,
             pasts_due_at,
-            far_terms,
+            heard_terms,
+            vain_votes,
+            renewed_at,
             newer_incarnations,
             other_generations,
             key_in_use,
@@ -172,8 +180,20 @@ impl Replica {
             into.hash((ready_count - number, index));
         }
         into.hash(ready_count - persisted_ready);
+        into.hash((term_ready > persisted_ready).then(|| ready_count - term_ready));
         into.due_if(*flush_at);
-        into.hash(host);
+        into.hash((host, hint, reign.as_ref().map(|reign| reign.hash)));
+        into.hash(distrusted.len());
+        for (peer, distrust) in distrusted {
+            into.hash((peer, distrust.term));
+            into.due(distrust.until);
+        }
+        into.was_if(*renewed_at);
+        into.hash(vain_votes.len());
+        for (peer, (count, until)) in vain_votes {
+            into.hash((peer, count));
+            into.due(*until);
+        }
         into.counts.push(Count::Attach { member: *me, number: *attach_count });
         part.situation(*ready_count, hard_state.term, into);
         into.hash(attached.is_some());
@@ -208,7 +228,7 @@ impl Replica {
         into.due(*seek_host_at);
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
-        into.hash((goodbyes, links, round_trips, syncs, far_terms, newer_incarnations));
+        into.hash((goodbyes, links, round_trips, syncs, heard_terms, newer_incarnations));
         into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by));
         into.hash((pasts, receipts));
         into.due_if(*pasts_due_at);
@@ -345,6 +365,7 @@ impl Progress {
             loading,
             contact,
             echoes: _,
+            shortest_echo: _,
             echoed_at: _,
             first_heartbeat: _,
             copied_soon: _,
@@ -354,6 +375,7 @@ impl Progress {
             ranking_version,
             ranking_sent: _,
             past,
+            tells_reign,
             steady_since,
         } = self;
         into.counts.push(Count::Attach { member, number: *attach });
@@ -366,7 +388,7 @@ impl Progress {
         into.was_if(*contact);
         into.due(*late_until);
         into.hash(ranking_version);
-        into.hash(past);
+        into.hash((past, tells_reign));
         into.was_if(*steady_since);
     }
 }
@@ -382,6 +404,12 @@ impl Attached {
         // What it has come up to is only shown.
         let Self {
             source,
+            host: claims,
+            term: claimed,
+            is_proven,
+            reign,
+            trial,
+            early,
             attach,
             look,
             since,
@@ -391,12 +419,19 @@ impl Attached {
             holes,
             acknowledge,
             echo,
+            reported,
         } = self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
-        into.hash((source, look, matched, holes, acknowledge, echo));
+        into.hash((source, look, matched, holes, acknowledge, echo, reported.is_some()));
+        into.hash((claims, claimed, is_proven, reign.as_ref().map(|reign| reign.hash)));
+        into.hash(early.as_ref().map(|(heartbeat, _)| (heartbeat.commit, heartbeat.probe)));
+        into.was_if(early.as_ref().map(|(_, at)| *at));
+        into.hash(
+            trial.as_ref().map(|Trial { head, entries, bytes: _ }| (head.end, entries.len())),
+        );
         into.was(*since);
-        if Some(*source) != host {
+        if Some(*source) != host || !is_proven {
             into.due(*since + RELAY_US);
         }
     }
@@ -447,9 +482,11 @@ impl Outbox {
             sent_through,
             resend_at,
             resend_span,
+            window,
             is_put_off,
         } = self;
         into.hash((queue, last_number, synced_through, sent_through, resend_span, is_put_off));
+        into.hash((*window).min(queue.len() as u64));
         into.hash(unsynced.len());
         for (ready, number) in unsynced {
             into.hash((ready_count - ready, number));

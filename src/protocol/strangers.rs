@@ -24,14 +24,16 @@ impl Replica {
             Body::Join(_) | Body::FindHost => true,
             Body::RequestVote(_) | Body::Solicit(_) | Body::Announce(_) if was_removed => false,
             // R7: a voter that lags may not have read yet who the candidate is.
-            Body::RequestVote(request) => request.last > self.log.last(),
+            Body::RequestVote(request) => request.end.last > self.log.last(),
             Body::Solicit(solicit) => {
                 solicit.last > self.log.last() && !planted(Bug::UnknownVoterRefused)
             }
-            // Nor whom it has just voted for.
+            // Nor whom it has just voted for, nor who has proven its reign all the same.
             Body::Announce(announce) => {
                 let HardState { term, vote } = self.hard_state;
-                announce.term == term && vote == Some(message.from)
+                let proof = announce.reign.as_ref();
+                (announce.term == term && vote == Some(message.from))
+                    || proof.is_some_and(|proof| self.proves(proof))
             }
             // What answers this peer's own calls was asked for.
             body => body.is_answer(),

@@ -145,6 +145,7 @@ impl Replica {
         let own = self.own_report();
         let members: Vec<_> = self.log.state().active().map(|(peer, _)| peer).collect();
         let now = self.now;
+        let is_narrow = self.is_on_narrow_lines();
         let Part::Host(hosting) = &mut self.part else { return };
         hosting.reports.insert(self.me, own);
         hosting.reports.retain(|peer, _| members.contains(peer));
@@ -166,9 +167,16 @@ impl Replica {
         let order = |list: &[Candidate]| -> Vec<_> {
             list.iter().map(|one| (one.peer, one.farness_us.is_some(), one.absence)).collect()
         };
-        let reordered = order(&candidates) != order(&self.ranking.candidates);
+        let (new, old) = (order(&candidates), order(&self.ranking.candidates));
+        let differs = |new: &[_], old: &[_]| -> bool {
+            new.len() != old.len() || new.iter().any(|one| !old.contains(one))
+        };
+        // Delays over lines that are full are those of what waits, and the list would fill them
+        // the more.
+        let reordered = if is_narrow { differs(&new, &old) } else { new != old };
         let refined = candidates != self.ranking.candidates
-            && now.since(hosting.published_at) >= REPUBLISH_US;
+            && now.since(hosting.published_at) >= REPUBLISH_US
+            && !is_narrow;
         if reordered || refined {
             hosting.published_at = now;
             self.ranking = Arc::new(Ranking {

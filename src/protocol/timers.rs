@@ -61,16 +61,36 @@ impl Estimate {
     }
 }
 
+/// The shortest of lengths within a span, and the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Shortest {
+    lengths: (i64, i64),
+    turned_at: Option<Instant>,
+}
+
+impl Shortest {
+    /// Takes one more into account, and gives the shortest.
+    pub fn add(&mut self, now: Instant, span: Micros, length: i64) -> i64 {
+        let Some(turned_at) = self.turned_at else {
+            *self = Self { lengths: (length, length), turned_at: Some(now) };
+            return length;
+        };
+        if now.since(turned_at) >= span {
+            *self = Self { lengths: (length, self.lengths.0), turned_at: Some(now) };
+        }
+        self.lengths.0 = self.lengths.0.min(length);
+        self.lengths.0.min(self.lengths.1)
+    }
+}
+
 /// How much later than usual the heartbeats of one host arrive. Each says when it was sent, by the
 /// host's clock, so that a way that has got longer is known by the first one that comes over it,
 /// and is told from a host that was frozen, whose heartbeats then come as fast as ever.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Lateness {
     newest: u64,
-    /// The shortest passage since `turned_at`, and in the span before that: how far this peer's
-    /// clock was ahead of the host's when the heartbeat arrived.
-    shortest: (i64, i64),
-    turned_at: Option<Instant>,
+    /// Of passages: how far this peer's clock was ahead of the host's when a heartbeat arrived.
+    usual: Option<Shortest>,
     late: Micros,
 }
 
@@ -78,26 +98,12 @@ impl Lateness {
     /// Takes note of a heartbeat. One that was overtaken says nothing about the way now, and 0 says
     /// nothing at all.
     pub fn add(&mut self, now: Instant, number: u64, sent_us: Micros) {
-        if sent_us == 0 {
-            return;
-        }
-        let passage = now.0.wrapping_sub(sent_us) as i64;
-        let Some(turned_at) = self.turned_at else {
-            let shortest = (passage, passage);
-            let late = self.late - self.late / 8;
-            *self = Self { newest: number, shortest, turned_at: Some(now), late };
-            return;
-        };
-        if number <= self.newest {
+        if sent_us == 0 || (self.usual.is_some() && number <= self.newest) {
             return;
         }
         self.newest = number;
-        if now.since(turned_at) >= USUAL_US {
-            self.shortest = (passage, self.shortest.0);
-            self.turned_at = Some(now);
-        }
-        self.shortest.0 = self.shortest.0.min(passage);
-        let usual = self.shortest.0.min(self.shortest.1);
+        let passage = now.0.wrapping_sub(sent_us) as i64;
+        let usual = self.usual.get_or_insert_default().add(now, USUAL_US, passage);
         let late = u64::try_from(passage.saturating_sub(usual)).unwrap_or(0);
         self.late = late.min(SAMPLE_MAX_US).max(self.late - self.late / 8);
     }
@@ -105,7 +111,7 @@ impl Lateness {
     /// The next heartbeat is another host's: what is usual for it has to be learned. The way is as
     /// long as it was.
     pub fn forget_host(&mut self) {
-        self.turned_at = None;
+        self.usual = None;
     }
 
     /// By how much the way to the host and back is longer than it was, as far as that is known:

@@ -44,6 +44,8 @@ pub const FORMER_MEMBERS_MAX: usize = 256;
 pub const OUTLIVED_MAX: usize = 1_024;
 /// The most invite links of one chat that have not ended.
 pub const INVITE_LINKS_MAX: usize = 64;
+/// The most votes that prove a reign: more than the most voters that can be configured.
+pub const VOTES_MAX: usize = 16;
 /// The most peers that one invite link lets in.
 pub const INVITE_LINK_USES_MAX: u32 = 256;
 /// The highest term that another peer is believed. No chat gets there by honest elections, and
@@ -168,7 +170,8 @@ pub struct Entry {
     pub created_at_ms: u64,
     pub trace: TraceContext,
     pub payload: Payload,
-    /// Present where R41 asks for it: on policies and all changes of membership but `Removed`.
+    /// Present where R41 asks for it: on policies, on changes of voters, and on all changes of
+    /// membership but `Removed`.
     pub signature: Option<Signature>,
     /// The hash of the entry before; zeros before the first.
     pub previous: Hash,
@@ -178,8 +181,8 @@ pub struct Entry {
 /// What an entry does.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Payload {
-    /// A new host's first entry (R4).
-    TermStart,
+    /// A new host's first entry (R4), with the proof that it was elected (L3).
+    TermStart(Reign),
     /// A message of a participant. Only `crypto/seal.rs` looks inside `sealed`.
     Message {
         request_id: String,
@@ -189,6 +192,43 @@ pub enum Payload {
     /// The voter set from here on, whole (R5). It differs from the one before by one voter (R6).
     VoterChange(VoterSet),
     Policy(Policy),
+}
+
+/// The proof of a reign (L3): the votes that its host has won. The term, the host, and the end of
+/// the log that it was voted for with, are those of the entry that this stands in.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Reign {
+    /// The term of the entry before.
+    pub last_term: Term,
+    /// Of each voter, the host included.
+    pub votes: BTreeMap<PeerId, SignedVote>,
+}
+
+/// What a voter has given a candidate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SignedVote {
+    /// The voter's.
+    pub incarnation: Incarnation,
+    /// Over the chat, both peers in their incarnations, the term, and the end of the candidate's
+    /// log with its hash.
+    pub signature: Signature,
+}
+
+/// What a vote is given for (L3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Ballot {
+    pub term: Term,
+    pub candidate: PeerId,
+    pub incarnation: Incarnation,
+    /// The end of the candidate's log.
+    pub end: End,
+}
+
+/// Where a log ends, and what it is up to there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct End {
+    pub last: Position,
+    pub hash: Hash,
 }
 
 /// A change of who belongs to the chat.

@@ -8,7 +8,7 @@ use super::planted::{Bug, planted};
 use super::types::{Incarnation, PeerId, VoterSet};
 
 /// In a chat of three or more, voters are never fewer than this, however many are away (R27).
-const VOTERS_FLOOR: usize = 3;
+pub const VOTERS_FLOOR: usize = 3;
 
 /// What the choice of voters depends on.
 pub struct Seats<'a> {

@@ -30,7 +30,7 @@ impl Person {
         let text: String = text.split_whitespace().collect();
         let link = LinkText::parse(&text).map_err(status::link_text)?;
         if self.node.takes_part(link.chat) {
-            if self.node.is_leaving(link.chat) {
+            if self.node.is_leaving(link.chat).await {
                 return Err(status::leaving());
             }
             return Ok(link.chat);

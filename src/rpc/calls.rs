@@ -474,7 +474,7 @@ impl Single {
             }
             Body::Announce(announce) => {
                 let address = self.inward.own_address(chat);
-                let request = pb::AnnounceRequest { header, term: announce.term, address };
+                let request = convert::to_announce_request(header, announce, address);
                 let response = election.announce(request).await?.into_inner();
                 refused(response.header, response.refused)
             }

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -46,6 +47,15 @@ pub struct Connection {
     pub peer: PeerId,
     /// Cancelled at the moment when the connection is closed, by whomever.
     pub closed: CancellationToken,
+    /// How often something has come over it.
+    heard: Arc<AtomicU64>,
+}
+
+impl Connection {
+    /// How often something has come over it.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
 }
 
 /// Why there is no connection.
@@ -129,8 +139,9 @@ pub async fn secure(
         .map_err(|error| tls_error(&error))?;
     let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = tls::peer_id_of(certificates).ok_or_else(|| other(&"no key was shown"))?;
-    let closed = CancellationToken::new();
-    let io = Mutex::new(Some(TokioIo::new(Watched { tls, closed: closed.clone() })));
+    let (closed, heard) = (CancellationToken::new(), Arc::default());
+    let watched = Watched { tls, closed: closed.clone(), heard: Arc::clone(&heard) };
+    let io = Mutex::new(Some(TokioIo::new(watched)));
     let io = Arc::new(io);
     // The channel can connect once, with what is connected already.
     let connector = service_fn(move |_| {
@@ -146,7 +157,7 @@ pub async fn secure(
         .connect_with_connector(connector)
         .await
         .map_err(|error| other(&error))?;
-    Ok(Connection { channel: GrpcClientLayer.layer(channel), peer, closed })
+    Ok(Connection { channel: GrpcClientLayer.layer(channel), peer, closed, heard })
 }
 
 fn other(error: &dyn std::fmt::Display) -> DialError {
@@ -167,10 +178,11 @@ fn tls_error(error: &io::Error) -> DialError {
     }
 }
 
-/// A stream that tells when it ends.
+/// A stream that tells when it ends, and whether anything has come over it.
 struct Watched {
     tls: TlsStream<TcpStream>,
     closed: CancellationToken,
+    heard: Arc<AtomicU64>,
 }
 
 impl Drop for Watched {
@@ -194,6 +206,8 @@ impl AsyncRead for Watched {
         };
         if ended {
             self.closed.cancel();
+        } else if result.is_ready() {
+            self.heard.fetch_add(1, Ordering::Relaxed);
         }
         result
     }

@@ -4,7 +4,7 @@ use crate::crypto::verify;
 use crate::planted::{Mistake, planted};
 use crate::protocol::founding::chat_id;
 use crate::protocol::message::{Body, Message};
-use crate::protocol::sign::signed_submission;
+use crate::protocol::sign::{self, signed_submission};
 use crate::protocol::types::{ChatId, Entry, Membership, Payload};
 use crate::telemetry::metrics::rejected;
 
@@ -12,7 +12,12 @@ use crate::telemetry::metrics::rejected;
 /// dropped and counted; the sender is at fault.
 pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
     let genuine = match &message.body {
-        Body::Append(append) => append.entries.iter().all(|entry| is_genuine_entry(chat, entry)),
+        Body::Append(append) => {
+            append.entries.iter().chain(&append.reign).all(|entry| is_genuine_entry(chat, entry))
+        }
+        Body::Announce(announce) => {
+            announce.reign.iter().all(|reign| is_genuine_entry(chat, reign))
+        }
         Body::FetchLogAnswer(answer) => {
             answer.entries.iter().all(|entry| is_genuine_entry(chat, entry))
         }
@@ -41,6 +46,9 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
             let hand_over = request.hand_over.as_ref();
             hand_over.is_none_or(|hand_over| verify::verify_hand_over(chat, hand_over))
         }
+        Body::Vote(vote) => vote.granted.is_none_or(|granted| {
+            verify::verify_claim(&sign::vote_claim(chat, message, vote, &granted))
+        }),
         _ => true,
     };
     if !genuine {

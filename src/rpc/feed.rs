@@ -14,7 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::node::Node;
-use super::status::{cursor_ahead, internal, slow_consumer, storage_damaged, store};
+use super::status::{
+    chat_not_found, cursor_ahead, internal, slow_consumer, storage_damaged, store,
+};
 use crate::planted::{Mistake, planted};
 use crate::protocol::types::{ChatId, Index};
 use crate::runtime::feed::{After, FRAME_BYTES_MAX};
@@ -179,8 +181,12 @@ impl Reader {
         }
     }
 
-    /// Why nothing will come any more: the chats were named, and none of them can be repaired.
+    /// Why nothing will come any more: the chats were named, and none of them is left, or can be
+    /// repaired.
     fn given_up(&self) -> Option<Status> {
+        if !self.all && self.chats.is_empty() {
+            return Some(chat_not_found());
+        }
         if self.all || !self.chats.iter().all(|position| position.chat.is_away()) {
             return None;
         }
@@ -270,8 +276,11 @@ impl Reader {
     /// Takes up new chats, and those that have come back, and drops those that have ended and been
     /// read.
     fn renew_chats(&mut self) {
-        for position in self.chats.iter_mut().filter(|position| position.chat.is_away()) {
-            if let Some(back) = self.node.handle.chat(position.chat.id) {
+        for position in &mut self.chats {
+            // Repaired, or left and joined again: nothing more comes of what it was.
+            if let Some(back) = self.node.handle.chat(position.chat.id)
+                && !Arc::ptr_eq(&back, &position.chat)
+            {
                 position.chat = back;
             }
         }

@@ -131,10 +131,14 @@ impl Node {
     }
 
     /// R43: takes note of an invitation that arrived, until it ends.
-    pub fn invited(self: &Arc<Self>, chat: ChatId, invite: IncomingInvite) -> Result<(), Status> {
+    pub async fn invited(
+        self: &Arc<Self>,
+        chat: ChatId,
+        invite: IncomingInvite,
+    ) -> Result<(), Status> {
         if self.takes_part(chat) {
             // Whoever invites tries again.
-            return if self.is_leaving(chat) { Err(status::leaving()) } else { Ok(()) };
+            return if self.is_leaving(chat).await { Err(status::leaving()) } else { Ok(()) };
         }
         let now = now_ms();
         if invite.expires_at_ms <= now {
@@ -278,8 +282,9 @@ impl Node {
     }
 
     /// Whether this peer takes part in the chat only until the others know that it leaves.
-    pub fn is_leaving(&self, chat: ChatId) -> bool {
-        self.handle.chat(chat).is_some_and(|chat| chat.view.borrow().status.is_leaving)
+    pub async fn is_leaving(&self, chat: ChatId) -> bool {
+        // What was shown last may be some moments old.
+        self.handle.view(chat).await.is_ok_and(|view| view.status.is_leaving)
     }
 
     /// For one more invitation: those that have ended give way.

@@ -157,7 +157,10 @@ mod tests {
                 number: index,
                 created_at_ms: 0,
                 trace: None,
-                payload: if messages.contains(&index) { message } else { Payload::TermStart },
+                payload: match messages.contains(&index) {
+                    true => message,
+                    false => Payload::TermStart(Default::default()),
+                },
                 signature: None,
                 previous: entries.last().map_or(Hash::default(), |entry| entry.hash),
                 hash: Hash::default(),

@@ -31,18 +31,20 @@ impl PeerService for Inbound {
         let request = request.into_inner();
         let chat = parse_chat(&request.chat_id)?;
         let expires_at_ms = parse_invite(&request).map_err(invalid)?;
-        self.node.invited(
-            chat,
-            IncomingInvite {
-                chat_name: request.chat_name,
-                inviter: from,
-                inviter_name: request.inviter_name,
-                inviter_address: request.inviter_address,
-                expires_at_ms,
-                answer: None,
-                link: String::new(),
-            },
-        )?;
+        self.node
+            .invited(
+                chat,
+                IncomingInvite {
+                    chat_name: request.chat_name,
+                    inviter: from,
+                    inviter_name: request.inviter_name,
+                    inviter_address: request.inviter_address,
+                    expires_at_ms,
+                    answer: None,
+                    link: String::new(),
+                },
+            )
+            .await?;
         Ok(Response::new(pb::InviteResponse { name: self.node.name.clone() }))
     }
 

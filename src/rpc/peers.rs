@@ -29,8 +29,11 @@ const REDIAL_MAX: Duration = Duration::from_secs(2);
 /// itself only seconds later.
 const DIAL_SLOW: Duration = Duration::from_millis(500);
 const PING_EVERY: Duration = Duration::from_secs(1);
+/// On a line that is full they are further apart: by as many times what one has waited.
+const PING_EVERY_MAX: Duration = Duration::from_secs(4);
+const ROOM_FOR_PINGS: u32 = 8;
 /// A ping is late when it takes three times as long as the slowest of the last ones, within these.
-const LATE_MIN: Duration = Duration::from_millis(250);
+const LATE_MIN: Duration = Duration::from_millis(750);
 const LATE_MAX: Duration = Duration::from_secs(2);
 const RECENT_PINGS: usize = 8;
 /// Where a late ping gets no answer for so long again, nor does a dial, the peer is out of reach;
@@ -163,25 +166,27 @@ impl Link {
         };
         tokio::select! {
             () = connection.closed.cancelled() => None,
-            newer = self.measure(&connection.channel) => newer,
+            newer = self.measure(connection) => newer,
             () = sending => None,
         }
     }
 
     /// Pings, until one gets no answer. What is dead says nothing (a middlebox forgot the
     /// connection, or an address moved), and neither does what is merely slow. So the peer is
-    /// dialled beside a ping that is late: a connection that comes to be meanwhile, which takes
-    /// several round trips, shows that the older one is dead.
-    async fn measure(&self, channel: &Traced) -> Option<Connection> {
+    /// dialled beside a ping that is late, and not where anything else comes over the connection: a
+    /// handshake would be much for a line that is full. A connection that comes to be meanwhile,
+    /// which takes several round trips, shows that the older one is dead.
+    async fn measure(&self, connection: &Connection) -> Option<Connection> {
         let mut recent = VecDeque::new();
         for count in 1_u32.. {
             let slowest: Duration = recent.iter().copied().max().unwrap_or(LATE_MAX);
-            let ping = ping(channel);
+            let patience = (slowest * 3).clamp(LATE_MIN, LATE_MAX);
+            let ping = ping(&connection.channel);
             tokio::pin!(ping);
             let took = tokio::select! {
                 biased;
                 answered = &mut ping => answered.ok()?,
-                () = sleep((slowest * 3).clamp(LATE_MIN, LATE_MAX)) => tokio::select! {
+                () = silence(connection, patience) => tokio::select! {
                     biased;
                     answered = ping => answered.ok()?,
                     newer = self.overtake() => return newer,
@@ -193,7 +198,9 @@ impl Link {
             let rtt_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             self.handle.round_trip(self.peer, rtt_us).await;
             if count >= PING_BURST {
-                sleep(PING_EVERY).await;
+                // Where it has waited for something, there is little room.
+                let waited = took.saturating_sub(recent.iter().copied().min().unwrap_or(took));
+                sleep((waited * ROOM_FOR_PINGS).clamp(PING_EVERY, PING_EVERY_MAX)).await;
             }
         }
         None
@@ -209,6 +216,17 @@ impl Link {
                 Err(_) => sleep(jitter(wait)).await,
             }
             wait = (wait * 2).min(REDIAL_MAX);
+        }
+    }
+}
+
+/// Until nothing has come over the connection for so long.
+async fn silence(connection: &Connection, lasts: Duration) {
+    loop {
+        let heard = connection.heard();
+        sleep(lasts).await;
+        if connection.heard() == heard {
+            return;
         }
     }
 }

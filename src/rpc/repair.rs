@@ -53,9 +53,17 @@ pub async fn check_all(node: Arc<Node>) {
         let reader = chat.reader.clone();
         let checked = tokio::task::spawn_blocking(move || reader.check());
         tokio::select! {
-            checked = checked => if let Ok(Err(error)) = checked {
-                tracing::error!(chat = ?chat.id, %error, "the check of a chat's store found \
-                    damage: it is repaired from the other members; see to the disk");
+            checked = checked => match checked {
+                Ok(Err(error)) if error.needs_repair() => {
+                    tracing::error!(chat = ?chat.id, %error, "the check of a chat's store found \
+                        damage: it is repaired from the other members; see to the disk");
+                }
+                // The chat, or this process, has come to its end meanwhile.
+                Ok(Err(StorageError::Closed { .. })) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(chat = ?chat.id, %error, "a chat's store could not be checked");
+                }
+                Ok(Ok(())) | Err(_) => {}
             },
             () = node.stop.cancelled() => return,
         }

@@ -384,7 +384,7 @@ mod tests {
     use crate::protocol::event::{LinkState, Persist};
     use crate::protocol::founding::founding_entry;
     use crate::protocol::message::{Announce, Append, Body, Message};
-    use crate::protocol::types::{ChatId, Hash, Policy, Position};
+    use crate::protocol::types::{ChatId, Hash, Policy, Position, Reign, SignedVote};
     use crate::runtime::driver::{DriverOptions, start};
     use crate::runtime::handle::NewChat;
     use crate::storage::ChatStore;
@@ -502,8 +502,9 @@ mod tests {
         let (chat, first) = founded;
         let mut log = vec![Arc::new(first)];
         let joined = || Membership::Joined { name: "x".into(), address: "x:1".into(), proof: None };
+        let vote = SignedVote { incarnation: 1, signature: [0; 64] };
         for (author, session, number, payload) in [
-            (HOST, 1, 0, Payload::TermStart),
+            (HOST, 1, 0, Payload::TermStart(Reign { last_term: 0, votes: [(HOST, vote)].into() })),
             (HOST, 1, 0, Payload::Membership(Membership::Invited { peer: me, address: text })),
             (me, 2, 0, Payload::Membership(joined())),
             (me, 2, 1, message("a")),
@@ -542,7 +543,7 @@ mod tests {
             call: 0,
             body,
         };
-        let announce = from_host(Body::Announce(Announce { term: 1 }));
+        let announce = from_host(Body::Announce(Announce { term: 1, reign: None }));
         handle.deliver(chat, announce).await.expect("the loop runs");
         handle.view(chat).await.expect("it has been attached to");
         let append = from_host(Body::Append(Append {
@@ -552,6 +553,7 @@ mod tests {
             commit: log.len() as u64,
             entries: log,
             past: None,
+            reign: None,
         }));
         let shared = handle.chat(chat).expect("it runs");
         let wish = Wish {

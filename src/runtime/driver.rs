@@ -31,6 +31,7 @@ use crate::protocol::config::Config;
 use crate::protocol::event::{DiskState, Event, LinkState, Load};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::replica::Replica;
+use crate::protocol::sign::Signer;
 use crate::protocol::time::Instant;
 use crate::protocol::types::{CallId, ChatId, Incarnation, MemberState, PeerId, TraceContext};
 use crate::storage::StorageError;
@@ -470,7 +471,9 @@ impl Driver {
         let journal = Journal::start(new.store, self.io.done.clone(), Arc::clone(&gauges))
             .map_err(|error| failed(format!("cannot start a thread: {error}")))?;
         let config = self.config.clone();
-        let replica = Replica::new(config, self.shared.me, new.recovered, now, seed);
+        let identity = Arc::clone(&self.io.identity);
+        let signer = Signer::new(new.id, move |bytes| identity.sign(bytes));
+        let replica = Replica::new(config, self.shared.me, signer, new.recovered, now, seed);
         let status = replica.status();
         let members = Arc::clone(&status.members);
         let names: Names = members.iter().map(|(peer, m)| (*peer, m.name.clone())).collect();

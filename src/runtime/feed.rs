@@ -195,7 +195,7 @@ mod tests {
             number: index,
             created_at_ms: 0,
             trace: None,
-            payload: Payload::TermStart,
+            payload: Payload::TermStart(Default::default()),
             signature: None,
             previous: Hash::default(),
             hash: Hash::default(),

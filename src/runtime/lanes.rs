@@ -252,7 +252,8 @@ impl Piece for Outgoing {
         let entries = append.entries.split_off(first);
         let last = append.entries.last()?;
         let previous = Position { term: last.term, index: last.index };
-        let rest = Append { previous, entries, past: None, ..*append };
+        let (term, attach, commit) = (append.term, append.attach, append.commit);
+        let rest = Append { term, attach, previous, entries, commit, past: None, reign: None };
         Some(Self::Message(Message { body: Body::Append(rest), ..*message }))
     }
 }

@@ -164,6 +164,7 @@ mod tests {
             term: 1,
             attach: 1,
             synced,
+            received: 0,
             heartbeat: 0,
             receipt: Receipt::default(),
             ranking_version: 0,

@@ -23,6 +23,10 @@ const WINDOW_MAX: usize = 4 << 20;
 const PIECE_MAX: usize = 256 << 10;
 /// After so long the other end is asked what has arrived, if it is not for the bytes.
 const MARK_EVERY: Duration = Duration::from_millis(100);
+/// Where as much was under way and came sooner, the way itself varies. So much of that is borne, as
+/// it was within such a span or the one before.
+const SPREAD_MAX: Duration = Duration::from_millis(400);
+const SPREAD_KEPT: Duration = Duration::from_secs(10);
 /// A shortest time that was not seen again for so long is measured anew: the way may be longer.
 const SHORTEST_KEPT: Duration = Duration::from_secs(10);
 
@@ -49,6 +53,11 @@ struct State {
     /// All that has arrived.
     delivered: u64,
     shortest: Option<Shortest>,
+    /// By how much the way itself varies: since `spread_turned_at`, and in the span before that.
+    spread: (Duration, Duration),
+    spread_turned_at: Option<Instant>,
+    /// The slowest mark since then, and what was under way with it.
+    slowest: (Duration, usize),
     /// The window that is gone back to, while next to nothing is sent to see the shortest time
     /// again.
     held_back: Option<usize>,
@@ -62,6 +71,9 @@ struct Mark {
     bytes: usize,
     /// All that had arrived when it was sent.
     delivered: u64,
+    /// What was under way then, it included, and whether that was all that may be.
+    under_way: usize,
+    was_full: bool,
     /// Nothing else was under way.
     alone: bool,
 }
@@ -87,6 +99,9 @@ impl Default for Pace {
             marked_at: None,
             delivered: 0,
             shortest: None,
+            spread: (Duration::ZERO, Duration::ZERO),
+            spread_turned_at: None,
+            slowest: (Duration::ZERO, usize::MAX),
             held_back: None,
         };
         Self { state: Mutex::new(state), arrived: Notify::new() }
@@ -126,7 +141,8 @@ impl State {
     fn room(&self, now: Instant) -> Option<usize> {
         let window = if planted(Mistake::Unpaced) { WINDOW_MAX } else { self.window };
         let open = window.saturating_sub(self.under_way);
-        let limit = self.shortest.map_or(Duration::MAX, |shortest| shortest.took + QUEUE_MAX);
+        let most = |shortest: Shortest| shortest.took + QUEUE_MAX + self.spread();
+        let limit = self.shortest.map_or(Duration::MAX, most);
         let is_late = self.marks.front().is_some_and(|mark| now - mark.at > limit)
             && !planted(Mistake::Unpaced);
         // With nothing to wait for, something is sent, however little the link carries.
@@ -157,6 +173,8 @@ impl State {
             at: now,
             bytes: std::mem::take(&mut self.unmarked),
             delivered: self.delivered,
+            under_way: self.under_way,
+            was_full: self.under_way * 2 >= self.window,
             alone,
         });
         Some(self.newest_mark)
@@ -175,17 +193,42 @@ impl State {
         let Some(mark) = newest else { return };
         let took = now.duration_since(mark.at);
         let arrived = usize::try_from(self.delivered - mark.delivered).unwrap_or(WINDOW_MAX);
+        self.note_spread(now, took, mark.under_way);
         let Some(limit) = self.limit(now, took, mark.alone) else { return };
         if took > limit {
             // Of what came while this mark was on its way, the link carries this part in that time.
             let carried = arrived as u128 * limit.as_micros() / took.as_micros().max(1);
             let carried = usize::try_from(carried).unwrap_or(WINDOW_MAX);
+            // Where less was sent than might be, that says how much was sent and no more.
+            let carried = if mark.was_full { carried } else { carried.max(mark.under_way) };
             self.window = self.window.min(carried).max(WINDOW_MIN);
             self.has_met_limit = true;
+            if self.window < self.slowest.1 {
+                // Nothing that is sent from now on can be compared with that.
+                self.slowest = (Duration::ZERO, usize::MAX);
+            }
         } else if was_full {
             // A window that is not used shows nothing about the link.
             let more = if self.has_met_limit { came / 2 } else { came };
             self.window = (self.window + more).min(WINDOW_MAX);
+        }
+    }
+
+    /// By how much the way itself varies, as far as that is borne.
+    fn spread(&self) -> Duration {
+        self.spread.0.max(self.spread.1).min(SPREAD_MAX)
+    }
+
+    fn note_spread(&mut self, now: Instant, took: Duration, under_way: usize) {
+        if self.spread_turned_at.is_none_or(|at| now - at >= SPREAD_KEPT) {
+            self.spread = (Duration::ZERO, self.spread.0);
+            self.spread_turned_at = Some(now);
+            self.slowest = (Duration::ZERO, usize::MAX);
+        }
+        if took >= self.slowest.0 {
+            self.slowest = (took, under_way);
+        } else if under_way >= self.slowest.1 / 4 * 3 {
+            self.spread.0 = self.spread.0.max(self.slowest.0 - took);
         }
     }
 
@@ -195,7 +238,7 @@ impl State {
         let Some(shortest) = shortest else {
             self.shortest = Some(Shortest { took, seen_at: now });
             self.window = self.held_back.take().unwrap_or(self.window);
-            return Some(took + QUEUE_MAX);
+            return Some(took + QUEUE_MAX + self.spread());
         };
         if took <= shortest.took + shortest.took / 8 {
             let took = took.min(shortest.took);
@@ -203,13 +246,15 @@ impl State {
         } else if self.held_back.is_none() && now - shortest.seen_at > SHORTEST_KEPT {
             self.held_back = Some(std::mem::replace(&mut self.window, WINDOW_MIN));
         }
-        self.held_back.is_none().then(|| shortest.took.min(took) + QUEUE_MAX)
+        let limit = shortest.took.min(took) + QUEUE_MAX + self.spread();
+        self.held_back.is_none().then_some(limit)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::prng::Prng;
 
     /// A link that carries so many bytes a second, after a delay each way, and holds what is sent
     /// faster. Sends as much as the pace allows for `seconds`, and gives the bytes that came
@@ -270,6 +315,48 @@ mod tests {
         over(&mut state, 100_000_000, Duration::from_millis(10), 5);
         let (_, longest) = over(&mut state, 16_000, Duration::from_millis(10), 200);
         assert!(longest < Duration::from_millis(500), "{longest:?}");
+    }
+
+    /// What people say, 35 kB in each second, over a way there and back that takes between `least`
+    /// and `most`: how long a piece of it waits until it may be sent, at most.
+    fn waited_over(least_ms: u64, most_ms: u64) -> u64 {
+        let mut pace = Pace::default().state.into_inner().expect("nobody has panicked");
+        let (mut prng, begin) = (Prng::new(7), Instant::now());
+        let mut waiting: VecDeque<u64> = VecDeque::new();
+        let mut answers: VecDeque<(u64, Option<u64>)> = VecDeque::new();
+        let mut longest = 0;
+        for at in 0..60_000 {
+            let now = begin + Duration::from_millis(at);
+            while let Some((_, mark)) = answers.pop_front_if(|(due, _)| *due <= at) {
+                mark.into_iter().for_each(|mark| pace.has_arrived(now, mark));
+            }
+            if prng.below(10) == 0 {
+                waiting.push_back(at);
+            }
+            while let Some(room) = (!waiting.is_empty()).then(|| pace.room(now)).flatten() {
+                let sent = (room / 350).clamp(1, waiting.len());
+                longest = waiting.drain(..sent).map(|since| at - since).fold(longest, u64::max);
+                let due = at + least_ms + prng.below(most_ms - least_ms + 1);
+                let due = answers.back().map_or(due, |(last, _)| due.max(*last));
+                answers.push_back((due, pace.sent(now, sent * 350)));
+            }
+        }
+        longest.max(waiting.front().map_or(0, |since| 60_000 - since))
+    }
+
+    #[test]
+    fn a_way_that_varies_is_not_taken_for_one_that_is_full() {
+        // Not in this draw, but in others, 500 to 700 ms is taken for one for a while.
+        for (least_ms, most_ms, waited_max_ms) in [
+            (500, 500, 2_000),
+            (500, 600, 2_500),
+            (500, 700, 2_000),
+            (40, 80, 2_000),
+            (40, 160, 2_000),
+        ] {
+            let longest = waited_over(least_ms, most_ms);
+            assert!(longest < waited_max_ms, "{least_ms} to {most_ms} ms: {longest} ms");
+        }
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl Spans {
                 && let Some(call) = self.calls.remove(&message.call)
             {
                 spans.push(child_of(call, || {
-                    let (term, granted) = (vote.term, vote.granted);
+                    let (term, granted) = (vote.term, vote.granted.is_some());
                     info_span!("vote", demes.term = term, demes.vote.granted = granted)
                 }));
             }

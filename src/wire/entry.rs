@@ -1,5 +1,7 @@
 //! Records of the log on the wire: entries, submissions and what they do.
 
+use std::collections::BTreeMap;
+
 use super::{
     WireError, check_address, check_name, hex, milliseconds, pb, peer_id, signature, timestamp,
     trace_context,
@@ -7,8 +9,8 @@ use super::{
 use crate::protocol::traceparent::to_traceparent;
 use crate::protocol::types::{
     ADDRESS_BYTES_MAX, Entry, Hash, INVITE_LINK_USES_MAX, InviteLinkId, InviteLinkProof,
-    MEMBERS_MAX, Membership, NAME_CHARS_MAX, Payload, Policy, REQUEST_ID_BYTES_MAX,
-    SEALED_BYTES_MAX, Submission, TERM_MAX, VoterSet,
+    MEMBERS_MAX, Membership, NAME_CHARS_MAX, Payload, PeerId, Policy, REQUEST_ID_BYTES_MAX, Reign,
+    SEALED_BYTES_MAX, SignedVote, Submission, TERM_MAX, VOTES_MAX, VoterSet,
 };
 
 /// An entry as other members get it.
@@ -26,7 +28,7 @@ pub fn to_entry(entry: &Entry) -> pb::Entry {
         previous_hash: entry.previous.0.to_vec().into(),
         hash: entry.hash.0.to_vec().into(),
         payload: Some(match &entry.payload {
-            Payload::TermStart => Out::TermStart(pb::TermStart {}),
+            Payload::TermStart(reign) => Out::TermStart(to_reign(reign)),
             Payload::Message { request_id, sealed } => Out::Message(pb::SealedMessage {
                 request_id: request_id.clone(),
                 sealed: sealed.clone(),
@@ -44,7 +46,7 @@ pub fn to_entry(entry: &Entry) -> pb::Entry {
 pub fn from_entry(entry: pb::Entry) -> Result<Entry, WireError> {
     use pb::entry::Payload as In;
     let payload = match entry.payload.ok_or(WireError::Missing("payload"))? {
-        In::TermStart(_) => Payload::TermStart,
+        In::TermStart(reign) => Payload::TermStart(from_reign(&reign)?),
         In::Message(message) => from_message(message)?,
         In::Membership(change) => Payload::Membership(from_membership(change)?),
         In::VoterChange(voters) => Payload::VoterChange(from_voters(voters)?),
@@ -86,7 +88,7 @@ pub fn to_submission(submission: &Submission) -> pb::Submission {
                 Some(Out::Policy(pb::Policy { chat_name: policy.chat_name.clone() }))
             }
             // Only hosts make these; no member submits them.
-            Payload::TermStart | Payload::VoterChange(_) => None,
+            Payload::TermStart(_) | Payload::VoterChange(_) => None,
         },
     }
 }
@@ -245,14 +247,40 @@ fn from_voters(voters: pb::VoterSet) -> Result<VoterSet, WireError> {
         .map(VoterSet)
 }
 
-fn hash(bytes: &[u8], field: &'static str) -> Result<Hash, WireError> {
+fn to_reign(reign: &Reign) -> pb::TermStart {
+    let vote = |(voter, vote): (&PeerId, &SignedVote)| pb::SignedVote {
+        voter_peer_id: hex(&voter.0),
+        incarnation: vote.incarnation,
+        signature: vote.signature.to_vec(),
+    };
+    pb::TermStart { last_term: reign.last_term, votes: reign.votes.iter().map(vote).collect() }
+}
+
+fn from_reign(reign: &pb::TermStart) -> Result<Reign, WireError> {
+    if reign.votes.len() > VOTES_MAX {
+        return Err(WireError::TooLong("votes"));
+    }
+    let mut votes = BTreeMap::new();
+    for vote in &reign.votes {
+        let signature = signature(&vote.signature)?.ok_or(WireError::Missing("signature"))?;
+        let vote = (
+            peer_id(&vote.voter_peer_id, "voter_peer_id")?,
+            SignedVote { incarnation: vote.incarnation, signature },
+        );
+        if votes.insert(vote.0, vote.1).is_some() {
+            return Err(WireError::Invalid("votes"));
+        }
+    }
+    Ok(Reign { last_term: reign.last_term, votes })
+}
+
+pub(super) fn hash(bytes: &[u8], field: &'static str) -> Result<Hash, WireError> {
     bytes.try_into().map(Hash).map_err(|_| WireError::Invalid(field))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::types::PeerId;
 
     fn entry(payload: Payload) -> Entry {
         Entry {
@@ -268,6 +296,11 @@ mod tests {
             previous: Hash([3; 32]),
             hash: Hash([4; 32]),
         }
+    }
+
+    fn reign(votes: u8) -> Reign {
+        let vote = SignedVote { incarnation: 7, signature: [6; 64] };
+        Reign { last_term: 2, votes: (1..=votes).map(|n| (PeerId([n; 32]), vote)).collect() }
     }
 
     fn link_created(uses_max: u32) -> Payload {
@@ -286,7 +319,8 @@ mod tests {
             Payload::Membership(Membership::Joined { name, address, proof })
         };
         for payload in [
-            Payload::TermStart,
+            Payload::TermStart(Reign::default()),
+            Payload::TermStart(reign(1)),
             Payload::Message { request_id: "r".into(), sealed: vec![0, 1].into() },
             Payload::Membership(Membership::Founded {
                 chat_name: "c".into(),
@@ -314,9 +348,14 @@ mod tests {
 
     #[test]
     fn bad_entries_are_errors() {
-        let good = to_entry(&entry(Payload::TermStart));
+        let good = to_entry(&entry(Payload::TermStart(reign(1))));
+        let mut twice = to_reign(&reign(1));
+        twice.votes.extend(twice.votes.clone());
+        let twice = pb::entry::Payload::TermStart(twice);
         let bad = [
             pb::Entry { payload: None, ..good.clone() },
+            pb::Entry { payload: Some(twice), ..good.clone() },
+            to_entry(&entry(Payload::TermStart(reign(VOTES_MAX as u8 + 1)))),
             pb::Entry { author_peer_id: "x".into(), ..good.clone() },
             pb::Entry { hash: vec![1].into(), ..good.clone() },
             pb::Entry { signature: vec![1].into(), ..good.clone() },

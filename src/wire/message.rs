@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use super::entry::{from_entry, from_submission, to_entry, to_submission};
 pub use super::join::*;
+pub use super::ranking::to_ranking;
+use super::ranking::{from_shortened, shorten};
 pub use super::vote::*;
-use super::vote::{from_absence, to_absence};
 use super::{WireError, hex, optional_peer_id, pb, peer_id};
 use crate::protocol::message::{
-    Accepted, Acknowledge, Append, Attach, Body, Candidate, FindHostAnswer, Heartbeat, LookBack,
-    Message, Ranking, Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
+    Accepted, Acknowledge, Append, Attach, Body, FindHostAnswer, Heartbeat, LookBack, Message,
+    Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
 use crate::protocol::types::{
     Boot, ChatId, DELAY_US_MAX, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
@@ -128,6 +129,7 @@ pub fn from_replicate_response(
                 entries: entries.map(|e| from_entry(e).map(Arc::new)).collect::<Result<_, _>>()?,
                 commit: append.commit,
                 past: append.past.map(from_past),
+                reign: append.reign.map(from_entry).transpose()?.map(Arc::new),
             })
         }
         Content::LookBack(index) => Body::LookBack(LookBack { term, attach, index }),
@@ -144,6 +146,7 @@ fn to_append(append: &Append) -> pb::Append {
         entries: append.entries.iter().map(|entry| to_entry(entry)).collect(),
         commit: append.commit,
         past: append.past.as_ref().map(to_past),
+        reign: append.reign.as_deref().map(to_entry),
     }
 }
 
@@ -152,20 +155,24 @@ fn to_append(append: &Append) -> pb::Append {
 pub fn to_heartbeat(chat: ChatId, message: &Message) -> Option<pb::HeartbeatsResponse> {
     let header = to_header(chat, message);
     match &message.body {
-        Body::Heartbeat(heartbeat) => Some(pb::HeartbeatsResponse {
-            header,
-            term: heartbeat.term,
-            number: heartbeat.number,
-            interval_us: heartbeat.interval_us,
-            sent_us: heartbeat.sent_us,
-            lease_us: heartbeat.lease_us,
-            probe: heartbeat.probe,
-            commit: heartbeat.commit,
-            receipts: heartbeat.positions.iter().map(to_receipt).collect(),
-            ranking: heartbeat.ranking.as_deref().map(to_ranking),
-            refused: None,
-            ended: None,
-        }),
+        Body::Heartbeat(heartbeat) => {
+            let (ranking, delays) = heartbeat.ranking.as_deref().map(shorten).unzip();
+            Some(pb::HeartbeatsResponse {
+                header,
+                term: heartbeat.term,
+                number: heartbeat.number,
+                interval_us: heartbeat.interval_us,
+                sent_us: heartbeat.sent_us,
+                lease_us: heartbeat.lease_us,
+                probe: heartbeat.probe,
+                commit: heartbeat.commit,
+                receipts: heartbeat.positions.iter().map(to_receipt).collect(),
+                ranking,
+                refused: None,
+                ended: None,
+                delays: delays.unwrap_or_default(),
+            })
+        }
         Body::Refused(refused) => Some(pb::HeartbeatsResponse {
             header,
             term: refused.term,
@@ -194,7 +201,11 @@ pub fn from_heartbeat(response: pb::HeartbeatsResponse) -> Result<(Header, Body)
         probe: response.probe,
         commit: response.commit,
         positions: positions.map(from_receipt).collect::<Result<_, _>>()?,
-        ranking: response.ranking.map(from_ranking).transpose()?.map(Arc::new),
+        ranking: response
+            .ranking
+            .map(|ranking| from_shortened(ranking, &response.delays))
+            .transpose()?
+            .map(Arc::new),
     };
     Ok((header, Body::Heartbeat(heartbeat)))
 }
@@ -208,51 +219,6 @@ fn from_receipt(receipt: &pb::MemberReceipt) -> Result<(PeerId, Receipt), WireEr
     Ok((peer, Receipt { delivered: receipt.delivered, read: receipt.read }))
 }
 
-/// A ranking as members and programs get it.
-pub fn to_ranking(ranking: &Ranking) -> pb::Ranking {
-    let candidates = ranking.candidates.iter();
-    let delays = ranking.delays.iter();
-    pb::Ranking {
-        term: ranking.term,
-        version: ranking.version,
-        candidates: candidates
-            .map(|c| pb::Candidate {
-                peer_id: hex(&c.peer.0),
-                farness_us: c.farness_us,
-                absence: to_absence(c.absence).into(),
-            })
-            .collect(),
-        delays: delays
-            .map(|(from, to, delay_us)| pb::Delay {
-                from_peer_id: hex(&from.0),
-                to_peer_id: hex(&to.0),
-                delay_us: *delay_us,
-            })
-            .collect(),
-    }
-}
-
-fn from_ranking(ranking: pb::Ranking) -> Result<Ranking, WireError> {
-    if ranking.candidates.len() > MEMBERS_MAX || ranking.delays.len() > MEMBERS_MAX * MEMBERS_MAX {
-        return Err(WireError::TooLong("ranking"));
-    }
-    let candidate = |c: &pb::Candidate| {
-        let peer = peer_id(&c.peer_id, "peer_id")?;
-        let absence = from_absence(c.absence());
-        Ok(Candidate { peer, farness_us: c.farness_us, absence })
-    };
-    let delay = |d: &pb::Delay| {
-        let from = peer_id(&d.from_peer_id, "from_peer_id")?;
-        Ok((from, peer_id(&d.to_peer_id, "to_peer_id")?, d.delay_us))
-    };
-    Ok(Ranking {
-        term: ranking.term,
-        version: ranking.version,
-        candidates: ranking.candidates.iter().map(candidate).collect::<Result<_, _>>()?,
-        delays: ranking.delays.iter().map(delay).collect::<Result<_, _>>()?,
-    })
-}
-
 // Acknowledge.
 
 pub fn to_acknowledge(header: Option<pb::Header>, a: &Acknowledge) -> pb::AcknowledgeRequest {
@@ -261,6 +227,7 @@ pub fn to_acknowledge(header: Option<pb::Header>, a: &Acknowledge) -> pb::Acknow
         term: a.term,
         attach: a.attach,
         synced: a.synced,
+        received: a.received,
         heartbeat: a.heartbeat,
         delivered: a.receipt.delivered,
         read: a.receipt.read,
@@ -274,6 +241,7 @@ pub fn from_acknowledge(request: pb::AcknowledgeRequest) -> Result<(Header, Body
         term: request.term,
         attach: request.attach,
         synced: request.synced,
+        received: request.received,
         heartbeat: request.heartbeat,
         receipt: Receipt { delivered: request.delivered, read: request.read },
         ranking_version: request.ranking_version,
@@ -466,7 +434,7 @@ pub(super) fn from_past(past: pb::Past) -> Past {
 mod tests {
     use super::*;
     use crate::protocol::invite_link::InviteLinkProblem;
-    use crate::protocol::message::{Absence, Refused, RefusedReason};
+    use crate::protocol::message::{Absence, Candidate, Ranking, Refused, RefusedReason};
     use crate::protocol::types::DELAYS_SHOWN_MAX;
 
     const CHAT: ChatId = ChatId([7; 16]);
@@ -499,7 +467,10 @@ mod tests {
                 farness_us: Some(5),
                 absence: Some(Absence::Silent),
             }],
-            delays: vec![(PeerId([1; 32]), PeerId([2; 32]), 77)],
+            delays: vec![
+                (PeerId([1; 32]), PeerId([1; 32]), 66),
+                (PeerId([1; 32]), PeerId([2; 32]), 77),
+            ],
         };
         let heartbeat = message(Body::Heartbeat(Heartbeat {
             term: 2,

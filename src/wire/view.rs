@@ -89,7 +89,7 @@ pub fn to_event(
         _ => names.get(&entry.author),
     };
     let kind = match &entry.payload {
-        Payload::TermStart => Kind::Host(pb::HostEvent { term: entry.term }),
+        Payload::TermStart(_) => Kind::Host(pb::HostEvent { term: entry.term }),
         Payload::Message { request_id, sealed } => {
             Kind::Message(pb::MessageEvent { text: open(sealed), request_id: request_id.clone() })
         }

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use super::entry::{from_entry, to_entry};
+use super::entry::{from_entry, hash, to_entry};
 use super::message::{
     Header, from_header, from_past, from_position, from_refused, to_header, to_past, to_position,
     to_refused,
 };
 use super::{WireError, hex, pb, peer_id, signature};
 use crate::protocol::message::{
-    Absence, Announce, Body, FetchLog, FetchLogAnswer, HandOver, HostAlive, Message, Nominate,
-    NominateAnswer, RequestVote, SolicitAnswer, Vote, Withdraw, WithdrawReason,
+    Absence, Announce, Body, FetchLog, FetchLogAnswer, Granted, HandOver, HostAlive, Message,
+    Nominate, NominateAnswer, RequestVote, SolicitAnswer, Vote, Withdraw, WithdrawReason,
 };
-use crate::protocol::types::ChatId;
+use crate::protocol::types::{ChatId, End};
 
 pub fn to_nominate_request(header: Option<pb::Header>, n: &Nominate) -> pb::NominateRequest {
     pb::NominateRequest { header, term: n.term, last: Some(to_position(n.last)) }
@@ -105,7 +105,8 @@ pub fn to_vote_request(header: Option<pb::Header>, r: &RequestVote) -> pb::Reque
     pb::RequestVoteRequest {
         header,
         term: r.term,
-        last: Some(to_position(r.last)),
+        last: Some(to_position(r.end.last)),
+        last_hash: r.end.hash.0.to_vec(),
         hand_over: r.hand_over.as_ref().map(to_hand_over),
         past: r.past.as_ref().map(to_past),
     }
@@ -115,7 +116,10 @@ pub fn from_vote_request(request: pb::RequestVoteRequest) -> Result<(Header, Bod
     let header = from_header(request.header)?;
     let body = RequestVote {
         term: request.term,
-        last: from_position(request.last),
+        end: End {
+            last: from_position(request.last),
+            hash: hash(&request.last_hash, "last_hash")?,
+        },
         hand_over: request.hand_over.map(from_hand_over).transpose()?,
         past: request.past.map(from_past),
     };
@@ -128,7 +132,7 @@ pub fn to_vote_response(chat: ChatId, message: &Message) -> Option<pb::RequestVo
         Body::Vote(vote) => Some(pb::RequestVoteResponse {
             header,
             term: vote.term,
-            granted: vote.granted,
+            granted: vote.granted.as_ref().map(to_granted),
             host_alive: vote.host_alive.map(to_host_alive),
             refused: None,
         }),
@@ -149,10 +153,25 @@ pub fn from_vote_response(response: pb::RequestVoteResponse) -> Result<(Header, 
     }
     let vote = Vote {
         term: response.term,
-        granted: response.granted,
+        granted: response.granted.map(from_granted).transpose()?,
         host_alive: response.host_alive.map(from_host_alive).transpose()?,
     };
     Ok((header, Body::Vote(vote)))
+}
+
+fn to_granted(granted: &Granted) -> pb::GrantedVote {
+    pb::GrantedVote {
+        last: Some(to_position(granted.end.last)),
+        last_hash: granted.end.hash.0.to_vec(),
+        signature: granted.signature.to_vec(),
+    }
+}
+
+fn from_granted(granted: pb::GrantedVote) -> Result<Granted, WireError> {
+    let hash = hash(&granted.last_hash, "last_hash")?;
+    let end = End { last: from_position(granted.last), hash };
+    let signature = signature(&granted.signature)?.ok_or(WireError::Missing("signature"))?;
+    Ok(Granted { end, signature })
 }
 
 pub fn to_withdraw_request(header: Option<pb::Header>, w: &Withdraw) -> pb::WithdrawRequest {
@@ -177,9 +196,20 @@ pub fn from_withdraw_request(request: pb::WithdrawRequest) -> Result<(Header, Bo
     Ok((header, Body::Withdraw(Withdraw { term: request.term, reason })))
 }
 
+/// With where the caller can be dialled.
+pub fn to_announce_request(
+    header: Option<pb::Header>,
+    announce: &Announce,
+    address: String,
+) -> pb::AnnounceRequest {
+    let reign = announce.reign.as_deref().map(to_entry);
+    pb::AnnounceRequest { header, term: announce.term, address, reign }
+}
+
 pub fn from_announce_request(request: pb::AnnounceRequest) -> Result<(Header, Body), WireError> {
     let header = from_header(request.header)?;
-    Ok((header, Body::Announce(Announce { term: request.term })))
+    let reign = request.reign.map(from_entry).transpose()?.map(Arc::new);
+    Ok((header, Body::Announce(Announce { term: request.term, reign })))
 }
 
 pub fn from_hand_over_request(
@@ -299,14 +329,17 @@ fn from_host_alive(alive: pb::HostAlive) -> Result<HostAlive, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::types::PeerId;
+    use crate::protocol::types::{Hash, PeerId, Position};
 
     const CHAT: ChatId = ChatId([7; 16]);
 
     #[test]
     fn a_vote_reads_back_and_nonsense_is_an_error() {
         let alive = HostAlive { host: PeerId([6; 32]), term: 2, retry_in_us: 9 };
-        let body = Body::Vote(Vote { term: 1, granted: true, host_alive: Some(alive) });
+        let last = Position { term: 3, index: 9 };
+        let end = End { last, hash: Hash([8; 32]) };
+        let granted = Some(Granted { end, signature: [9; 64] });
+        let body = Body::Vote(Vote { term: 1, granted, host_alive: Some(alive) });
         let vote = Message {
             from: PeerId([1; 32]),
             from_incarnation: 2,

@@ -90,6 +90,8 @@ impl Arena {
         let generation = said["generation"].as_str().context("it says the generation")?.to_owned();
         for peer in (0..self.cluster.peers.len()).filter(|peer| *peer != survivor) {
             self.world.set_harmed(peer);
+            // It begins the chat anew, and does that no second time within ten minutes.
+            self.renewed.insert(peer);
             self.recover_at(peer, &["--follow", &generation]).await?;
         }
         Ok(())

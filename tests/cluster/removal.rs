@@ -6,6 +6,7 @@ use demes::cli::demo::peer::until;
 use demes::wire::link::LinkText;
 use demes::wire::pb;
 use nix::sys::signal::Signal;
+use tokio::time::timeout;
 use tonic::{Code, Request};
 
 use crate::harness::{Chat, STEP, assert_refused, story};
@@ -138,12 +139,26 @@ async fn who_was_removed_while_offline_learns_of_it_and_what_was_queued_is_not_s
         is_out(&chat, out, last).await;
         assert_eq!(chat.chat_at(out).await.unwrap().queued, 1);
 
-        // Leaving such a chat deletes what is kept of it.
+        // Leaving such a chat deletes what is kept of it, and ends who reads it: it would wait for
+        // nothing, also where this peer comes back.
+        let cursors = vec![pb::FeedCursor { chat: chat.chat.clone(), after: 0 }];
+        let reading = chat.peers[out].client().feed(pb::FeedRequest { cursors }).await;
+        let mut reading = reading.unwrap().into_inner();
         let leave = pb::LeaveChatRequest { chat: chat.chat.clone() };
         chat.peers[out].client().leave_chat(leave).await.unwrap();
         let mut client = chat.peers[out].client();
         let request = pb::GetChatRequest { chat: chat.chat.clone() };
         assert_refused(client.get_chat(request).await, Code::NotFound, "CHAT_NOT_FOUND");
+        let ended = timeout(STEP, async {
+            loop {
+                match reading.message().await {
+                    Ok(frame) => assert!(frame.is_some(), "it does not end without a word"),
+                    Err(status) => return status,
+                }
+            }
+        });
+        let ended = ended.await.expect("whoever reads is told");
+        assert_refused(Err::<(), _>(ended), Code::NotFound, "CHAT_NOT_FOUND");
         invite_again(&chat, by, out).await;
         chat.settled().await.unwrap();
         chat.finish().await;
@@ -191,7 +206,7 @@ async fn an_invitation_ends(chat: &Chat) {
             }
         }
     };
-    tokio::time::timeout(STEP, ends).await.expect("the invitation ends");
+    timeout(STEP, ends).await.expect("the invitation ends");
 }
 
 /// Waits until the log of peer 0 has no invited member any more.

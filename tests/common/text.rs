@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use demes_protocol::event::{LinkState, Notice, Persist, Role, Status};
 use demes_protocol::message::{
-    Accepted, Body, HandOver, HostAlive, Join, Message, Ranking, Receipt, RefusedReason,
+    Accepted, Announce, Body, HandOver, HostAlive, Join, Message, Ranking, Receipt, RefusedReason,
     SubmitProblem,
 };
 use demes_protocol::types::{
@@ -47,7 +47,7 @@ fn voters(set: &VoterSet) -> String {
 
 fn payload(payload: &Payload) -> String {
     match payload {
-        Payload::TermStart => "TermStart".into(),
+        Payload::TermStart(_) => "TermStart".into(),
         Payload::Message { sealed, .. } => format!("{:?}", String::from_utf8_lossy(sealed)),
         Payload::VoterChange(set) => format!("VoterChange to {}", voters(set)),
         Payload::Policy(policy) => format!("Policy {:?}", policy.chat_name),
@@ -199,6 +199,14 @@ pub fn kind(body: &Body) -> &'static str {
     }
 }
 
+/// The votes that a reign is shown with.
+fn proof(reign: &Entry) -> String {
+    let Payload::TermStart(proof) = &reign.payload else { return entry(reign) };
+    let voters: Vec<_> = proof.votes.keys().map(peer).collect();
+    let last = Position { term: proof.last_term, index: reign.index.saturating_sub(1) };
+    format!("after {} with votes of {}", position(last), voters.join(" "))
+}
+
 fn details(body: &Body) -> String {
     match body {
         Body::Attach(b) => {
@@ -225,6 +233,9 @@ fn details(body: &Body) -> String {
         }
         Body::Acknowledge(b) => {
             let receipt = b.receipt;
+            if b.received > 0 {
+                return format!("#{} received {}", b.attach, b.received);
+            }
             let read = format!("delivered {} read {}", receipt.delivered, receipt.read);
             format!("#{} synced {} heard {} {read}", b.attach, b.synced, b.heartbeat)
         }
@@ -257,10 +268,10 @@ fn details(body: &Body) -> String {
         Body::RequestVote(b) => {
             let permission =
                 b.hand_over.as_ref().map_or(String::new(), |h| format!(" with {}", hand_over(h)));
-            format!("last {}{permission}{}", position(b.last), past(b.past))
+            format!("last {}{permission}{}", position(b.end.last), past(b.past))
         }
         Body::Vote(b) => {
-            let granted = if b.granted { "granted" } else { "refused" };
+            let granted = if b.granted.is_some() { "granted" } else { "refused" };
             format!("{granted}{}", host_alive(b.host_alive))
         }
         Body::Withdraw(b) => format!("{:?}", b.reason),
@@ -269,6 +280,7 @@ fn details(body: &Body) -> String {
         Body::Refused(b) => reason(b.reason),
         Body::Join(b) if b.decline => "declines".into(),
         Body::Join(Join { proof: Some(proof), .. }) => format!("with link {}", link(&proof.link)),
+        Body::Announce(Announce { reign: Some(reign), .. }) => proof(reign),
         Body::Goodbye | Body::Join(_) | Body::Announce(_) | Body::FindHost => String::new(),
     }
 }

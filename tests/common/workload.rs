@@ -247,13 +247,16 @@ async fn write(world: Arc<World>, rate: u32, seed: u64, stop: CancellationToken)
     let mut prng = Prng::new(seed);
     let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let mut beats = interval(Duration::from_secs(1) / rate);
-    let mut calls = JoinSet::new();
+    let (mut calls, mut due) = (JoinSet::new(), 0);
     while !stop.is_cancelled() {
         beats.tick().await;
         while calls.try_join_next().is_some() {}
-        if prng.below(100) >= u64::from(world.pace.load(Ordering::Relaxed)) {
+        // Evenly, so that a quiet chat is silent for no longer than its pace says.
+        due += world.pace.load(Ordering::Relaxed);
+        if due < 100 {
             continue;
         }
+        due -= 100;
         let Ok(place) = room.clone().try_acquire_owned() else { continue };
         let there: Vec<usize> =
             (0..world.clients.len()).filter(|peer| world.client(*peer).is_some()).collect();

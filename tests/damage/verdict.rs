@@ -5,6 +5,7 @@ use std::path::Path;
 use demes::protocol::config::Config;
 use demes::protocol::event::{Persist, Recovered};
 use demes::protocol::replica::Replica;
+use demes::protocol::sign::Signer;
 use demes::protocol::time::Instant;
 use demes::protocol::types::{Payload, Submission};
 use demes::storage::{ChatStore, DataDir, StorageError};
@@ -102,7 +103,14 @@ fn look(data: &DataDir, truth: &mut Truth, goes_on: bool) -> Verdict {
         Err(error) => return Verdict::of(&error),
     };
     // The rules take what was recovered as it is, and have assertions of their own.
-    let _ = Replica::new(Config::default(), ME, recovered.clone(), Instant(0), 1);
+    let _ = Replica::new(
+        Config::default(),
+        ME,
+        Signer::new(CHAT, |_| [0; 64]),
+        recovered.clone(),
+        Instant(0),
+        1,
+    );
     let is_cut = recovered.tail_in_doubt;
     assert_recovered(&recovered, truth);
     match read_all(&store, truth, is_cut) {

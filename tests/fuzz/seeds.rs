@@ -9,8 +9,8 @@ use demes::crypto::link::LinkSeed;
 use demes::protocol::log::{Checkpoint, Log};
 use demes::protocol::recovery::LogEnd;
 use demes::protocol::types::{
-    Entry, HardState, Hash, Membership, Past, Pasts, Payload, Policy, Position, Submission,
-    VoterSet,
+    Entry, HardState, Hash, Membership, Past, Pasts, Payload, Policy, Position, Reign, SignedVote,
+    Submission, VoterSet,
 };
 use demes::storage::schema::{self, Batch, Table, Vows};
 use demes::wire::hex;
@@ -67,7 +67,7 @@ fn payloads() -> Vec<(&'static str, Payload)> {
         Membership::InviteLinkCreated { link: link.id(), uses_max: 3, expires_at_ms: 1 << 40 };
     let of = Payload::Membership;
     vec![
-        ("term_start", Payload::TermStart),
+        ("term_start", Payload::TermStart(reign())),
         ("message", message("a text")),
         ("founded", of(founded)),
         ("invited", of(Membership::Invited { peer: peer(3), address: address.clone() })),
@@ -84,6 +84,11 @@ fn payloads() -> Vec<(&'static str, Payload)> {
         ("voters", Payload::VoterChange(VoterSet([(peer(1), 7), (peer(2), 8)].into()))),
         ("policy", Payload::Policy(Policy { chat_name: "another".into() })),
     ]
+}
+
+fn reign() -> Reign {
+    let vote = |number| SignedVote { incarnation: incarnation(number), signature: [6; 64] };
+    Reign { last_term: 2, votes: [1, 2].map(|number| (peer(number), vote(number))).into() }
 }
 
 fn entry(payload: Payload) -> Entry {

@@ -8,12 +8,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use demes_protocol::message::{
-    Acknowledge, Announce, Append, Attach, Body, FetchLog, FetchLogAnswer, HandOver, Heartbeat,
-    Message, Nominate, Receipt, Refused, RefusedReason, RequestVote, Submit, Vote, Withdraw,
-    WithdrawReason,
+    Acknowledge, Announce, Append, Attach, Body, FetchLog, FetchLogAnswer, Granted, HandOver,
+    Heartbeat, Message, Nominate, Receipt, Refused, RefusedReason, RequestVote, Submit, Vote,
+    Withdraw, WithdrawReason,
 };
-use demes_protocol::types::{Entry, Hash, Membership, Past, Payload, PeerId, Position, Submission};
+use demes_protocol::reign::ballot_of;
+use demes_protocol::sign::{signed_entry, signed_vote};
+use demes_protocol::types::{
+    Ballot, ChatId, End, Entry, Hash, Membership, Past, Payload, PeerId, Position, Reign,
+    SignedVote, Submission, VoterSet,
+};
 
+use super::disk::Image;
+use super::signing::sign;
 use super::world::{World, first_incarnation, id};
 
 /// `key=value` words.
@@ -94,7 +101,15 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             let previous = words.position_or("after", end)?;
             let entries = entries(world, from, to, previous, words)?;
             let commit = words.or("commit", 0)?;
-            Body::Append(Append { term, attach, previous, entries, commit, past: past(words)? })
+            Body::Append(Append {
+                term,
+                attach,
+                previous,
+                entries,
+                commit,
+                past: past(words)?,
+                reign: None,
+            })
         }
         "Heartbeat" => Body::Heartbeat(Heartbeat {
             term,
@@ -111,6 +126,7 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             term,
             attach,
             synced: words.or("synced", end.index)?,
+            received: 0,
             heartbeat: words.or("heard", 0)?,
             receipt: Receipt::default(),
             ranking_version: 0,
@@ -125,20 +141,35 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             let hand_over =
                 hand_over.map(|host| permission(host, words.or("of_term", term), target));
             let hand_over = hand_over.transpose()?;
-            Body::RequestVote(RequestVote { term, last, hand_over, past: past(words)? })
+            let end = End { last, hash: hash_of_end(image) };
+            Body::RequestVote(RequestVote { term, end, hand_over, past: past(words)? })
         }
-        "Vote" => Body::Vote(Vote { term, granted: words.or("granted", true)?, host_alive: None }),
+        "Vote" => {
+            let end = words.text("for").map(position).transpose()?;
+            let granted = words.or("granted", true)?.then(|| granted(world, from, to, term, end));
+            Body::Vote(Vote { term, granted, host_alive: None })
+        }
         "FetchLog" => Body::FetchLog(FetchLog { term, fetch: 1, look: last }),
         "FetchLogAnswer" => Body::FetchLogAnswer(FetchLogAnswer {
             term,
             fetch: words.or("fetch", 1)?,
-            previous: last,
-            entries: Vec::new(),
+            previous: words.position_or("after", last)?,
+            entries: entries(world, from, to, words.position_or("after", last)?, words)?,
             last,
             look_back: None,
         }),
         "Withdraw" => Body::Withdraw(Withdraw { term, reason: WithdrawReason::Unfit }),
-        "Announce" => Body::Announce(Announce { term }),
+        "Announce" => {
+            let image = world.peers.get(&to).map(|peer| &peer.disk.image);
+            let end = image.and_then(|image| image.entries.last());
+            let end = end.map(|e| Position { term: e.term, index: e.index }).unwrap_or_default();
+            let end = words.position_or("after", end)?;
+            let reign = match words.text("votes") {
+                Some(_) => made(world, from, to, end, &term.to_string(), words)?.pop(),
+                None => None,
+            };
+            Body::Announce(Announce { term, reign })
+        }
         "HandOver" => Body::HandOver(permission(
             words.peer_or("host", id(from))?,
             Ok(term),
@@ -155,6 +186,28 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
         "Goodbye" => Body::Goodbye,
         other => return Err(format!("no message {other} can be made up")),
     })
+}
+
+fn hash_of_end(image: Option<&Image>) -> Hash {
+    image.and_then(|image| image.entries.last()).map_or(Hash::default(), |entry| entry.hash)
+}
+
+/// A vote for the log that the addressee has, or for another end.
+fn granted(world: &World, from: u8, to: u8, term: u64, for_end: Option<Position>) -> Granted {
+    let image = world.peers.get(&to).map(|peer| &peer.disk.image);
+    let last = image.and_then(|image| image.entries.last());
+    let last = last.map_or(Position::default(), |e| Position { term: e.term, index: e.index });
+    let last = for_end.unwrap_or(last);
+    let end = End { last, hash: hash_of_end(image) };
+    let incarnation = image.map_or(first_incarnation(to), |image| image.incarnation);
+    let ballot = Ballot { term, candidate: id(to), incarnation, end };
+    Granted { end, signature: vote(&ballot, from).signature }
+}
+
+fn vote(ballot: &Ballot, voter: u8) -> SignedVote {
+    let incarnation = first_incarnation(voter);
+    let signed = signed_vote(ChatId::default(), ballot, id(voter), incarnation);
+    SignedVote { incarnation, signature: sign(id(voter), &signed) }
 }
 
 fn permission(host: PeerId, term: Result<u64, String>, target: PeerId) -> Result<HandOver, String> {
@@ -189,7 +242,7 @@ fn submissions(words: &Words) -> Result<Vec<Submission>, String> {
     let (first, last) = text.split_once("..").ok_or("numbers=first..last")?;
     let number = |text: &str| text.parse::<u64>().map_err(|why| format!("numbers: {why}"));
     let payload = |number: u64| match words.text("kind") {
-        Some("TermStart") => Payload::TermStart,
+        Some("TermStart") => Payload::TermStart(Reign::default()),
         _ => Payload::Message {
             request_id: format!("crafted {number}"),
             sealed: Bytes::from(format!("crafted {number}")),
@@ -205,7 +258,9 @@ fn submissions(words: &Words) -> Result<Vec<Submission>, String> {
     Ok(submissions.collect())
 }
 
-/// `entries=5,5,6`: one entry per term, following `previous` in the addressee's log.
+/// `entries=5,5,6`: one entry per term, following `previous` in the addressee's log: a message, or
+/// `kind=TermStart votes=2,3`, with votes that those have given for that very place. `kinds` says
+/// what each of them is.
 fn entries(
     world: &World,
     from: u8,
@@ -213,7 +268,20 @@ fn entries(
     previous: Position,
     words: &Words,
 ) -> Result<Vec<Arc<Entry>>, String> {
-    let Some(terms) = words.text("entries") else { return Ok(Vec::new()) };
+    match words.text("entries") {
+        Some(terms) => made(world, from, to, previous, terms, words),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn made(
+    world: &World,
+    from: u8,
+    to: u8,
+    previous: Position,
+    terms: &str,
+    words: &Words,
+) -> Result<Vec<Arc<Entry>>, String> {
     let own = world.peers.get(&to).map(|peer| &peer.disk.image.entries[..]).unwrap_or_default();
     let before = (previous.index as usize).checked_sub(1).and_then(|offset| own.get(offset));
     let mut hash = before.map_or(Hash::default(), |entry| entry.hash);
@@ -221,6 +289,8 @@ fn entries(
         hash = Hash([7; 32]);
     }
     let mut entries = Vec::new();
+    let mut before_term = previous.term;
+    let mut kinds = words.text("kinds").into_iter().flat_map(|kinds| kinds.split(','));
     for (index, term) in (previous.index.saturating_add(1)..=u64::MAX).zip(terms.split(',')) {
         let term = term.parse().map_err(|why| format!("entries: {why}"))?;
         let mut entry = Entry {
@@ -231,17 +301,42 @@ fn entries(
             number: words.or("number", 0)?,
             created_at_ms: 0,
             trace: None,
-            payload: match words.text("kind") {
+            payload: match kinds.next().or(words.text("kind")) {
                 Some("Recovered") => Payload::Membership(Membership::Recovered { generation: 55 }),
                 Some("Removed") => Payload::Membership(Membership::Removed {
                     peer: words.peer_or("peer", id(from))?,
                 }),
-                _ => Payload::TermStart,
+                Some("TermStart") => Payload::TermStart(Reign::default()),
+                None if words.text("votes").is_some() => Payload::TermStart(Reign::default()),
+                Some("VoterChange") => {
+                    Payload::VoterChange(VoterSet([(id(from), first_incarnation(from))].into()))
+                }
+                _ => Payload::Message {
+                    request_id: format!("crafted {index}"),
+                    sealed: Bytes::from(format!("crafted {index}")),
+                },
             },
             signature: None,
             previous: hash,
             hash: Hash::default(),
         };
+        if let Payload::TermStart(reign) = &mut entry.payload {
+            reign.last_term = before_term;
+        }
+        if let Payload::TermStart(reign) = entry.payload.clone() {
+            let ballot = ballot_of(&entry, &reign);
+            let mut votes = BTreeMap::new();
+            for voter in words.text("votes").unwrap_or_default().split_terminator(',') {
+                let voter = voter.parse().map_err(|why| format!("votes: {why}"))?;
+                votes.insert(id(voter), vote(&ballot, voter));
+            }
+            entry.payload = Payload::TermStart(Reign { votes, ..reign });
+        }
+        if let Payload::VoterChange(_) = &entry.payload {
+            let signed = signed_entry(ChatId::default(), &entry);
+            entry.signature = Some(sign(id(from), &signed));
+        }
+        before_term = term;
         entry.hash = entry.computed_hash();
         hash = entry.hash;
         entries.push(Arc::new(entry));

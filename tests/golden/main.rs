@@ -11,6 +11,8 @@ mod craft;
 #[allow(dead_code, reason = "the simulation asks the disk for more")]
 mod disk;
 mod script;
+#[path = "../common/signing.rs"]
+mod signing;
 #[path = "../common/text.rs"]
 mod text;
 mod world;
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 /// The rules that the scripts show: all of the core's that are built.
 const RULES: &str = "R1 R2 R3 R4 R5 R6 R7 R8 R9 R10 R11 R12 R13 R14 R15 R16 R17 R18 R19 R20 R21 \
-    R22 R23 R24 R25 R26 R27 R28 R29 R30 R31 R32 R33 R34 R35 R36 R37 R38 R43 R45";
+    R22 R23 R24 R25 R26 R27 R28 R29 R30 R31 R32 R33 R34 R35 R36 R37 R38 R43 R45 L1 L3 L5";
 
 /// Where the scripts are, in order.
 pub fn scripts() -> Vec<PathBuf> {
@@ -66,7 +68,7 @@ fn every_rule_of_the_core_is_in_a_script() {
         let first = script.lines().next().unwrap_or_default();
         let (rules, title) = first.split_once(": ").unwrap_or_default();
         let rules = rules.strip_prefix("# ").unwrap_or_default();
-        let is_rule = |word: &str| word.starts_with('R') && word[1..].parse::<u8>().is_ok();
+        let is_rule = |word: &str| word.starts_with(['R', 'L']) && word[1..].parse::<u8>().is_ok();
         let well_formed = !title.is_empty() && rules.split(' ').all(is_rule);
         assert!(well_formed, "{} begins with `# R1 R2: what happens`", path.display());
         named.extend(rules.split(' ').map(String::from));

@@ -124,6 +124,7 @@ impl Runner {
             "append_bytes_max" => config.append_bytes_max = value as usize,
             "outbox_max" => config.outbox_max = value as usize,
             "voters_max" => config.voters_max = value as usize,
+            "window_bytes" => config.window_bytes = value as usize,
             "window_entries" => config.window_entries = value as usize,
             "checkpoint_every" => config.checkpoint_every = value,
             "steady_ms" => config.steady_us = value * 1_000,

@@ -13,6 +13,7 @@ use demes_protocol::time::Instant;
 use demes_protocol::types::{ChatId, Incarnation, InviteLinkId, InviteLinkProof, PeerId};
 
 use super::disk::Disk;
+use super::signing::{is_genuine, signer};
 use super::text;
 
 /// Steps after which a world that does not come to rest is given up.
@@ -147,7 +148,8 @@ impl World {
         let peer = self.peer(number)?;
         let mut recovered = peer.disk.recover();
         recovered.tail_in_doubt = std::mem::take(&mut peer.torn);
-        peer.replica = Some(Replica::new(config, id(number), recovered, now, seed));
+        peer.replica =
+            Some(Replica::new(config, id(number), signer(id(number)), recovered, now, seed));
         for other in self.running() {
             if other != number {
                 self.connect(number, other);
@@ -358,6 +360,10 @@ impl World {
         }
         if self.cut.contains(&(message.from.0[0], number)) {
             self.message_line(&message, " (lost)");
+            return Ok(());
+        }
+        if !is_genuine(&message) {
+            self.message_line(&message, " (not genuine)");
             return Ok(());
         }
         self.event(number, Event::Message(message))

@@ -196,7 +196,7 @@ pub fn voters() -> Configuration {
                 Body::Append(append) if changes_voters(append) => Travel::Free,
                 other => without_search(other),
             },
-            sights: &[Sight::TwoVoters, Sight::OneVoter, Sight::Removed, Sight::Cut],
+            sights: &[Sight::TwoVoters, Sight::OneVoter, Sight::Removed],
             ..bounds(time)
         },
         states: 60_000,

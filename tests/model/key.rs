@@ -96,8 +96,9 @@ fn add_message(part: &mut Part, message: &Message) {
             part.counts.push(Count::Attach { member: *from, number: body.attach });
         }
         Body::Append(body) => {
-            let Append { term: _, attach, previous, entries, commit, past } = body;
+            let Append { term: _, attach, previous, entries, commit, past, reign } = body;
             (previous, entries.len(), commit, past).hash(into);
+            reign.as_ref().map(|reign| reign.hash).hash(into);
             for entry in entries {
                 entry.hash.hash(into);
             }
@@ -117,7 +118,7 @@ fn add_message(part: &mut Part, message: &Message) {
             part.counts.push(Count::Heartbeat { term: *term, number: *number });
         }
         Body::Acknowledge(body) => {
-            (body.synced, body.receipt, body.ranking_version).hash(into);
+            (body.synced, body.received, body.receipt, body.ranking_version).hash(into);
             part.counts.push(Count::Attach { member: *from, number: body.attach });
             part.counts.push(Count::Heartbeat { term: body.term, number: body.heartbeat });
         }
@@ -133,11 +134,18 @@ fn add_message(part: &mut Part, message: &Message) {
             }
             part.counts.push(Count::Fetch { member: *to, number: *fetch });
         }
+        Body::Announce(body) => body.reign.as_ref().map(|reign| reign.hash).hash(into),
+        Body::RequestVote(body) => {
+            // What the host signs is as good as who it is.
+            let hand_over =
+                body.hand_over.map(|it| (it.host, it.host_incarnation, it.term, it.target));
+            (body.end, hand_over, body.past).hash(into);
+        }
         Body::NominateAnswer(body) => alive(body.host_alive).hash(into),
         Body::SolicitAnswer(body) => {
             (body.nominated, body.last, body.in_doubt, alive(body.host_alive)).hash(into);
         }
-        Body::Vote(body) => (body.granted, alive(body.host_alive)).hash(into),
+        Body::Vote(body) => (body.granted.is_some(), alive(body.host_alive)).hash(into),
         other => other.hash(into),
     }
 }

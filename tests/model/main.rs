@@ -26,6 +26,8 @@ mod memory;
 #[cfg(feature = "planted")]
 mod mistakes;
 mod peer;
+#[path = "../common/signing.rs"]
+mod signing;
 mod start;
 mod state;
 mod step;
@@ -167,6 +169,6 @@ macro_rules! configurations {
 }
 
 configurations! {
-    adoptions attaches elections growing hand_overs incarnations late_adoptions late_voters leases partitions
-    replication voters votes
+    adoptions attaches elections growing hand_overs incarnations late_adoptions late_voters leases
+    partitions replication voters votes
 }

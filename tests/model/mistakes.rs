@@ -36,7 +36,6 @@ const fn mistake(
 
 const DURABLE: &str = "what is committed is durable at a majority of the voters";
 const LACKS: &str = "every host has what hosts before it committed";
-const FAULT: &str = "nobody finds proof of a fault";
 const TOO_EARLY: &str = "nothing is said before it is durable";
 const VOTERS: &str = "the voters are those of the latest change in the log";
 
@@ -64,11 +63,8 @@ const MISTAKES: &[Mistake] = &[
         "what is confirmed is committed",
     ),
     mistake(Bug::LearnerCounts, configurations::voters, true, DURABLE),
-    mistake(Bug::TwoVoterChanges, configurations::voters, true, LACKS),
     mistake(Bug::VotersOnCommit, configurations::late_voters, true, VOTERS),
-    mistake(Bug::VotersNotRolledBack, configurations::voters, true, VOTERS),
     mistake(Bug::UnmatchedAcknowledged, configurations::adoptions, false, DURABLE),
-    mistake(Bug::LateLogAdopted, configurations::late_adoptions, true, FAULT),
     mistake(Bug::GoesBeforeVote, configurations::voters, true, DURABLE),
     mistake(
         Bug::OlderTermCommitted,

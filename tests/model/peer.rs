@@ -21,6 +21,7 @@ use crate::disk::{Disk, Image};
 use crate::history::{Broken, Sight};
 use crate::key::{FAR_US, Key, QUANTUM_US};
 use crate::memory::Memory;
+use crate::signing::{is_genuine, signer};
 use crate::text;
 
 /// How many peers there are.
@@ -198,6 +199,7 @@ struct Doing<'a> {
 impl Doing<'_> {
     fn happen(&mut self, input: &Input) {
         match input {
+            Input::Hear(parcel) if !is_genuine(&parcel.message) => {}
             Input::Hear(parcel) => self.hear(&parcel.message),
             Input::Tick { at } => {
                 self.peer.now = *at;
@@ -208,7 +210,14 @@ impl Doing<'_> {
                 let peer = &mut self.peer;
                 let (config, now) = (self.around.config.clone(), Instant(peer.now));
                 peer.joining = false;
-                peer.replica = Some(Replica::new(config, peer.id, peer.disk.recover(), now, 0));
+                peer.replica = Some(Replica::new(
+                    config,
+                    peer.id,
+                    signer(peer.id),
+                    peer.disk.recover(),
+                    now,
+                    0,
+                ));
                 self.event(Event::Tick);
             }
             Input::Connect(q) => {
@@ -408,9 +417,17 @@ fn is_durable(peer: &Peer, message: &Message) -> bool {
     let (state, last) = (image.hard_state, image.entries.len() as Index);
     let term = message.body.term();
     let this_term = term == state.term;
-    term <= state.term
+    // Who reads from a reign that has not been proven to it names that one's term, not its own.
+    let tries = match &message.body {
+        Body::Attach(_) => true,
+        Body::Acknowledge(acknowledge) => acknowledge.received > 0,
+        _ => false,
+    };
+    (term <= state.term || tries)
         && match &message.body {
-            Body::Vote(vote) => !(vote.granted && this_term) || state.vote == Some(message.to),
+            Body::Vote(vote) => {
+                !(vote.granted.is_some() && this_term) || state.vote == Some(message.to)
+            }
             Body::RequestVote(_) => !this_term || state.vote == Some(message.from),
             Body::Acknowledge(acknowledge) => last >= acknowledge.synced,
             Body::Attach(attach) => last >= attach.look.index,

@@ -8,6 +8,7 @@ use demes_protocol::config::Config;
 use demes_protocol::founding::founding_entry;
 use demes_protocol::message::Body;
 use demes_protocol::situation::Scale;
+use demes_protocol::types::Position;
 
 use crate::chat::{Bounds, Travel};
 use crate::history::{History, Sights};
@@ -95,10 +96,10 @@ pub enum Begin {
     /// that nobody else got. The second one hosts in term 2. The first one still takes itself for
     /// the host of term 1.
     Forked,
-    /// The second one hosted in term 2, and its process ended before anybody had an entry of its.
-    /// All are connected again, nobody hosts, and the three logs end differently: the first one has
-    /// an entry of term 1 in the place where the second one has one of term 2, and the third one
-    /// has nothing.
+    /// The second one hosted in term 2, and its process and the first one's ended before anybody
+    /// had an entry of its. All are connected again, nobody hosts, and the three logs end
+    /// differently: the first one has an entry of term 1 in the place where the second one has one
+    /// of term 2, and the third one has nothing.
     Asunder,
 }
 
@@ -174,12 +175,17 @@ pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
         assert!(state.peers[0].hosts && state.peers[1].hosts, "each of two terms has its host");
     }
     if begin == Begin::Asunder {
-        state = change(state, &|step| step.crash(1));
+        for host in 0..=1 {
+            state = change(state, &|step| step.crash(host));
+        }
         state = change(state, &|step| step.mend());
-        state = change(state, &|step| step.start(1));
-        let ends: Vec<_> = state.peers.iter().map(|peer| (peer.term, last_term(peer))).collect();
+        for host in 0..=1 {
+            state = change(state, &|step| step.start(host));
+        }
         assert!(state.peers.iter().all(|peer| !peer.hosts), "nobody hosts");
-        assert_eq!(ends, [(2, 1), (2, 2), (2, 1)], "three ends");
+        let ends: Vec<_> = state.peers.iter().map(|peer| last_of(peer).term).collect();
+        assert_eq!(ends, [1, 2, 1], "two ends");
+        assert_eq!(last_of(&state.peers[0]).index, last_of(&state.peers[2]).index + 1, "three");
     }
     state.left = left;
     // What a step showed on the way is no sight of what is explored.
@@ -219,8 +225,8 @@ fn has_grown(peer: &Peer) -> bool {
     status.voters.len() == PEERS && status.commit == status.last
 }
 
-fn last_term(peer: &Peer) -> u64 {
-    peer.replica.as_ref().map_or(0, |replica| replica.log().last().term)
+fn last_of(peer: &Peer) -> Position {
+    peer.replica.as_ref().map(|replica| replica.log().last()).unwrap_or_default()
 }
 
 fn is_ranked(peer: &Peer) -> bool {

@@ -36,7 +36,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::PiecesAdopted => "fetch_loop",
         Bug::AskedAgainBehind => "pingpong",
         Bug::OvertakenRelayTaken => "relay_overtaken",
-        Bug::LaterTermKeptToItself => "stuck_term",
+        Bug::LaterTermReadsNothing => "stuck_term",
         Bug::OlderBootCounts => "find_host",
         Bug::HandsOverWithoutPause => "full_disk",
         Bug::HandsOverToLeaving => "leaving_two",
@@ -101,8 +101,11 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::PastIgnored => "old_copy_restored",
         Bug::GoodbyeForgotten | Bug::EvenVoters => "away",
         Bug::FloorIgnored => "stop",
-        Bug::BackAtOnce => "flapping",
-        Bug::NewHostTrustsLearners | Bug::RemovalNotBelieved => "removed_while_away",
+        Bug::BackAtOnce | Bug::NewHostTrustsLearners => "flapping",
+        Bug::ShortChatWaits => "stores_lost_in_a_row",
+        Bug::SyncBreaksKeepingUp => "busy_and_back",
+        Bug::LateEchoesIgnored | Bug::ReportsAllTheTime | Bug::AllSentAgainAtOnce => "narrow_line",
+        Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",
         Bug::OwnSubmissionEarly | Bug::OutboxClearedOnSend => "hosts_own_submission",
         Bug::DuplicatesForgotten => "adoption_of_a_later_term",
@@ -125,6 +128,17 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::FormerMemberAnswered | Bug::RemovalForgotten => "member_removed",
         Bug::GenerationsMixed | Bug::RunningChatRecovered => "recover_and_return",
         Bug::LostKeepVotes => "recover",
+        Bug::TrialUnbounded => "trial_is_bounded",
+        Bug::ReignUnproven
+        | Bug::AnnouncementBelieved
+        | Bug::AnyHeartbeatRenews
+        | Bug::LearnerVotedFor => "reign_unproven",
+        Bug::VotersByAnyone => "voters_by_anyone",
+        Bug::VoteForAnotherEnd => "vote_for_another_end",
+        Bug::TermWithoutStart | Bug::AdoptedUnproven => "adoption_unproven",
+        Bug::AskedTermEntered => "doubt_at_a_relay",
+        Bug::VotesInVain => "votes_in_vain",
+        Bug::RenewedAgain => "renewed_once",
         Bug::DoubtVotes | Bug::DoubtIgnored | Bug::DoubtEndsEarly => "torn_tail",
     }
 }

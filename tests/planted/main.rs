@@ -40,6 +40,10 @@ fn catcher(mistake: Mistake) -> (&'static str, &'static str) {
         Mistake::EntryHashUnchecked | Mistake::EntryUnsigned => {
             (SECURITY, "lying_host::a_forged_hash_or_signature_is_dropped")
         }
+        Mistake::VotesUnchecked => (
+            LIB,
+            "crypto::verify::tests::a_reign_and_its_voters_are_signed_for_one_place_of_one_log",
+        ),
         Mistake::StrangerIsMember => {
             (SECURITY, "strangers::an_outsider_that_knows_the_chat_gets_nothing")
         }

@@ -107,6 +107,7 @@ impl Liar {
             entries: frame.entries.iter().map(to_entry).collect(),
             commit: frame.commit,
             past: None,
+            reign: None,
         };
         pb::ReplicateResponse {
             header: self.0.speaker.header(),

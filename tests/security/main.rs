@@ -16,5 +16,6 @@ mod peer;
 mod programs;
 mod raw;
 mod reach;
+mod reigns;
 mod removal;
 mod strangers;

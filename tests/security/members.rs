@@ -146,7 +146,8 @@ async fn nonsense_in_requests_is_refused_with_its_name() {
     let long = calls.submit(eva.submission(term, 1, id, None)).await;
     assert_refused(long, Code::InvalidArgument, "REQUEST_INVALID");
     // What a host makes by itself, nobody submits: it has no form on the wire.
-    let empty = calls.submit(eva.submission(term, 1, Payload::TermStart, None)).await;
+    let start = Payload::TermStart(Default::default());
+    let empty = calls.submit(eva.submission(term, 1, start, None)).await;
     assert_refused(empty, Code::InvalidArgument, "REQUEST_INVALID");
     let removed = Payload::Membership(Membership::Removed { peer: eva.identity.peer_id() });
     let signature = eva.sign(1, &removed);

@@ -169,6 +169,16 @@ impl Speaker {
         Self { _dir: Some(peer.dir), ..speaker }
     }
 
+    /// The same for the one of four that has no vote, and the others.
+    pub async fn learner_of(peers: [Peer; 4]) -> (Vec<Peer>, Self) {
+        let chat = peers[0].lunch().await;
+        let learner = chat.members.iter().find(|member| !member.voter).expect("one of four");
+        let is_learner = |peer: &Peer| peer.id() == learner.peer_id;
+        let (mut taken, honest): (Vec<_>, Vec<_>) = peers.into_iter().partition(is_learner);
+        let taken = taken.pop().expect("it is one of them");
+        (honest, Self::in_place_of(taken).await)
+    }
+
     /// The same from the data directory of a peer that has ended.
     pub async fn from_store(path: &Path, chat: ChatId) -> Self {
         let identity = Identity::load_or_create(path).expect("its key");

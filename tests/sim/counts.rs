@@ -10,7 +10,9 @@ use demes_protocol::types::{Membership, Payload};
 use super::oracle::Oracle;
 
 /// What must have happened at least once in the normal run.
-pub const WANTED: [&str; 48] = [
+pub const WANTED: [&str; 50] = [
+    "reigns claimed",
+    "false logs given",
     "messages confirmed",
     "hosts that served",
     "hosts that paused",

@@ -1,13 +1,22 @@
-//! A member that lies about its delays: in its reports to the host, in the list that it publishes
+//! A member that lies: about who hosts and in which term, or about its delays, in its reports to
+//! the host, in the list that it publishes
 //! when it hosts itself, in the heartbeats that it says it has heard, and by answering pings late.
 
 use std::sync::Arc;
 
-use demes_protocol::event::Event;
-use demes_protocol::message::{Body, Candidate, Heartbeat, Ranking, ReportDelays};
-use demes_protocol::types::PeerId;
+use bytes::Bytes;
+use demes_protocol::event::{Event, Role};
+use demes_protocol::message::{
+    Announce, Append, Attach, Body, Candidate, Heartbeat, Message, Nominate, Ranking, Refused,
+    RefusedReason, ReportDelays, RequestVote,
+};
+use demes_protocol::sign::signed_vote;
+use demes_protocol::types::{
+    Ballot, ChatId, End, Entry, Hash, Payload, PeerId, Position, Reign, SignedVote,
+};
 
 use super::plan::{Action, Draw};
+use super::signing::sign;
 use super::world::{SECOND, World};
 
 /// How late it may answer a ping.
@@ -23,11 +32,14 @@ pub enum Lie {
     /// The same, and then it does not answer a hand-over. That is more than a lie: of two voters,
     /// the one that hosts cannot leave while the other does not take over. So no seed draws it.
     TakesNothing,
+    /// To lead the others astray: it claims reigns, terms and logs that nobody has given it (L3,
+    /// L5).
+    Reigns,
 }
 
 impl Lie {
     pub fn draw(draw: &mut Draw) -> Self {
-        [Lie::Anything, Lie::Nearest][draw.below(2) as usize]
+        [Lie::Anything, Lie::Nearest, Lie::Reigns][draw.below(3) as usize]
     }
 }
 
@@ -48,12 +60,29 @@ pub fn pass_it_on() -> Action {
 
 impl World {
     /// What a liar says in place of that.
-    pub fn lie(&mut self, lie: Lie, body: &mut Body) {
+    pub fn lie(&mut self, peer: usize, lie: Lie, body: &mut Body) {
+        let liar = self.peers[peer].id;
+        // As a host, it may do as it likes within its reign.
+        if lie == Lie::Reigns && self.peers[peer].status.role == Role::Host {
+            return;
+        }
         match body {
             Body::ReportDelays(report) if lie == Lie::Anything => self.lie_of_delays(report),
-            Body::ReportDelays(report) => {
+            Body::ReportDelays(report) if lie != Lie::Reigns => {
                 report.row.iter_mut().for_each(|(_, delay)| *delay = 0);
                 report.host_weight = u32::MAX;
+            }
+            Body::FindHostAnswer(answer) if lie == Lie::Reigns && answer.host.is_none() => {
+                answer.term += 1;
+                answer.host = Some(liar);
+            }
+            Body::FetchLogAnswer(answer) if lie == Lie::Reigns => {
+                if let Some(before) = answer.entries.last() {
+                    let end = End { last: answer.last, hash: before.hash };
+                    let start = self.false_start(liar, end, before.term + 3);
+                    answer.last = Position { term: start.term, index: start.index };
+                    answer.entries.push(start);
+                }
             }
             _ if lie != Lie::Anything => return,
             Body::Heartbeat(Heartbeat { ranking: Some(ranking), .. }) => {
@@ -70,6 +99,139 @@ impl World {
             _ => return,
         }
         self.counts.add("lies told of delays");
+    }
+
+    /// What a liar says of itself beside that: that it hosts, with its own vote or none, that it is
+    /// in a later term, that its log is further, or that it stands.
+    fn false_word(&mut self, peer: usize) -> Option<Body> {
+        let status = &self.peers[peer].status;
+        // As a host, it may do as it likes within its reign.
+        if status.role == Role::Host {
+            return None;
+        }
+        let log = self.peers[peer].replica.as_ref()?.log();
+        let last = Position { term: log.term_at(log.last().index)?, index: log.last().index };
+        let end = End { last, hash: log.last_hash() };
+        let (liar, commit) = (self.peers[peer].id, status.commit);
+        let ahead = [1, 1, 2, 7, 1_000, 1 << 40][self.prng.below(6) as usize];
+        let term = status.term + ahead;
+        let body = match self.prng.below(7) {
+            0 => Body::Announce(Announce { term, reign: None }),
+            1 => {
+                let reign = Some(self.false_start(liar, end, term));
+                Body::Announce(Announce { term, reign })
+            }
+            2 => Body::Heartbeat(Heartbeat {
+                term,
+                number: 1_000_000,
+                interval_us: 50_000,
+                sent_us: 0,
+                lease_us: 2_000_000,
+                probe: false,
+                commit: commit + 5,
+                positions: Vec::new(),
+                ranking: None,
+            }),
+            3 => {
+                Body::Refused(Refused { term, reason: RefusedReason::NotHost { host: Some(liar) } })
+            }
+            4 => Body::Refused(Refused { term, reason: RefusedReason::StaleTerm }),
+            5 => {
+                let further = Position { term: last.term, index: last.index + self.prng.below(2) };
+                let end = End { last: further, ..end };
+                Body::RequestVote(RequestVote { term, end, hand_over: None, past: None })
+            }
+            _ => {
+                let last = Position { term: last.term + ahead, index: last.index + ahead };
+                Body::Nominate(Nominate { term, last })
+            }
+        };
+        self.counts.add("reigns claimed");
+        Some(body)
+    }
+
+    /// Says something of that beside a true word.
+    pub fn tell_beside(&mut self, from: usize, message: &Message) {
+        if self.prng.below(4) > 0 {
+            return;
+        }
+        let other = self.prng.below(self.peers.len() as u64) as usize;
+        if let Some(body) = self.false_word(from).filter(|_| other != from) {
+            let (to, to_incarnation) = (self.peers[other].id, self.peers[other].disk.incarnation());
+            let word = Message { to, to_incarnation, call: 0, body, ..message.clone() };
+            self.carry(from, other, word);
+        }
+    }
+
+    /// Gives its log to one who asks it as a host.
+    pub fn answer_falsely(&mut self, liar: usize, asked: &Message, attach: &Attach) {
+        let Some(body) = self.false_log(liar, attach) else { return };
+        let image = self.peers[liar].disk.image();
+        let answer = Message {
+            from: asked.to,
+            from_incarnation: image.incarnation,
+            from_boot: image.boot,
+            to: asked.from,
+            to_incarnation: asked.from_incarnation,
+            body,
+            ..asked.clone()
+        };
+        if let Some(to) = self.index_of(asked.from) {
+            self.carry(liar, to, answer);
+        }
+    }
+
+    /// What a liar gives to who asks it for its log, as the host that it is not.
+    fn false_log(&mut self, peer: usize, attach: &Attach) -> Option<Body> {
+        let log = self.peers[peer].replica.as_ref()?.log();
+        let (last, hash) = (log.last(), log.last_hash());
+        let liar = self.peers[peer].id;
+        if attach.look != last {
+            return None;
+        }
+        let start = self.false_start(liar, End { last, hash }, attach.term);
+        let mut word = Entry {
+            index: start.index + 1,
+            number: 1,
+            payload: Payload::Message {
+                request_id: "never said".into(),
+                sealed: Bytes::from_static(b"never said"),
+            },
+            previous: start.hash,
+            ..Entry::clone(&start)
+        };
+        word.hash = word.computed_hash();
+        let commit = word.index;
+        let (term, attach) = (attach.term, attach.attach);
+        let reign = Some(Arc::clone(&start)).filter(|_| self.prng.below(2) == 0);
+        let entries = vec![start, Arc::new(word)];
+        self.counts.add("false logs given");
+        let append = Append { term, attach, previous: last, entries, commit, past: None, reign };
+        Some(Body::Append(append))
+    }
+
+    /// The first entry of a reign with nobody's vote but the liar's own.
+    fn false_start(&mut self, liar: PeerId, end: End, term: u64) -> Arc<Entry> {
+        let incarnation = self.index_of(liar).map_or(0, |at| self.peers[at].disk.incarnation());
+        let ballot = Ballot { term, candidate: liar, incarnation, end };
+        let signed = signed_vote(ChatId::default(), &ballot, liar, incarnation);
+        let vote = SignedVote { incarnation, signature: sign(liar, &signed) };
+        let votes = [(liar, vote)].into();
+        let mut entry = Entry {
+            index: end.last.index + 1,
+            term,
+            author: liar,
+            session: incarnation,
+            number: 0,
+            created_at_ms: 0,
+            trace: None,
+            payload: Payload::TermStart(Reign { last_term: end.last.term, votes }),
+            signature: None,
+            previous: end.hash,
+            hash: Hash::default(),
+        };
+        entry.hash = entry.computed_hash();
+        Arc::new(entry)
     }
 
     /// How much later than it could a liar answers a ping.

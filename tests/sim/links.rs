@@ -2,9 +2,12 @@
 //! they close, measured while they stand.
 
 use demes_protocol::event::{Event, LinkState, Role};
+use demes_protocol::message::{Body, Message};
 
 use super::liars::Lie;
+use super::network::Fate;
 use super::queue::What;
+use super::text;
 use super::world::{MS, SECOND, World};
 
 /// Pings in quick succession when a connection is new.
@@ -22,21 +25,25 @@ struct Link {
     told: LinkState,
     /// The two ends when it was made: the peer's network epoch and the other's.
     ends: (u64, u64),
+    /// When it is measured next, and the shortest ping so far.
+    ping_at: u64,
+    shortest_us: u64,
 }
+
+const NEW: Link = Link { told: LinkState::Down, ends: (0, 0), ping_at: 0, shortest_us: u64::MAX };
 
 /// All of them.
 pub struct Links(Vec<Vec<Link>>);
 
 impl Links {
     pub fn new(count: usize) -> Self {
-        let down = Link { told: LinkState::Down, ends: (0, 0) };
-        Self(vec![vec![down; count]; count])
+        Self(vec![vec![NEW; count]; count])
     }
 
     /// A new process begins without connections.
     pub fn forget(&mut self, peer: usize) {
         for link in &mut self.0[peer] {
-            *link = Link { told: LinkState::Down, ends: (0, 0) };
+            *link = NEW;
         }
     }
 }
@@ -150,10 +157,12 @@ impl World {
         }
     }
 
-    /// Pings over every connection.
+    /// Pings over every connection, less often where pings wait for something.
     pub fn measure(&mut self, peer: usize) {
         for other in 0..self.peers.len() {
-            self.ping(peer, other);
+            if self.now >= self.links.0[peer][other].ping_at {
+                self.ping(peer, other);
+            }
         }
     }
 
@@ -162,6 +171,11 @@ impl World {
             return;
         }
         let mut rtt_us = self.network.round_trip(&mut self.prng, self.now, peer, other);
+        let link = &mut self.links.0[peer][other];
+        link.shortest_us = link.shortest_us.min(rtt_us);
+        let waited_us = rtt_us - link.shortest_us;
+        // Half a second early, since the next look is as exact as the last one.
+        link.ping_at = self.now + (8 * waited_us).min(4 * SECOND).saturating_sub(SECOND / 2);
         if self.peers[other].lie == Some(Lie::Anything) {
             rtt_us += self.late_answer();
         }
@@ -177,5 +191,43 @@ impl World {
             peer.replica.is_some() && peer.status.role == Role::Host && peer.status.serving
         };
         self.peers.iter().any(serves)
+    }
+
+    /// Takes a message to whom it is for, as the network lets it.
+    pub fn carry(&mut self, from: usize, to: usize, message: Message) {
+        // An answer goes over the connection of the one who asked.
+        let caller = if message.body.is_answer() { (to, from) } else { (from, to) };
+        let is_quiet = matches!(message.body, Body::Heartbeat(_) | Body::Acknowledge(_));
+        if !self.is_connected(caller.0, caller.1) {
+            if !is_quiet {
+                self.log(|| format!("{} (no connection)", text::message(&message)));
+            }
+            return;
+        }
+        let fate = self.network.fate(&mut self.prng, self.now, (from, to), &message.body);
+        let network_epoch = self.peers[to].network_epoch;
+        let lost = !matches!(fate, Fate::Arrives(..));
+        if !is_quiet {
+            let what = if lost { " (lost)" } else { "" };
+            self.log(|| format!("{}{what}", text::message(&message)));
+        }
+        match fate {
+            Fate::Lost => self.counts.add("messages lost"),
+            Fate::Breaks(at) | Fate::CutOff(at) => {
+                let slow = matches!(fate, Fate::CutOff(_));
+                self.counts.add(if slow { "slow readers cut off" } else { "streams broken" });
+                let host = self.peers[from].id;
+                self.at(at - self.now, What::Detached { peer: to, network_epoch, host });
+            }
+            Fate::Arrives(first, second) => {
+                if let Some(second) = second {
+                    self.counts.add("messages doubled");
+                    let message = Box::new(message.clone());
+                    self.at(second - self.now, What::Deliver { to, network_epoch, message });
+                }
+                let message = Box::new(message);
+                self.at(first - self.now, What::Deliver { to, network_epoch, message });
+            }
+        }
     }
 }

@@ -67,9 +67,6 @@ impl World {
     /// The largest set that is connected among itself and holds a majority of every voter set in
     /// force; empty where there is none.
     fn connected_majority(&self) -> BTreeSet<usize> {
-        if self.network.is_narrow() && !NARROW_LINES_GO_ON {
-            return BTreeSet::new();
-        }
         let works = |peer: &usize| {
             let state = &self.peers[*peer];
             state.replica.is_some()
@@ -135,9 +132,6 @@ impl World {
         }
     }
 }
-
-/// Whether that holds with narrow lines too, which the rules do not allow for yet (`scenes.rs`).
-const NARROW_LINES_GO_ON: bool = false;
 
 /// The bound where all is as it should be.
 pub const CONFIRMED_WITHIN_US: u64 = 10 * SECOND;

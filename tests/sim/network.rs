@@ -16,11 +16,13 @@ const SLOW_READ_US: u64 = 100_000;
 const BREAK_NOTICED_US: u64 = 5_000;
 /// What every message takes at least.
 const DELAY_US_MIN: u64 = 50;
+const SECOND_US: u64 = 1_000_000;
 
-/// A heartbeat does not wait behind another one for longer.
-const HEARTBEAT_WAIT_US: u64 = 100_000;
 /// Nothing waits for its line for longer; what would is lost, and a stream of entries breaks.
 const LINE_WAIT_US: u64 = 5_000_000;
+/// Of the log and of submissions each stream sends so much ahead; what is more waits where the rest
+/// overtakes it (`src/runtime/pace.rs`).
+const AHEAD_BYTES: u64 = 1_024;
 
 /// A directed way between two peers.
 pub type Way = (usize, usize);
@@ -37,9 +39,9 @@ pub enum Condition {
     /// All are so much further from each other, one way, and each message up to that much more.
     /// What one says to another keeps its order, as on one connection.
     Far { us: u64, jitter_us: u64 },
-    /// What each peer sends shares a line that carries so much, and waits for what it said before.
-    /// Heartbeats and their echoes go first, or wait like the rest.
-    Narrow { bytes_per_second: u64, heartbeats_first: bool },
+    /// What each peer sends shares a line that carries so much, and so does what it receives. All
+    /// of it waits for what came before, but for the log and submissions, which go in pieces.
+    Narrow { bytes_per_second: u64 },
     /// Nothing arrives. With `held_until` it arrives then, as what TCP sends again does.
     Cut { ways: BTreeSet<Way>, held_until: Option<u64> },
     /// No connection can be made, while the one the other way carries both directions (R25).
@@ -64,7 +66,28 @@ struct State {
     jitter_us: u64,
     /// 0 where the line is no limit.
     bytes_per_second: u64,
-    heartbeats_first: bool,
+}
+
+/// Until when a line is busy in one direction: with everything, and with what is not sent in
+/// pieces.
+#[derive(Clone, Copy, Default)]
+struct Line {
+    all: u64,
+    whole: u64,
+}
+
+impl Line {
+    /// When so much more has come through that arrives at it now.
+    fn through(&mut self, now: u64, takes_us: u64, is_whole: bool, ahead_us: u64) -> u64 {
+        let all = self.all.max(now);
+        self.all = all + takes_us;
+        if !is_whole {
+            return self.all;
+        }
+        let begins = self.whole.max(now);
+        self.whole = begins + takes_us;
+        self.whole + ahead_us.min(all.saturating_sub(begins))
+    }
 }
 
 /// What becomes of one message.
@@ -97,9 +120,9 @@ pub struct Network {
     states: Vec<Vec<State>>,
     streams: BTreeMap<Way, Stream>,
     /// When the last message arrives, on ways that keep the order.
-    ordered: BTreeMap<Way, u64>,
-    /// Until when each peer's line is busy: with everything, and with heartbeats alone.
-    busy_until: Vec<(u64, u64)>,
+    ordered: BTreeMap<(usize, usize, bool), u64>,
+    /// Each peer's line, for what it sends and for what it receives.
+    lines: Vec<[Line; 2]>,
     /// When the last submission or answer to one arrives: they keep their order too.
     queues: BTreeMap<(usize, usize, bool), u64>,
 }
@@ -115,7 +138,7 @@ impl Network {
             states: vec![vec![State::default(); count]; count],
             streams: BTreeMap::new(),
             ordered: BTreeMap::new(),
-            busy_until: vec![(0, 0); count],
+            lines: vec![[Line::default(); 2]; count],
             queues: BTreeMap::new(),
         }
     }
@@ -176,11 +199,6 @@ impl Network {
         self.conditions.is_empty()
     }
 
-    /// Whether messages wait for each other.
-    pub fn is_narrow(&self) -> bool {
-        self.conditions.values().any(|condition| matches!(condition, Condition::Narrow { .. }))
-    }
-
     /// Whether what one sends to the other arrives, in a time that can be known.
     pub fn is_good(&self, from: usize, to: usize) -> bool {
         let state = &self.states[from][to];
@@ -200,9 +218,24 @@ impl Network {
     }
 
     /// What a ping measures that is sent now.
-    pub fn round_trip(&self, prng: &mut Prng, now: u64, from: usize, to: usize) -> u64 {
-        let wait = |peer: usize| self.busy_until[peer].0.saturating_sub(now);
-        self.delay(prng, from, to) + self.delay(prng, to, from) + wait(from) + wait(to)
+    pub fn round_trip(&mut self, prng: &mut Prng, now: u64, from: usize, to: usize) -> u64 {
+        let [there, back] = [(from, to), (to, from)].map(|way| {
+            let delay = self.delay(prng, way.0, way.1);
+            delay + self.wait(now, way, PING_BYTES, true)
+        });
+        there + back
+    }
+
+    /// How much later something arrives for the lines of both.
+    fn wait(&mut self, now: u64, (from, to): Way, bytes: u64, is_whole: bool) -> u64 {
+        let rate = self.states[from][to].bytes_per_second;
+        if rate == 0 {
+            return 0;
+        }
+        let (takes_us, ahead_us) = (bytes * SECOND_US / rate, AHEAD_BYTES * SECOND_US / rate);
+        let ahead_us = ahead_us * (self.lines.len() as u64 - 1);
+        let sent = self.lines[from][0].through(now, takes_us, is_whole, ahead_us);
+        self.lines[to][1].through(sent, takes_us, is_whole, ahead_us) - now
     }
 
     fn delay(&self, prng: &mut Prng, from: usize, to: usize) -> u64 {
@@ -236,22 +269,21 @@ impl Network {
     pub fn fate(&mut self, prng: &mut Prng, now: u64, way: Way, body: &Body) -> Fate {
         let (from, to) = way;
         let state = self.states[from][to];
-        let departure = self.departure(now, way, body);
-        let mut arrival = departure.unwrap_or(now) + self.delay(prng, from, to);
+        let is_piece = matches!(body, Body::Append(_) | Body::LookBack(_) | Body::Submit(_));
+        let wait = self.wait(now, way, size(body), !is_piece);
+        let mut arrival = now + wait + self.delay(prng, from, to);
         if state.far_us > 0 || state.bytes_per_second > 0 {
-            let until = self.ordered.entry(way).or_insert(0);
-            // What goes first on the line overtakes what waits there.
-            if !(state.heartbeats_first && is_quiet(body)) {
-                arrival = arrival.max(*until + 1);
-                *until = arrival;
-            }
+            // Each way has two queues on a narrow line.
+            let until = self.ordered.entry((from, to, is_piece && wait > 0)).or_insert(0);
+            arrival = arrival.max(*until + 1);
+            *until = arrival;
         }
         if state.held_until > 0 {
             arrival = arrival.max(state.held_until + prng.below(1_000));
         }
         let is_lost = (state.is_cut && state.held_until == 0)
             || prng.below(100) < state.loss_percent
-            || departure.is_none();
+            || wait > LINE_WAIT_US;
         match body {
             Body::Append(_) | Body::LookBack(_) => self.stream(now, way, arrival, is_lost),
             _ if is_lost => Fate::Lost,
@@ -267,29 +299,6 @@ impl Network {
                 Fate::Arrives(arrival, second)
             }
         }
-    }
-
-    /// When the message is on its way; `None` for a heartbeat that would wait behind another one,
-    /// and where too much waits.
-    fn departure(&mut self, now: u64, (from, to): Way, body: &Body) -> Option<u64> {
-        let state = self.states[from][to];
-        if state.bytes_per_second == 0 {
-            return Some(now);
-        }
-        let (all, quiet) = &mut self.busy_until[from];
-        let goes_first = state.heartbeats_first && is_quiet(body);
-        let free_at = if goes_first { *quiet } else { *all }.max(now);
-        let is_heartbeat = matches!(body, Body::Heartbeat(_));
-        let wait_us_max = if is_heartbeat { HEARTBEAT_WAIT_US } else { LINE_WAIT_US };
-        if free_at > now + wait_us_max {
-            return None;
-        }
-        let takes_us = size(body) * 1_000_000 / state.bytes_per_second;
-        if goes_first {
-            *quiet = free_at + takes_us;
-        }
-        *all = (*all).max(now) + takes_us;
-        Some(free_at + takes_us)
     }
 
     fn stream(&mut self, now: u64, way: Way, arrival: u64, is_lost: bool) -> Fate {
@@ -312,27 +321,30 @@ impl Network {
     }
 }
 
-/// About what a message is on the wire, with all that is around it.
+/// What a ping and its answer take each.
+const PING_BYTES: u64 = 200;
+
+/// About what a message is on the wire, with the headers of all layers and the confirmation of its
+/// packet.
 fn size(body: &Body) -> u64 {
-    const AROUND: usize = 160;
+    const AROUND: usize = 200;
+    /// What names a peer, or holds a hash.
+    const NAME: usize = 70;
     let inside = match body {
-        Body::Append(append) => append.entries.iter().map(|entry| entry.size() + 60).sum(),
-        Body::FetchLogAnswer(answer) => answer.entries.iter().map(|entry| entry.size() + 60).sum(),
-        Body::Submit(submit) => submit.submissions.iter().map(|one| one.size() + 60).sum(),
+        Body::Append(append) => append.entries.iter().map(|it| it.size() + 2 * NAME).sum(),
+        Body::FetchLogAnswer(answer) => answer.entries.iter().map(|it| it.size() + 2 * NAME).sum(),
+        Body::Submit(submit) => submit.submissions.iter().map(|it| it.size() + NAME).sum(),
         Body::Heartbeat(heartbeat) => {
-            let ranking = heartbeat.ranking.as_ref();
-            let ranking = ranking.map_or(0, |it| 40 * it.candidates.len() + 70 * it.delays.len());
-            ranking + 40 * heartbeat.positions.len()
+            let ranking = heartbeat
+                .ranking
+                .as_ref()
+                .map_or(0, |it| (NAME + 10) * it.candidates.len() + 12 * it.delays.len());
+            ranking + (NAME + 8) * heartbeat.positions.len()
         }
-        Body::ReportDelays(report) => 70 * report.row.len(),
+        Body::ReportDelays(report) => (2 * NAME + 5) * report.row.len(),
         _ => 0,
     };
     (AROUND + inside) as u64
-}
-
-/// Whether the message only tells that somebody lives.
-fn is_quiet(body: &Body) -> bool {
-    matches!(body, Body::Heartbeat(_) | Body::Acknowledge(_))
 }
 
 impl State {
@@ -346,10 +358,7 @@ impl State {
                 self.far_us = self.far_us.max(*us);
                 self.jitter_us = self.jitter_us.max(*jitter_us);
             }
-            Condition::Narrow { bytes_per_second, heartbeats_first } => {
-                self.bytes_per_second = *bytes_per_second;
-                self.heartbeats_first = *heartbeats_first;
-            }
+            Condition::Narrow { bytes_per_second } => self.bytes_per_second = *bytes_per_second,
             Condition::Delay { us_max } => self.delay_us_max = self.delay_us_max.max(*us_max),
             Condition::Cut { ways, held_until } if ways.contains(&(from, to)) => {
                 // What is lost for good by one cut is not held by another.

@@ -13,6 +13,7 @@ use demes_protocol::types::{
 use super::disk::{Disk, Found};
 use super::invariants::{Broken, Confirmed};
 use super::queue::What;
+use super::signing::signer;
 use super::world::{MS, Peer, SECOND, World};
 
 /// A graceful stop that takes longer is ended.
@@ -89,7 +90,8 @@ impl World {
         state.is_stopped = false;
         state.tick_at = u64::MAX;
         state.disk_state = DiskState::Fit;
-        let replica = Replica::new(config, state.id, *recovered, self.local(peer), seed);
+        let replica =
+            Replica::new(config, state.id, signer(state.id), *recovered, self.local(peer), seed);
         let state = &mut self.peers[peer];
         state.status = replica.status();
         state.replica = Some(replica);

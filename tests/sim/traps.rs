@@ -111,7 +111,7 @@ impl Doing {
             Doing::EntersTerm => vote == Some(None),
             Doing::VotesForAnother => vote.flatten().is_some_and(|vote| vote != me),
             Doing::VotesForItself => vote.flatten() == Some(me),
-            Doing::StartsTerm => entry(|payload| matches!(payload, Payload::TermStart)),
+            Doing::StartsTerm => entry(|payload| matches!(payload, Payload::TermStart(_))),
             Doing::ChangesVoters => entry(|payload| matches!(payload, Payload::VoterChange(_))),
             Doing::ChangesMembers => entry(|payload| matches!(payload, Payload::Membership(_))),
             Doing::Appends => !persist.entries.is_empty(),

@@ -18,11 +18,12 @@ use super::invariants::{Broken, Invariants, Sent, Step, Synced, is_ignored};
 use super::liars::Lie;
 use super::links::Links;
 use super::liveness::Liveness;
-use super::network::{Fate, Network};
+use super::network::Network;
 use super::oracle::Oracle;
 pub use super::peer::Peer;
 use super::plan::{Action, Plan, Who};
 use super::queue::{Queue, What};
+use super::signing::is_genuine;
 use super::steps::Course;
 use super::text;
 
@@ -517,42 +518,12 @@ impl World {
         }
         self.counts.sent(&message.body);
         if let Some(lie) = self.peers[from].lie {
-            self.lie(lie, &mut message.body);
-        }
-        // An answer goes over the connection of the one who asked.
-        let caller = if message.body.is_answer() { (to, from) } else { (from, to) };
-        let is_quiet = matches!(message.body, Body::Heartbeat(_) | Body::Acknowledge(_));
-        if !self.is_connected(caller.0, caller.1) {
-            if !is_quiet {
-                self.log(|| format!("{} (no connection)", text::message(&message)));
-            }
-            return;
-        }
-        let fate = self.network.fate(&mut self.prng, self.now, (from, to), &message.body);
-        let network_epoch = self.peers[to].network_epoch;
-        let lost = !matches!(fate, Fate::Arrives(..));
-        if !is_quiet {
-            let what = if lost { " (lost)" } else { "" };
-            self.log(|| format!("{}{what}", text::message(&message)));
-        }
-        match fate {
-            Fate::Lost => self.counts.add("messages lost"),
-            Fate::Breaks(at) | Fate::CutOff(at) => {
-                let slow = matches!(fate, Fate::CutOff(_));
-                self.counts.add(if slow { "slow readers cut off" } else { "streams broken" });
-                let host = self.peers[from].id;
-                self.at(at - self.now, What::Detached { peer: to, network_epoch, host });
-            }
-            Fate::Arrives(first, second) => {
-                if let Some(second) = second {
-                    self.counts.add("messages doubled");
-                    let message = Box::new(message.clone());
-                    self.at(second - self.now, What::Deliver { to, network_epoch, message });
-                }
-                let message = Box::new(message);
-                self.at(first - self.now, What::Deliver { to, network_epoch, message });
+            self.lie(from, lie, &mut message.body);
+            if lie == Lie::Reigns {
+                self.tell_beside(from, &message);
             }
         }
+        self.carry(from, to, message);
     }
 
     fn deliver(&mut self, to: usize, network_epoch: u64, message: Message) {
@@ -565,8 +536,15 @@ impl World {
         {
             return;
         }
-        if let (Body::Attach(_), Some(from)) = (&message.body, self.index_of(message.from)) {
+        if !is_genuine(&message) {
+            self.counts.add("messages that are not genuine");
+            return;
+        }
+        if let (Body::Attach(attach), Some(from)) = (&message.body, self.index_of(message.from)) {
             self.network.open_stream(to, from);
+            if self.peers[to].lie == Some(Lie::Reigns) {
+                self.answer_falsely(to, &message, attach);
+            }
         }
         self.event(to, Event::Message(message));
     }

@@ -162,7 +162,7 @@ fn history_turns_its_pages_both_ways() {
     let mut entries = messages(None, 1, 1);
     while entries.len() < 12_000 {
         let last = entries.last().unwrap();
-        entries.push(entry(last.index + 1, 1, Payload::TermStart, last.hash));
+        entries.push(entry(last.index + 1, 1, Payload::TermStart(Reign::default()), last.hash));
     }
     entries.extend(messages(entries.last(), 2, 1));
     for batch in entries.chunks(4_000) {

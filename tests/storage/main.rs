@@ -18,7 +18,7 @@ use bytes::Bytes;
 use demes::protocol::event::{Persist, Recovered};
 use demes::protocol::log::{Checkpoint, Log};
 use demes::protocol::types::{
-    ChatId, Entry, HardState, Hash, Index, Membership, Payload, PeerId, Submission, Term,
+    ChatId, Entry, HardState, Hash, Index, Membership, Payload, PeerId, Reign, Submission, Term,
 };
 use demes::storage::peer::{INVITES_RECEIVED, INVITES_SENT};
 use demes::storage::{

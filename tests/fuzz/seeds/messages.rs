@@ -8,7 +8,7 @@ use demes::protocol::invite_link::InviteLinkProblem;
 use demes::protocol::message::*;
 use demes::protocol::sign::{signed_hand_over, signed_submission};
 use demes::protocol::types::{
-    ChatId, Entry, InviteLinkProof, Membership, Past, Payload, PeerId, Position, Submission,
+    ChatId, End, Entry, InviteLinkProof, Membership, Past, Payload, PeerId, Position, Submission,
 };
 use demes::wire::entry::to_proof;
 use demes::wire::message as convert;
@@ -54,7 +54,7 @@ pub fn requests() -> Seeds {
         seeds.push(named(&format!("bad_{name}"), [kind, 0xff]));
     }
     seeds.push(named("bad_kind_only", vec![1]));
-    let far = Body::Announce(Announce { term: u64::MAX });
+    let far = Body::Announce(Announce { term: u64::MAX, reign: None });
     let (kind, bytes) = request(far).expect("it is a request");
     seeds.push(named("bad_term", [vec![kind], bytes].concat()));
     seeds
@@ -145,7 +145,7 @@ pub fn request(body: Body) -> Option<Kind> {
         Body::RequestVote(r) => (9, convert::to_vote_request(header, r).encode_to_vec()),
         Body::Withdraw(w) => (10, convert::to_withdraw_request(header, w).encode_to_vec()),
         Body::Announce(a) => {
-            (11, pb::AnnounceRequest { header, term: a.term, ..Default::default() }.encode_to_vec())
+            (11, convert::to_announce_request(header, a, String::new()).encode_to_vec())
         }
         Body::HandOver(h) => {
             let hand_over = Some(convert::to_hand_over(h));
@@ -233,6 +233,13 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
     let next = Entry { index: end.index + 1, term: 1, number: 1, ..entry(message("a text")) };
     let next = Entry { signature: None, previous: entries[entries.len() - 1].hash, ..next };
     let next = Arc::new(Entry { hash: next.computed_hash(), ..next });
+    let start = entry(Payload::TermStart(super::reign()));
+    let start = Entry { index: end.index + 1, term: 2, number: 0, signature: None, ..start };
+    let start = Entry { previous: entries[entries.len() - 1].hash, ..start };
+    let start = Arc::new(Entry { hash: start.computed_hash(), ..start });
+    let hash_at_end = entries[entries.len() - 1].hash;
+    let voted_for = End { last: end, hash: hash_at_end };
+    let granted = Granted { end: voted_for, signature: [5; 64] };
     let receipt = Receipt { delivered: 4, read: 3 };
     let refused = |reason| Body::Refused(Refused { term: 1, reason });
     vec![
@@ -246,6 +253,7 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
                 entries: vec![next.clone()],
                 commit: end.index,
                 past,
+                reign: Some(start.clone()),
             }),
         ),
         ("look_back", Body::LookBack(LookBack { term: 1, attach: 3, index: 2 })),
@@ -269,6 +277,7 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
                 term: 1,
                 attach: 3,
                 synced: end.index,
+                received: 0,
                 heartbeat: 9,
                 receipt,
                 ranking_version: 2,
@@ -325,9 +334,14 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
         ),
         (
             "request_vote",
-            Body::RequestVote(RequestVote { term: 2, last: end, hand_over: Some(hand_over), past }),
+            Body::RequestVote(RequestVote {
+                term: 2,
+                end: voted_for,
+                hand_over: Some(hand_over),
+                past,
+            }),
         ),
-        ("vote", Body::Vote(Vote { term: 2, granted: true, host_alive: alive })),
+        ("vote", Body::Vote(Vote { term: 2, granted: Some(granted), host_alive: alive })),
         ("withdraw", Body::Withdraw(Withdraw { term: 2, reason: WithdrawReason::LogBehind })),
         ("fetch_log", Body::FetchLog(FetchLog { term: 1, fetch: 3, look: end })),
         (
@@ -341,7 +355,7 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
                 look_back: None,
             }),
         ),
-        ("announce", Body::Announce(Announce { term: 2 })),
+        ("announce", Body::Announce(Announce { term: 2, reign: Some(start) })),
         ("hand_over", Body::HandOver(hand_over)),
         ("refused_stale", refused(RefusedReason::StaleTerm)),
         ("refused_not_host", refused(RefusedReason::NotHost { host: Some(peer(2)) })),

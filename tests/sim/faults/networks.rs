@@ -42,11 +42,12 @@ pub fn far(draw: &mut Draw, rest_us: u64) -> Action {
 
 /// Everybody's line carries little.
 pub fn narrow(draw: &mut Draw, rest_us: u64) -> Action {
-    let (bytes_per_second, heartbeats_first) = (draw.span(8_000, 64_000), draw.chance(50));
+    let least = draw.span(8_000, 64_000);
+    let bytes_per_second = if draw.chance(50) { least } else { 4 * least };
     let for_us = draw.span(SECOND, 20 * SECOND).min(rest_us);
     let words = format!("lines carry {bytes_per_second} bytes a second for {}", ms(for_us));
     Action::new(words, move |world| {
-        world.begin(Condition::Narrow { bytes_per_second, heartbeats_first }, for_us);
+        world.begin(Condition::Narrow { bytes_per_second }, for_us);
     })
 }
 

@@ -230,10 +230,12 @@ impl Chat {
                 at_host.is_none_or(|me| me.state != MemberState::Active) || !self.is_active(peer);
             let what = match () {
                 () if me.is_none_or(|me| me.state == MemberState::Invited) => "is no member",
-                // The host may be the one whom who is to go, and need not know it yet, never reaches.
+                // Who is to go may not know it yet, and its only way to the host be the one cut.
                 () if goes && !self.cuts.is_empty() => continue,
                 () if !self.is_active(peer) => "is still leaving",
-                () if (status.host, status.term) != (first.host, first.term) => "has another host",
+                () if status.host != first.host => "has another host",
+                // Who has voted in vain, and cannot reach the host, reads on through others.
+                () if status.term != first.term && self.cuts.is_empty() => "is in another term",
                 () if status.queued > 0 => "has something queued",
                 () if !status.serving => "is not served",
                 () if status.last != first.last || stored != first.last => "has another log",

@@ -15,6 +15,7 @@ use super::super::invariants::{Broken, Confirmed, Invariants, Sent, Step, Synced
 use super::super::oracle::Oracle;
 use super::super::peer::Peer;
 use super::super::process::Wish;
+use super::super::signing::signer;
 use super::super::text;
 
 /// Times that one timer may be due again at the same moment.
@@ -204,8 +205,14 @@ impl Chat {
         let state = &mut self.peers[peer];
         state.epoch += 1;
         let seed = self.seed ^ (peer as u64) << 32 ^ state.epoch << 40;
-        let replica =
-            Replica::new(self.config.clone(), state.id, *recovered, Instant(self.now), seed);
+        let replica = Replica::new(
+            self.config.clone(),
+            state.id,
+            signer(state.id),
+            *recovered,
+            Instant(self.now),
+            seed,
+        );
         state.status = replica.status();
         state.replica = Some(replica);
         self.log(|| format!("{} starts", peer + 1));

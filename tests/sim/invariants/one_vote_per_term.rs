@@ -21,7 +21,7 @@ impl Invariant for OneVotePerTerm {
     fn on_sent(&mut self, sent: &Sent) -> Result<(), String> {
         let message = sent.message;
         let (term, vote) = match &message.body {
-            Body::Vote(vote) if vote.granted => (vote.term, message.to),
+            Body::Vote(vote) if vote.granted.is_some() => (vote.term, message.to),
             Body::RequestVote(request) => (request.term, message.from),
             _ => return Ok(()),
         };

@@ -28,7 +28,7 @@ impl Invariant for VotesGoToFullLogs {
         let message = sent.message;
         if let Body::RequestVote(request) = &message.body {
             let candidacy = (message.from, message.from_incarnation, request.term);
-            self.candidacies.insert(candidacy, request.last);
+            self.candidacies.insert(candidacy, request.end.last);
         }
         Ok(())
     }
@@ -39,7 +39,7 @@ impl Invariant for VotesGoToFullLogs {
         for message in step.ready.messages.iter().chain(&step.ready.early) {
             let Body::Vote(vote) = &message.body else { continue };
             let last = self.candidacies.get(&(message.to, message.to_incarnation, vote.term));
-            if let Some(last) = last.filter(|last| vote.granted && **last < own) {
+            if let Some(last) = last.filter(|last| vote.granted.is_some() && **last < own) {
                 let (voter, candidate) = (step.peer + 1, message.to.0[0]);
                 return Err(format!("{voter} at {own:?} votes for {candidate} at {last:?}"));
             }

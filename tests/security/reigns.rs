@@ -1,0 +1,113 @@
+//! L1, L3, L5: who has no votes hosts nothing, whatever it says of itself.
+
+use demes::protocol::reign::ballot_of;
+use demes::protocol::sign::signed_vote;
+use demes::protocol::types::{Entry, Hash, Payload, PeerId, Reign, SignedVote};
+use demes::wire::entry::to_entry;
+use demes::wire::pb;
+
+use crate::peer::{LUNCH, four, three, until};
+use crate::raw::{Calls, Speaker};
+
+/// The first entry of a reign of the speaker, after `before`, with these votes beside its own.
+fn start(speaker: &Speaker, term: u64, before: &Entry, votes: &[(PeerId, SignedVote)]) -> Entry {
+    let mut entry = Entry {
+        index: before.index + 1,
+        term,
+        author: speaker.identity.peer_id(),
+        session: speaker.incarnation,
+        number: 0,
+        created_at_ms: 1,
+        trace: None,
+        payload: Payload::TermStart(Reign::default()),
+        signature: None,
+        previous: before.hash,
+        hash: Hash::default(),
+    };
+    let mut reign = Reign { last_term: before.term, votes: votes.iter().copied().collect() };
+    let ballot = ballot_of(&entry, &reign);
+    let signed = signed_vote(speaker.chat, &ballot, entry.author, entry.session);
+    let own =
+        SignedVote { incarnation: speaker.incarnation, signature: speaker.identity.sign(&signed) };
+    reign.votes.insert(entry.author, own);
+    entry.payload = Payload::TermStart(reign);
+    entry.hash = entry.computed_hash();
+    entry
+}
+
+async fn announce(calls: &mut Calls, speaker: &Speaker, term: u64, reign: Option<&Entry>) {
+    let request = pb::AnnounceRequest {
+        header: speaker.header(),
+        term,
+        address: "127.0.0.1:9".into(),
+        reign: reign.map(to_entry),
+    };
+    let _ = calls.election.announce(request).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_announces_itself_without_votes_is_not_followed() {
+    let peers = four().await;
+    let before = peers[0].lunch().await;
+    let (honest, learner) = Speaker::learner_of(peers).await;
+    let last = learner.log.last().expect("there is a log");
+    for peer in &honest {
+        let mut calls = Calls::to(&learner.identity, &peer.address()).await;
+        for round in 0..20 {
+            let term = before.term + 1 + 1_000 * round;
+            announce(&mut calls, &learner, term, None).await;
+            let own = start(&learner, term, last, &[]);
+            announce(&mut calls, &learner, term, Some(&own)).await;
+        }
+    }
+    honest[1].says(LUNCH, "no change").await;
+    for peer in &honest {
+        let chat = peer.sees("the message", |chat| chat.serving && chat.fault.is_empty()).await;
+        assert_eq!((chat.term, &chat.host_peer_id), (before.term, &before.host_peer_id));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vote_that_others_do_not_have_makes_no_host() {
+    let [ann, ben, eva] = three().await;
+    let before = ben.lunch().await;
+    let mut stranger = Speaker::stranger(&before);
+    // Both others are away. What the log says, a member may have told.
+    let eva = Speaker::in_place_of(eva).await;
+    drop(ann);
+    ben.sees("nobody", |chat| !chat.serving).await;
+    stranger.log.clone_from(&eva.log);
+    let last = stranger.log.last().expect("there is a log");
+    let mut calls = Calls::to(&stranger.identity, &ben.address()).await;
+    let term = ben.lunch().await.term + 1;
+    let request = pb::RequestVoteRequest {
+        header: stranger.header(),
+        term,
+        last: Some(pb::Position { term: last.term, index: last.index + 1 }),
+        last_hash: last.hash.0.to_vec(),
+        ..Default::default()
+    };
+    let look = || async {
+        let mut calls = calls.clone();
+        let answer = calls.election.request_vote(request.clone()).await.ok()?.into_inner();
+        (answer.host_alive.is_none()).then_some(answer)
+    };
+    let answer = until("no host", look).await;
+    let vote = answer.granted.map(|granted| {
+        let signature = granted.signature.try_into().expect("64 bytes");
+        let incarnation = answer.header.expect("a header").from_incarnation;
+        let ben: PeerId = ben.id().parse().expect("an id");
+        (ben, SignedVote { incarnation, signature })
+    });
+    let votes: Vec<_> = vote.into_iter().collect();
+    for term in [term, term + 1] {
+        let own = start(&stranger, term, last, &votes);
+        announce(&mut calls, &stranger, term, Some(&own)).await;
+        announce(&mut calls, &stranger, term, None).await;
+    }
+    let heartbeats = pb::HeartbeatsRequest { header: stranger.header(), ..Default::default() };
+    let _ = calls.heartbeats(heartbeats).await;
+    let chat = ben.lunch().await;
+    assert_ne!(chat.host_peer_id, stranger.identity.peer_id().to_string());
+    assert!(!chat.serving && chat.fault.is_empty());
+}
