@@ -1,9 +1,9 @@
 //! The connection to this person's running peer, and how long a command waits for it.
 
-use std::fs;
-use std::net::IpAddr;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::Result;
 use hyper_util::rt::TokioIo;
@@ -18,7 +18,7 @@ use tower::service_fn;
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
 use crate::config::{self, ConfigError};
-use crate::rpc::client_door::{SOCKET_FILE, connect_socket, token_of};
+use crate::rpc::client_door::{ADDRESS_FILE, SOCKET_FILE, connect_socket, token_of};
 
 /// The calls of a person's programs. Each has a deadline, so that a peer that hangs is told.
 pub type Client = ClientServiceClient<Limited>;
@@ -26,7 +26,8 @@ pub type Client = ClientServiceClient<Limited>;
 /// A connection on which calls have a deadline.
 pub type Limited = InterceptedService<Channel, Limit>;
 
-/// Gives a call its deadline, unless it is a stream that goes on, and the token where one is needed.
+/// Gives a call its deadline, unless it is a stream that goes on, and the token where one is
+/// needed.
 #[derive(Clone)]
 pub struct Limit {
     authorization: Option<MetadataValue<Ascii>>,
@@ -35,8 +36,6 @@ pub struct Limit {
 /// The variable with the token of a peer that `--peer-api` names.
 pub const TOKEN_VARIABLE: &str = "DEMES_TOKEN";
 
-/// The file in which a running peer names its client listener.
-const ADDRESS_FILE: &str = "client.addr";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Streams have no deadline: they end when the peer answers no keepalive, eight seconds after it
 /// hung.
@@ -58,32 +57,44 @@ pub async fn connect(global: &Global) -> Result<Client> {
     Ok(ClientServiceClient::new(channel(global).await?))
 }
 
-/// The same connection, for services other than ours. It goes over the socket in the data directory,
-/// which only this user can open, unless an address is named.
+/// The same connection, for services other than ours. It goes over the socket in the data
+/// directory, which only this user can open, unless an address is named.
 pub async fn channel(global: &Global) -> Result<Limited> {
     let data_dir = config::locate(&global.arguments()).map(|(data_dir, _)| data_dir);
     let (address, token) = match &global.peer_api {
         Some(address) => {
             let variable = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
-            let here = || data_dir.ok().and_then(|dir| token_of(&dir));
-            // The token of this machine's peer is for nobody elsewhere.
-            (address.clone(), variable.or_else(|| is_loopback(address).then(here).flatten()))
+            // The token here is for the peer here: whoever else listens could use it.
+            let here = || {
+                let data_dir = data_dir.ok()?;
+                let is_here = running_peer(&data_dir).is_ok_and(|here| here == *address);
+                if is_here { token_of(&data_dir).ok() } else { None }
+            };
+            (address.clone(), variable.or_else(here))
         }
         None => {
             let data_dir = data_dir?;
-            if data_dir.join(SOCKET_FILE).exists() {
-                return over_socket(data_dir).await;
+            match data_dir.join(SOCKET_FILE).try_exists() {
+                Ok(true) => return over_socket(data_dir).await,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(denied(&data_dir).into());
+                }
+                // Not every file system has sockets.
+                _ => (running_peer(&data_dir)?, token_of(&data_dir).ok()),
             }
-            (running_peer(&data_dir)?, token_of(&data_dir))
         }
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| Failure::refused(format!("{address:?} is not an address")))?;
     let channel = kept(endpoint).connect().await.map_err(|_| silent(&address))?;
-    let authorization = token.map(|token| format!("Bearer {token}").parse());
-    let authorization = authorization.transpose().map_err(|_| {
-        Failure::usage(format!("{TOKEN_VARIABLE} is no token: `demes token` prints it"))
-    })?;
+    let authorization = token.map(|token| format!("Bearer {}", token.trim()).parse());
+    let mut authorization: Option<MetadataValue<Ascii>> =
+        authorization.transpose().map_err(|_| {
+            Failure::usage(format!("{TOKEN_VARIABLE} is no token: `demes token` prints it"))
+        })?;
+    if let Some(authorization) = &mut authorization {
+        authorization.set_sensitive(true);
+    }
     Ok(InterceptedService::new(channel, Limit { authorization }))
 }
 
@@ -95,8 +106,29 @@ async fn over_socket(data_dir: PathBuf) -> Result<Limited> {
     });
     let endpoint = kept(Endpoint::from_static("http://localhost"));
     let connected = endpoint.connect_with_connector(connector).await;
-    let channel = connected.map_err(|_| silent(&path.display().to_string()))?;
+    let channel = connected.map_err(|error| match is_denied(&error) {
+        true => denied(&path),
+        false => silent(&path.display().to_string()),
+    })?;
     Ok(InterceptedService::new(channel, Limit { authorization: None }))
+}
+
+/// What belongs to another user.
+pub fn denied(path: &Path) -> Failure {
+    Failure::refused(format!(
+        "you may not use {}: it belongs to another user of this machine\n\
+         run the command as that user, or name your own peer with --data-dir DIR; a program of \
+         another user needs --peer-api ADDR, and the token in {TOKEN_VARIABLE}",
+        path.display()
+    ))
+}
+
+fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>();
+        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+    })
 }
 
 fn kept(endpoint: Endpoint) -> Endpoint {
@@ -112,12 +144,6 @@ fn silent(address: &str) -> Failure {
         "your peer does not answer at {address}\n\
          is the peer running? start it with `demes up`"
     ))
-}
-
-fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 impl Interceptor for Limit {

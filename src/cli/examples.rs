@@ -29,7 +29,8 @@ Examples:
   demes accept -                             join by a link, which stdin has";
 pub const TOKEN: &str = "\
 Examples:
-  grpcurl -plaintext -H \"authorization: Bearer $(demes token)\" 127.0.0.1:7444 list
+  export DEMES_TOKEN=$(demes token)            what stands in a command line, others can see
+  grpcurl -plaintext -expand-headers -H 'authorization: Bearer ${DEMES_TOKEN}' 127.0.0.1:7444 list
   DEMES_TOKEN=$(kubectl exec demes-0 -- demes token) demes --peer-api 127.0.0.1:7444 chats";
 pub const SEND: &str = "\
 Examples:

@@ -50,8 +50,8 @@ const COMMON: &str = "Options of every command";
 /// Flags that every command takes.
 #[derive(Args, Clone, Debug, Default)]
 struct Global {
-    /// Where a peer listens for programs, host:port, instead of the socket in --data-dir; its token is
-    /// the one there, or what the variable DEMES_TOKEN says
+    /// Where a peer listens for programs, host:port, instead of the socket in --data-dir; the
+    /// variable DEMES_TOKEN has its token, unless it is the peer of --data-dir
     #[arg(long, global = true, help_heading = COMMON, value_name = "ADDR",
           value_parser = client::host_and_port)]
     peer_api: Option<String>,

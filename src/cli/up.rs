@@ -17,7 +17,6 @@ use super::output::clean;
 use super::{Failure, Global};
 use crate::config::{self, Arguments, Flag, Settings};
 use crate::crypto::Identity;
-use crate::rpc::client_door::SOCKET_FILE;
 use crate::rpc::{self, RunningPeer, ServeError, ServeOptions};
 use crate::storage::make_private_dir;
 use crate::telemetry::{self, LogLevel};
@@ -117,6 +116,7 @@ pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
 fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> Result<()> {
     let (peer_id, address) = (peer.peer_id(), peer.peer_address());
     let client_address = peer.client_address();
+    let socket = peer.client_socket().map(|path| path.display().to_string());
     let metrics = peer.metrics_address().map(|address| format!("http://{address}/metrics"));
     let written = global.output().emit(
         || {
@@ -124,7 +124,7 @@ fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> 
                 "peer_id": peer_id.to_string(),
                 "address": address,
                 "client_address": client_address.to_string(),
-                "client_socket": format!("{data_dir}/{SOCKET_FILE}"),
+                "client_socket": socket,
                 "metrics": metrics,
                 "data_dir": data_dir,
             })
@@ -133,11 +133,12 @@ fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> 
             let name = clean(name);
             let metrics = metrics.as_ref().map(|at| format!("  metrics     {at}\n"));
             let metrics = metrics.unwrap_or_default();
+            let socket = socket.as_ref().map(|path| format!("{path}\n              "));
+            let socket = socket.unwrap_or_default();
             format!(
                 "{name}'s peer is running; Ctrl-C stops it\n  peer        {peer_id}\n  \
-                 invite me   {peer_id}@{address}\n  programs    {data_dir}/{SOCKET_FILE}\n  \
-                 or          {client_address}\n{metrics}  \
-                 data        {data_dir}\n"
+                 invite me   {peer_id}@{address}\n  programs    {socket}{client_address}\n\
+                 {metrics}  data        {data_dir}\n"
             )
         },
     );

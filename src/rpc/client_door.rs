@@ -1,6 +1,6 @@
-//! The doors for the person's own programs: a socket in the data directory, which only this user can
-//! open, and a listener on loopback, which every user of the machine and every page in a browser
-//! reaches. There a program shows the token that lies beside the key.
+//! The doors for the person's own programs (L9): a socket in the data directory, which only this
+//! user can open, and a listener on loopback, which every user of the machine and every page in a
+//! browser reaches. There a program shows the token that lies beside the key.
 
 use std::fs::{self, File};
 use std::future::{Ready, ready};
@@ -14,16 +14,16 @@ use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
+use http::uri::Authority;
 use http::{Request, Response};
 use sha2::{Digest as _, Sha256};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::server::accept_one;
 use super::status::{not_local, token_required};
-use super::visit::Visitor;
 use crate::storage::write_private;
 use crate::wire::hex;
 
@@ -31,42 +31,63 @@ use crate::wire::hex;
 pub const SOCKET_FILE: &str = "client.sock";
 /// The token's file there.
 pub const TOKEN_FILE: &str = "client.token";
+/// The file there that says where a running peer listens on loopback.
+pub const ADDRESS_FILE: &str = "client.addr";
 /// What the path of a socket may have at most, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1_024;
 const TOKEN_BYTES: usize = 32;
+const PRIVATE: u32 = 0o600;
 
-/// Reads the token of a data directory, or makes one: 64 hexadecimal digits. It stays the same until
-/// its file is deleted.
+/// Reads the token of a data directory, whose lock this process has, or makes one: 64 hexadecimal
+/// digits. It stays the same until its file is deleted, or others could read it.
 pub fn load_token(data_dir: &Path) -> io::Result<String> {
-    if let Some(token) = token_of(data_dir) {
-        return Ok(token);
+    let path = data_dir.join(TOKEN_FILE);
+    match token_of(data_dir) {
+        Ok(token) if fs::metadata(&path)?.permissions().mode() & 0o077 == 0 => return Ok(token),
+        Ok(_) => tracing::warn!(path = %path.display(), "others could read the token of programs: \
+            there is a new one"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "the token of programs \
+            cannot be read: there is a new one"),
     }
     let mut bytes = [0; TOKEN_BYTES];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     let token = hex(&bytes);
-    write_private(&data_dir.join(TOKEN_FILE), &format!("{token}\n"))?;
+    // Who has the old file open must not read the new one in it.
+    remove_if_there(&path)?;
+    write_private(&path, &format!("{token}\n"))?;
     Ok(token)
 }
 
-/// The token of a data directory, if it has one.
-pub fn token_of(data_dir: &Path) -> Option<String> {
-    let text = fs::read_to_string(data_dir.join(TOKEN_FILE)).ok()?;
+/// The token of a data directory.
+pub fn token_of(data_dir: &Path) -> io::Result<String> {
+    let text = fs::read_to_string(data_dir.join(TOKEN_FILE))?;
     let token = text.trim();
     let is_token = token.len() == 2 * TOKEN_BYTES && token.bytes().all(|b| b.is_ascii_hexdigit());
-    is_token.then(|| token.to_owned())
+    let no_token = || io::Error::new(io::ErrorKind::InvalidData, "these are not 64 hex digits");
+    is_token.then(|| token.to_owned()).ok_or_else(no_token)
 }
 
 /// Listens on the socket of a data directory, whose lock this process has.
 pub fn bind_socket(data_dir: &Path) -> io::Result<UnixListener> {
+    // One that a peer left that was killed.
     let path = data_dir.join(SOCKET_FILE);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_if_there(&path)?;
     let (_dir, short) = short_path(data_dir)?;
-    let listener = UnixListener::bind(short)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(short)?;
+    // The umask says who may open it until now: nobody can connect before `listen`.
+    fs::set_permissions(&path, fs::Permissions::from_mode(PRIVATE))?;
+    socket.listen(BACKLOG)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Connects to the socket of a data directory.
@@ -129,14 +150,15 @@ impl Pass {
 
     /// Why a request is refused, if it is.
     fn refuses<B>(&self, request: &Request<B>) -> Option<Status> {
-        // A page in a browser can make it send requests here: they name the page, or a host that
+        // L9: a page in a browser can make it send requests here: they name the page, or a host that
         // the page's owner has given this machine's address.
-        let host = request.uri().authority().map(|authority| authority.host());
-        let host = host.or_else(|| {
-            let host = request.headers().get(HOST)?.to_str().ok()?;
-            Some(host.rsplit_once(':').map_or(host, |(host, _)| host))
+        let mut hosts = request.headers().get_all(HOST).iter().map(|host| {
+            let host = Authority::try_from(host.as_bytes());
+            host.is_ok_and(|host| is_local(host.host()))
         });
-        if request.headers().contains_key(ORIGIN) || !host.is_some_and(is_local) {
+        let authority = request.uri().authority().map(|authority| is_local(authority.host()));
+        let is_local = authority.or_else(|| hosts.next()).unwrap_or(false) && hosts.all(|it| it);
+        if request.headers().contains_key(ORIGIN) || !is_local {
             return Some(not_local());
         }
         let wanted = self.token.as_ref()?;
@@ -154,21 +176,24 @@ impl Pass {
 fn is_local(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Asks for the pass of a connection before anything of a request is read.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PassLayer;
+/// Asks for a pass before anything of a request is read, where one is asked for.
+#[derive(Clone)]
+pub struct PassLayer(pub Option<Arc<Pass>>);
 
 /// A service behind it.
-#[derive(Clone, Debug)]
-pub struct Passed<S>(S);
+#[derive(Clone)]
+pub struct Passed<S> {
+    inner: S,
+    pass: Option<Arc<Pass>>,
+}
 
 impl<S> Layer<S> for PassLayer {
     type Service = Passed<S>;
     fn layer(&self, inner: S) -> Passed<S> {
-        Passed(inner)
+        Passed { inner, pass: self.0.clone() }
     }
 }
 
@@ -181,14 +206,13 @@ where
     type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let pass = request.extensions().get::<Visitor>().and_then(|it| it.pass.clone());
-        match pass.and_then(|pass: Arc<Pass>| pass.refuses(&request)) {
+        match self.pass.as_ref().and_then(|pass| pass.refuses(&request)) {
             Some(refusal) => Either::Right(ready(Ok(refusal.into_http()))),
-            None => Either::Left(self.0.call(request)),
+            None => Either::Left(self.inner.call(request)),
         }
     }
 }
@@ -199,7 +223,11 @@ mod tests {
     use crate::rpc::status::reason_of;
 
     fn refusal(pass: &Pass, authority: &str, headers: &[(&str, &str)]) -> Option<&'static str> {
-        let mut request = Request::get(format!("http://{authority}/demes.v1.ClientService/Feed"));
+        let path = "/demes.v1.ClientService/Feed";
+        let mut request = match authority {
+            "" => Request::get(path),
+            authority => Request::get(format!("http://{authority}{path}")),
+        };
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -215,12 +243,25 @@ mod tests {
         let pass = Pass::new(Some(&token));
         let right = format!("Bearer {token}");
         let authorized = ("authorization", right.as_str());
-        for host in ["127.0.0.1:7444", "localhost:1", "[::1]:7444", "LOCALHOST", "127.9.9.9"] {
+        let near = ["127.0.0.1:7444", "localhost:1", "[::1]:7444", "LOCALHOST", "127.9.9.9"];
+        let far =
+            ["page.example:7444", "10.0.0.1:7444", "localhost.example", "localhost@a.example"];
+        for host in near {
             assert_eq!(refusal(&pass, host, &[authorized]), None, "{host}");
+            assert_eq!(refusal(&pass, "", &[authorized, ("host", host)]), None, "{host}");
         }
-        for host in ["page.example:7444", "10.0.0.1:7444", "localhost.example"] {
-            assert_eq!(refusal(&pass, host, &[authorized]), Some("NOT_LOCAL"), "{host}");
+        for host in far {
+            let refused = Some("NOT_LOCAL");
+            assert_eq!(refusal(&pass, host, &[authorized]), refused, "{host}");
+            // Both may be there, and name two.
+            for other in ["", "localhost"] {
+                let headers = [authorized, ("host", host)];
+                assert_eq!(refusal(&pass, other, &headers), refused, "{host}, {other}");
+            }
+            let twice = [authorized, ("host", "localhost"), ("host", host)];
+            assert_eq!(refusal(&pass, "", &twice), refused, "{host}");
         }
+        assert_eq!(refusal(&pass, "", &[authorized]), Some("NOT_LOCAL"));
         let origin = ("origin", "http://localhost:7444");
         assert_eq!(refusal(&pass, "localhost", &[authorized, origin]), Some("NOT_LOCAL"));
         let wrong = format!("Bearer {}", "0".repeat(64));
@@ -234,6 +275,44 @@ mod tests {
         assert_eq!(refusal(&open, "localhost", &[origin]), Some("NOT_LOCAL"));
     }
 
+    #[test]
+    fn a_token_that_cannot_be_relied_on_is_made_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(TOKEN_FILE);
+        let mode = |path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        let set = |mode| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+        };
+        let mut seen = vec![load_token(dir.path()).expect("made")];
+        // What others could read may be known to them; one of them may have it open still.
+        for wide in [0o640, 0o604, 0o620] {
+            set(wide);
+            let mut open = fs::File::open(&path).expect("there");
+            seen.push(load_token(dir.path()).expect("made"));
+            let mut read = String::new();
+            io::Read::read_to_string(&mut open, &mut read).expect("read");
+            assert_eq!(read.trim(), seen[seen.len() - 2]);
+            assert_eq!(mode(&path), PRIVATE);
+        }
+        for text in ["", "\n", "secret", &"g".repeat(64), &"0".repeat(63), "\u{0}"] {
+            fs::write(&path, text).expect("written");
+            assert_eq!(token_of(dir.path()).expect_err(text).kind(), io::ErrorKind::InvalidData);
+            seen.push(load_token(dir.path()).expect("made"));
+        }
+        fs::write(&path, [0xff; 64]).expect("written");
+        seen.push(load_token(dir.path()).expect("made"));
+        // The owner's own right is taken: the directory is theirs all the same.
+        set(0);
+        let last = load_token(dir.path()).expect("read by root, or made");
+        set(PRIVATE);
+        assert_eq!(token_of(dir.path()).expect("there"), last);
+        let different: std::collections::BTreeSet<_> = seen.iter().collect();
+        assert_eq!(different.len(), seen.len());
+        fs::remove_file(&path).expect("there");
+        fs::create_dir(&path).expect("made");
+        assert!(load_token(dir.path()).is_err());
+    }
+
     #[tokio::test]
     async fn the_socket_is_its_users_alone_however_long_its_path_is() {
         let root = tempfile::tempdir().expect("a directory");
@@ -245,7 +324,7 @@ mod tests {
                 let listener = bind_socket(dir).expect("it listens");
                 let path = dir.join(SOCKET_FILE);
                 let mode = fs::metadata(path).expect("there").permissions().mode() & 0o777;
-                assert_eq!(mode, 0o600);
+                assert_eq!(mode, PRIVATE);
                 let (connected, accepted) = tokio::join!(connect_socket(dir), listener.accept());
                 assert!(connected.is_ok() && accepted.is_ok());
             }

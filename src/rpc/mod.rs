@@ -47,8 +47,9 @@ mod streams;
 mod visit;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -92,6 +93,8 @@ pub struct RunningPeer {
     handle: Handle,
     peer_address: String,
     client_address: SocketAddr,
+    data_dir: PathBuf,
+    has_socket: bool,
     metrics_address: Option<SocketAddr>,
     fatal: watch::Receiver<Option<String>>,
     /// Ends streams with a status, and the connections to other peers.
@@ -114,9 +117,14 @@ impl RunningPeer {
         self.peer_address.clone()
     }
 
-    /// Where the person's programs reach it.
+    /// Where the person's programs reach it with the token.
     pub fn client_address(&self) -> SocketAddr {
         self.client_address
+    }
+
+    /// Where they reach it without; none: this file system has no sockets.
+    pub fn client_socket(&self) -> Option<PathBuf> {
+        self.has_socket.then(|| self.data_dir.join(client_door::SOCKET_FILE))
     }
 
     /// Where Prometheus is told the metrics; none: nowhere.
@@ -139,6 +147,10 @@ impl RunningPeer {
         self.stop.cancel();
         // The last statuses leave before the connections break.
         tokio::time::sleep(LAST_WORDS).await;
+        // The directory is still this process's: no other peer has put its own there.
+        for name in [client_door::SOCKET_FILE, client_door::ADDRESS_FILE] {
+            let _ = fs::remove_file(self.data_dir.join(name));
+        }
         self.closed.cancel();
         self.tasks.close();
         let _ = timeout(DRAIN_MAX, self.tasks.wait()).await;
@@ -234,18 +246,23 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     node.resume_all().await.map_err(storage)?;
     let pass = match options.require_token {
         true => {
-            let token = client_door::load_token(&options.data_dir);
-            client_door::Pass::new(Some(&token.map_err(|error| {
-                ServeError::Storage(format!("cannot keep a token for programs: {error}"))
-            })?))
+            let token = client_door::load_token(&options.data_dir).map_err(|error| {
+                let path = options.data_dir.join(client_door::TOKEN_FILE);
+                ServeError::Storage(format!("cannot keep a token in {}: {error}", path.display()))
+            })?;
+            client_door::Pass::new(Some(&token))
         }
-        false => client_door::Pass::new(None),
+        false => {
+            tracing::warn!(%client_address, "every user of this machine can read and write these \
+                chats: `client.require_token` is false");
+            client_door::Pass::new(None)
+        }
     };
     let socket = client_door::bind_socket(&options.data_dir).inspect_err(|error| {
         tracing::warn!(%error, "there can be no socket in the data directory: commands use the \
             listener on loopback instead");
     });
-    let address_file = options.data_dir.join("client.addr");
+    let address_file = options.data_dir.join(client_door::ADDRESS_FILE);
     write_private(&address_file, &format!("{client_address}\n")).map_err(|error| {
         ServeError::Storage(format!("cannot write {}: {error}", address_file.display()))
     })?;
@@ -258,7 +275,8 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         tasks.spawn(scrape::serve_metrics(listener, closed.clone()));
     }
     let reserve = options.storage_reserve_bytes;
-    let _observed = observe::observe_peer(&node, options.data_dir.clone(), reserve);
+    let (data_dir, has_socket) = (options.data_dir.clone(), socket.is_ok());
+    let _observed = observe::observe_peer(&node, data_dir.clone(), reserve);
     let running = Running { node, options, stop: stop.clone(), closed: closed.clone(), tasks };
     let doors = Doors { peers, programs, socket: socket.ok(), pass, health };
     let tasks = running.start(doors, client_address, reports).await;
@@ -266,6 +284,8 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         handle,
         peer_address,
         client_address,
+        data_dir,
+        has_socket,
         metrics_address,
         fatal,
         stop,

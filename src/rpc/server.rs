@@ -135,8 +135,8 @@ pub async fn serve_peers(
     tokio::select! {
         () = door.accept(listener) => {}
         () = order.keep_order(|peer| known.knows(peer)) => {}
-        () = run(builder(&wide).add_routes(routes.clone()), from_members) => {}
-        () = run(builder(&NARROW).add_routes(routes), from_strangers) => {}
+        () = run(builder(&wide, None).add_routes(routes.clone()), from_members) => {}
+        () = run(builder(&NARROW, None).add_routes(routes), from_strangers) => {}
         () = stop.cancelled() => {}
     }
 }
@@ -184,12 +184,12 @@ pub async fn serve_programs(
         idle_max: limits.client_idle,
         ..plain(limits.client_connections_max)
     };
-    let server = || builder(&flow).add_routes(routes.clone());
-    let (pass, tcp) = (Some(Arc::new(pass)), Doorway::Tcp(listener));
-    let tcp = serve_plain(tcp, "client", pass, server(), room, stop.clone());
+    let server = |pass| builder(&flow, pass).add_routes(routes.clone());
+    let (door, asking) = (Doorway::Tcp(listener), server(Some(pass)));
+    let tcp = serve_plain(door, "client", asking, room, stop.clone());
     let socket = async {
         if let Some(socket) = socket {
-            serve_plain(Doorway::Socket(socket), "client", None, server(), room, stop).await;
+            serve_plain(Doorway::Socket(socket), "client", server(None), room, stop).await;
         }
     };
     tokio::join!(tcp, socket);
@@ -202,9 +202,9 @@ pub async fn serve_health(
     stop: CancellationToken,
 ) {
     let health = health.max_decoding_message_size(NAME_BYTES_MAX);
-    let server = builder(&NARROW).add_service(health);
+    let server = builder(&NARROW, None).add_service(health);
     let (door, room) = (Doorway::Tcp(listener), plain(HEALTH_CONNECTIONS_MAX));
-    serve_plain(door, "health", None, server, room, stop).await;
+    serve_plain(door, "health", server, room, stop).await;
 }
 
 /// Places where nobody shows a key: whoever asks gets through, and the others give way.
@@ -217,7 +217,6 @@ pub(super) fn plain(all: usize) -> Room {
 async fn serve_plain(
     door: Doorway,
     name: &'static str,
-    pass: Option<Arc<Pass>>,
     server: Router<Traced>,
     room: Room,
     stop: CancellationToken,
@@ -228,8 +227,7 @@ async fn serve_plain(
         loop {
             let (io, address) = door.accept().await;
             let place = places.take(Kind::Plain, address, &stop).await;
-            let connection = Served::new(io, None, place, name).asked_for(pass.clone());
-            let _ = connections.send(Ok(connection)).await;
+            let _ = connections.send(Ok(Served::new(io, None, place, name))).await;
         }
     };
     tokio::select! {
@@ -264,7 +262,8 @@ pub(super) async fn accept_one(listener: &TcpListener) -> (TcpStream, IpAddr) {
     }
 }
 
-fn builder(flow: &Flow) -> Server<Traced> {
+/// A server whose requests must show this pass, if there is one.
+fn builder(flow: &Flow, pass: Option<Pass>) -> Server<Traced> {
     let builder = Server::builder()
         .max_concurrent_streams(flow.streams_max)
         .http2_max_pending_accept_reset_streams(Some(flow.given_up_max))
@@ -280,7 +279,7 @@ fn builder(flow: &Flow) -> Server<Traced> {
     .layer(GrpcServerLayer)
     .layer(GrpcDurationLayer)
     .layer(MapResponseLayer::new(with_reason as WithReason))
-    .layer(PassLayer)
+    .layer(PassLayer(pass.map(Arc::new)))
 }
 
 /// Lists the services of this listener. The details of errors are described too, so that programs

@@ -15,7 +15,6 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 use tower::{Layer, Service};
 
-use super::client_door::Pass;
 use super::inbound::Caller;
 use super::places::{Call, Holder, Place};
 use crate::telemetry::metrics::{self, LISTENER, Metric, hold};
@@ -25,8 +24,6 @@ use crate::telemetry::metrics::{self, LISTENER, Metric, hold};
 pub struct Visitor {
     /// Who is at its other end, where that was proven.
     pub caller: Option<Caller>,
-    /// What its requests must show.
-    pub pass: Option<Arc<Pass>>,
     holder: Arc<Holder>,
 }
 
@@ -44,14 +41,7 @@ impl<S> Served<S> {
         let holder = Arc::clone(&place.holder);
         let closed = Box::pin(holder.closed.clone().cancelled_owned());
         let held = hold(Metric::Connections, KeyValue::new(LISTENER, listener));
-        let visitor = Visitor { caller, pass: None, holder };
-        Self { io, visitor, closed, _place: place, _held: held }
-    }
-
-    /// The same for a connection whose requests must show something.
-    pub fn asked_for(mut self, pass: Option<Arc<Pass>>) -> Self {
-        self.visitor.pass = pass;
-        self
+        Self { io, visitor: Visitor { caller, holder }, closed, _place: place, _held: held }
     }
 
     /// The other side takes nothing: that must not keep the connection either.

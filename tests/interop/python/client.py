@@ -1,13 +1,14 @@
 """A complete client of demes in Python: grpcio, and stubs that grpcio-tools made from proto/.
 
-Each person runs a peer, and each peer serves that person's programs on its client listener. Here one
-program acts for three people, so it talks with three peers:
+Each person runs a peer, and each peer serves that person's programs on a socket. Here one program acts
+for three people, so it talks with three peers:
 
     client.py ANA BEN CLEO
 
-with where each serves programs, such as `unix:/home/ana/.local/share/demes/client.sock`. What it does, in this order, is `STEPS` at the end. For
-the loss of the host it needs help: it runs `$KILL PEERID` and `$RESTART PEERID`, which tests/interop/
-run.sh gives it.
+with where each serves programs, such as `unix:/home/ana/.local/share/demes/client.sock`. (On loopback, a
+program would show the token beside it: the metadata `authorization`, `Bearer TOKEN`.) What it does, in
+this order, is `STEPS` at the end. For the loss of the host it needs help: it runs `$KILL PEERID` and
+`$RESTART PEERID`, which tests/interop/run.sh gives it.
 """
 
 import os
