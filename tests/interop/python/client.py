@@ -34,8 +34,9 @@ class Person:
 
     def __init__(self, client_address):
         self.client_address = client_address
-        # A peer that was away for a while is tried again soon.
-        options = [("grpc.max_reconnect_backoff_ms", 500)]
+        # A peer that was away for a while is tried again soon. On a socket grpcio would name the peer
+        # by the socket's path, which is no name of a host.
+        options = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.default_authority", "localhost")]
         self.channel = grpc.insecure_channel(client_address, options)
         self.peer = client_pb2_grpc.ClientServiceStub(self.channel)
         me = self.peer.GetPeer(demes.GetPeerRequest(), timeout=DEADLINE_S)
