@@ -150,8 +150,8 @@ impl Pass {
 
     /// Why a request is refused, if it is.
     fn refuses<B>(&self, request: &Request<B>) -> Option<Status> {
-        // L9: a page in a browser can make it send requests here: they name the page, or a host that
-        // the page's owner has given this machine's address.
+        // L9: a page in a browser can make it send requests here: they name the page, or a host
+        // that the page's owner has given this machine's address.
         let mut hosts = request.headers().get_all(HOST).iter().map(|host| {
             let host = Authority::try_from(host.as_bytes());
             host.is_ok_and(|host| is_local(host.host()))

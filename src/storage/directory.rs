@@ -31,8 +31,9 @@ use crate::protocol::types::{ChatId, Entry, Generation, Incarnation};
 
 /// The name of the peer's own store.
 pub(super) const PEER_FILE: &str = "peer.redb";
-/// What the names of a peer's own files begin with. Others may lie beside them. The token of programs
-/// is not among them, as the key is not: one that others could read is made anew by who reads it.
+/// What the names of a peer's own files begin with. Others may lie beside them. The token of
+/// programs is not among them, as the key is not: one that others could read is made anew by who
+/// reads it.
 const OURS: [&str; 4] = ["lock", "client.addr", "certificate.pem", PEER_FILE];
 
 /// An own, locked data directory. Dropping it gives the lock back.
