@@ -378,6 +378,7 @@ pub fn message_of(from: u8, body: Body) -> Message {
         to_incarnation,
         generation: 0,
         call: 1,
+        words: Vec::new(),
         body,
     }
 }

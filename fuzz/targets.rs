@@ -223,15 +223,8 @@ pub fn parse_response(bytes: &[u8]) -> Option<(Header, Body)> {
         5 => convert_with(bytes, convert::from_solicit_response),
         6 => convert_with(bytes, convert::from_vote_response),
         7 => convert_with(bytes, convert::from_fetch_log_response),
-        8 => convert_with(bytes, |response: pb::FindHostResponse| {
-            let header = Header {
-                chat: ChatId::default(),
-                from_incarnation: response.incarnation,
-                from_boot: 0,
-                to_incarnation: 0,
-                generation: response.generation,
-            };
-            Ok((header, convert::from_find_host_response(&response)?))
+        8 => convert_with(bytes, |response| {
+            convert::from_find_host_response(ChatId::default(), response)
         }),
         _ => convert_with(bytes, |response: pb::GoodbyeResponse| {
             let refused = response.refused.ok_or(WireError::Missing("refused"))?;

@@ -43,6 +43,10 @@ mistakes! {
     EntryHashUnchecked,
     /// An entry from another peer needs no signature.
     EntryUnsigned,
+    /// What bears a message out needs no signature.
+    WordUnsigned,
+    /// What is shown to a peer of its own past needs no signature.
+    PastUnsigned,
     /// Votes count whoever has signed them.
     VotesUnchecked,
     /// Whoever asks for the host of a chat is taken for a member.
@@ -50,6 +54,8 @@ mistakes! {
     // ---- limits (R43, R44) ----
     /// An invite link lets people in after its end.
     LinkNeverExpires,
+    /// Who makes keys may call with each of them as often as with one.
+    KeysUnbounded,
     /// A peer may call as often as it likes.
     CallsUncounted,
     // ---- the store (R9, R37, R38) ----

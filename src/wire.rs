@@ -8,6 +8,7 @@
 
 pub mod entry;
 pub mod feed;
+mod heartbeat;
 mod join;
 pub mod link;
 pub mod message;

@@ -27,7 +27,13 @@ pub fn chat(chat: &pb::Chat) -> Value {
         "generation": chat.generation,
         "majority_lost": chat.majority_lost,
         "removed_by_peer_id": chat.removed_by_peer_id,
+        "over_quota": chat.over_quota,
+        "evidence": chat.evidence.iter().map(evidence).collect::<Vec<_>>(),
     })
+}
+
+fn evidence(evidence: &pb::Evidence) -> Value {
+    json!({ "peer_id": evidence.peer_id, "term": evidence.term, "what": evidence.what })
 }
 
 /// This peer.

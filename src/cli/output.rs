@@ -377,6 +377,8 @@ pub mod tests {
             }),
             fault: String::new(),
             generation: "0".repeat(16),
+            evidence: Vec::new(),
+            over_quota: false,
             majority_lost: false,
             removed_by_peer_id: String::new(),
         }

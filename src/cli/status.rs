@@ -82,6 +82,13 @@ fn chat_text(chat: &pb::Chat) -> String {
         text += &format!(", {} of yours queued", chat.queued);
     }
     text += "\n";
+    if chat.over_quota {
+        text += "  you have added as much as you may in a day: the rest waits\n";
+    }
+    for evidence in &chat.evidence {
+        let (name, what) = (people.name(&evidence.peer_id), clean(&evidence.what));
+        text += &format!("  {name} is not to be trusted: {what} (term {})\n", evidence.term);
+    }
     text += &recovery_text(chat, &people);
     text += "\nmembers\n";
     text += &member_table(chat, &people);

@@ -118,6 +118,8 @@ impl Values {
             window_entries: size("window_entries"),
             window_bytes: size("window_bytes"),
             checkpoint_every: limit("checkpoint_every"),
+            // L8: how much others take of it is not each peer's to choose.
+            quota: Default::default(),
             host_weight: u32::try_from(self.integer("peer.host_weight")).unwrap_or(u32::MAX),
         };
         match protocol.check() {

@@ -6,8 +6,10 @@ use ed25519_dalek::VerifyingKey;
 use crate::planted::{Mistake, planted};
 use crate::protocol::message::HandOver;
 use crate::protocol::sign::{self, Claim};
+use crate::protocol::signed::SignedChange;
 use crate::protocol::types::{
-    ChatId, Entry, Incarnation, InviteLinkProof, Membership, Payload, PeerId, Signature, Submission,
+    ChatId, Entry, Incarnation, InviteLinkProof, Membership, Past, Payload, PeerId, Signature,
+    Submission,
 };
 
 /// Whether `signature` over `message` was made with the key of `peer`.
@@ -65,6 +67,28 @@ pub fn verify_entry(chat: ChatId, entry: &Entry) -> bool {
         None => !sign::needs_signature(&entry.payload),
         Some(signature) => verify(&entry.author, &sign::signed_entry(chat, entry), signature),
     }
+}
+
+/// Whether the author of a word has signed it, and any proof that it carries is right.
+pub fn verify_word(chat: ChatId, word: &SignedChange) -> bool {
+    let (author, session) = (word.author, word.session);
+    if let Membership::Joined { proof: Some(proof), .. } = &word.change
+        && !verify_proof(chat, author, session, proof)
+    {
+        return false;
+    }
+    word.signature.as_ref().is_some_and(|signature| {
+        let payload = Payload::Membership(word.change.clone());
+        let signed = sign::signed_submission(chat, author, session, word.number, &payload);
+        verify(&author, &signed, signature)
+    })
+}
+
+/// Whether `peer` has said that of itself, in this incarnation (L5).
+pub fn verify_past(chat: ChatId, peer: &PeerId, incarnation: Incarnation, past: &Past) -> bool {
+    past.signature.as_ref().is_some_and(|signature| {
+        verify(peer, &sign::signed_past(chat, *peer, incarnation, past), signature)
+    })
 }
 
 /// Whether that was signed by whom it says (L3).
@@ -136,6 +160,44 @@ mod tests {
             ..unsigned
         };
         assert!(verify_submission(chat, &me, 7, &plain));
+    }
+
+    #[test]
+    fn l1_a_word_is_its_authors_for_one_chat_session_and_number() {
+        let alice = Identity::generate().unwrap();
+        let (chat, author, peer) = (ChatId([1; 16]), alice.peer_id(), PeerId([9; 32]));
+        let change = Membership::Removing { peer };
+        let payload = Payload::Membership(change.clone());
+        let signature = alice.sign(&sign::signed_submission(chat, author, 7, 3, &payload));
+        let word = SignedChange { author, session: 7, number: 3, change, signature: None };
+        assert!(!verify_word(chat, &word));
+        let word = SignedChange { signature: Some(signature), ..word };
+        assert!(verify_word(chat, &word));
+        assert!(!verify_word(ChatId([2; 16]), &word));
+        for other in [
+            SignedChange { author: peer, ..word.clone() },
+            SignedChange { session: 8, ..word.clone() },
+            SignedChange { number: 4, ..word.clone() },
+            SignedChange { change: Membership::Removing { peer: author }, ..word.clone() },
+            SignedChange { change: Membership::Leaving, ..word },
+        ] {
+            assert!(!verify_word(chat, &other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn l5_a_past_is_the_peers_own_word_for_one_incarnation() {
+        let alice = Identity::generate().unwrap();
+        let (chat, me) = (ChatId([1; 16]), alice.peer_id());
+        let past = Past { boot: 2, term: 3, ..Past::default() };
+        assert!(!verify_past(chat, &me, 7, &past));
+        let signature = Some(alice.sign(&sign::signed_past(chat, me, 7, &past)));
+        let past = Past { signature, ..past };
+        assert!(verify_past(chat, &me, 7, &past));
+        assert!(!verify_past(chat, &me, 8, &past));
+        assert!(!verify_past(ChatId([2; 16]), &me, 7, &past));
+        assert!(!verify_past(chat, &PeerId([9; 32]), 7, &past));
+        assert!(!verify_past(chat, &me, 7, &Past { boot: 3, ..past }));
     }
 
     #[test]

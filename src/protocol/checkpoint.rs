@@ -7,6 +7,7 @@ use super::codec::{Reader, Writer};
 use super::invite_link::{InviteLink, InviteLinks};
 use super::log::{Checkpoint, TermTable};
 use super::membership::{ChatState, Outlived};
+use super::signed::{Shown, ShownOf, SignedChange};
 use super::submissions::{Author, Submissions};
 use super::types::{FormerMember, Hash, Member, MemberState};
 
@@ -61,6 +62,7 @@ impl Checkpoint {
             writer.fixed(&peer.0);
             writer.number(*incarnation);
         }
+        writer.shown(&state.shown);
         writer.0
     }
 
@@ -102,6 +104,7 @@ impl Checkpoint {
             outlived.push_back((reader.peer()?, reader.number()?));
         }
         state.outlived = Outlived(Arc::new(outlived));
+        state.shown = reader.shown()?;
         reader.finish(Checkpoint { state, terms })
     }
 }
@@ -128,7 +131,65 @@ impl Writer {
     }
 }
 
+impl Writer {
+    fn shown(&mut self, shown: &Shown) {
+        self.number(shown.peers.len() as u64);
+        for (peer, shown) in shown.peers.iter() {
+            self.fixed(&peer.0);
+            for word in [&shown.let_in, &shown.joined, &shown.ended] {
+                self.byte(u8::from(word.is_some()));
+                word.iter().for_each(|word| self.word(word));
+            }
+        }
+        self.number(shown.links.len() as u64);
+        for (link, made) in shown.links.iter() {
+            self.fixed(&link.0);
+            self.word(made);
+        }
+    }
+
+    fn word(&mut self, word: &SignedChange) {
+        self.fixed(&word.author.0);
+        self.number(word.session);
+        self.number(word.number);
+        self.membership(&word.change);
+        self.optional(word.signature.as_ref().map(<[u8; 64]>::as_slice));
+    }
+}
+
 impl Reader<'_> {
+    fn shown(&mut self) -> Option<Shown> {
+        let mut peers = BTreeMap::new();
+        for _ in 0..self.number()? {
+            let peer = self.peer()?;
+            let (let_in, joined) = (self.optional_word()?, self.optional_word()?);
+            peers.insert(peer, ShownOf { let_in, joined, ended: self.optional_word()? });
+        }
+        let mut links = BTreeMap::new();
+        for _ in 0..self.number()? {
+            links.insert(self.link()?, self.word()?);
+        }
+        Some(Shown { peers: Arc::new(peers), links: Arc::new(links) })
+    }
+
+    fn optional_word(&mut self) -> Option<Option<Arc<SignedChange>>> {
+        match self.byte()? {
+            0 => Some(None),
+            1 => self.word().map(Some),
+            _ => None,
+        }
+    }
+
+    fn word(&mut self) -> Option<Arc<SignedChange>> {
+        Some(Arc::new(SignedChange {
+            author: self.peer()?,
+            session: self.number()?,
+            number: self.number()?,
+            change: self.membership()?,
+            signature: self.optional()?,
+        }))
+    }
+
     fn member(&mut self) -> Option<Member> {
         let (name, address) = (self.text()?, self.text()?);
         let incarnation = self.number()?;
@@ -235,6 +296,7 @@ mod tests {
             Payload::Membership(created),
         ]);
         whole.state.outlived = Outlived(Arc::new([(other, 7), (FOUNDER, 8)].into()));
+        assert_eq!((whole.state.shown.peers.len(), whole.state.shown.links.len()), (1, 1));
         for removed_by in [None, Some(FOUNDER)] {
             let former = FormerMember { incarnation: 3, removed_by, index: 4 };
             Arc::make_mut(&mut whole.state.former_members).insert(PeerId([3; 32]), former);

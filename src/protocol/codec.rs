@@ -64,7 +64,7 @@ impl Writer {
         }
     }
 
-    fn membership(&mut self, change: &Membership) {
+    pub fn membership(&mut self, change: &Membership) {
         match change {
             Membership::Founded { chat_name, name, address } => {
                 self.byte(1);
@@ -210,7 +210,7 @@ impl Reader<'_> {
         })
     }
 
-    fn membership(&mut self) -> Option<Membership> {
+    pub fn membership(&mut self) -> Option<Membership> {
         Some(match self.byte()? {
             1 => Membership::Founded {
                 chat_name: self.text()?,

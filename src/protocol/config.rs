@@ -1,5 +1,6 @@
 //! The numbers of the protocol: timers and limits, with their defaults.
 
+use super::quota::Quota;
 use super::time::{MS, Micros, SECOND};
 
 /// Timers in microseconds, limits in their own units. `config.rs` at the top fills it from the
@@ -67,6 +68,8 @@ pub struct Config {
     /// It does so no earlier than this after its host was elected, or handed over to.
     pub tenure_us: Micros,
     pub move_every_us: Micros,
+    /// What an author may add in a day (L8).
+    pub quota: Quota,
     /// This peer's farness is multiplied by 100 / weight; 0 stands last (R12).
     pub host_weight: u32,
 }
@@ -109,6 +112,7 @@ impl Default for Config {
             move_after_us: 60 * SECOND,
             tenure_us: 300 * SECOND,
             move_every_us: 600 * SECOND,
+            quota: Quota::default(),
             host_weight: 100,
         }
     }

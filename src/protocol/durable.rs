@@ -1,6 +1,5 @@
 //! What becomes durable, and what follows from it: appending, cutting, committing, confirming.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::Notice;
@@ -52,11 +51,6 @@ impl Replica {
         if index <= self.log.commit() {
             return;
         }
-        let is_believed = matches!(self.part, Part::Host(_)) || planted(Bug::DoubledCommitted);
-        if !is_believed && self.host_has_doubled(index) {
-            self.fault("the host has put a message into the log a second time");
-            return;
-        }
         let mut present = self.log.state().is_present(self.me, self.incarnation);
         let committed = self.log.commit_to(index);
         let mut members_changed = false;
@@ -91,23 +85,6 @@ impl Replica {
         }
         self.ready.committed.extend(committed);
         self.flush_at.get_or_insert(self.now + self.config.flush_us);
-    }
-
-    // R32: one number of an author's session stands in the log once, and after the ones before it.
-    /// Whether that does not hold for what would be committed up to `index`.
-    fn host_has_doubled(&self, index: Index) -> bool {
-        let mut last = BTreeMap::new();
-        let committed = self.log.commit();
-        (committed + 1..=index).filter_map(|next| self.log.entry(next)).any(|entry| {
-            let (author, session, number) = (entry.author, entry.session, entry.number);
-            let known = self.log.state().submissions.last(author, session);
-            let last = last.entry((author, session)).or_insert(known);
-            if number == *last + 1 {
-                *last = number;
-                return false;
-            }
-            number != 0 && number <= *last
-        })
     }
 
     /// R34: this peer's own submission stands committed in its own log. One of an earlier

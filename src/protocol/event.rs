@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::evidence::Evidence;
 use super::invite_link::InviteLinks;
 use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
@@ -110,6 +111,8 @@ pub enum DiskState {
 pub enum ProposeError {
     /// The outbox has no room until a majority is reachable again.
     OutboxFull,
+    /// This peer has added as much to the chat as it may in a day (L8).
+    OverQuota,
     /// The disk has no room (R38).
     StorageFull,
     /// This peer does not take part in the chat.
@@ -241,7 +244,13 @@ pub enum Notice {
         peer: PeerId,
         generation: Generation,
     },
-    /// Proof of a fault, here or at another member: this chat stops here, and says why.
+    /// Another peer lies, or is broken: it is not followed in this term (L6).
+    Evidence {
+        peer: PeerId,
+        term: Term,
+        what: &'static str,
+    },
+    /// Proof of a fault of this peer's store: this chat stops here, and says why.
     Fault {
         what: &'static str,
     },
@@ -290,6 +299,10 @@ pub struct Status {
     pub is_leaving: bool,
     /// Another running peer has this one's key, and takes part in its place.
     pub key_in_use: bool,
+    /// Peers that were found out, and last by what (L6).
+    pub evidence: BTreeMap<PeerId, Evidence>,
+    /// The host takes nothing more of this peer for now: it has added too much of late (L8).
+    pub is_over_quota: bool,
     pub voters: VoterSet,
     pub links: BTreeMap<PeerId, LinkState>,
     pub receipts: BTreeMap<PeerId, Receipt>,

@@ -12,7 +12,7 @@ use super::message::{
 use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::time::{Instant, MS, Micros, SECOND};
-use super::types::{Entry, Index, Membership, Payload, PeerId, Position, Term};
+use super::types::{Entry, Index, PeerId, Position, Term};
 
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
@@ -166,6 +166,7 @@ impl Replica {
             return;
         };
         attached.holes = 0;
+        attached.end = attached.end.or(append.last).or(Some(append.commit));
         if !self.note_reign(append) {
             return;
         }
@@ -191,8 +192,9 @@ impl Replica {
             // R9: what it lacks must not come back unnoticed; its votes would still be forgotten.
             return;
         }
+        let since = append.previous.index + append.entries.len() as Index - entries.len() as Index;
         for entry in entries {
-            if !self.take_entry(entry, append.term) {
+            if !self.take_entry(message.from, entry, since, append.term) {
                 return;
             }
         }
@@ -202,6 +204,7 @@ impl Replica {
         let matched = matched.max(attached.matched.unwrap_or(0));
         attached.matched = Some(matched);
         attached.caught_up |= matched >= append.commit;
+        self.knows_own_words |= attached.end.is_some_and(|end| matched >= end);
         attached.acknowledge |= first_answer || !append.entries.is_empty();
         if planted(Bug::FeedRenewsLease) {
             self.renew_lease(message.from, self.config.heartbeat_idle_us, 0);
@@ -217,54 +220,6 @@ impl Replica {
         }
     }
 
-    /// Whether the entry stands in the log afterwards.
-    fn take_entry(&mut self, entry: &Arc<Entry>, host_term: Term) -> bool {
-        if let Some(own) = self.log.term_at(entry.index) {
-            if own == entry.term {
-                if self.log.entry(entry.index).is_some_and(|own| own.hash != entry.hash)
-                    && !planted(Bug::ContentNotCompared)
-                {
-                    self.fault("two hosts have made different entries in one term");
-                    return false;
-                }
-                return true;
-            }
-            let is_hosts_own = own == host_term && !planted(Bug::CutsOwnTerm);
-            let is_committed = entry.index <= self.log.commit() && !planted(Bug::CutsCommitted);
-            if is_committed || is_hosts_own {
-                self.fault("the host's log conflicts with what is committed here");
-                return false;
-            }
-            self.truncate_from(entry.index);
-        }
-        let last = self.log.last();
-        if entry.index != last.index + 1 || entry.term < last.term || entry.term > host_term {
-            return false;
-        }
-        if entry.previous != self.log.last_hash() && !planted(Bug::ChainNotChecked) {
-            self.fault("the chain of hashes is broken");
-            return false;
-        }
-        // R30: a running chat is never recovered; only a log on its way to its own generation
-        // still meets recoveries.
-        let arrived =
-            self.log.state().generation == self.generation && !planted(Bug::RunningChatRecovered);
-        if arrived && matches!(entry.payload, Payload::Membership(Membership::Recovered { .. })) {
-            self.fault("a recovery of the chat came from a host of the same generation");
-            return false;
-        }
-        if !self.log.admits(entry) {
-            // L6: that one is not followed; whom the others choose is.
-            self.distrust();
-            return false;
-        }
-        if self.is_forgotten_word(entry) {
-            return false;
-        }
-        self.append(Arc::clone(entry));
-        true
-    }
-
     // ---- heartbeats and acknowledgements ----
 
     pub(super) fn on_heartbeat(&mut self, message: &Message, heartbeat: &Heartbeat) {
@@ -278,6 +233,9 @@ impl Replica {
             if let Some(attached) = tried {
                 attached.early = Some((heartbeat.clone(), self.now));
             }
+            return;
+        }
+        if is_followed && self.is_blamed(message.from) {
             return;
         }
         // Whoever else was asked meanwhile has proven nothing.
@@ -299,6 +257,12 @@ impl Replica {
         }
         for (peer, receipt) in &heartbeat.positions {
             self.learn_receipt(*peer, *receipt);
+        }
+        for (peer, incarnation, past) in &heartbeat.pasts {
+            if planted(Bug::PastsNotPassedOn) {
+                break;
+            }
+            self.learn_past(*peer, *incarnation, *past);
         }
         let last = self.log.last().index;
         let Some(attached) = &mut self.attached else { return };
@@ -348,7 +312,7 @@ impl Replica {
         let Some(attached) = &mut self.attached else { return };
         let acknowledge = std::mem::take(&mut attached.acknowledge);
         let echo = std::mem::take(&mut attached.echo);
-        let tried = attached.trial.as_ref().map_or(0, |trial| trial.head.end.last.index);
+        let tried = attached.trial.as_ref().map_or(0, |trial| trial.reading.last.index);
         let full = Acknowledge {
             term: attached.term,
             attach: attached.attach,
@@ -394,6 +358,8 @@ impl Replica {
             preferences: row.iter().map(|(peer, _)| *peer).collect(),
             row,
             host_weight: self.config.host_weight,
+            unchanged: false,
+            past: None,
         }
     }
 
@@ -402,6 +368,8 @@ impl Replica {
         let Some(host) = self.host.filter(|_| self.is_attached_to_host()) else { return };
         let (now, report) = (self.now, self.own_report());
         let quantum = self.config.rank_quantum_us;
+        // It leaves when all of that is durable.
+        let past = self.own_past(self.log.last());
         let Some(attached) = &mut self.attached else { return };
         // A row for each member each second would be most of what a quiet chat sends.
         let is_known = attached.reported.as_ref().is_some_and(|(at, told)| {
@@ -410,8 +378,16 @@ impl Replica {
                 && told.reaches_as(&report)
                 && (since < REPORT_CHANGE_US || told.is_like(&report, quantum))
         });
-        if !is_known || planted(Bug::ReportsAllTheTime) {
+        let is_known = is_known && !planted(Bug::ReportsAllTheTime);
+        let has_told_past = attached.told_past.replace(past) == Some(past);
+        if !is_known {
             attached.reported = Some((now, report.clone()));
+            self.send(host, Body::ReportDelays(ReportDelays { past: Some(past), ..report }));
+        } else if !has_told_past && !planted(Bug::PastToldWithDelays) {
+            // L5: while much is said, how far this peer has come is news each second.
+            let (row, preferences) = (Vec::new(), Vec::new());
+            let report =
+                ReportDelays { row, preferences, unchanged: true, past: Some(past), ..report };
             self.send(host, Body::ReportDelays(report));
         }
     }
@@ -460,9 +436,12 @@ impl Replica {
     }
 
     // R33: on a new host, after its `TermStart`, everything that is not confirmed is sent again.
+    // R31: not before this run knows all that was said under its numbers. An old copy of a store
+    // would say again what it has forgotten, under numbers beyond those that are taken.
     fn flush_submissions(&mut self) {
         let Some(source) = self.attached.as_ref().map(|attached| attached.source) else { return };
-        if self.outbox.len() == 0 || !self.is_served() {
+        let knows_own_words = self.knows_own_words || planted(Bug::SaysBeforeReading);
+        if self.outbox.len() == 0 || !self.is_served() || !knows_own_words {
             return;
         }
         let author = (!self.is_attached_to_host()).then_some((self.me, self.incarnation));
@@ -492,9 +471,13 @@ impl Replica {
             // These pass; the time for an answer runs, and then all is sent again. What follows
             // meanwhile has a gap for that reason.
             Some(
-                SubmitProblem::NotServing | SubmitProblem::StorageFull | SubmitProblem::NotMember,
+                SubmitProblem::NotServing
+                | SubmitProblem::StorageFull
+                | SubmitProblem::OverQuota
+                | SubmitProblem::NotMember,
             ) => self.outbox.put_off(),
             None => {}
         }
+        self.is_over_quota = answer.problem == Some(SubmitProblem::OverQuota);
     }
 }

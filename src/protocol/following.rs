@@ -15,10 +15,10 @@ use super::message::{
 };
 use super::planted::{Bug, planted};
 use super::quorum::is_majority;
-use super::reign::Head;
+use super::reign::Reading;
 use super::replica::{Part, Replica};
 use super::time::{Instant, Micros, SECOND};
-use super::types::{Entry, Index, Payload, PeerId, Position, Term, VoterSet};
+use super::types::{Entry, Index, Past, Payload, PeerId, Position, Term, VoterSet};
 
 /// Who could not prove its reign is not asked again before this.
 const DISTRUST_US: Micros = 10 * SECOND;
@@ -49,6 +49,8 @@ pub(super) struct Attached {
     pub since: Instant,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
     pub matched: Option<Index>,
+    /// Where the source's log ended when it answered.
+    pub end: Option<Index>,
     /// It has come up to what the source had committed when it said so.
     pub caught_up: bool,
     /// The newest heartbeat heard.
@@ -60,12 +62,14 @@ pub(super) struct Attached {
     pub echo: bool,
     /// The delays that the host was told last, and when.
     pub reported: Option<(Instant, ReportDelays)>,
+    /// What this peer has told the host of itself.
+    pub told_past: Option<Past>,
 }
 
 /// A part of another log that follows an end of this one, without a gap, and is not proven yet.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Trial {
-    pub head: Head,
+    pub reading: Reading,
     pub entries: Vec<Arc<Entry>>,
     pub bytes: usize,
 }
@@ -293,7 +297,10 @@ impl Replica {
     // being written, so that the end of the log is the end of the synced log by then.
     pub(super) fn attach(&mut self) {
         let Some(chosen) = self.whom_to_follow() else { return };
-        if chosen.host == self.me || self.links.get(&chosen.host) != Some(&LinkState::Up) {
+        let is_up = self.links.get(&chosen.host) == Some(&LinkState::Up);
+        // L6: one that was found out is not followed in this term.
+        let is_blamed = chosen.term == self.hard_state.term && self.is_blamed(chosen.host);
+        if chosen.host == self.me || !is_up || is_blamed {
             return;
         }
         self.attach_at(chosen.host, chosen, self.log.last());
@@ -307,6 +314,7 @@ impl Replica {
             && matches!(self.part, Part::Follower)
             && (planted(Bug::RelayedAtOnce) || self.now >= self.relay_at)
             && !self.relay_behind.is_some_and(is_behind)
+            && !self.is_blamed(informant)
             && self.links.get(&informant) == Some(&LinkState::Up)
     }
 
@@ -340,12 +348,14 @@ impl Replica {
             look,
             since: self.now,
             matched: None,
+            end: None,
             caught_up: false,
             heartbeat: 0,
             holes: 0,
             acknowledge: false,
             echo: false,
             reported: None,
+            told_past: None,
         });
         self.outbox.resend_all();
         let relay = source != host;
@@ -361,7 +371,11 @@ impl Replica {
             return true;
         };
         if !begins(reign, attached.host, attached.term) {
-            self.distrust();
+            let (source, is_proven) = (attached.source, attached.is_proven);
+            match is_proven {
+                true => self.blame(source, "the host shows another reign than its own"),
+                false => self.distrust(),
+            }
             return false;
         }
         attached.reign = Some(Arc::clone(reign));
@@ -398,10 +412,10 @@ impl Replica {
         let mut attached = self.attached.take()?;
         let source = attached.source;
         let begun = attached.trial.take().or_else(|| {
-            let head = self.log.head_at(append.previous.index)?;
-            Some(Trial { head, entries: Vec::new(), bytes: 0 })
+            let reading = self.log.reading_from(append.previous.index)?;
+            Some(Trial { reading, entries: Vec::new(), bytes: 0 })
         });
-        let follows = |trial: &Trial| trial.head.end.last == append.previous;
+        let follows = |trial: &Trial| trial.reading.last == append.previous;
         let Some(mut trial) = begun.filter(follows) else {
             // Something before it is lost.
             self.attached = Some(attached);
@@ -410,15 +424,23 @@ impl Replica {
         };
         let mut is_proven = false;
         for entry in &append.entries {
-            if !trial.head.admits(entry) {
+            let head = trial.reading.head();
+            let is_first = trial.entries.is_empty();
+            let differs = entry.previous != head.end.hash && entry.index == head.end.last.index + 1;
+            if is_first && differs && head.end.last.index > self.log.commit() {
+                // L6: an earlier host may have shown two histories.
+                self.attached = Some(attached);
+                self.on_broken_chain(source, entry, head.end.last.index);
+                return None;
+            }
+            if !trial.reading.read(entry) {
                 self.attached = Some(attached);
                 self.distrust();
                 return None;
             }
-            trial.head.push(entry);
             trial.bytes += entry.size();
             trial.entries.push(Arc::clone(entry));
-            let voters = &trial.head.voters;
+            let voters = trial.reading.voters();
             is_proven |= begins(entry, attached.host, attached.term)
                 || attached.reign.as_ref().is_some_and(|reign| is_vouched_for(reign, voters));
         }
@@ -452,7 +474,7 @@ impl Replica {
         let through = entries.iter().rposition(is_further);
         let through = through.filter(|_| matches!(self.part, Part::Follower));
         match through {
-            Some(through) if self.adopt(&entries[..=through]) => {
+            Some(through) if self.adopt(source, &entries[..=through]) => {
                 self.attach_at(source, claim, self.log.last());
             }
             _ => self.give_up_claim(false),

@@ -1,11 +1,15 @@
 //! What a message says of its sender by the way: that it is back, is another incarnation, or is
-//! in a term far ahead.
+//! in a term far ahead; and what a refusal says of it.
 
+use std::sync::Arc;
+
+use super::following::Attached;
 use super::message::{Body, Message, Refused, RefusedReason};
 use super::planted::{Bug, planted};
 use super::quorum::majority_index;
 use super::replica::{Part, Replica};
-use super::types::{Incarnation, PeerId, Term};
+use super::signed::SignedChange;
+use super::types::{Incarnation, Membership, PeerId, Term};
 
 /// R11: who stands goes no further beyond its own term for the word of one.
 const TERM_LEAP_MAX: Term = 1_024;
@@ -13,6 +17,38 @@ const TERM_LEAP_MAX: Term = 1_024;
 const VOTE_LEAP_MAX: Term = 1 << 20;
 
 impl Replica {
+    pub(super) fn on_refused(&mut self, message: &Message, refused: Refused) {
+        let by_source = |attached: &mut Attached| attached.source == message.from;
+        self.hand_over_refused(message.from, refused);
+        if self.attached.as_ref().is_some_and(|it| it.source == message.from && !it.is_proven) {
+            // It does not prove itself, and another may.
+            self.give_up_claim(false);
+            self.attach();
+        }
+        match refused.reason {
+            RefusedReason::NotHost { host } => {
+                if self.attached.take_if(by_source).is_some() && self.host != Some(message.from) {
+                    self.seek_host_at = self.now + self.config.lease_min_us;
+                }
+                if let Some(host) = host {
+                    self.hear_of_host(host, host, refused.term);
+                }
+            }
+            RefusedReason::NotMember | RefusedReason::Removed { .. } => {
+                self.on_not_member(message, refused);
+            }
+            RefusedReason::Outlived { is_here } => self.on_outlived(message, refused, is_here),
+            RefusedReason::WrongIncarnation { incarnation } => {
+                self.learn_incarnation(message.from, incarnation);
+            }
+            RefusedReason::StaleTerm => self.on_stale_term(message, refused.term),
+            // One of another generation has been noted before this (R30).
+            RefusedReason::OtherGeneration
+            | RefusedReason::InviteLink(_)
+            | RefusedReason::ChatFull => {}
+        }
+    }
+
     /// R26: one who said goodbye is back when it speaks in a later boot, or a new incarnation.
     pub(super) fn notice_return(&mut self, message: &Message) {
         let said = self.goodbyes.get(&message.from);
@@ -103,11 +139,27 @@ impl Replica {
     /// this one takes its place in a third, with what it has queued. Two that are there at the same
     /// time would do that to each other without an end, so that this one waits, and says so.
     pub(super) fn on_outlived(&mut self, message: &Message, refused: Refused, is_here: bool) {
-        if self.host == Some(message.from) && refused.term == self.hard_state.term {
+        let says_host = self.host == Some(message.from) && refused.term == self.hard_state.term;
+        if says_host && self.is_outlived_by(&message.words) {
             self.key_in_use = is_here;
             if !is_here {
                 self.stop_below_own_past("another incarnation of this peer has taken its place");
             }
         }
+    }
+
+    // L1: only this peer's own key says that it has joined as another incarnation, and only its log
+    // that this was not before.
+    /// Whether one of the words is such a joining, later than that of this incarnation.
+    fn is_outlived_by(&self, words: &[Arc<SignedChange>]) -> bool {
+        let state = self.log.state();
+        let has_joined = state.members.get(&self.me).is_some_and(|me| me.incarnation != 0);
+        let is_later = |word: &Arc<SignedChange>| {
+            matches!(word.change, Membership::Joined { .. })
+                && word.author == self.me
+                && word.session != self.incarnation
+                && !state.outlived.contains(self.me, word.session)
+        };
+        (has_joined && words.iter().any(is_later)) || planted(Bug::OutlivedNotShown)
     }
 }

@@ -16,8 +16,10 @@ use super::types::PeerId;
 /// speaks: a line that is so slow is long, or carries no more.
 const FAR_US: Micros = 30 * MS;
 const SLOW_US: Micros = 250 * MS;
-/// On a narrow line, one of so many heartbeats tells of receipts.
+/// On a narrow line, one of so many heartbeats tells of receipts, and one of what the voters have
+/// said of themselves, which is more.
 const RECEIPTS_EVERY: u64 = 8;
+const PASTS_EVERY: u64 = 32;
 /// Heartbeats whose moment of sending is remembered.
 const HEARTBEATS_MAX: usize = 256;
 
@@ -103,8 +105,8 @@ impl Replica {
             hosting.heartbeats_sent.pop_front();
         }
         let peers: Vec<_> = hosting.progress.keys().copied().collect();
-        for peer in peers {
-            self.send_heartbeat(peer, interval_us);
+        for (turn, peer) in (0..).zip(peers) {
+            self.send_heartbeat(peer, interval_us, turn);
             self.recall(peer);
         }
     }
@@ -119,8 +121,9 @@ impl Replica {
         }
     }
 
-    pub(super) fn send_heartbeat(&mut self, peer: PeerId, interval_us: Micros) {
+    pub(super) fn send_heartbeat(&mut self, peer: PeerId, interval_us: Micros, turn: u64) {
         let all_receipts = self.all_receipts();
+        let is_voter = self.log.voters().contains(&peer);
         let term = self.hard_state.term;
         let commit = self.log.commit();
         let ranking = &self.ranking;
@@ -129,12 +132,20 @@ impl Replica {
         let sent_us = self.now.since(hosting.since);
         let Part::Host(hosting) = &mut self.part else { return };
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
-        // R36: on a narrow line, what is only shown waits for some heartbeats.
-        let is_turn =
-            progress.late_us(self.now) == 0 || hosting.heartbeat.is_multiple_of(RECEIPTS_EVERY);
-        let news = progress.receipts_version_sent != hosting.receipts_version && is_turn;
+        // R36: on a narrow line, what is only shown waits for some heartbeats, one member after the
+        // other: this host's line may be the narrow one.
+        let is_late = progress.late_us(self.now) > 0;
+        let is_turn = |every| !is_late || (hosting.heartbeat + turn).is_multiple_of(every);
+        let news =
+            progress.receipts_version_sent != hosting.receipts_version && is_turn(RECEIPTS_EVERY);
         if news {
             progress.receipts_version_sent = hosting.receipts_version;
+        }
+        let are_pasts_new = is_voter
+            && progress.pasts_version_sent != hosting.pasts_version
+            && is_turn(PASTS_EVERY);
+        if are_pasts_new {
+            progress.pasts_version_sent = hosting.pasts_version;
         }
         let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
         let heartbeat = Heartbeat {
@@ -146,6 +157,7 @@ impl Replica {
             probe: hosting.paused && !planted(Bug::PausedStillHeartbeats),
             commit,
             positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
+            pasts: if are_pasts_new { hosting.pasts.clone() } else { Vec::new() },
             ranking: tells_ranking.then(|| Arc::clone(ranking)),
         };
         self.send_early(peer, Body::Heartbeat(heartbeat));

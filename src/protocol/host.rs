@@ -25,8 +25,6 @@ use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, R
 const ANNOUNCE_US: Micros = SECOND;
 /// So much of the log is on its way to a member over a narrow line.
 const NARROW_AHEAD_BYTES: usize = 2 << 10;
-/// How long something new about another peer's past may wait to be written down.
-const PASTS_US: Micros = SECOND;
 
 /// A host's own state. It ends with the term.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -58,6 +56,9 @@ pub(super) struct Hosting {
     pub active_at: Instant,
     pub announce_at: Instant,
     pub receipts_version: u64,
+    /// What voters had said of themselves a moment ago, and how often that has changed.
+    pub pasts: Vec<(PeerId, Incarnation, Past)>,
+    pub pasts_version: u64,
     pub hand_over: Option<HandingOver>,
     /// Before that, a host that must go does not ask for successors by itself.
     pub hand_over_from: Instant,
@@ -104,6 +105,7 @@ impl Replica {
             submissions = Submissions::default();
         }
         let now = self.now;
+        self.knows_own_words = true;
         self.part = Part::Host(Box::new(Hosting {
             since: now,
             votes_us,
@@ -125,6 +127,8 @@ impl Replica {
             active_at: now,
             announce_at: now + ANNOUNCE_US,
             receipts_version: 1,
+            pasts: Vec::new(),
+            pasts_version: 0,
             hand_over: None,
             hand_over_from: now,
             presences: self.first_presences(),
@@ -196,6 +200,7 @@ impl Replica {
         if announce {
             hosting.announce_at = now + ANNOUNCE_US;
             self.announce_to_silent();
+            self.gather_pasts();
         }
         if publish {
             self.publish_ranking();
@@ -338,7 +343,7 @@ impl Replica {
             let look_back = LookBack { term, attach: attach.attach, index };
             self.answer(message, Body::LookBack(look_back));
         }
-        self.send_heartbeat(from, interval_us);
+        self.send_heartbeat(from, interval_us, 0);
     }
 
     pub(super) fn on_acknowledge(&mut self, message: &Message, acknowledge: Acknowledge) {
@@ -394,30 +399,8 @@ impl Replica {
             progress.steady_since =
                 if keeps_up { progress.steady_since.or(Some(self.now)) } else { None };
         }
-        let acknowledged = Position {
-            term: self.log.term_at(acknowledge.synced).unwrap_or(0),
-            index: acknowledge.synced,
-        };
-        // One that has not seen the proof yet is in no term of this host (L3).
-        if acknowledge.received == 0 {
-            self.remember(message, acknowledged);
-        }
         self.check_contact();
         self.step_when_confirmed();
-    }
-
-    /// R9: remembers the most that a peer was.
-    pub(super) fn remember(&mut self, message: &Message, acknowledged: Position) {
-        let past = self.pasts.entry((message.from, message.from_incarnation)).or_default();
-        let before = *past;
-        *past = Past {
-            boot: past.boot.max(message.from_boot),
-            term: past.term.max(message.body.term()),
-            acknowledged: past.acknowledged.max(acknowledged),
-        };
-        if *past != before {
-            self.pasts_due_at.get_or_insert(self.now + PASTS_US);
-        }
     }
 
     // ---- passing the log on ----
@@ -531,7 +514,7 @@ impl Replica {
         entries: Vec<Arc<Entry>>,
     ) {
         let (now, commit) = (self.now, self.log.commit());
-        let proof = self.own_proof();
+        let (proof, passed_on_through) = (self.own_proof(), self.passed_on_through());
         let previous = Position { term: self.log.term_at(next - 1).unwrap_or(0), index: next - 1 };
         let Some(progress) = self.progress_mut(peer) else { return };
         if let Some(entry) = entries.last() {
@@ -543,8 +526,10 @@ impl Replica {
         let too_much = entries.last().map(|entry| entry.index);
         let told = too_much.filter(|_| planted(Bug::CommitAheadOfQuorum)).unwrap_or(commit);
         let (attach, past) = (progress.attach, progress.past.take());
-        let reign = proof.filter(|_| std::mem::take(&mut progress.tells_reign));
-        let append = Append { term, attach, previous, entries, commit: told, past, reign };
+        let is_first = std::mem::take(&mut progress.tells_reign);
+        let (reign, last) =
+            (proof.filter(|_| is_first), Some(passed_on_through).filter(|_| is_first));
+        let append = Append { term, attach, previous, entries, commit: told, past, reign, last };
         self.send_early(peer, Body::Append(append));
     }
 

@@ -67,11 +67,11 @@ impl InviteLinks {
     }
 
     /// Adds a link, in the place of the oldest ended one where there are too many. Without room, or
-    /// where the id is there already, it changes nothing. `now_ms` is the creator's clock: it
-    /// stands in the entry, so that all members forget the same link.
-    pub(super) fn create(&mut self, id: InviteLinkId, link: InviteLink, now_ms: u64) {
+    /// where the id is there already, it changes nothing; says whether it did. `now_ms` is the
+    /// creator's clock: it stands in the entry, so that all members forget the same link.
+    pub(super) fn create(&mut self, id: InviteLinkId, link: InviteLink, now_ms: u64) -> bool {
         if self.0.contains_key(&id) || !self.has_room(now_ms) {
-            return;
+            return false;
         }
         let ended = self.oldest_ended(now_ms).filter(|_| self.0.len() >= INVITE_LINKS_MAX);
         let links = Arc::make_mut(&mut self.0);
@@ -79,6 +79,7 @@ impl InviteLinks {
             links.remove(&ended);
         }
         links.insert(id, link);
+        true
     }
 
     pub(super) fn revoke(&mut self, id: &InviteLinkId) {

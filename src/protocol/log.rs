@@ -4,13 +4,16 @@
 //! short table, so that a log of a million entries costs no memory. Older entries are read from
 //! the store when a member needs them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::membership::{ChatState, voters_of};
 use super::planted::{Bug, kept, planted};
 use super::reign::host_of;
-use super::types::{Entry, Hash, Incarnation, Index, Payload, PeerId, Position, Term, VoterSet};
+use super::submissions::is_submittable;
+use super::types::{
+    Entry, Hash, Incarnation, Index, Membership, Number, Payload, PeerId, Position, Term, VoterSet,
+};
 
 /// Everything that follows from the committed log up to one index, so that a start need not read
 /// the log from its beginning. The default is the empty log.
@@ -75,6 +78,10 @@ pub struct Log {
     state: ChatState,
     /// Voter sets of entries beyond `state`, by index (R5).
     pending_voters: Vec<(Index, VoterSet)>,
+    /// The last numbers of authors beyond `state`.
+    pending_numbers: BTreeMap<(PeerId, Incarnation), Number>,
+    /// What the entries beyond `state` say too, up to where that was last asked for.
+    ahead: Option<Box<ChatState>>,
     /// Who hosts from entries beyond `state` on, by index (L3).
     pending_hosts: Vec<(Index, (PeerId, Incarnation))>,
 }
@@ -92,6 +99,8 @@ impl Log {
             base,
             state: checkpoint.state,
             pending_voters: Vec::new(),
+            pending_numbers: BTreeMap::new(),
+            ahead: None,
             pending_hosts: Vec::new(),
         };
         for entry in entries {
@@ -218,13 +227,84 @@ impl Log {
         self.last = Position { term: entry.term, index: entry.index };
         self.last_hash = entry.hash;
         self.window_bytes += entry.size();
-        if let Some(voters) = voters_of(&entry) {
+        self.note_number(&entry);
+        if let Some(voters) = voters_of(&entry)
+            && self.bears_out(&entry)
+        {
             self.pending_voters.push((entry.index, voters));
         }
         if let Some(host) = host_of(&entry) {
             self.pending_hosts.push((entry.index, host));
         }
         self.window.push_back(entry);
+    }
+
+    fn note_number(&mut self, entry: &Entry) {
+        if entry.number > 0 {
+            self.pending_numbers.insert((entry.author, entry.session), entry.number);
+        }
+    }
+
+    // L4: a set of voters that the log does not bear out is void, here as everywhere.
+    /// Whether this log, up to its end, bears out the set of voters that the entry brings.
+    fn bears_out(&mut self, entry: &Entry) -> bool {
+        let mut ahead = match self.ahead.take() {
+            Some(ahead) if ahead.index >= self.state.index => ahead,
+            _ => Box::new(self.state.clone()),
+        };
+        for index in ahead.index + 1..entry.index {
+            let known = self.entry(index).expect("uncommitted entries are in the window");
+            ahead.apply(known);
+        }
+        let bears_out = ahead.bears_out(entry);
+        self.ahead = Some(ahead);
+        bears_out
+    }
+
+    // L4: an author's numbers stand in the log without a gap, each once, and only of those who take
+    // part; what has no number is the host's own, or joins. No honest host lets anything else in.
+    /// Why no honest host would have put the entry at its index in this log, which may have another
+    /// one there that is not committed.
+    pub fn misfit(&self, entry: &Entry) -> Option<&'static str> {
+        if entry.number == 0 {
+            let has_number = is_submittable(&entry.payload);
+            return has_number.then_some("an entry without its author's number");
+        }
+        let (author, session) = (entry.author, entry.session);
+        let pending = match entry.index > self.last.index {
+            true => self.pending_numbers.get(&(author, session)).copied(),
+            false => self.pending_number_before(entry),
+        };
+        let last = pending.unwrap_or(self.state.submissions.last(author, session));
+        if entry.number <= last && !planted(Bug::DoubledTaken) {
+            return Some("the host has put a message into the log a second time");
+        }
+        if entry.number > last + 1 && !planted(Bug::GapTaken) {
+            return Some("the host has left out what an author said before");
+        }
+        if !is_submittable(&entry.payload) {
+            return Some("an entry with a number that has none");
+        }
+        let joins = |other: &Arc<Entry>| {
+            let comes = matches!(
+                other.payload,
+                Payload::Membership(Membership::Joined { .. } | Membership::Founded { .. })
+            );
+            comes && (other.author, other.session) == (author, session)
+        };
+        let takes_part = last > 0
+            || self.state.is_present(author, session)
+            || self.entries_from(self.commit() + 1, usize::MAX).iter().any(joins);
+        (!takes_part).then_some("the host has put words into the mouth of one who takes no part")
+    }
+
+    fn pending_number_before(&self, entry: &Entry) -> Option<Number> {
+        let before = self.entries_from(self.commit() + 1, usize::MAX);
+        let mut before = before.iter().rev().skip_while(|other| other.index >= entry.index);
+        let same = |other: &&Arc<Entry>| {
+            other.number > 0 && (other.author, other.session) == (entry.author, entry.session)
+        };
+        before.find(same).map(|other| other.number)
     }
 
     /// Cuts the entries from `from` on. Committed ones cannot be cut.
@@ -240,6 +320,11 @@ impl Log {
         self.last.term = self.terms.term_at(self.last.index);
         // R5: cutting the log rolls the voter set back.
         self.pending_voters.retain(|(at, _)| *at < from || planted(Bug::VotersNotRolledBack));
+        self.ahead = None;
+        self.pending_numbers.clear();
+        for entry in self.entries_from(self.commit() + 1, usize::MAX) {
+            self.note_number(&entry);
+        }
         self.pending_hosts.retain(|(at, _)| *at < from);
     }
 
@@ -256,6 +341,10 @@ impl Log {
         }
         let commit = self.state.index;
         self.pending_voters.retain(|(index, _)| *index > commit);
+        self.ahead = None;
+        if commit == self.last.index {
+            self.pending_numbers.clear();
+        }
         self.pending_hosts.retain(|(index, _)| *index > commit);
         committed
     }

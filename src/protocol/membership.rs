@@ -7,10 +7,12 @@ use super::invite_link::{InviteLink, InviteLinks};
 use super::message::RefusedReason;
 use super::planted::{Bug, planted};
 use super::reign::host_of;
+use super::signed::{Shown, ShownOf};
 use super::submissions::Submissions;
 use super::types::{
-    Entry, FORMER_MEMBERS_MAX, FormerMember, Generation, Hash, Incarnation, Index, InviteLinkId,
-    MEMBERS_MAX, Member, MemberState, Membership, OUTLIVED_MAX, Payload, PeerId, VoterSet,
+    Entry, FORMER_MEMBERS_MAX, FormerMember, Generation, Hash, INVITED_BY_ONE_MAX, Incarnation,
+    Index, InviteLinkId, LINKS_BY_ONE_MAX, MEMBERS_MAX, Member, MemberState, Membership,
+    OUTLIVED_MAX, Payload, PeerId, VoterSet,
 };
 
 /// The chat at one index of its log. It follows from the entries alone, so that every member has
@@ -36,6 +38,8 @@ pub struct ChatState {
     /// Those who have gone last; shared like the members.
     pub former_members: Arc<BTreeMap<PeerId, FormerMember>>,
     pub outlived: Outlived,
+    /// The words behind the memberships.
+    pub shown: Shown,
 }
 
 /// The incarnations that have ended last, by a successor, by a refusal or with the membership. What
@@ -90,13 +94,27 @@ impl ChatState {
             | Payload::Message { .. } => {}
         }
         // R29: who votes changes nobody's membership, keys or rights.
-        if let Some(voters) = voters_of(entry) {
+        if let Some(voters) = voters_of(entry)
+            && self.bears_out(entry)
+        {
             self.voters = voters;
             self.voters_index = entry.index;
         }
         if let Some(host) = host_of(entry) {
             self.host = host;
         }
+    }
+
+    // L4: a host changes one vote at a time (R6), and gives it to one who takes part.
+    /// Whether the entries up to here bear out the set of voters that this one brings.
+    pub(super) fn bears_out(&self, entry: &Entry) -> bool {
+        let Payload::VoterChange(after) = &entry.payload else { return true };
+        let before = &self.voters.0;
+        let mut added = after.0.iter().filter(|(peer, it)| before.get(peer) != Some(it));
+        let removed = before.iter().filter(|(peer, it)| after.0.get(peer) != Some(it));
+        let is_step = added.clone().count() + removed.count() == 1 && !after.is_empty();
+        let takes_part = added.all(|(peer, incarnation)| self.is_present(*peer, *incarnation));
+        (is_step && takes_part) || planted(Bug::AnyVotersTaken)
     }
 
     /// Whether `peer` is active in this incarnation, or was and is on its way out.
@@ -180,12 +198,18 @@ impl ChatState {
             }
             Membership::Founded { .. } => {}
             Membership::Invited { peer, address } if active => {
-                if self.members.len() < MEMBERS_MAX {
-                    self.members_mut().entry(*peer).or_insert_with(|| invited(entry, address));
+                let has_room =
+                    self.members.len() < MEMBERS_MAX && !self.has_invited_too_many(author);
+                if has_room && !self.members.contains_key(peer) {
+                    self.members_mut().insert(*peer, invited(entry, address));
+                    self.shown.invited(*peer, entry);
                 }
             }
             Membership::Joined { name, address, proof } => {
-                if self.lets_in(author, entry.session, proof.as_ref().map(|proof| proof.link)) {
+                let link = proof.as_ref().map(|proof| proof.link);
+                let was_known = self.members.contains_key(&author);
+                if self.lets_in(author, entry.session, link) {
+                    self.shown.joined(entry, link.filter(|_| !was_known));
                     let before = self.members_mut().insert(author, joined(entry, name, address));
                     let before = before.map_or(0, |before| before.incarnation);
                     if before != 0 && before != entry.session {
@@ -202,14 +226,16 @@ impl ChatState {
             }
             Membership::Declined => {}
             Membership::InviteRevoked { peer } if active => self.end_invitation(peer),
-            Membership::Leaving if present => self.begin_to_leave(author, None, entry.index),
+            Membership::Leaving if present => self.begin_to_leave(author, None, entry),
             Membership::Removing { peer } if active => {
                 self.end_invitation(peer);
                 let by = (*peer != author).then_some(author);
-                self.begin_to_leave(*peer, by, entry.index);
+                self.begin_to_leave(*peer, by, entry);
             }
             Membership::Removed { peer } => self.end_membership(peer, entry.index),
-            Membership::InviteLinkCreated { link, uses_max, expires_at_ms } if active => {
+            Membership::InviteLinkCreated { link, uses_max, expires_at_ms }
+                if active && !self.has_too_many_links(author, entry.created_at_ms) =>
+            {
                 let created = InviteLink {
                     created_by: author,
                     created: entry.index,
@@ -218,7 +244,9 @@ impl ChatState {
                     expires_at_ms: *expires_at_ms,
                     revoked: false,
                 };
-                self.invite_links.create(*link, created, entry.created_at_ms);
+                if self.invite_links.create(*link, created, entry.created_at_ms) {
+                    self.shown.link_made(*link, entry, &self.invite_links);
+                }
             }
             Membership::Recovered { generation } => self.generation = *generation,
             Membership::InviteLinkRevoked { link } if active => self.invite_links.revoke(link),
@@ -230,6 +258,24 @@ impl ChatState {
             | Membership::InviteLinkCreated { .. }
             | Membership::InviteLinkRevoked { .. } => {}
         }
+    }
+
+    // L8: one member does not fill the chat.
+    /// Whether so many wait for an answer whom this member has invited that one more is void.
+    fn has_invited_too_many(&self, author: PeerId) -> bool {
+        let waits = |peer: &PeerId| {
+            let member = self.members.get(peer);
+            member.is_some_and(|member| member.state == MemberState::Invited)
+        };
+        let by = |shown: &ShownOf| shown.let_in.as_ref().is_some_and(|it| it.author == author);
+        let invited = self.shown.peers.iter().filter(|(peer, shown)| by(shown) && waits(peer));
+        invited.count() >= INVITED_BY_ONE_MAX && !planted(Bug::InvitationsUnbounded)
+    }
+
+    /// Whether so many links of this member may still be used that one more is void.
+    fn has_too_many_links(&self, author: PeerId, now_ms: u64) -> bool {
+        let links = self.invite_links.iter().filter(|(_, link)| link.created_by == author);
+        links.filter(|(_, link)| link.problem(now_ms).is_none()).count() >= LINKS_BY_ONE_MAX
     }
 
     fn members_mut(&mut self) -> &mut BTreeMap<PeerId, Member> {
@@ -264,16 +310,18 @@ impl ChatState {
         let is_invited = |member: &Member| member.state == MemberState::Invited;
         if self.members.get(peer).is_some_and(is_invited) && !planted(Bug::InvitationStands) {
             self.members_mut().remove(peer);
+            self.shown.uninvited(peer);
         }
     }
 
-    fn begin_to_leave(&mut self, peer: PeerId, removed_by: Option<PeerId>, index: Index) {
+    fn begin_to_leave(&mut self, peer: PeerId, removed_by: Option<PeerId>, entry: &Entry) {
         if let Some(member) = self.members_mut().get_mut(&peer)
             && member.state == MemberState::Active
         {
             member.state = MemberState::Leaving;
-            member.since = index;
+            member.since = entry.index;
             member.removed_by = removed_by;
+            self.shown.ended(peer, entry);
         }
     }
 
@@ -284,12 +332,14 @@ impl ChatState {
         let Some(member) = leaving else { return };
         let (incarnation, removed_by) = (member.incarnation, member.removed_by);
         self.members_mut().remove(peer);
+        self.shown.gone(*peer);
         let former_members = Arc::make_mut(&mut self.former_members);
         former_members.insert(*peer, FormerMember { incarnation, removed_by, index });
         if former_members.len() > FORMER_MEMBERS_MAX {
             let first = former_members.iter().min_by_key(|(_, former)| former.index);
             let first = first.map(|(peer, _)| *peer);
             former_members.retain(|peer, _| Some(*peer) != first);
+            first.inspect(|first| self.shown.forget(first));
         }
     }
 }
@@ -491,7 +541,9 @@ mod tests {
             id[..8].copy_from_slice(&number.to_le_bytes());
             let member = state.members[&BEN].clone();
             state.members_mut().insert(PeerId(id), member);
-            state.begin_to_leave(PeerId(id), None, 10 + number);
+            let leaving = entry(&state, PeerId(id), Membership::Leaving);
+            let leaving = Entry { index: 10 + number, ..leaving };
+            state.begin_to_leave(PeerId(id), None, &leaving);
             state.end_membership(&PeerId(id), 10 + number);
         }
         assert_eq!(state.former_members.len(), FORMER_MEMBERS_MAX);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::invite_link::InviteLinkProblem;
+use super::signed::Words;
 use super::time::Micros;
 use super::types::{
     Boot, CallId, End, Entry, Generation, Incarnation, Index, InviteLinkProof, Number, Past,
@@ -24,6 +25,8 @@ pub struct Message {
     /// The generation of the sender's log (R30).
     pub generation: Generation,
     pub call: CallId,
+    /// What others have signed that bears this out (L1); for most messages nothing.
+    pub words: Words,
     pub body: Body,
 }
 
@@ -145,11 +148,13 @@ pub struct Append {
     pub entries: Vec<Arc<Entry>>,
     /// Everything up to here is committed.
     pub commit: Index,
-    /// What the host remembers of the member (R9); only in the first answer to an attach.
+    /// What the member has said of itself (R9, L5); only in the first answer to an attach.
     pub past: Option<Past>,
     /// The first entry of the reign, which proves it (L3); likewise. Who passes the log on may not
     /// have it at hand.
     pub reign: Option<Arc<Entry>>,
+    /// Where the log that is passed on ended then (R31); likewise.
+    pub last: Option<Index>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -175,6 +180,8 @@ pub struct Heartbeat {
     pub commit: Index,
     /// Delivered and read positions that changed (R36).
     pub positions: Vec<(PeerId, Receipt)>,
+    /// What voters have said of themselves, where it is new: to voters, at most once a second.
+    pub pasts: Vec<(PeerId, Incarnation, Past)>,
     /// The ranked candidates (R13), when the member has not acknowledged this version.
     pub ranking: Option<Arc<Ranking>>,
 }
@@ -246,6 +253,8 @@ pub enum SubmitProblem {
     NotServing,
     /// The host's disk has no room (R38).
     StorageFull,
+    /// The author has added as much as it may in a day (L8).
+    OverQuota,
     NotMember,
 }
 
@@ -258,6 +267,10 @@ pub struct ReportDelays {
     pub preferences: Vec<PeerId>,
     /// The member's own wish to host, in percent; 0 puts it last.
     pub host_weight: u32,
+    /// The rest of this is as it was told last, and left out.
+    pub unchanged: bool,
+    /// How far the member has come, by its own word (L5).
+    pub past: Option<Past>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -323,7 +336,7 @@ pub struct RequestVote {
     pub end: End,
     /// Lets a voter whose lease runs grant all the same (R2, R23).
     pub hand_over: Option<HandOver>,
-    /// What the candidate remembers of the voter (R9).
+    /// What the voter has said of itself, as far as the candidate knows (R9, L5).
     pub past: Option<Past>,
 }
 

@@ -88,6 +88,9 @@ impl Replica {
             Verdict::Next if backlog >= self.config.uncommitted_max => {
                 Err(SubmitProblem::NotServing)
             }
+            Verdict::Next if !self.may_add(author, &submission.payload, submission.size()) => {
+                Err(SubmitProblem::OverQuota)
+            }
             Verdict::Next => {
                 let index = self.append_draft(Draft {
                     author,
@@ -114,7 +117,9 @@ impl Replica {
         let last = hosting.submissions.last(me, session);
         let waiting: Vec<_> = self.outbox.durable_after(last).cloned().collect();
         for submission in waiting {
-            if self.accept(me, session, &submission).is_err() {
+            let accepted = self.accept(me, session, &submission);
+            self.is_over_quota = accepted == Err(SubmitProblem::OverQuota);
+            if accepted.is_err() {
                 break;
             }
         }
@@ -163,6 +168,7 @@ impl Replica {
                 hosting.heartbeat_at = hosting.heartbeat_at.min(self.now + interval);
             }
         }
+        self.count_added(&entry);
         self.append(Arc::new(entry));
         index
     }

@@ -198,13 +198,17 @@ impl Outbox {
 
 impl Replica {
     /// Whether a proposal would be taken now.
-    pub fn can_propose(&self, _payload: &Payload) -> Result<(), ProposeError> {
+    pub fn can_propose(&self, payload: &Payload) -> Result<(), ProposeError> {
         let me = self.log.state().members.get(&self.me);
         let is_active = me.is_some_and(|me| {
             me.state == MemberState::Active && me.incarnation == self.incarnation
         });
         if self.stopping.is_none() && !is_active {
             return Err(ProposeError::NotMember);
+        }
+        // L8: what would only wait is not taken; leaving is.
+        if self.is_over_quota && *payload != Payload::Membership(Membership::Leaving) {
+            return Err(ProposeError::OverQuota);
         }
         self.can_keep(0)
     }

@@ -2,8 +2,12 @@
 
 use super::event::Notice;
 use super::planted::{Bug, planted};
-use super::replica::Replica;
-use super::types::{Entry, Incarnation, Past, PeerId, Position};
+use super::replica::{Part, Replica};
+use super::time::{Micros, SECOND};
+use super::types::{Incarnation, Past, PeerId, Position};
+
+/// How long something new about another peer's past may wait to be written down.
+const PASTS_US: Micros = SECOND;
 
 impl Replica {
     /// Whether somebody remembers more of this peer than its store does: an old copy was put back.
@@ -27,40 +31,60 @@ impl Replica {
         }
     }
 
-    // R9, R31: this peer's numbers are durable before they leave, and each stands for one content.
-    // A log that has one which was never given, or another content under it, was written with the
-    // help of a newer store than this one.
-    /// Whether the entry is such a one. Then this peer stops here.
-    pub(super) fn is_forgotten_word(&mut self, entry: &Entry) -> bool {
-        let own = entry.author == self.me && entry.session == self.incarnation && entry.number > 0;
-        let forgotten = own && !self.outbox.has_given(entry) && !planted(Bug::OwnWordNotCompared);
-        if forgotten {
-            self.stop_below_own_past("the log has words of this peer that its store does not know");
-        }
-        forgotten
-    }
-
     pub(super) fn stop_below_own_past(&mut self, what: &'static str) {
         self.ready.notices.push(Notice::BelowOwnPast);
         self.fault(what);
     }
 
-    /// What this peer knows of another's past. What a member has delivered was durable there, and
-    /// every heartbeat tells everybody, so that a new host knows it too.
+    // L5: only a peer's own word shows it what it has forgotten; anybody could make up the rest.
+    /// What this peer says of itself: what is durable by the time that it is said.
+    pub(super) fn own_past(&self, end: Position) -> Past {
+        let acknowledged = self.furthest.max(end);
+        let (boot, term) = (self.boot, self.hard_state.term);
+        Past { boot, term, acknowledged, signature: None }
+    }
+
+    /// Remembers what a peer has said of itself, in this incarnation. One who says less than it has
+    /// said before is not believed: it may have forgotten the rest.
+    pub(super) fn learn_past(&mut self, peer: PeerId, incarnation: Incarnation, said: Past) {
+        if peer == self.me || !self.is_known(peer, incarnation) {
+            return;
+        }
+        let known = self.pasts.entry((peer, incarnation)).or_default();
+        let same = Past { signature: known.signature, ..said } == *known;
+        if same || !(said.covers(known) || planted(Bug::PastForgotten)) {
+            return;
+        }
+        *known = said;
+        self.pasts_due_at.get_or_insert(self.now + PASTS_US);
+    }
+
+    /// Once a second a host looks at what the voters have said of themselves, and says as much of
+    /// itself, for the next heartbeats to voters: any of them may host next.
+    pub(super) fn gather_pasts(&mut self) {
+        let pasts = self.pasts_of_voters();
+        if let Part::Host(hosting) = &mut self.part
+            && hosting.pasts != pasts
+        {
+            hosting.pasts = pasts;
+            hosting.pasts_version += 1;
+        }
+    }
+
+    fn pasts_of_voters(&self) -> Vec<(PeerId, Incarnation, Past)> {
+        let synced =
+            Position { term: self.log.term_at(self.synced).unwrap_or(0), index: self.synced };
+        let said = |(peer, incarnation): (&PeerId, &Incarnation)| {
+            let past = match *peer == self.me {
+                true => self.own_past(synced),
+                false => *self.pasts.get(&(*peer, *incarnation))?,
+            };
+            Some((*peer, *incarnation, past))
+        };
+        self.log.voters().0.iter().filter_map(said).collect()
+    }
+
     pub(super) fn past_of(&self, peer: PeerId, incarnation: Incarnation) -> Option<Past> {
-        let known = self.pasts.get(&(peer, incarnation)).copied();
-        let member = self.log.state().members.get(&peer);
-        // What was delivered up to where it joined, an earlier incarnation may have said.
-        let delivered = member
-            .filter(|member| member.incarnation == incarnation && !planted(Bug::ReceiptsNoPast))
-            .and_then(|member| {
-                let delivered = self.receipts.get(&peer)?.delivered;
-                let counts = delivered > member.since && delivered <= self.log.commit();
-                let term = self.log.term_at(delivered).filter(|_| counts)?;
-                Some(Position { term, index: delivered })
-            });
-        let Some(delivered) = delivered else { return known };
-        let past = known.unwrap_or_default();
-        Some(Past { acknowledged: past.acknowledged.max(delivered), ..past })
+        self.pasts.get(&(peer, incarnation)).copied()
     }
 }

@@ -249,14 +249,24 @@ bugs! {
     R9 FurthestForgotten,
     /// A peer does not compare what the log has of it with what it has said.
     R9 OwnWordNotCompared,
-    /// What a member has delivered is not known to be its past.
-    R9 ReceiptsNoPast,
     /// A peer is not told that it goes on in another incarnation.
     R9 OutlivedNotTold,
     /// An incarnation that has ended is let in again by its old word.
     R9 OutlivedComesBack,
-    /// A stranger's word is enough to show a peer that its store is older than its past.
-    R9 PastOfStrangerBelieved,
+    /// A member's word is enough to tell another that it was removed.
+    L1 RemovalNotShown,
+    /// The word that ended an earlier membership ends a later one.
+    L1 OldRemovalBelieved,
+    /// A host's word is enough to tell a peer that it goes on in another incarnation.
+    L1 OutlivedNotShown,
+    /// Who claims a log that is ahead may ask for votes without having joined.
+    L2 JoiningNotShown,
+    /// What a peer said of itself last takes the place of more that it has said before.
+    L5 PastForgotten,
+    /// Only the host remembers what voters have said of themselves.
+    L5 PastsNotPassedOn,
+    /// How far a member has come is told only where its delays have changed.
+    L5 PastToldWithDelays,
     /// A peer does not notice that its store is older than its own past.
     R9 PastIgnored,
     /// One whom the voters cannot dial keeps its vote.
@@ -281,12 +291,28 @@ bugs! {
     // ---- messages ----
     /// The host takes its own submission before it is durable.
     R31 OwnSubmissionEarly,
+    /// A member says what is new before it has read what it has said.
+    R31 SaysBeforeReading,
     /// A new host knows of no submissions made before it.
     R32 DuplicatesForgotten,
     /// A checkpoint leaves out what it knows of submissions.
     R32 CheckpointForgetsNumbers,
-    /// A follower commits what the host has put into the log twice.
-    R32 DoubledCommitted,
+    /// A follower takes what the host has put into the log twice.
+    L4 DoubledTaken,
+    /// A follower takes a number of an author before the ones that come before it.
+    L4 GapTaken,
+    /// A set of voters is in force that the log does not bear out.
+    L4 AnyVotersTaken,
+    /// One host's word is enough to show a peer that it has forgotten what it said.
+    L4 ForeignWordBelieved,
+    /// A host takes whatever an author adds.
+    L8 QuotaIgnored,
+    /// One member may fill the chat with invitations.
+    L8 InvitationsUnbounded,
+    /// A peer that was found out is followed all the same.
+    L6 LiarFollowed,
+    /// What another peer shows stops this one.
+    L6 LiarStopsAll,
     /// The host takes a number that leaves a gap.
     R32 GapAccepted,
     /// What has a gap because the host has refused what comes before it is sent again at once.

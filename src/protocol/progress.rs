@@ -12,7 +12,7 @@ use super::types::{Boot, Incarnation, Index, Past};
 pub(super) const SLOW_SYNC_US: Micros = 400 * MS;
 /// How long what was sent may be unacknowledged before the member is told where it ends. That is a
 /// last resort: a stream that has lost something says so by its end.
-const RECALL_US: Micros = 5 * SECOND;
+pub(super) const RECALL_US: Micros = 5 * SECOND;
 /// A ranking that is not acknowledged is sent again after this: it may be larger than many
 /// heartbeats.
 const RANKING_RESEND_US: Micros = SECOND;
@@ -66,6 +66,8 @@ pub(super) struct Progress {
     pub receipt: Receipt,
     /// The version of the host's receipts that the member has been sent.
     pub receipts_version_sent: u64,
+    /// The same of what voters have said of themselves.
+    pub pasts_version_sent: u64,
     pub ranking_version: u64,
     /// The version of the ranking that was sent last, and when.
     pub ranking_sent: Option<(u64, Instant)>,
@@ -107,6 +109,7 @@ impl Progress {
             late_until: Instant(0),
             receipt: Receipt::default(),
             receipts_version_sent: 0,
+            pasts_version_sent: 0,
             ranking_version: 0,
             ranking_sent: None,
             past,

@@ -171,6 +171,8 @@ mod tests {
                 row: Vec::new(),
                 preferences: Vec::new(),
                 host_weight: 100,
+                unchanged: false,
+                past: None,
             });
             report.row.push((peer(*to), *delay));
         }

@@ -263,28 +263,36 @@ mod tests {
 
     const ME: PeerId = PeerId([1; 32]);
 
-    /// A store of three voters with a committed founding entry, and one more entry that is not.
+    /// A store of two voters with a committed founding entry, and what made the second one a voter,
+    /// which is not.
     fn store() -> (ChatId, Recovered) {
         let text = String::from("t");
         let founded = founding_entry(ME, 11, text.clone(), text.clone(), text, 0, |_| [0; 64]);
         let (chat, first) = founded;
-        let voters = [ME, PeerId([2; 32]), PeerId([3; 32])].map(|peer| (peer, 11));
-        let mut second = Entry {
-            index: 2,
-            term: 4,
-            payload: Payload::VoterChange(VoterSet(voters.into())),
-            signature: None,
-            previous: first.hash,
-            ..first.clone()
-        };
-        second.hash = second.computed_hash();
+        let other = PeerId([2; 32]);
+        let (name, address) = (String::from("t"), String::from("t"));
+        let joined = Membership::Joined { name, address: address.clone(), proof: None };
+        let voters = VoterSet([(ME, 11), (other, 11)].into());
+        let mut entries = vec![Arc::new(first)];
+        for (author, payload) in [
+            (ME, Payload::Membership(Membership::Invited { peer: other, address })),
+            (other, Payload::Membership(joined)),
+            (ME, Payload::VoterChange(voters)),
+        ] {
+            let before = entries.last().expect("the founding entry");
+            let (index, term, previous) = (before.index + 1, 4, before.hash);
+            let signature = None;
+            let draft =
+                Entry { index, term, author, payload, signature, previous, ..(**before).clone() };
+            entries.push(Arc::new(Entry { hash: draft.computed_hash(), ..draft }));
+        }
         let recovered = Recovered {
             incarnation: 11,
             boot: 1,
             generation: 0,
             hard_state: HardState { term: 6, vote: None },
             checkpoint: Checkpoint::default(),
-            entries: vec![Arc::new(first), Arc::new(second)],
+            entries,
             commit: 1,
             outbox: Vec::new(),
             last_number: 0,
@@ -305,15 +313,15 @@ mod tests {
     fn r30_a_recovery_commits_the_whole_log_and_leaves_one_voter() {
         let (_, mut recovered) = store();
         let persist = recover(&recovered).expect("it can be recovered");
-        assert_eq!(persist.commit, Some(3));
+        assert_eq!(persist.commit, Some(5));
         assert_eq!(persist.hard_state, Some(HardState { term: 7, vote: Some(ME) }));
         let entry = &persist.entries[0];
-        assert_eq!((entry.term, entry.index, entry.signature), (7, 3, Some([3; 64])));
+        assert_eq!((entry.term, entry.index, entry.signature), (7, 5, Some([3; 64])));
         recovered.entries.extend(persist.entries);
         let log = outlook(&recovered);
         assert_eq!(log.voters().0, [(ME, 11)].into());
         assert_eq!(log.state().generation, 77);
-        assert_eq!(log.state().members.len(), 1);
+        assert_eq!(log.state().members.len(), 2);
     }
 
     #[test]
@@ -334,7 +342,7 @@ mod tests {
     fn r30_the_end_of_a_log_is_one_word_that_reads_back() {
         let (_, mut recovered) = store();
         let end = LogEnd::of(&recovered);
-        assert_eq!(end.last, Position { term: 4, index: 2 });
+        assert_eq!(end.last, Position { term: 4, index: 4 });
         assert_eq!(end.to_string().parse(), Ok(end));
         recovered.generation = 0xab;
         let again = LogEnd::of(&recovered);
@@ -391,7 +399,7 @@ mod tests {
         let fourth = message(PeerId([2; 32]), 1, "another's", &third);
         recovered.entries.extend([third, fourth]);
         let persist = recover(&recovered).expect("it can be recovered");
-        assert_eq!(persist.request_ids, [("mine".to_owned(), 3)]);
+        assert_eq!(persist.request_ids, [("mine".to_owned(), 5)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! passes it on.
 
 use super::log::Log;
+use super::membership::ChatState;
 use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::types::{
@@ -74,22 +75,36 @@ impl Head {
             && has_voted(&entry.author, &entry.session)
             && is_majority(&self.voters, has_voted)
     }
-
-    /// Goes on to an entry that was admitted.
-    pub fn push(&mut self, entry: &Entry) {
-        self.end = end_of(entry);
-        if let Some(voters) = super::membership::voters_of(entry) {
-            self.voters = voters;
-        }
-        if let Some(host) = host_of(entry) {
-            self.host = host;
-        }
-    }
 }
 
-/// The end of a log whose last entry this is.
-pub(super) fn end_of(entry: &Entry) -> End {
-    End { last: Position { term: entry.term, index: entry.index }, hash: entry.hash }
+/// A part of a log that is read beside the own one, up to where that has come.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Reading {
+    pub last: Position,
+    /// Voters that the entries do not bear out are void in it (L4).
+    state: Box<ChatState>,
+}
+
+impl Reading {
+    /// Who may go on from there.
+    pub fn head(&self) -> Head {
+        let ChatState { hash, voters, host, .. } = &*self.state;
+        Head { end: End { last: self.last, hash: *hash }, voters: voters.clone(), host: *host }
+    }
+
+    pub fn voters(&self) -> &VoterSet {
+        &self.state.voters
+    }
+
+    /// Goes on to an entry, if it may come next. Whether that is so.
+    pub fn read(&mut self, entry: &Entry) -> bool {
+        let may = self.head().admits(entry);
+        if entry.index == self.last.index + 1 {
+            self.last = Position { term: entry.term, index: entry.index };
+            self.state.apply(entry);
+        }
+        may
+    }
 }
 
 impl Log {
@@ -124,6 +139,21 @@ impl Log {
         let term = self.term_at(index)?;
         let (voters, host) = self.in_force_at(index)?;
         Some(Head { end: End { last: Position { term, index }, hash }, voters, host })
+    }
+
+    /// Reads on from an end at or after the commit index.
+    pub(super) fn reading_from(&self, index: Index) -> Option<Reading> {
+        let term = self.term_at(index)?;
+        let mut state = Box::new(self.state().clone());
+        if index < state.index {
+            return None;
+        }
+        for known in self.entries_from(state.index + 1, usize::MAX) {
+            if known.index <= index {
+                state.apply(&known);
+            }
+        }
+        (state.index == index).then_some(Reading { last: Position { term, index }, state })
     }
 }
 

@@ -3,8 +3,9 @@
 use super::event::Notice;
 use super::message::{Message, Refused, RefusedReason};
 use super::planted::{Bug, planted};
+use super::quorum::is_majority;
 use super::replica::{Part, Replica};
-use super::types::{MemberState, PeerId};
+use super::types::{Incarnation, MemberState, PeerId};
 
 impl Replica {
     // R39: whoever was a member in this incarnation, and is none any more, is told so whatever it
@@ -19,13 +20,12 @@ impl Replica {
         true
     }
 
-    /// A member says that this peer is none. A committed entry that ended this very incarnation
-    /// cannot be undone, so that one member's word for it is enough. That nothing is known of this
-    /// peer is no such word, unless it was about to go: the other's log may be behind.
+    /// A member says that this peer is none. That nothing is known of this peer is no proof of
+    /// that, unless it was about to go: the other's log may be behind.
     pub(super) fn on_not_member(&mut self, message: &Message, refused: Refused) {
         match refused.reason {
             RefusedReason::Removed { .. } if planted(Bug::RemovalNotBelieved) => {}
-            RefusedReason::Removed { by } => self.end_own_membership(by),
+            RefusedReason::Removed { by } => self.on_told_removed(message, by),
             RefusedReason::NotMember
                 if self.host == Some(message.from) && refused.term == self.hard_state.term =>
             {
@@ -42,6 +42,31 @@ impl Replica {
                 }
             }
             _ => {}
+        }
+    }
+
+    // L1: a committed entry that ended this very incarnation cannot be undone, and whoever tells of
+    // it shows the word that it follows from. Where that was said by one of whom this log does not
+    // know yet, it takes a majority of the voters that this log names, each over its own
+    // connection. Anything less is a hint, and others are asked.
+    fn on_told_removed(&mut self, message: &Message, by: Option<PeerId>) {
+        let state = self.log.state();
+        let me = state.members.get(&self.me).filter(|me| me.incarnation == self.incarnation);
+        let is_leaving = me.is_some_and(|me| me.state == MemberState::Leaving);
+        let mut words = message.words.iter();
+        let shown = words.find_map(|word| state.ends_membership(self.me, self.incarnation, word));
+        if let Some(by) = shown {
+            self.end_own_membership(by);
+        } else if is_leaving {
+            self.end_own_membership(self.removed_by_whom());
+        } else if planted(Bug::RemovalNotShown) {
+            self.end_own_membership(by);
+        } else if self.is_voting(message.from, message.from_incarnation) {
+            self.sent_away_by.insert(message.from);
+            let says = |peer: &PeerId, _: &Incarnation| self.sent_away_by.contains(peer);
+            if is_majority(self.log.voters(), says) {
+                self.end_own_membership(by);
+            }
         }
     }
 

@@ -11,14 +11,16 @@ use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
 use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
+use super::evidence::Evidence;
 use super::following::{Attached, Distrust, Hint};
 use super::host::Hosting;
 use super::log::Log;
-use super::message::{Body, Message, Ranking, Receipt, Refused, RefusedReason};
+use super::message::{Body, Message, Ranking, Receipt, RefusedReason};
 use super::outbox::Outbox;
 use super::planted::{Bug, planted, remembered};
 use super::prng::Prng;
 use super::progress::Progress;
+use super::quota::Added;
 use super::sign::Signer;
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
@@ -129,6 +131,18 @@ pub struct Replica {
     pub(super) has_gone: bool,
     /// Who removed it, if it did not leave by itself.
     pub(super) removed_by: Option<PeerId>,
+    /// Voters that say so, and could not show it (L1).
+    pub(super) sent_away_by: BTreeSet<PeerId>,
+    /// Peers that were found out (L6).
+    pub(super) evidence: BTreeMap<PeerId, Evidence>,
+    /// Who has shown words in this peer's name that its store does not know.
+    pub(super) foreign_words_of: BTreeSet<PeerId>,
+    /// What authors have added of late (L8).
+    pub(super) added: BTreeMap<PeerId, Added>,
+    /// The host takes nothing more of this peer for now.
+    /// In this run it has come up to where another's log ended (R31).
+    pub(super) knows_own_words: bool,
+    pub(super) is_over_quota: bool,
 
     pub(super) ready: Ready,
     pub(super) ready_count: u64,
@@ -244,6 +258,12 @@ impl Replica {
             fault: None,
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
             removed_by: recovered.removed_by,
+            sent_away_by: BTreeSet::new(),
+            evidence: BTreeMap::new(),
+            foreign_words_of: BTreeSet::new(),
+            added: BTreeMap::new(),
+            is_over_quota: false,
+            knows_own_words: false,
             ready: Ready::default(),
             ready_count: 1,
             later: Later::default(),
@@ -368,6 +388,8 @@ impl Replica {
             removed_by: self.removed_by,
             is_leaving: self.has_asked_to_leave(),
             key_in_use: self.key_in_use,
+            evidence: self.evidence.clone(),
+            is_over_quota: self.is_over_quota,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
             receipts: self.all_receipts(),
@@ -476,38 +498,6 @@ impl Replica {
                 }
             }
             Body::Refused(refused) => self.on_refused(from, *refused),
-        }
-    }
-
-    fn on_refused(&mut self, message: &Message, refused: Refused) {
-        let by_source = |attached: &mut Attached| attached.source == message.from;
-        self.hand_over_refused(message.from, refused);
-        if self.attached.as_ref().is_some_and(|it| it.source == message.from && !it.is_proven) {
-            // It does not prove itself, and another may.
-            self.give_up_claim(false);
-            self.attach();
-        }
-        match refused.reason {
-            RefusedReason::NotHost { host } => {
-                if self.attached.take_if(by_source).is_some() && self.host != Some(message.from) {
-                    self.seek_host_at = self.now + self.config.lease_min_us;
-                }
-                if let Some(host) = host {
-                    self.hear_of_host(host, host, refused.term);
-                }
-            }
-            RefusedReason::NotMember | RefusedReason::Removed { .. } => {
-                self.on_not_member(message, refused);
-            }
-            RefusedReason::Outlived { is_here } => self.on_outlived(message, refused, is_here),
-            RefusedReason::WrongIncarnation { incarnation } => {
-                self.learn_incarnation(message.from, incarnation);
-            }
-            RefusedReason::StaleTerm => self.on_stale_term(message, refused.term),
-            // One of another generation has been noted before this (R30).
-            RefusedReason::OtherGeneration
-            | RefusedReason::InviteLink(_)
-            | RefusedReason::ChatFull => {}
         }
     }
 

@@ -3,6 +3,7 @@
 use super::message::{Body, Message, Refused, RefusedReason};
 use super::planted::{Bug, is_too_early, planted};
 use super::replica::Replica;
+use super::signed::Words;
 use super::types::{CallId, Incarnation, PeerId};
 
 impl Replica {
@@ -26,9 +27,13 @@ impl Replica {
 
     /// Answers a request, after this `Ready` is durable. Where nobody waits, the answer still goes.
     pub(super) fn answer(&mut self, request: &Message, body: Body) {
-        let mut message = self.message(request.from, body, request.call);
-        message.to_incarnation = request.from_incarnation;
+        let message = self.answer_to(request, body);
         self.send_synced(message);
+    }
+
+    fn answer_to(&self, request: &Message, body: Body) -> Message {
+        let message = self.message(request.from, body, request.call);
+        Message { to_incarnation: request.from_incarnation, ..message }
     }
 
     // R8: a request is refused with this peer's own term, never dropped in silence; answers are
@@ -36,7 +41,10 @@ impl Replica {
     pub(super) fn refuse(&mut self, request: &Message, reason: RefusedReason) {
         if !request.body.is_answer() && !planted(Bug::RefusalUnsaid) {
             let term = self.hard_state.term;
-            self.answer(request, Body::Refused(Refused { term, reason }));
+            let words = self.words_for(request.from, reason);
+            let mut message = self.answer_to(request, Body::Refused(Refused { term, reason }));
+            message.words = words;
+            self.send_synced(message);
         }
     }
 
@@ -63,7 +71,29 @@ impl Replica {
             to_incarnation: newer.map(|(_, newer)| *newer).or(known).unwrap_or(0),
             generation: self.generation,
             call,
+            words: self.words_of_asking(&body),
             body,
+        }
+    }
+}
+
+impl Replica {
+    // L1: who is told that it is no member any more, or another incarnation, is shown why.
+    fn words_for(&self, peer: PeerId, reason: RefusedReason) -> Words {
+        match reason {
+            RefusedReason::Removed { .. } => self.log.state().word_of_end(peer),
+            RefusedReason::Outlived { .. } => self.log.state().word_of_joining(peer),
+            _ => Words::new(),
+        }
+    }
+
+    // R7, L2: a voter that lags may not have read who asks for its vote.
+    fn words_of_asking(&self, body: &Body) -> Words {
+        match body {
+            Body::Solicit(_) | Body::RequestVote(_) | Body::Announce(_) => {
+                self.log.state().words_of_coming_in(self.me)
+            }
+            _ => Words::new(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::codec::Writer;
 use super::message::{Granted, HandOver, Message, Vote};
 use super::reign::ballot_of;
 use super::types::{
-    Ballot, ChatId, Entry, Hash, Incarnation, Membership, Number, Payload, PeerId, Signature,
+    Ballot, ChatId, Entry, Hash, Incarnation, Membership, Number, Past, Payload, PeerId, Signature,
     SignedVote, VoterSet,
 };
 
@@ -18,6 +18,7 @@ const ENTRY: &[u8] = b"demes/v1/entry\0";
 const SUBMISSION: &[u8] = b"demes/v1/submission\0";
 const HAND_OVER: &[u8] = b"demes/v1/hand-over\0";
 const INVITE_LINK: &[u8] = b"demes/v1/invite-link\0";
+const PAST: &[u8] = b"demes/v1/past\0";
 const VOTE: &[u8] = b"demes/v1/vote\0";
 const VOTERS: &[u8] = b"demes/v1/voters\0";
 
@@ -116,6 +117,20 @@ pub fn signed_invite_link(chat: ChatId, peer: PeerId, incarnation: Incarnation) 
     writer.fixed(&chat.0);
     writer.fixed(&peer.0);
     writer.number(incarnation);
+    writer.0
+}
+
+/// What a peer signs of itself, so that others can show it what it has forgotten (L5).
+pub fn signed_past(chat: ChatId, peer: PeerId, incarnation: Incarnation, past: &Past) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.fixed(PAST);
+    writer.fixed(&chat.0);
+    writer.fixed(&peer.0);
+    writer.number(incarnation);
+    writer.number(past.boot);
+    writer.number(past.term);
+    writer.number(past.acknowledged.term);
+    writer.number(past.acknowledged.index);
     writer.0
 }
 

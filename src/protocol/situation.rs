@@ -15,7 +15,7 @@ use super::following::{Attached, Trial};
 use super::host::{HeartbeatSent, Hosting};
 use super::outbox::Outbox;
 use super::presence::Presence;
-use super::progress::{Batch, Progress};
+use super::progress::{Batch, Progress, RECALL_US};
 use super::replica::{Candidacy, Part, Replica, Stopping};
 use super::succession::HandingOver;
 use super::time::{Instant, Micros};
@@ -164,6 +164,13 @@ impl Replica {
             fault,
             has_gone,
             removed_by,
+            sent_away_by,
+            evidence,
+            foreign_words_of,
+            // So little is added in a model that nobody comes near what they may.
+            added: _,
+            is_over_quota,
+            knows_own_words,
             ready,
             ready_count,
             later,
@@ -203,7 +210,7 @@ impl Replica {
         into.hash(relays.len());
         for (peer, progress) in relays {
             into.hash(peer);
-            progress.situation(*peer, 0, into);
+            progress.situation(*peer, (0, 0), into);
         }
         into.due(*relay_at);
         into.hash(relay_behind.map(|(peer, _)| peer));
@@ -229,7 +236,9 @@ impl Replica {
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
         into.hash((goodbyes, links, round_trips, syncs, heard_terms, newer_incarnations));
-        into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by));
+        into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by, sent_away_by));
+        into.hash((evidence, foreign_words_of, is_over_quota, knows_own_words));
+
         into.hash((pasts, receipts));
         into.due_if(*pasts_due_at);
         match stopping {
@@ -295,6 +304,8 @@ impl Hosting {
             active_at,
             announce_at,
             receipts_version,
+            pasts,
+            pasts_version,
             hand_over,
             hand_over_from,
             presences,
@@ -305,11 +316,11 @@ impl Hosting {
         } = self;
         into.was(*since);
         into.was(*paused_since);
-        into.hash((term_start, serving, paused, submissions, reports, intervals_us));
+        into.hash((term_start, serving, paused, submissions, reports, intervals_us, pasts));
         into.hash(progress.len());
         for (peer, progress) in progress {
             into.hash(peer);
-            progress.situation(*peer, *receipts_version, into);
+            progress.situation(*peer, (*receipts_version, *pasts_version), into);
         }
         into.due(*publish_at);
         into.was(*published_at);
@@ -350,8 +361,13 @@ impl Hosting {
 }
 
 impl Progress {
-    /// `receipts_version` is the newest one; of versions only whether it was sent matters.
-    fn situation<H: Hasher>(&self, member: PeerId, receipts_version: u64, into: &mut Situation<H>) {
+    /// The newest versions are given; of versions only whether it was sent matters.
+    fn situation<H: Hasher>(
+        &self,
+        member: PeerId,
+        (receipts_version, pasts_version): (u64, u64),
+        into: &mut Situation<H>,
+    ) {
         let Self {
             incarnation,
             boot,
@@ -360,7 +376,7 @@ impl Progress {
             next,
             in_flight,
             in_flight_bytes: _,
-            sent_at: _,
+            sent_at,
             commit_sent,
             loading,
             contact,
@@ -372,6 +388,7 @@ impl Progress {
             late_until,
             receipt,
             receipts_version_sent,
+            pasts_version_sent,
             ranking_version,
             ranking_sent: _,
             past,
@@ -381,10 +398,13 @@ impl Progress {
         into.counts.push(Count::Attach { member, number: *attach });
         into.hash((incarnation, boot, matched, next, commit_sent, loading, receipt));
         into.hash(in_flight.len());
+        let recalled = sent_at.filter(|_| !in_flight.is_empty());
+        into.due_if(recalled.map(|at| at + RECALL_US));
         for Batch { last, bytes, sent_at: _ } in in_flight {
             into.hash((last, bytes));
         }
         into.hash(*receipts_version_sent == receipts_version);
+        into.hash(*pasts_version_sent == pasts_version);
         into.was_if(*contact);
         into.due(*late_until);
         into.hash(ranking_version);
@@ -414,21 +434,35 @@ impl Attached {
             look,
             since,
             matched,
+            end,
             caught_up: _,
             heartbeat,
             holes,
             acknowledge,
             echo,
             reported,
+            told_past,
         } = self;
         into.counts.push(Count::Attach { member: me, number: *attach });
         into.counts.push(Count::Heartbeat { term, number: *heartbeat });
-        into.hash((source, look, matched, holes, acknowledge, echo, reported.is_some()));
+        into.hash((
+            source,
+            look,
+            matched,
+            end,
+            holes,
+            acknowledge,
+            echo,
+            reported.is_some(),
+            told_past,
+        ));
         into.hash((claims, claimed, is_proven, reign.as_ref().map(|reign| reign.hash)));
         into.hash(early.as_ref().map(|(heartbeat, _)| (heartbeat.commit, heartbeat.probe)));
         into.was_if(early.as_ref().map(|(_, at)| *at));
         into.hash(
-            trial.as_ref().map(|Trial { head, entries, bytes: _ }| (head.end, entries.len())),
+            trial
+                .as_ref()
+                .map(|Trial { reading, entries, bytes: _ }| (reading.head().end, entries.len())),
         );
         into.was(*since);
         if Some(*source) != host || !is_proven {

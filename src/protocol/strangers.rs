@@ -23,10 +23,14 @@ impl Replica {
         let may = match &message.body {
             Body::Join(_) | Body::FindHost => true,
             Body::RequestVote(_) | Body::Solicit(_) | Body::Announce(_) if was_removed => false,
-            // R7: a voter that lags may not have read yet who the candidate is.
-            Body::RequestVote(request) => request.end.last > self.log.last(),
+            // R7: a voter that lags may not have read yet who the candidate is, and is shown.
+            Body::RequestVote(request) => {
+                request.end.last > self.log.last() && self.is_shown_to_have_joined(message)
+            }
             Body::Solicit(solicit) => {
-                solicit.last > self.log.last() && !planted(Bug::UnknownVoterRefused)
+                solicit.last > self.log.last()
+                    && self.is_shown_to_have_joined(message)
+                    && !planted(Bug::UnknownVoterRefused)
             }
             // Nor whom it has just voted for, nor who has proven its reign all the same.
             Body::Announce(announce) => {
@@ -43,6 +47,13 @@ impl Replica {
             self.refuse(message, RefusedReason::NotMember);
         }
         !may
+    }
+
+    // L2: how far somebody's log claims to be, anybody could say. That it has joined, only those
+    // could who have let it in.
+    fn is_shown_to_have_joined(&self, message: &Message) -> bool {
+        let (from, incarnation) = (message.from, message.from_incarnation);
+        self.log.state().shows_joining(from, incarnation, &message.words)
     }
 
     /// Whether the log names that incarnation of the peer, as a member or as a voter.

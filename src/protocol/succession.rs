@@ -73,6 +73,9 @@ impl Replica {
                 return;
             }
         };
+        // L8: whoever is let in again and again waits.
+        let declined = Payload::Membership(Membership::Declined);
+        let may = may && self.may_add(from, &declined, 0);
         if may && ready && !self.has_pending_membership(from) {
             let (name, address) = (join.name.clone(), join.address.clone());
             let change = match join.decline {
@@ -134,10 +137,15 @@ impl Replica {
             return;
         }
         let present = self.log.state().is_present(message.from, message.from_incarnation);
+        if let Some(past) = report.past {
+            self.learn_past(message.from, message.from_incarnation, past);
+        }
         if let Part::Host(hosting) = &mut self.part
             && present
+            && !report.unchanged
         {
-            hosting.reports.insert(message.from, report.clone());
+            let report = ReportDelays { past: None, ..report.clone() };
+            hosting.reports.insert(message.from, report);
         }
     }
 

@@ -44,6 +44,10 @@ pub const FORMER_MEMBERS_MAX: usize = 256;
 pub const OUTLIVED_MAX: usize = 1_024;
 /// The most invite links of one chat that have not ended.
 pub const INVITE_LINKS_MAX: usize = 64;
+/// The most that wait for an answer whom one member has invited.
+pub const INVITED_BY_ONE_MAX: usize = MEMBERS_MAX / 2;
+/// The most links of one member that have not ended.
+pub const LINKS_BY_ONE_MAX: usize = INVITE_LINKS_MAX / 2;
 /// The most votes that prove a reign: more than the most voters that can be configured.
 pub const VOTES_MAX: usize = 16;
 /// The most peers that one invite link lets in.
@@ -360,12 +364,25 @@ pub struct Position {
 /// What one peer remembers of others, each in one incarnation (R9).
 pub type Pasts = BTreeMap<(PeerId, Incarnation), Past>;
 
-/// The most that a peer is known to have been (R9).
+/// How far a peer had come by its own word, which others show it when it comes back (R9, L5).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Past {
     pub boot: Boot,
     pub term: Term,
+    /// The furthest that its log was, durably.
     pub acknowledged: Position,
+    /// By the peer's key. The core leaves it out; the runtime signs what leaves and has checked
+    /// what arrives.
+    pub signature: Option<Signature>,
+}
+
+impl Past {
+    /// Whether it is nowhere less far than the other.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.boot >= other.boot
+            && self.term >= other.term
+            && self.acknowledged >= other.acknowledged
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::message::{Body, Granted, HandOver, Message, RefusedReason, RequestVot
 use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
 use super::time::{Micros, SECOND};
-use super::types::{Ballot, HardState, PeerId, Position, SignedVote, Term};
+use super::types::{Ballot, HardState, PeerId, SignedVote, Term};
 
 /// A host stands anew for one in a later term no more often than this.
 const RENEW_US: Micros = 10 * SECOND;
@@ -21,14 +21,11 @@ impl Replica {
     // hears its host says so and keeps its term, unless the host itself has handed over. R7: a
     // peer votes whatever its own voter set says.
     pub(super) fn on_request_vote(&mut self, message: &Message, request: RequestVote) {
-        // R9: only a member may know this peer's past. A stranger whose log may be further (R7) has
-        // never heard of it.
-        let known = self.is_known(message.from, message.from_incarnation);
-        let past = request.past.filter(|_| known || planted(Bug::PastOfStrangerBelieved));
-        if past.is_some_and(|past| self.compare_with_past(past)) {
+        // R9, L5: it is this peer's own word, whoever shows it.
+        if request.past.is_some_and(|past| self.compare_with_past(past)) {
             return;
         }
-        if self.is_far_ahead(request.term) && !self.log.state().members.is_empty() {
+        if self.is_far_ahead(request.term) {
             self.refuse(message, RefusedReason::StaleTerm);
             return;
         }
@@ -147,7 +144,6 @@ impl Replica {
     }
 
     pub(super) fn on_vote(&mut self, message: &Message, vote: Vote) {
-        self.remember(message, Position::default());
         let voting = self.is_voting(message.from, message.from_incarnation);
         let end = self.log.end();
         // L3: what was granted for another end of the log would prove nothing.

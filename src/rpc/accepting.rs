@@ -10,7 +10,7 @@ use super::client::Person;
 use super::joining::Joining;
 use super::node::now_ms;
 use super::status;
-use crate::protocol::types::{ChatId, MemberState};
+use crate::protocol::types::{ChatId, MemberState, PeerId};
 use crate::wire::hex;
 use crate::wire::link::LinkText;
 
@@ -20,8 +20,8 @@ pub const JOIN_MAX: Duration = Duration::from_secs(60);
 impl Person {
     /// Accepts the invitation to the chat of that name or id, and waits.
     pub(super) async fn accept(&self, text: &str, until: Instant) -> Result<ChatId, Status> {
-        let chat = self.resolve_invite(text)?;
-        let joining = self.node.answer(chat, true)?;
+        let (chat, inviter) = self.resolve_invite(text)?;
+        let joining = self.node.answer(chat, inviter, true)?;
         self.joined(chat, joining, until).await
     }
 
@@ -39,21 +39,37 @@ impl Person {
         self.joined(link.chat, joining, until).await
     }
 
-    /// The open invitation to the chat of that name or id.
-    pub(super) fn resolve_invite(&self, text: &str) -> Result<ChatId, Status> {
-        let now = now_ms();
-        let invites = self.node.lock_invites();
-        let open = invites.incoming().iter().filter(|(_, invite)| invite.expires_at_ms > now);
-        let named = open.filter(|(chat, invite)| {
-            let id = hex(&chat.0);
-            !text.is_empty() && (invite.chat_name == text || id.starts_with(text))
-        });
-        let found: Vec<ChatId> = named.map(|(chat, _)| *chat).collect();
+    /// The open invitation to the chat of that name or id. Anybody may invite to a chat whose id
+    /// they know: where several do, `CHAT@INVITER` says whose is meant, by the beginning of a key.
+    pub(super) fn resolve_invite(&self, text: &str) -> Result<(ChatId, PeerId), Status> {
+        let mut found = self.named(text, "");
+        if found.is_empty()
+            && let Some((chat, inviter)) = text.rsplit_once('@')
+        {
+            found = self.named(chat, inviter);
+        }
         match found[..] {
             [] => Err(status::invite_not_found()),
-            [chat] => Ok(chat),
-            _ => Err(status::chat_ambiguous(found.iter().map(|chat| hex(&chat.0)).collect())),
+            [one] => Ok(one),
+            _ if found.iter().all(|(chat, _)| *chat == found[0].0) => {
+                let text = |(chat, inviter): &(ChatId, PeerId)| {
+                    format!("{}@{}", hex(&chat.0), hex(&inviter.0))
+                };
+                Err(status::inviter_ambiguous(found.iter().map(text).collect()))
+            }
+            _ => Err(status::chat_ambiguous(found.iter().map(|(chat, _)| hex(&chat.0)).collect())),
         }
+    }
+
+    fn named(&self, text: &str, by: &str) -> Vec<(ChatId, PeerId)> {
+        let now = now_ms();
+        let invites = self.node.lock_invites();
+        let open = invites.incoming().filter(|(_, invite)| invite.expires_at_ms > now);
+        let named = open.filter(|(chat, invite)| {
+            let is_named = invite.chat_name == text || hex(&chat.0).starts_with(text);
+            !text.is_empty() && is_named && hex(&invite.inviter.0).starts_with(by)
+        });
+        named.map(|(chat, invite)| (chat, invite.inviter)).collect()
     }
 
     /// Waits until the chat runs here. Past the deadline, the reason of the last attempt is told;

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Response, Status, Streaming};
 
 use super::dial::{MESSAGE_BYTES_MAX, Traced};
-use super::edge::is_genuine;
+use super::edge::checked;
 use crate::protocol::message::{Attach, Body, Message};
 use crate::protocol::types::{ChatId, PeerId, TraceContext};
 use crate::runtime::handle::Handle;
@@ -148,25 +148,17 @@ impl Inward {
         self.asked.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// Where the other members dial this peer in a chat; empty while the log does not say.
-    fn own_address(&self, chat: ChatId) -> String {
-        let chat = self.handle.chat(chat);
-        let members = chat.map(|chat| Arc::clone(&chat.view.borrow().status.members));
-        let me = members.as_ref().and_then(|members| members.get(&self.handle.me()));
-        me.map_or_else(String::new, |me| me.address.clone())
-    }
-
     /// Hands a parsed answer to the core, if it is about a chat that the peer was asked about.
     async fn take(&self, chat: Option<ChatId>, parsed: Result<(Header, Body), WireError>) -> Taken {
         let Some(chat) = chat.filter(|chat| self.asked().contains_key(chat)) else {
             rejected("ANSWER_INVALID");
             return Taken::Nonsense;
         };
-        let checked = parsed.and_then(|(header, body)| {
+        let valid = parsed.and_then(|(header, body)| {
             header.check(&body)?;
             Ok((header, body))
         });
-        let (header, body) = match checked {
+        let (header, body) = match valid {
             Ok(parsed) => parsed,
             Err(error) => {
                 rejected("ANSWER_INVALID");
@@ -177,9 +169,7 @@ impl Inward {
         };
         let is_refusal = matches!(body, Body::Refused(_));
         let message = header.message(self.peer, self.handle.me(), body);
-        if !is_genuine(chat, &message) {
-            return Taken::Ended(chat);
-        }
+        let Some(message) = checked(chat, message).await else { return Taken::Ended(chat) };
         match self.handle.deliver(chat, message).await {
             Ok(()) if is_refusal => Taken::Ended(chat),
             Ok(()) => Taken::Delivered,
@@ -451,9 +441,7 @@ impl Single {
                 Some(convert::from_nominate_response(response))
             }
             Body::Solicit(nominate) => {
-                let address = self.inward.own_address(chat);
                 let request = convert::to_solicit_request(header, nominate);
-                let request = pb::SolicitRequest { address, ..request };
                 let response = election.solicit(request).await?.into_inner();
                 Some(convert::from_solicit_response(response))
             }
@@ -473,8 +461,7 @@ impl Single {
                 refused(response.header, response.refused)
             }
             Body::Announce(announce) => {
-                let address = self.inward.own_address(chat);
-                let request = convert::to_announce_request(header, announce, address);
+                let request = convert::to_announce_request(header, announce);
                 let response = election.announce(request).await?.into_inner();
                 refused(response.header, response.refused)
             }
@@ -496,13 +483,6 @@ impl Single {
         let request = pb::FindHostRequest { chat_id: hex(&chat.0), incarnation, proof: None };
         let mut client = PeerServiceClient::new(self.channel.clone());
         let response = client.find_host(request).await?.into_inner();
-        let header = Header {
-            chat,
-            from_incarnation: response.incarnation,
-            from_boot: 0,
-            to_incarnation: 0,
-            generation: response.generation,
-        };
-        Ok(convert::from_find_host_response(&response).map(|body| (header, body)))
+        Ok(convert::from_find_host_response(chat, response))
     }
 }

@@ -180,9 +180,9 @@ impl ClientService for Person {
         &self,
         request: Request<pb::DeclineInviteRequest>,
     ) -> Result<Response<pb::DeclineInviteResponse>, Status> {
-        let chat = self.resolve_invite(&request.get_ref().chat)?;
-        if !self.node.give_up_link(chat)? {
-            self.node.answer(chat, false)?;
+        let (chat, inviter) = self.resolve_invite(&request.get_ref().chat)?;
+        if !self.node.give_up_link(chat, inviter)? {
+            self.node.answer(chat, inviter, false)?;
         }
         Ok(Response::new(pb::DeclineInviteResponse {}))
     }

@@ -7,7 +7,7 @@ use super::status::unable;
 use crate::protocol::types::{ChatId, PeerId};
 use crate::wire::message as convert;
 use crate::wire::pb::election_service_server::ElectionService;
-use crate::wire::{check_address, pb};
+use crate::wire::{check_address, hex, pb};
 
 #[tonic::async_trait]
 impl ElectionService for Inbound {
@@ -30,10 +30,7 @@ impl ElectionService for Inbound {
         &self,
         request: Request<pb::SolicitRequest>,
     ) -> Result<Response<pb::SolicitResponse>, Status> {
-        let unread = {
-            let asked = request.get_ref();
-            Unread::of(&self.caller(&request)?, asked.header.as_ref(), &asked.address)
-        };
+        let unread = Unread::of(&self.caller(&request)?, request.get_ref().header.as_ref());
         let answer =
             self.unary(request, convert::from_solicit_request, convert::to_solicit_response);
         let answer = answer.await?;
@@ -47,7 +44,13 @@ impl ElectionService for Inbound {
         &self,
         request: Request<pb::RequestVoteRequest>,
     ) -> Result<Response<pb::RequestVoteResponse>, Status> {
-        self.unary(request, convert::from_vote_request, convert::to_vote_response).await
+        let unread = Unread::of(&self.caller(&request)?, request.get_ref().header.as_ref());
+        let answer = self.unary(request, convert::from_vote_request, convert::to_vote_response);
+        let answer = answer.await?;
+        if answer.get_ref().refused.is_none() {
+            self.meet(unread).await?;
+        }
+        Ok(answer)
     }
 
     async fn fetch_log(
@@ -69,10 +72,7 @@ impl ElectionService for Inbound {
         &self,
         request: Request<pb::AnnounceRequest>,
     ) -> Result<Response<pb::AnnounceResponse>, Status> {
-        let unread = {
-            let asked = request.get_ref();
-            Unread::of(&self.caller(&request)?, asked.header.as_ref(), &asked.address)
-        };
+        let unread = Unread::of(&self.caller(&request)?, request.get_ref().header.as_ref());
         let (header, refused) = self.notice(request, convert::from_announce_request).await?;
         if refused.is_none() {
             self.meet(unread).await?;
@@ -90,25 +90,37 @@ impl ElectionService for Inbound {
 }
 
 // R7: two peers count as linked where each dials the other, and a voter whose log is behind cannot
-// dial one of whose joining it has not read. So those who want its vote say where they are.
-/// Where a peer says that it can be dialled.
+// dial one of whose joining it has not read. So those who want its vote show that they have joined,
+// and the joining says where they are. L2: no other word makes this peer dial anybody.
+/// Where a peer can be dialled, by its own signed joining.
 struct Unread {
     chat: Option<ChatId>,
     peer: PeerId,
-    address: String,
+    address: Option<String>,
 }
 
 impl Unread {
-    fn of(caller: &Caller, header: Option<&pb::Header>, address: &str) -> Self {
+    fn of(caller: &Caller, header: Option<&pb::Header>) -> Self {
+        use pb::membership::Change;
         let chat = header.and_then(|header| header.chat_id.parse().ok());
-        Self { chat, peer: caller.peer, address: address.to_owned() }
+        let peer = caller.peer;
+        let id = hex(&peer.0);
+        let words = header.map(|header| &header.words[..]).unwrap_or_default();
+        let address =
+            words.iter().find_map(|word| match word.change.as_ref()?.change.as_ref()? {
+                Change::Joined(joined) if word.author_peer_id == id => Some(joined.address.clone()),
+                _ => None,
+            });
+        Self { chat, peer, address }
     }
 }
 
 impl Inbound {
     /// Has a peer dialled whose call the chat has taken.
     async fn meet(&self, unread: Unread) -> Result<(), Status> {
-        let Unread { chat: Some(chat), peer, address } = unread else { return Ok(()) };
+        let Unread { chat: Some(chat), peer, address: Some(address) } = unread else {
+            return Ok(());
+        };
         if check_address(&address, "address").is_err() {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 //! peer dials for the sake of a check.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -11,10 +12,13 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::options::Limits;
+use crate::planted::{Mistake, planted};
 use crate::protocol::types::PeerId;
 
 /// Keys are forgotten, once their buckets are full again, when there are more than this.
 const KEYS_MAX: usize = 4_096;
+/// So many machines use up the calls of all.
+const MACHINES: u32 = 2;
 /// How often one member may have itself dialled in a minute, and how many dials are under way.
 const DIAL_BACKS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(12).expect("it is not 0");
 const DIAL_BACKS_AT_ONCE: usize = 8;
@@ -49,6 +53,7 @@ impl Share {
 pub struct Gate {
     all: DefaultDirectRateLimiter,
     each: RateLimiter<PeerId, HashMapStateStore<PeerId>, DefaultClock>,
+    machines: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
     calls: Quota,
     connected: Mutex<HashMap<PeerId, Weak<Share>>>,
     dial_backs: RateLimiter<PeerId, HashMapStateStore<PeerId>, DefaultClock>,
@@ -63,6 +68,9 @@ impl Gate {
         Self {
             all: RateLimiter::direct(Quota::per_minute(rate(limits.first_contact_per_minute))),
             each: RateLimiter::hashmap(each),
+            machines: RateLimiter::hashmap(Quota::per_minute(rate(
+                limits.first_contact_per_minute / MACHINES,
+            ))),
             calls: Quota::per_second(rate(limits.calls_per_second_peer)),
             connected: Mutex::default(),
             dial_backs: RateLimiter::hashmap(Quota::per_minute(DIAL_BACKS_PER_MINUTE)),
@@ -88,11 +96,18 @@ impl Gate {
     }
 
     /// Takes one token of first contact; says whether there was one.
-    pub fn admits(&self, peer: PeerId) -> bool {
+    // L2: keys cost nothing, so that what one machine has is bounded too.
+    pub fn admits(&self, peer: PeerId, ip: IpAddr) -> bool {
         if self.each.len() > KEYS_MAX {
             self.each.retain_recent();
         }
-        self.each.check_key(&peer).is_ok() && self.all.check().is_ok()
+        if self.machines.len() > KEYS_MAX {
+            self.machines.retain_recent();
+        }
+        let machine = machine_of(ip);
+        self.each.check_key(&peer).is_ok()
+            && (self.machines.check_key(&machine).is_ok() || planted(Mistake::KeysUnbounded))
+            && self.all.check().is_ok()
     }
 
     /// The bucket for the calls of a peer that has connected. It is full again when the peer comes
@@ -112,20 +127,49 @@ impl Gate {
     }
 }
 
+/// A machine has a whole IPv6 network of 64 bits.
+fn machine_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => ip.into(),
+            None => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn l2_keys_of_one_machine_share_what_it_may() {
+        let gate = Gate::new(&Limits {
+            first_contact_per_minute_peer: 3,
+            first_contact_per_minute: 8,
+            ..Limits::default()
+        });
+        let key = |number: u8| PeerId([number; 32]);
+        assert_eq!((0..9).filter(|number| gate.admits(key(*number), HERE)).count(), 4);
+        let there = |host: u16| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, host]);
+        let count = (0..9).filter(|number| gate.admits(key(*number), there((*number).into())));
+        assert_eq!(count.count(), 4, "another machine has as much, however many addresses it has");
+    }
 
     #[test]
     fn one_key_cannot_use_up_everybodys_calls() {
         let gate = Gate::new(&Limits {
             first_contact_per_minute_peer: 3,
-            first_contact_per_minute: 5,
+            first_contact_per_minute: 10,
             ..Limits::default()
         });
         let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
-        assert_eq!((0..9).filter(|_| gate.admits(a)).count(), 3);
-        assert_eq!((0..9).filter(|_| gate.admits(b)).count(), 2);
+        assert_eq!((0..9).filter(|_| gate.admits(a, HERE)).count(), 3);
+        assert_eq!((0..9).filter(|_| gate.admits(b, HERE)).count(), 2);
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl HostService for Inbound {
                 }
                 let (chat, attach) = (convert::chat_of(request.header.as_ref()), request.attach);
                 let parsed = convert::from_replicate_request(request);
-                match inbound.stream_message(&caller, chat, parsed) {
+                match inbound.stream_message(&caller, chat, parsed).await {
                     Ok((chat, message)) => {
                         let lane = Lane::new(&filled, chat, attach);
                         let handed_in = inbound.handle.replicate(chat, message, lane);
@@ -231,7 +231,8 @@ impl HostService for Inbound {
             while let Some(request) = requests.message().await? {
                 let chat = convert::chat_of(request.header.as_ref());
                 let parsed = convert::from_acknowledge(request);
-                let (chat, mut message) = match inbound.stream_message(&caller, chat, parsed) {
+                let (chat, mut message) = match inbound.stream_message(&caller, chat, parsed).await
+                {
                     Ok(parsed) => parsed,
                     Err(unfit) => {
                         unfit.tell(&filled, 0)?;
@@ -370,18 +371,18 @@ impl Submitting {
     ) -> Result<BoxFuture<'static, Answered>, Box<Result<pb::SubmitResponse, Status>>> {
         let (chat, term) = (convert::chat_of(request.header.as_ref()), request.term);
         let parsed = convert::from_submit_request(request);
-        let (chat, mut message) =
-            self.inbound.stream_message(&self.caller, chat, parsed).map_err(|unfit| {
-                Box::new(match unfit {
-                    Unfit::Chat { chat, reason } => Ok(pb::SubmitResponse {
-                        header: ended_header(chat),
-                        term,
-                        ended: to_ended(reason),
-                        ..Default::default()
-                    }),
-                    Unfit::Stream(status) => Err(status),
-                })
-            })?;
+        let admitted = self.inbound.stream_message(&self.caller, chat, parsed).await;
+        let (chat, mut message) = admitted.map_err(|unfit| {
+            Box::new(match unfit {
+                Unfit::Chat { chat, reason } => Ok(pb::SubmitResponse {
+                    header: ended_header(chat),
+                    term,
+                    ended: to_ended(reason),
+                    ..Default::default()
+                }),
+                Unfit::Stream(status) => Err(status),
+            })
+        })?;
         let count = self.waiting.entry(chat).or_default();
         if *count >= SUBMITS_MAX {
             // What is not taken leaves a gap, and its author sends it again.

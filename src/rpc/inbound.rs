@@ -1,5 +1,6 @@
 //! What the services for other peers share: who calls, parsing, and handing in to the loop.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::edge::is_genuine;
+use super::edge::checked;
 use super::gate::Bucket;
 use super::node::Node;
 use super::status::{
@@ -30,6 +31,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Caller {
     pub peer: PeerId,
+    /// From which machine; only strangers are told apart by it.
+    pub ip: IpAddr,
     /// What is left of its calls (R44).
     pub bucket: Bucket,
 }
@@ -94,17 +97,17 @@ impl Inbound {
     }
 
     /// The message of a parsed request, after it was counted and its signatures were checked.
-    pub fn message(
+    pub async fn message(
         &self,
         caller: &Caller,
         parsed: Result<(Header, Body), WireError>,
     ) -> Result<(ChatId, Message), Status> {
         self.count(caller)?;
-        self.admit(caller, parsed)
+        self.admit(caller, parsed).await
     }
 
     /// The same for a request that was counted.
-    pub fn admit(
+    pub async fn admit(
         &self,
         caller: &Caller,
         parsed: Result<(Header, Body), WireError>,
@@ -114,7 +117,7 @@ impl Inbound {
         let from = caller.peer;
         let chat = self.chat(header.chat)?;
         let standing = self.standing(&chat, &from);
-        if standing != Standing::Member && !self.node.gate.admits(from) {
+        if standing != Standing::Member && !self.node.gate.admits(from, caller.ip) {
             // Checking signatures is work that strangers get little of.
             return Err(too_often());
         }
@@ -122,10 +125,8 @@ impl Inbound {
             return Err(chat_not_found());
         }
         let message = header.message(from, self.handle.me(), body);
-        if !is_genuine(header.chat, &message) {
-            return Err(not_genuine());
-        }
-        Ok((header.chat, message))
+        let chat = header.chat;
+        checked(chat, message).await.map(|message| (chat, message)).ok_or_else(not_genuine)
     }
 
     /// What a peer is to a chat, as far as this peer knows. While the log is empty, those count as
@@ -161,7 +162,7 @@ impl Inbound {
         parsed: Result<(Header, Body), WireError>,
         render: impl FnOnce(ChatId, &Message) -> Option<Res>,
     ) -> Result<Response<Res>, Status> {
-        let (chat, message) = self.message(caller, parsed)?;
+        let (chat, message) = self.message(caller, parsed).await?;
         let Answer::Message(message) = self.call(chat, message).await? else {
             return Err(internal("the call has no answer"));
         };
@@ -177,7 +178,7 @@ impl Inbound {
         parse: impl FnOnce(Req) -> Result<(Header, Body), WireError>,
     ) -> Result<(Option<pb::Header>, Option<pb::Refused>), Status> {
         let caller = self.caller(&request)?;
-        let (chat, message) = self.message(&caller, parse(request.into_inner()))?;
+        let (chat, message) = self.message(&caller, parse(request.into_inner())).await?;
         match self.call(chat, message).await? {
             Answer::Message(message) => {
                 let header = to_header(chat, &message);

@@ -104,7 +104,7 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
     for turn in 0.. {
         // Looked up each time: the person may have thought better of it, or got a newer link.
         let changed = node.invite_changed.notified();
-        let invite = node.lock_invites().incoming().get(&chat).cloned();
+        let invite = node.lock_invites().answered(chat).cloned();
         let current = invite.and_then(|invite| Attempt::new(chat, invite));
         let Some(current) = current else {
             life::answer_over(node, chat, None).await;
@@ -335,6 +335,7 @@ impl Attempt {
             from_boot: 1,
             to_incarnation,
             generation: self.generation,
+            words: Vec::new(),
         };
         let mut client = HostServiceClient::new(connection.channel.clone());
         let response = timeout(CALL_MAX, client.join(to_join_request(Some(header), &join))).await;

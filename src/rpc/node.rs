@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::gate::Gate;
-use super::invites::{IncomingInvite, InviteAnswer, Invites, OutgoingInvite};
+use super::invites::{INVITE_MAX_MS, IncomingInvite, InviteAnswer, Invites, OutgoingInvite};
 use super::joining::Joining;
 use super::life::{self, Kept, Lives};
 use super::lookup::Lookup;
@@ -130,11 +130,11 @@ impl Node {
         Ok(invite)
     }
 
-    /// R43: takes note of an invitation that arrived, until it ends.
+    /// R43, L2: takes note of an invitation that arrived, until it ends.
     pub async fn invited(
         self: &Arc<Self>,
         chat: ChatId,
-        invite: IncomingInvite,
+        mut invite: IncomingInvite,
     ) -> Result<(), Status> {
         if self.takes_part(chat) {
             // Whoever invites tries again.
@@ -144,27 +144,39 @@ impl Node {
         if invite.expires_at_ms <= now {
             return Err(status::invite_ended());
         }
-        let accept = self.accepts_by_itself(&invite);
-        {
+        invite.expires_at_ms = invite.expires_at_ms.min(now.saturating_add(INVITE_MAX_MS));
+        let (inviter, accept) = (invite.inviter, self.accepts_by_itself(&invite));
+        let answered = {
             let mut invites = self.lock_invites();
-            let known = invites.incoming().get(&chat);
+            let known = invites.incoming_by(chat, inviter);
             let is_kept =
                 known.is_some_and(|known| known.expires_at_ms > now || known.answer.is_some());
             if !is_kept {
-                self.make_room(&mut invites, now)?;
+                let most = self.limits.invites_pending_max;
+                invites.remove_ended_incoming(&self.store, now, most).map_err(storage)?;
+                if !invites.has_room(&invite, accept || self.shares_a_chat_with(&inviter), most) {
+                    return Err(status::too_many_invites());
+                }
                 invites.put_incoming(&self.store, chat, invite).map_err(storage)?;
             }
-        }
-        if accept {
-            self.answer(chat, true)?;
+            invites.answered(chat).is_some()
+        };
+        if accept && !answered {
+            self.answer(chat, inviter, true)?;
         }
         Ok(())
+    }
+
+    fn shares_a_chat_with(&self, peer: &PeerId) -> bool {
+        let chats = self.handle.chats().into_iter().filter(|chat| !chat.is_read_only());
+        chats.into_iter().any(|chat| chat.view.borrow().status.members.contains_key(peer))
     }
 
     /// Answers an invitation, durably; a task brings the answer to the chat's host.
     pub fn answer(
         self: &Arc<Self>,
         chat: ChatId,
+        inviter: PeerId,
         accept: bool,
     ) -> Result<watch::Receiver<Joining>, Status> {
         if accept {
@@ -172,14 +184,15 @@ impl Node {
         }
         let incarnation = new_incarnation().map_err(storage)?;
         let mut invites = self.lock_invites();
-        let found = invites.incoming().get(&chat).cloned();
+        let found = invites.incoming_by(chat, inviter).cloned();
         let mut invite = found.ok_or_else(status::invite_not_found)?;
         if invite.answer.is_none_or(|answer| answer.accept != accept) {
             if invite.expires_at_ms <= now_ms() {
                 return Err(status::invite_not_found());
             }
             invite.answer = Some(InviteAnswer { accept, incarnation });
-            invites.put_incoming(&self.store, chat, invite).map_err(storage)?;
+            invites.answer(&self.store, chat, invite).map_err(storage)?;
+            self.invite_changed.notify_waiters();
         }
         drop(invites);
         Ok(joining::start(self, chat))
@@ -194,8 +207,8 @@ impl Node {
         self.check_room()?;
         let incarnation = new_incarnation().map_err(storage)?;
         let mut invites = self.lock_invites();
-        let known = invites.incoming().get(&link.chat);
-        if known.is_none_or(|known| known.link != text) {
+        let is_new = invites.incoming_to(link.chat).all(|known| known.link != text);
+        if is_new {
             self.make_room(&mut invites, now_ms())?;
             let invite = IncomingInvite {
                 chat_name: String::new(),
@@ -205,8 +218,9 @@ impl Node {
                 expires_at_ms: u64::from(link.expires_at_s) * 1_000,
                 answer: Some(InviteAnswer { accept: true, incarnation }),
                 link: text.to_owned(),
+                from: None,
             };
-            invites.put_incoming(&self.store, link.chat, invite).map_err(storage)?;
+            invites.answer(&self.store, link.chat, invite).map_err(storage)?;
             self.invite_changed.notify_waiters();
         }
         drop(invites);
@@ -214,11 +228,12 @@ impl Node {
     }
 
     /// Gives up joining by a link, which nobody needs to be told. Whether it was one.
-    pub fn give_up_link(&self, chat: ChatId) -> Result<bool, Status> {
+    pub fn give_up_link(&self, chat: ChatId, inviter: PeerId) -> Result<bool, Status> {
         let mut invites = self.lock_invites();
-        let is_link = invites.incoming().get(&chat).is_some_and(|invite| !invite.link.is_empty());
+        let invite = invites.incoming_by(chat, inviter);
+        let is_link = invite.is_some_and(|invite| !invite.link.is_empty());
         if is_link {
-            invites.remove_incoming(&self.store, chat).map_err(storage)?;
+            invites.remove_incoming(&self.store, chat, inviter).map_err(storage)?;
             self.invite_changed.notify_waiters();
         }
         Ok(is_link)
@@ -247,8 +262,8 @@ impl Node {
             if let Err(error) = invites.remove_expired_links(&self.store, now_ms()) {
                 tracing::error!(%error, "cannot remove links that have expired: see to the disk");
             }
-            let answered = invites.incoming().iter().filter(|(_, i)| i.answer.is_some());
-            let answers: Vec<_> = answered.map(|(chat, _)| *chat).collect();
+            let answered = invites.incoming().filter(|(_, i)| i.answer.is_some());
+            let answers: Vec<_> = answered.map(|(chat, _)| chat).collect();
             let outgoing: Vec<_> = invites.outgoing().cloned().collect();
             (answers, outgoing)
         };
@@ -291,7 +306,7 @@ impl Node {
     fn make_room(&self, invites: &mut Invites, now_ms: u64) -> Result<(), Status> {
         let most = self.limits.invites_pending_max;
         invites.remove_ended_incoming(&self.store, now_ms, most).map_err(storage)?;
-        if invites.incoming().len() >= most {
+        if invites.incoming().count() >= most {
             return Err(status::too_many_invites());
         }
         Ok(())
@@ -315,9 +330,7 @@ impl Node {
             chat.name == invite.chat_name && chat.members.first() == Some(&invite.inviter_address)
         });
         if !is_bootstrap {
-            let inviter = &invite.inviter;
-            return self.auto_accept
-                && chats.any(|chat| chat.view.borrow().status.members.contains_key(inviter));
+            return self.auto_accept && self.shares_a_chat_with(&invite.inviter);
         }
         let is_second = chats.any(|chat| chat.view.borrow().status.chat_name == invite.chat_name);
         if is_second {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tonic::{Request, Response, Status};
 
-use super::inbound::Inbound;
+use super::inbound::{Caller, Inbound};
 use super::invites::IncomingInvite;
 use super::node::links_now_ms;
 use super::reach;
@@ -13,7 +13,7 @@ use crate::crypto::verify::verify_proof;
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, Member, MemberState, PeerId};
 use crate::runtime::handle::Answer;
-use crate::wire::entry::from_proof;
+use crate::wire::entry::{from_proof, to_words};
 use crate::wire::message::{Header, to_refused};
 use crate::wire::pb::peer_service_server::PeerService;
 use crate::wire::{WireError, check_address, check_name, hex, milliseconds, pb};
@@ -24,27 +24,24 @@ impl PeerService for Inbound {
         &self,
         request: Request<pb::InviteRequest>,
     ) -> Result<Response<pb::InviteResponse>, Status> {
-        let from = self.caller(&request)?.peer;
-        if !self.node.gate.admits(from) {
+        let Caller { peer: from, ip, .. } = self.caller(&request)?;
+        if !self.node.gate.admits(from, ip) {
             return Err(too_often());
         }
         let request = request.into_inner();
         let chat = parse_chat(&request.chat_id)?;
         let expires_at_ms = parse_invite(&request).map_err(invalid)?;
-        self.node
-            .invited(
-                chat,
-                IncomingInvite {
-                    chat_name: request.chat_name,
-                    inviter: from,
-                    inviter_name: request.inviter_name,
-                    inviter_address: request.inviter_address,
-                    expires_at_ms,
-                    answer: None,
-                    link: String::new(),
-                },
-            )
-            .await?;
+        let invite = IncomingInvite {
+            chat_name: request.chat_name,
+            inviter: from,
+            inviter_name: request.inviter_name,
+            inviter_address: request.inviter_address,
+            expires_at_ms,
+            answer: None,
+            link: String::new(),
+            from: Some(ip),
+        };
+        self.node.invited(chat, invite).await?;
         Ok(Response::new(pb::InviteResponse { name: self.node.name.clone() }))
     }
 
@@ -58,7 +55,7 @@ impl PeerService for Inbound {
         let request = request.into_inner();
         let chat = parse_chat(&request.chat_id)?;
         if !matches!(self.is_member(chat, from), Ok(true)) {
-            if !self.node.gate.admits(from) {
+            if !self.node.gate.admits(from, caller.ip) {
                 return Err(too_often());
             }
             self.check_stranger(chat, from, &request)?;
@@ -72,17 +69,20 @@ impl PeerService for Inbound {
             from_boot: 0,
             to_incarnation: 0,
             generation: 0,
+            words: Vec::new(),
         };
         let message = header.message(from, self.handle.me(), Body::FindHost);
-        let Answer::Message(Message { generation, body, .. }) = self.call(chat, message).await?
-        else {
+        let Answer::Message(answer) = self.call(chat, message).await? else {
             return Err(internal("the call has no answer"));
         };
+        let Message { generation, words, body, .. } = answer;
         let (term, host) = match body {
             Body::FindHostAnswer(answer) => (answer.term, answer.host),
             Body::Refused(refused) => {
                 let refused = Some(to_refused(&refused));
-                let answer = pb::FindHostResponse { refused, generation, ..Default::default() };
+                let words = to_words(&words);
+                let none = pb::FindHostResponse::default();
+                let answer = pb::FindHostResponse { refused, generation, words, ..none };
                 return Ok(Response::new(answer));
             }
             _ => (0, None),
@@ -97,6 +97,7 @@ impl PeerService for Inbound {
             members: addresses(&members),
             refused: None,
             generation,
+            words: Vec::new(),
         }))
     }
 
@@ -107,7 +108,7 @@ impl PeerService for Inbound {
         let caller = self.caller(&request)?;
         self.count(&caller)?;
         let chat = parse_chat(&request.get_ref().chat_id)?;
-        reach::dial_back(self, chat, caller.peer).await.map(Response::new)
+        reach::dial_back(self, chat, &caller).await.map(Response::new)
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::dial::{Connection, DialError, Traced, dial};
-use super::inbound::Inbound;
+use super::inbound::{Caller, Inbound};
 use super::node::Node;
 use super::peers::ping;
 use super::reason::Reason;
@@ -89,12 +89,13 @@ async fn quickest(channel: &Traced) -> Result<Duration, Status> {
 pub async fn dial_back(
     inbound: &Inbound,
     chat: ChatId,
-    from: PeerId,
+    caller: &Caller,
 ) -> Result<pb::DialBackResponse, Status> {
+    let from = caller.peer;
     let received_at = Some(SystemTime::now().into());
     let Some(address) = address_of(inbound, chat, from) else {
         // Others cannot tell a chat that they are not in from one that does not exist.
-        let admitted = inbound.node.gate.admits(from);
+        let admitted = inbound.node.gate.admits(from, caller.ip);
         return Err(if admitted { chat_not_found() } else { too_often() });
     };
     let _place = inbound.node.gate.dial_back(from).ok_or_else(dialled_back_too_often)?;

@@ -112,6 +112,8 @@ reasons! {
     SlowConsumer = "SLOW_CONSUMER", ResourceExhausted;
     /// Too many messages wait for a majority.
     OutboxFull = "OUTBOX_FULL", ResourceExhausted;
+    /// This peer has added as much to the chat as it may in a day.
+    QuotaExceeded = "QUOTA_EXCEEDED", ResourceExhausted;
     /// The disk has no room beyond its reserve.
     StorageFull = "STORAGE_FULL", ResourceExhausted;
     /// The chat's store here is damaged; it is being repaired from the other members.

@@ -2,7 +2,7 @@
 //! loopback, and one for health alone. `places.rs` says who is let in and who gives way.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ use crate::wire::pb::client_service_server::ClientServiceServer;
 use crate::wire::pb::election_service_server::ElectionServiceServer;
 use crate::wire::pb::peer_service_server::PeerServiceServer;
 
+/// Where the system does not say which machine a connection comes from.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
@@ -342,7 +344,8 @@ impl Door {
         }
         let is_member = self.inbound.knows(&peer);
         place.prove(peer, is_member);
-        let caller = Caller { peer, bucket: self.inbound.node.gate.bucket(peer) };
+        let ip = tls.get_ref().0.peer_addr().map_or(UNKNOWN, |address| address.ip());
+        let caller = Caller { peer, ip, bucket: self.inbound.node.gate.bucket(peer) };
         let connection = Served::new(tls, Some(caller), place, "peer");
         let connections = match kind_of(is_member) {
             Kind::Member => self.members,

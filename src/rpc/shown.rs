@@ -14,8 +14,11 @@ impl Person {
     /// Every invitation, those that arrived here first.
     pub(super) fn show_invites(&self) -> Vec<pb::Invite> {
         let invites = self.node.lock_invites();
-        let incoming = invites.incoming().iter();
-        let incoming = incoming.map(|(chat, invite)| show_incoming(&self.node, *chat, invite));
+        // Who takes part has no use for what others have sent meanwhile.
+        let incoming = invites
+            .incoming()
+            .filter(|(chat, invite)| invite.answer.is_some() || !self.node.takes_part(*chat));
+        let incoming = incoming.map(|(chat, invite)| show_incoming(&self.node, chat, invite));
         let outgoing = invites.outgoing().map(|invite| self.show_outgoing(invite));
         incoming.chain(outgoing).collect()
     }
@@ -111,6 +114,7 @@ fn show_incoming(node: &Node, chat: ChatId, invite: &IncomingInvite) -> pb::Invi
         None if invite.expires_at_ms <= now_ms() => pb::InviteState::Expired,
         None => pb::InviteState::Pending,
     };
+    let problem = invite.answer.and_then(|_| joining::problem(node, chat));
     pb::Invite {
         chat_id: hex(&chat.0),
         chat_name: invite.chat_name.clone(),
@@ -121,7 +125,7 @@ fn show_incoming(node: &Node, chat: ChatId, invite: &IncomingInvite) -> pb::Invi
         state: state.into(),
         expires_at: Some(timestamp(invite.expires_at_ms)),
         by_link: !invite.link.is_empty(),
-        problem: joining::problem(node, chat).unwrap_or_default(),
+        problem: problem.unwrap_or_default(),
     }
 }
 

@@ -55,6 +55,11 @@ pub fn unable(error: Unable) -> Status {
             "too many messages wait for a majority: try again when the chat goes on",
             [],
         ),
+        Unable::Propose(ProposeError::OverQuota) => status(
+            Reason::QuotaExceeded,
+            "you have added as much to this chat as you may in a day: try again later",
+            [],
+        ),
         Unable::Propose(ProposeError::StorageFull) => storage_full(),
     }
 }
@@ -129,6 +134,13 @@ pub fn chat_not_found() -> Status {
 
 pub fn chat_ambiguous(ids: Vec<String>) -> Status {
     let message = "several chats have that name or beginning: give more of the id";
+    status(Reason::ChatAmbiguous, message, [("chat_ids", ids.join(","))])
+}
+
+/// Several keys invite to one chat.
+pub fn inviter_ambiguous(ids: Vec<String>) -> Status {
+    let message = "several people invite to that chat: say whose invitation you mean, as CHAT@KEY \
+                   with the beginning of the inviter's key";
     status(Reason::ChatAmbiguous, message, [("chat_ids", ids.join(","))])
 }
 

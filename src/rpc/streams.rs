@@ -57,14 +57,14 @@ const ENDED_MAX: usize = 2_048;
 
 impl Inbound {
     /// The message of a stream's request, like `message`.
-    pub fn stream_message(
+    pub async fn stream_message(
         &self,
         caller: &Caller,
         chat: Option<ChatId>,
         parsed: Result<(Header, Body), WireError>,
     ) -> Result<(ChatId, Message), Unfit> {
         self.count(caller).map_err(Unfit::Stream)?;
-        self.admit(caller, parsed).map_err(|status| Unfit::new(chat, status))
+        self.admit(caller, parsed).await.map_err(|status| Unfit::new(chat, status))
     }
 }
 

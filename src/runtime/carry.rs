@@ -376,6 +376,8 @@ fn is_of(entry: &Entry, submission: &Submission) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use std::sync::Arc;
 
     use super::*;
@@ -505,7 +507,7 @@ mod tests {
         let vote = SignedVote { incarnation: 1, signature: [0; 64] };
         for (author, session, number, payload) in [
             (HOST, 1, 0, Payload::TermStart(Reign { last_term: 0, votes: [(HOST, vote)].into() })),
-            (HOST, 1, 0, Payload::Membership(Membership::Invited { peer: me, address: text })),
+            (HOST, 1, 1, Payload::Membership(Membership::Invited { peer: me, address: text })),
             (me, 2, 0, Payload::Membership(joined())),
             (me, 2, 1, message("a")),
             (me, 3, 0, Payload::Membership(joined())),
@@ -541,6 +543,7 @@ mod tests {
             to_incarnation: 3,
             generation: 0,
             call: 0,
+            words: Vec::new(),
             body,
         };
         let announce = from_host(Body::Announce(Announce { term: 1, reign: None }));
@@ -554,6 +557,7 @@ mod tests {
             entries: log,
             past: None,
             reign: None,
+            last: None,
         }));
         let shared = handle.chat(chat).expect("it runs");
         let wish = Wish {
@@ -566,7 +570,8 @@ mod tests {
         };
         // Neither yields to the loop before both are there.
         handle.deliver(chat, append).await.expect("the loop runs");
-        let found = handle.propose(chat, wish).await.expect("it is found");
+        let found = tokio::time::timeout(Duration::from_secs(60), handle.propose(chat, wish));
+        let found = found.await.expect("the log is taken").expect("it is found");
         assert_eq!(found.index, Some(5));
         assert_eq!(handle.view(chat).await.expect("it runs").status.queued, 0);
     }

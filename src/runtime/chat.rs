@@ -20,12 +20,12 @@ use super::requests::Requests;
 use super::spans::Spans;
 use crate::crypto::Identity;
 use crate::protocol::event::{DiskState, Event, Notice, ProposeError, Ready};
-use crate::protocol::message::{Body, Message, Submit};
+use crate::protocol::message::{Body, Heartbeat, Message, Submit};
 use crate::protocol::replica::Replica;
-use crate::protocol::sign::{signed_hand_over, signed_submission};
+use crate::protocol::sign::{signed_hand_over, signed_past, signed_submission};
 use crate::protocol::time::{Instant, MS, Micros};
 use crate::protocol::types::{
-    CallId, ChatId, Entry, Index, Member, Number, Payload, PeerId, TraceContext,
+    CallId, ChatId, Entry, Incarnation, Index, Member, Number, Past, Payload, PeerId, TraceContext,
 };
 
 /// R24: how long a sync may take before the host hands over, before it pauses, and before the
@@ -371,7 +371,8 @@ impl Chat {
                     lane.end();
                 }
             }
-            Body::Heartbeat(_) => {
+            Body::Heartbeat(heartbeat) => {
+                sign_own_past(self.id, &message.from, heartbeat, &io.identity);
                 let streams = self.streams.get(&message.to);
                 if let Some(lane) = streams.and_then(|streams| streams.heartbeats.as_ref()) {
                     lane.put_heartbeat(message);
@@ -389,6 +390,13 @@ impl Chat {
                 if submit.author.is_some_and(|(author, _)| author == message.from) =>
             {
                 sign_submissions(self.id, submit, &io.identity);
+                self.send(message, io);
+            }
+            Body::ReportDelays(report) => {
+                let (me, incarnation) = (message.from, message.from_incarnation);
+                if let Some(past) = &mut report.past {
+                    sign_past(self.id, me, incarnation, past, &io.identity);
+                }
                 self.send(message, io);
             }
             Body::Goodbye if io.keep_seat => {}
@@ -474,6 +482,11 @@ impl Chat {
                 io.members_changed.push(self.id);
                 self.view_due = Some(Instant::default());
             }
+            Notice::Evidence { peer, term, what } => {
+                tracing::error!(chat = ?self.id, ?peer, term, what, "a peer lies or is broken and \
+                    is not followed in this term: if it goes on, remove it");
+                self.view_due = Some(Instant::default());
+            }
             Notice::Fault { what } => self.stop_here(what, io),
         }
     }
@@ -544,6 +557,20 @@ fn sign_submissions(chat: ChatId, submit: &mut Submit, identity: &Identity) {
             let signed = signed_submission(chat, author, session, number, payload);
             submission.signature = Some(identity.sign(&signed));
         }
+    }
+}
+
+/// Signs what this peer says of itself (L5).
+fn sign_past(chat: ChatId, me: PeerId, session: Incarnation, past: &mut Past, identity: &Identity) {
+    if past.signature.is_none() {
+        past.signature = Some(identity.sign(&signed_past(chat, me, session, past)));
+    }
+}
+
+fn sign_own_past(chat: ChatId, me: &PeerId, heartbeat: &mut Heartbeat, identity: &Identity) {
+    let own = heartbeat.pasts.iter_mut().find(|(peer, _, _)| peer == me);
+    if let Some((me, incarnation, past)) = own {
+        sign_past(chat, *me, *incarnation, past, identity);
     }
 }
 

@@ -11,15 +11,15 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::absences::Absences;
 use super::carry::Carried;
 use super::chat::{Calls, Chat, ends_without_answer};
 use super::feed::ChatFeed;
 use super::handle::{
-    Answer, Answerer, ChatShared, ChatView, Contact, Handle, INBOX_MAX, Input, NewChat, NotAdded,
-    Roster, Shared, Unable,
+    Answer, Answerer, ChatShared, ChatView, Contact, Handle, INBOX_KIB_MAX, INBOX_MAX, Input,
+    NewChat, NotAdded, Roster, Shared, Unable,
 };
 use super::journal::{Done, Journal};
 use super::measure::{Gauges, Measures};
@@ -92,6 +92,7 @@ pub fn start(options: DriverOptions) -> (Handle, Reports) {
         activity: watch::Sender::new(0),
         roster: watch::Sender::new(Arc::default()),
         next_call: AtomicU64::new(1),
+        room: Arc::new(Semaphore::new(INBOX_KIB_MAX as usize)),
     });
     let driver = Driver {
         config: options.config,
@@ -297,7 +298,7 @@ impl Driver {
     fn on_input(&mut self, input: Input, calls: &mut Vec<CallId>) {
         let now = self.now();
         match input {
-            Input::Message { chat, message, answer, trace } => {
+            Input::Message { chat, message, answer, trace, room: _room } => {
                 let Some(chat) = self.chats.get_mut(&chat) else { return };
                 if let Some(answer) = answer {
                     if ends_without_answer(&message.body) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, Weak};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::absences::AwaySince;
 use super::feed::ChatFeed;
@@ -12,7 +12,7 @@ use super::lanes::Lane;
 use super::measure::Gauges;
 use super::outbox::Outbox;
 use crate::protocol::event::{LinkState, ProposeError, Recovered, Status};
-use crate::protocol::message::Message;
+use crate::protocol::message::{Body, Message};
 use crate::protocol::time::Micros;
 use crate::protocol::types::{
     CallId, ChatId, Incarnation, Index, Number, Payload, PeerId, Submission, TraceContext,
@@ -23,6 +23,8 @@ use crate::telemetry::current_context;
 /// The most inputs that wait for the loop. Beyond it streams wait, which slows their senders
 /// through flow control, and single calls are refused.
 pub(super) const INBOX_MAX: usize = 4_096;
+/// The most that the long ones among them take together, in KiB.
+pub(super) const INBOX_KIB_MAX: u32 = 64 << 10;
 
 /// A way to the loop; cheap to clone.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub(super) struct Shared {
     pub activity: watch::Sender<u64>,
     pub roster: watch::Sender<Arc<Roster>>,
     pub next_call: AtomicU64,
+    /// What the inbox has room for, in KiB.
+    pub room: Arc<Semaphore>,
 }
 
 /// What the loop shows of one chat.
@@ -200,6 +204,8 @@ pub(super) enum Input {
         answer: Option<Answerer>,
         /// The call that brought it, where that is traced.
         trace: TraceContext,
+        /// The room that it takes until the loop has dealt with it.
+        room: Option<OwnedSemaphorePermit>,
     },
     Replicate {
         chat: ChatId,
@@ -319,7 +325,24 @@ impl Handle {
 
     /// Hands in a message of a stream; waits while the inbox is full.
     pub async fn deliver(&self, chat: ChatId, message: Message) -> Result<(), Unable> {
-        self.send(Input::Message { chat, message, answer: None, trace: None }).await
+        let room = self.room_for(&message).await;
+        self.send(Input::Message { chat, message, answer: None, trace: None, room }).await
+    }
+
+    // L7: messages differ by a thousand times in size, so that their number alone bounds little.
+    /// Waits for the room that a long message takes; a short one has its place among the inputs.
+    async fn room_for(&self, message: &Message) -> Option<OwnedSemaphorePermit> {
+        let bytes: usize = match &message.body {
+            Body::Append(append) => append.entries.iter().map(|entry| entry.size()).sum(),
+            Body::FetchLogAnswer(answer) => answer.entries.iter().map(|entry| entry.size()).sum(),
+            Body::Submit(submit) => submit.submissions.iter().map(|it| it.size()).sum(),
+            _ => 0,
+        };
+        let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX).min(INBOX_KIB_MAX);
+        if kib == 0 {
+            return None;
+        }
+        Arc::clone(&self.shared.room).acquire_many_owned(kib).await.ok()
     }
 
     /// The same, where the message begins a call: what comes back is its answer. The call ends
@@ -331,7 +354,8 @@ impl Handle {
     ) -> Result<oneshot::Receiver<Answer>, Unable> {
         let (answer, answered) = oneshot::channel();
         let answer = Some(Answerer::Once(answer));
-        self.send(Input::Message { chat, message, answer, trace: None }).await?;
+        let room = self.room_for(&message).await;
+        self.send(Input::Message { chat, message, answer, trace: None, room }).await?;
         Ok(answered)
     }
 
@@ -340,7 +364,7 @@ impl Handle {
         message.call = self.next_call();
         let (answer, answered) = oneshot::channel();
         let (answer, trace) = (Some(Answerer::Once(answer)), current_context());
-        let input = Input::Message { chat, message, answer, trace };
+        let input = Input::Message { chat, message, answer, trace, room: None };
         self.inbox.try_send(input).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unable::Busy,
             mpsc::error::TrySendError::Closed(_) => Unable::Stopping,
@@ -356,7 +380,7 @@ impl Handle {
         lane: &Arc<Lane>,
     ) -> Result<(), Unable> {
         let answer = Some(Answerer::Stream(Arc::downgrade(lane)));
-        self.send(Input::Message { chat, message, answer, trace: None }).await
+        self.send(Input::Message { chat, message, answer, trace: None, room: None }).await
     }
 
     /// Attaches a member: entries for it go to `lane`, which replaces an older one, and so does a

@@ -253,8 +253,10 @@ impl Piece for Outgoing {
         let last = append.entries.last()?;
         let previous = Position { term: last.term, index: last.index };
         let (term, attach, commit) = (append.term, append.attach, append.commit);
-        let rest = Append { term, attach, previous, entries, commit, past: None, reign: None };
-        Some(Self::Message(Message { body: Body::Append(rest), ..*message }))
+        let (past, reign, last) = (None, None, None);
+        let rest = Append { term, attach, previous, entries, commit, past, reign, last };
+        let words = Vec::new();
+        Some(Self::Message(Message { words, body: Body::Append(rest), ..*message }))
     }
 }
 
@@ -363,6 +365,7 @@ mod tests {
             to_incarnation: 1,
             generation: 0,
             call: 0,
+            words: Vec::new(),
             body,
         }
     }
@@ -433,6 +436,7 @@ mod tests {
                 probe: false,
                 commit: 0,
                 positions,
+                pasts: Vec::new(),
                 ranking,
             }))
         };

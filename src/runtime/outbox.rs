@@ -131,6 +131,10 @@ pub(super) fn merge_heartbeat(newer: &mut Heartbeat, older: Heartbeat) {
         return;
     }
     newer.ranking = newer.ranking.take().or(older.ranking);
+    if newer.pasts.is_empty() {
+        // They are told whole.
+        newer.pasts = older.pasts;
+    }
     for (peer, receipt) in older.positions {
         if newer.positions.iter().all(|(other, _)| *other != peer) {
             newer.positions.push((peer, receipt));
@@ -155,6 +159,7 @@ mod tests {
             to_incarnation: 1,
             generation: 0,
             call: 0,
+            words: Vec::new(),
             body,
         }
     }

@@ -9,7 +9,7 @@ use redb::TableDefinition;
 use crate::protocol::types::{Boot, HardState, Incarnation, Index, Past, Pasts, PeerId, Position};
 
 /// Written by every version that this one can read. Another number: another format.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// The log: an entry's canonical form by its index.
 pub const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
@@ -74,7 +74,7 @@ pub enum Table {
 }
 
 const CHECKSUM_LEN: usize = 4;
-const PAST_LEN: usize = 72;
+const PAST_LEN: usize = 136;
 
 /// The checksum of a record.
 pub fn checksum(table: Table, key: &[u8], payload: &[u8]) -> [u8; CHECKSUM_LEN] {
@@ -142,7 +142,7 @@ impl Vows {
     }
 }
 
-/// What is remembered of other peers (R9): 72 bytes each.
+/// What other peers have said of themselves (R9, L5): 136 bytes each.
 pub fn encode_pasts(pasts: &Pasts) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(pasts.len() * PAST_LEN);
     for ((peer, incarnation), past) in pasts {
@@ -151,6 +151,8 @@ pub fn encode_pasts(pasts: &Pasts) -> Vec<u8> {
         for number in [*incarnation, past.boot, past.term, acknowledged.term, acknowledged.index] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
+        // None is without, as nothing but a test's is.
+        bytes.extend_from_slice(&past.signature.unwrap_or([0; 64]));
     }
     bytes
 }
@@ -161,13 +163,15 @@ pub fn decode_pasts(bytes: &[u8]) -> Option<Pasts> {
         return None;
     }
     let past = |record: &[u8]| {
-        let (key, numbers) = record.split_first_chunk::<32>()?;
+        let (key, rest) = record.split_first_chunk::<32>()?;
+        let (numbers, signature) = rest.split_last_chunk::<64>()?;
+        let signature = Some(*signature).filter(|signature| *signature != [0; 64]);
         let mut numbers = numbers.chunks_exact(8).map(number);
         let mut next = || numbers.next().flatten();
         let incarnation = next()?;
         let (boot, term) = (next()?, next()?);
         let acknowledged = Position { term: next()?, index: next()? };
-        Some(((PeerId(*key), incarnation), Past { boot, term, acknowledged }))
+        Some(((PeerId(*key), incarnation), Past { boot, term, acknowledged, signature }))
     };
     records.map(past).collect()
 }

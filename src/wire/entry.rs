@@ -1,11 +1,13 @@
 //! Records of the log on the wire: entries, submissions and what they do.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{
     WireError, check_address, check_name, hex, milliseconds, pb, peer_id, signature, timestamp,
     trace_context,
 };
+use crate::protocol::signed::{SignedChange, WORDS_MAX, Words};
 use crate::protocol::traceparent::to_traceparent;
 use crate::protocol::types::{
     ADDRESS_BYTES_MAX, Entry, Hash, INVITE_LINK_USES_MAX, InviteLinkId, InviteLinkProof,
@@ -202,6 +204,35 @@ fn from_membership(membership: pb::Membership) -> Result<Membership, WireError> 
     })
 }
 
+/// What bears a message out, as others get it.
+pub fn to_words(words: &Words) -> Vec<pb::SignedChange> {
+    let words = words.iter().map(|word| pb::SignedChange {
+        author_peer_id: hex(&word.author.0),
+        session: word.session,
+        number: word.number,
+        change: Some(to_membership(&word.change)),
+        signature: word.signature.map(|s| s.to_vec()).unwrap_or_default(),
+    });
+    words.collect()
+}
+
+/// The same as another peer sent it. The signatures are not looked at here.
+pub fn from_words(words: Vec<pb::SignedChange>) -> Result<Words, WireError> {
+    if words.len() > WORDS_MAX {
+        return Err(WireError::TooLong("words"));
+    }
+    let words = words.into_iter().map(|word| {
+        Ok(Arc::new(SignedChange {
+            author: peer_id(&word.author_peer_id, "author_peer_id")?,
+            session: word.session,
+            number: word.number,
+            change: from_membership(word.change.ok_or(WireError::Missing("change"))?)?,
+            signature: signature(&word.signature)?,
+        }))
+    });
+    words.collect()
+}
+
 /// That a peer has an invite link, as others get it.
 pub fn to_proof(proof: &InviteLinkProof) -> pb::InviteLinkProof {
     pb::InviteLinkProof { link_id: hex(&proof.link.0), signature: proof.signature.to_vec() }
@@ -344,6 +375,19 @@ mod tests {
             let entry = entry(payload);
             assert_eq!(from_entry(to_entry(&entry)), Ok(entry));
         }
+    }
+
+    #[test]
+    fn what_bears_a_message_out_reads_back_and_is_bounded() {
+        let word = |number| {
+            let (author, peer) = (PeerId([1; 32]), PeerId([2; 32]));
+            let change = Membership::Removing { peer };
+            Arc::new(SignedChange { author, session: 3, number, change, signature: Some([4; 64]) })
+        };
+        let words: Words = (1..=WORDS_MAX as u64).map(word).collect();
+        assert_eq!(from_words(to_words(&words)), Ok(words.clone()));
+        let more = [words, vec![word(9)]].concat();
+        assert_eq!(from_words(to_words(&more)), Err(WireError::TooLong("words")));
     }
 
     #[test]

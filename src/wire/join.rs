@@ -148,6 +148,7 @@ mod tests {
             to_incarnation: 0,
             generation: 0,
             call: 0,
+            words: Vec::new(),
             body: Body::Goodbye,
         };
         let link = InviteLinkId([6; 32]);

@@ -4,29 +4,31 @@
 
 use std::sync::Arc;
 
-use super::entry::{from_entry, from_submission, to_entry, to_submission};
+use super::entry::{from_entry, from_submission, from_words, to_entry, to_submission, to_words};
+pub use super::heartbeat::*;
 pub use super::join::*;
 pub use super::ranking::to_ranking;
-use super::ranking::{from_shortened, shorten};
 pub use super::vote::*;
-use super::{WireError, hex, optional_peer_id, pb, peer_id};
+use super::{WireError, hex, optional_peer_id, pb, peer_id, signature};
 use crate::protocol::message::{
-    Accepted, Acknowledge, Append, Attach, Body, FindHostAnswer, Heartbeat, LookBack, Message,
-    Receipt, ReportDelays, Submit, SubmitAnswer, SubmitProblem,
+    Accepted, Acknowledge, Append, Attach, Body, FindHostAnswer, LookBack, Message, Receipt,
+    ReportDelays, Submit, SubmitAnswer, SubmitProblem,
 };
+use crate::protocol::signed::Words;
 use crate::protocol::types::{
     Boot, ChatId, DELAY_US_MAX, Generation, Incarnation, MEMBERS_MAX, Past, PeerId, Position,
     TERM_MAX,
 };
 
 /// The chat, its generation and the incarnations that a message names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     pub chat: ChatId,
     pub from_incarnation: Incarnation,
     pub from_boot: Boot,
     pub to_incarnation: Incarnation,
     pub generation: Generation,
+    pub words: Words,
 }
 
 impl Header {
@@ -45,6 +47,7 @@ impl Header {
             to_incarnation: self.to_incarnation,
             generation: self.generation,
             call: 0,
+            words: self.words.clone(),
             body,
         }
     }
@@ -57,6 +60,7 @@ pub fn to_header(chat: ChatId, message: &Message) -> Option<pb::Header> {
         from_boot: message.from_boot,
         to_incarnation: message.to_incarnation,
         generation: message.generation,
+        words: to_words(&message.words),
     })
 }
 
@@ -68,6 +72,7 @@ pub fn from_header(header: Option<pb::Header>) -> Result<Header, WireError> {
         from_boot: header.from_boot,
         to_incarnation: header.to_incarnation,
         generation: header.generation,
+        words: from_words(header.words)?,
     })
 }
 
@@ -128,8 +133,9 @@ pub fn from_replicate_response(
                 previous: from_position(append.previous),
                 entries: entries.map(|e| from_entry(e).map(Arc::new)).collect::<Result<_, _>>()?,
                 commit: append.commit,
-                past: append.past.map(from_past),
+                past: append.past.map(from_past).transpose()?,
                 reign: append.reign.map(from_entry).transpose()?.map(Arc::new),
+                last: append.last,
             })
         }
         Content::LookBack(index) => Body::LookBack(LookBack { term, attach, index }),
@@ -147,76 +153,8 @@ fn to_append(append: &Append) -> pb::Append {
         commit: append.commit,
         past: append.past.as_ref().map(to_past),
         reign: append.reign.as_deref().map(to_entry),
+        last: append.last,
     }
-}
-
-// Heartbeats.
-
-pub fn to_heartbeat(chat: ChatId, message: &Message) -> Option<pb::HeartbeatsResponse> {
-    let header = to_header(chat, message);
-    match &message.body {
-        Body::Heartbeat(heartbeat) => {
-            let (ranking, delays) = heartbeat.ranking.as_deref().map(shorten).unzip();
-            Some(pb::HeartbeatsResponse {
-                header,
-                term: heartbeat.term,
-                number: heartbeat.number,
-                interval_us: heartbeat.interval_us,
-                sent_us: heartbeat.sent_us,
-                lease_us: heartbeat.lease_us,
-                probe: heartbeat.probe,
-                commit: heartbeat.commit,
-                receipts: heartbeat.positions.iter().map(to_receipt).collect(),
-                ranking,
-                refused: None,
-                ended: None,
-                delays: delays.unwrap_or_default(),
-            })
-        }
-        Body::Refused(refused) => Some(pb::HeartbeatsResponse {
-            header,
-            term: refused.term,
-            refused: Some(to_refused(refused)),
-            ..Default::default()
-        }),
-        _ => None,
-    }
-}
-
-pub fn from_heartbeat(response: pb::HeartbeatsResponse) -> Result<(Header, Body), WireError> {
-    let header = from_header(response.header)?;
-    if let Some(refused) = response.refused {
-        return Ok((header, Body::Refused(from_refused(&refused)?)));
-    }
-    if response.receipts.len() > MEMBERS_MAX {
-        return Err(WireError::TooLong("receipts"));
-    }
-    let positions = response.receipts.iter();
-    let heartbeat = Heartbeat {
-        term: response.term,
-        number: response.number,
-        interval_us: response.interval_us,
-        sent_us: response.sent_us,
-        lease_us: response.lease_us,
-        probe: response.probe,
-        commit: response.commit,
-        positions: positions.map(from_receipt).collect::<Result<_, _>>()?,
-        ranking: response
-            .ranking
-            .map(|ranking| from_shortened(ranking, &response.delays))
-            .transpose()?
-            .map(Arc::new),
-    };
-    Ok((header, Body::Heartbeat(heartbeat)))
-}
-
-fn to_receipt((peer, receipt): &(PeerId, Receipt)) -> pb::MemberReceipt {
-    pb::MemberReceipt { peer_id: hex(&peer.0), delivered: receipt.delivered, read: receipt.read }
-}
-
-fn from_receipt(receipt: &pb::MemberReceipt) -> Result<(PeerId, Receipt), WireError> {
-    let peer = peer_id(&receipt.peer_id, "peer_id")?;
-    Ok((peer, Receipt { delivered: receipt.delivered, read: receipt.read }))
 }
 
 // Acknowledge.
@@ -297,6 +235,7 @@ pub fn to_submit_response(chat: ChatId, message: &Message) -> Option<pb::SubmitR
         Some(SubmitProblem::Gap { last }) => (pb::SubmitProblem::Gap, last),
         Some(SubmitProblem::NotServing) => (pb::SubmitProblem::NotServing, 0),
         Some(SubmitProblem::StorageFull) => (pb::SubmitProblem::StorageFull, 0),
+        Some(SubmitProblem::OverQuota) => (pb::SubmitProblem::OverQuota, 0),
         Some(SubmitProblem::NotMember) => (pb::SubmitProblem::NotMember, 0),
     };
     let accepted = answer.accepted.iter().map(|a| pb::AcceptedSubmission {
@@ -326,6 +265,7 @@ pub fn from_submit_response(response: pb::SubmitResponse) -> Result<(Header, Bod
         pb::SubmitProblem::Gap => Some(SubmitProblem::Gap { last: response.last_number }),
         pb::SubmitProblem::NotServing => Some(SubmitProblem::NotServing),
         pb::SubmitProblem::StorageFull => Some(SubmitProblem::StorageFull),
+        pb::SubmitProblem::OverQuota => Some(SubmitProblem::OverQuota),
         pb::SubmitProblem::NotMember => Some(SubmitProblem::NotMember),
     };
     let header = from_header(response.header)?;
@@ -361,6 +301,8 @@ pub fn to_report_request(
         } else {
             report.preferences.iter().map(|peer| hex(&peer.0)).collect()
         },
+        past: report.past.as_ref().map(to_past),
+        unchanged: report.unchanged,
     }
 }
 
@@ -393,6 +335,8 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
             .into_iter()
             .map(|peer| peer_id(peer, "preferences"))
             .collect::<Result<_, _>>()?,
+        unchanged: request.unchanged,
+        past: request.past.map(from_past).transpose()?,
     };
     Ok((header, Body::ReportDelays(report)))
 }
@@ -400,12 +344,23 @@ pub fn from_report_request(request: pb::ReportDelaysRequest) -> Result<(Header, 
 // Finding the host.
 
 /// The answer of a peer in the chat that was asked for.
-pub fn from_find_host_response(response: &pb::FindHostResponse) -> Result<Body, WireError> {
+pub fn from_find_host_response(
+    chat: ChatId,
+    response: pb::FindHostResponse,
+) -> Result<(Header, Body), WireError> {
+    let header = Header {
+        chat,
+        from_incarnation: response.incarnation,
+        from_boot: 0,
+        to_incarnation: 0,
+        generation: response.generation,
+        words: from_words(response.words)?,
+    };
     if let Some(refused) = &response.refused {
-        return Ok(Body::Refused(from_refused(refused)?));
+        return Ok((header, Body::Refused(from_refused(refused)?)));
     }
     let host = optional_peer_id(&response.host_peer_id, "host_peer_id")?;
-    Ok(Body::FindHostAnswer(FindHostAnswer { term: response.term, host }))
+    Ok((header, Body::FindHostAnswer(FindHostAnswer { term: response.term, host })))
 }
 
 pub(super) fn to_optional_peer(peer: Option<PeerId>) -> String {
@@ -423,18 +378,23 @@ pub(super) fn from_position(position: Option<pb::Position>) -> Position {
 
 pub(super) fn to_past(past: &Past) -> pb::Past {
     let acknowledged = Some(to_position(past.acknowledged));
-    pb::Past { boot: past.boot, term: past.term, acknowledged }
+    let signature = past.signature.map(|s| s.to_vec()).unwrap_or_default();
+    pb::Past { boot: past.boot, term: past.term, acknowledged, signature }
 }
 
-pub(super) fn from_past(past: pb::Past) -> Past {
-    Past { boot: past.boot, term: past.term, acknowledged: from_position(past.acknowledged) }
+pub(super) fn from_past(past: pb::Past) -> Result<Past, WireError> {
+    let acknowledged = from_position(past.acknowledged);
+    let signature = signature(&past.signature)?;
+    Ok(Past { boot: past.boot, term: past.term, acknowledged, signature })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::invite_link::InviteLinkProblem;
-    use crate::protocol::message::{Absence, Candidate, Ranking, Refused, RefusedReason};
+    use crate::protocol::message::{
+        Absence, Candidate, Heartbeat, Ranking, Refused, RefusedReason,
+    };
     use crate::protocol::types::DELAYS_SHOWN_MAX;
 
     const CHAT: ChatId = ChatId([7; 16]);
@@ -448,6 +408,7 @@ mod tests {
             to_incarnation: 5,
             generation: 6,
             call: 0,
+            words: Vec::new(),
             body,
         }
     }
@@ -472,6 +433,8 @@ mod tests {
                 (PeerId([1; 32]), PeerId([2; 32]), 77),
             ],
         };
+        let acknowledged = Position { term: 2, index: 9 };
+        let past = Past { boot: 3, term: 2, acknowledged, signature: Some([7; 64]) };
         let heartbeat = message(Body::Heartbeat(Heartbeat {
             term: 2,
             number: 3,
@@ -481,6 +444,7 @@ mod tests {
             probe: true,
             commit: 5,
             positions: vec![(PeerId([1; 32]), Receipt { delivered: 1, read: 0 })],
+            pasts: vec![(PeerId([1; 32]), 5, past)],
             ranking: Some(Arc::new(ranking)),
         }));
         let wire = to_heartbeat(CHAT, &heartbeat).expect("a heartbeat");
@@ -498,6 +462,9 @@ mod tests {
         let peer = PeerId([0xff; 32]);
         let candidate = Candidate { peer, farness_us: Some(u64::MAX), absence: None };
         let receipt = Receipt { delivered: u64::MAX, read: u64::MAX };
+        let acknowledged = Position { term: u64::MAX, index: u64::MAX };
+        let signature = Some([0xff; 64]);
+        let past = Past { boot: u64::MAX, term: u64::MAX, acknowledged, signature };
         let ranking = Ranking {
             term: u64::MAX,
             version: u64::MAX,
@@ -513,6 +480,7 @@ mod tests {
             probe: true,
             commit: u64::MAX,
             positions: vec![(peer, receipt); MEMBERS_MAX],
+            pasts: vec![(peer, u64::MAX, past); PASTS_MAX],
             ranking: Some(Arc::new(ranking)),
         }));
         let wire = to_heartbeat(CHAT, &heartbeat).expect("a heartbeat");

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::message::to_ranking;
 use super::{hex, pb, timestamp};
 use crate::protocol::event::{LinkState, Role, Status};
+use crate::protocol::evidence::Evidence;
 use crate::protocol::recovery::generation_text;
 use crate::protocol::types::{
     ChatId, Entry, InviteLinkId, MemberState, Membership, Payload, PeerId,
@@ -69,8 +70,19 @@ pub fn to_chat(
         fault: fault.to_owned(),
         generation: generation_text(status.generation),
         majority_lost: status.majority_lost,
+        over_quota: status.is_over_quota,
         removed_by_peer_id: status.removed_by.map_or_else(String::new, |by| hex(&by.0)),
+        evidence: status
+            .evidence
+            .iter()
+            .map(|(peer, evidence)| to_evidence(peer, evidence))
+            .collect(),
     }
+}
+
+fn to_evidence(peer: &PeerId, evidence: &Evidence) -> pb::Evidence {
+    let what = evidence.what.to_owned();
+    pb::Evidence { peer_id: hex(&peer.0), term: evidence.term, what }
 }
 
 /// A committed entry as programs see it. `open` opens a sealed message; what cannot be opened is

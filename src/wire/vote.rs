@@ -52,10 +52,9 @@ pub fn from_nominate_response(response: pb::NominateResponse) -> Result<(Header,
     Ok((header, Body::NominateAnswer(NominateAnswer { term: response.term, host_alive })))
 }
 
-/// Without the caller's address, which the log says.
 pub fn to_solicit_request(header: Option<pb::Header>, n: &Nominate) -> pb::SolicitRequest {
     let last = Some(to_position(n.last));
-    pb::SolicitRequest { header, term: n.term, last, ..Default::default() }
+    pb::SolicitRequest { header, term: n.term, last }
 }
 
 pub fn from_solicit_request(request: pb::SolicitRequest) -> Result<(Header, Body), WireError> {
@@ -121,7 +120,7 @@ pub fn from_vote_request(request: pb::RequestVoteRequest) -> Result<(Header, Bod
             hash: hash(&request.last_hash, "last_hash")?,
         },
         hand_over: request.hand_over.map(from_hand_over).transpose()?,
-        past: request.past.map(from_past),
+        past: request.past.map(from_past).transpose()?,
     };
     Ok((header, Body::RequestVote(body)))
 }
@@ -197,13 +196,9 @@ pub fn from_withdraw_request(request: pb::WithdrawRequest) -> Result<(Header, Bo
 }
 
 /// With where the caller can be dialled.
-pub fn to_announce_request(
-    header: Option<pb::Header>,
-    announce: &Announce,
-    address: String,
-) -> pb::AnnounceRequest {
+pub fn to_announce_request(header: Option<pb::Header>, announce: &Announce) -> pb::AnnounceRequest {
     let reign = announce.reign.as_deref().map(to_entry);
-    pb::AnnounceRequest { header, term: announce.term, address, reign }
+    pb::AnnounceRequest { header, term: announce.term, reign }
 }
 
 pub fn from_announce_request(request: pb::AnnounceRequest) -> Result<(Header, Body), WireError> {
@@ -348,6 +343,7 @@ mod tests {
             to_incarnation: 5,
             generation: 6,
             call: 0,
+            words: Vec::new(),
             body: body.clone(),
         };
         let wire = to_vote_response(CHAT, &vote).expect("a vote");

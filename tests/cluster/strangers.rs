@@ -54,6 +54,7 @@ impl Stranger {
             from_boot: 1,
             to_incarnation: 0,
             generation: 0,
+            words: Vec::new(),
         })
     }
 

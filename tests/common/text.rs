@@ -293,6 +293,8 @@ pub fn message(message: &Message) -> String {
     }
     let details = details(&message.body);
     let joined = if details.starts_with(',') { "" } else { " " };
+    let is_shown = matches!(message.body, Body::Refused(_)) && !message.words.is_empty();
+    let details = if is_shown { format!("{details}, and shows it") } else { details };
     format!("{text}{joined}{}", details.trim_start()).trim_end().to_owned()
 }
 
@@ -345,6 +347,7 @@ pub fn notice(notice: &Notice) -> String {
         Notice::Removed { by: None } => "removed".into(),
         Notice::Removed { by: Some(by) } => format!("removed by {}", peer(by)),
         Notice::BelowOwnPast => "below its own past".into(),
+        Notice::Evidence { peer: liar, what, .. } => format!("{} is at fault: {what}", peer(liar)),
         Notice::Fault { what } => format!("FAULT {what}"),
     }
 }

@@ -150,7 +150,12 @@ fn records() -> Seeds {
         let hard_state = HardState { term: 5, vote };
         of(0, Vows { incarnation: 1, boot: 2, hard_state, furthest: Position::default() }.encode())
     };
-    let past = Past { boot: 1, term: 2, acknowledged: Position { term: 2, index: 7 } };
+    let past = Past {
+        boot: 1,
+        term: 2,
+        acknowledged: Position { term: 2, index: 7 },
+        signature: Some([7; 64]),
+    };
     let pasts = Pasts::from([((peer(1), 7), past), ((peer(2), 8), Past::default())]);
     vec![
         named("vows", vows(None)),

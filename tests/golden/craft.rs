@@ -9,11 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use demes_protocol::message::{
     Acknowledge, Announce, Append, Attach, Body, FetchLog, FetchLogAnswer, Granted, HandOver,
-    Heartbeat, Message, Nominate, Receipt, Refused, RefusedReason, RequestVote, Submit, Vote,
-    Withdraw, WithdrawReason,
+    Heartbeat, Message, Nominate, Receipt, Refused, RefusedReason, ReportDelays, RequestVote,
+    Submit, Vote, Withdraw, WithdrawReason,
 };
 use demes_protocol::reign::ballot_of;
 use demes_protocol::sign::{signed_entry, signed_vote};
+use demes_protocol::signed::SignedChange;
 use demes_protocol::types::{
     Ballot, ChatId, End, Entry, Hash, Membership, Past, Payload, PeerId, Position, Reign,
     SignedVote, Submission, VoterSet,
@@ -82,8 +83,45 @@ pub fn message(
         to_incarnation: words.or("to_incarnation", known)?,
         generation: words.or("generation", sender.map_or(0, |image| image.generation))?,
         call: 1,
+        words: shown(from, to, from_incarnation, &words)?,
         body: body(world, from, to, kind, &words)?,
     })
+}
+
+/// What bears the message out. `removed_by=2 number=3`: member 2's word, its third, that the
+/// addressee is to go. `let_in_by=2`: 2's invitation of the sender, and the sender's joining.
+/// `outlived_by=9`: the addressee's joining as incarnation 9.
+fn shown(
+    from: u8,
+    to: u8,
+    from_incarnation: u64,
+    words: &Words,
+) -> Result<Vec<Arc<SignedChange>>, String> {
+    let word = |author: PeerId, session, number, change| {
+        Arc::new(SignedChange { author, session, number, change, signature: None })
+    };
+    let joined = |peer: u8| Membership::Joined {
+        name: format!("person {peer}"),
+        address: format!("h:{peer}"),
+        proof: None,
+    };
+    let number = words.or("number", 1)?;
+    let mut shown = Vec::new();
+    if words.text("removed_by").is_some() {
+        let by = words.peer_or("removed_by", id(to))?;
+        let removing = Membership::Removing { peer: id(to) };
+        shown.push(word(by, first_incarnation(by.0[0]), number, removing));
+    }
+    if words.text("let_in_by").is_some() {
+        let by = words.peer_or("let_in_by", id(to))?;
+        let invited = Membership::Invited { peer: id(from), address: format!("h:{from}") };
+        shown.push(word(by, first_incarnation(by.0[0]), number, invited));
+        shown.push(word(id(from), from_incarnation, 0, joined(from)));
+    }
+    if words.text("outlived_by").is_some() {
+        shown.push(word(id(to), words.or("outlived_by", 0)?, 0, joined(to)));
+    }
+    Ok(shown)
 }
 
 fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Body, String> {
@@ -109,6 +147,7 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
                 commit,
                 past: past(words)?,
                 reign: None,
+                last: None,
             })
         }
         "Heartbeat" => Body::Heartbeat(Heartbeat {
@@ -120,6 +159,7 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             probe: words.or("probe", false)?,
             commit: words.or("commit", 0)?,
             positions: positions(words)?,
+            pasts: Vec::new(),
             ranking: None,
         }),
         "Acknowledge" => Body::Acknowledge(Acknowledge {
@@ -130,6 +170,14 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             heartbeat: words.or("heard", 0)?,
             receipt: Receipt::default(),
             ranking_version: 0,
+        }),
+        "ReportDelays" => Body::ReportDelays(ReportDelays {
+            term,
+            row: Vec::new(),
+            preferences: Vec::new(),
+            host_weight: 100,
+            unchanged: false,
+            past: past(words)?,
         }),
         "Submit" => Body::Submit(Submit { term, author: None, submissions: submissions(words)? }),
         "Nominate" => Body::Nominate(Nominate { term, last }),
@@ -179,6 +227,10 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             term,
             reason: match words.text("reason") {
                 Some("StaleTerm") => RefusedReason::StaleTerm,
+                Some("Outlived") => RefusedReason::Outlived { is_here: false },
+                Some("Removed") => {
+                    RefusedReason::Removed { by: Some(words.peer_or("by", id(from))?) }
+                }
                 _ => RefusedReason::NotMember,
             },
         }),
@@ -224,7 +276,8 @@ fn past(words: &Words) -> Result<Option<Past>, String> {
     };
     let number = |text: &str| text.parse().map_err(|why| format!("past: {why}"));
     let acknowledged = position(acknowledged)?;
-    Ok(Some(Past { boot: number(boot)?, term: number(term)?, acknowledged }))
+    let (boot, term) = (number(boot)?, number(term)?);
+    Ok(Some(Past { boot, term, acknowledged, signature: None }))
 }
 
 /// `receipt=5:9`: peer 5 has got and read everything up to 9.
@@ -260,7 +313,7 @@ fn submissions(words: &Words) -> Result<Vec<Submission>, String> {
 
 /// `entries=5,5,6`: one entry per term, following `previous` in the addressee's log: a message, or
 /// `kind=TermStart votes=2,3`, with votes that those have given for that very place. `kinds` says
-/// what each of them is.
+/// what each of them is; `VoterChange:23` makes 2 and 3 the voters.
 fn entries(
     world: &World,
     from: u8,
@@ -296,21 +349,32 @@ fn made(
         let mut entry = Entry {
             index,
             term,
-            author: id(from),
-            session: first_incarnation(from),
+            author: words.peer_or("author", id(from))?,
+            session: first_incarnation(words.peer_or("author", id(from))?.0[0]),
             number: words.or("number", 0)?,
             created_at_ms: 0,
             trace: None,
             payload: match kinds.next().or(words.text("kind")) {
                 Some("Recovered") => Payload::Membership(Membership::Recovered { generation: 55 }),
+                Some("Message") => Payload::Message {
+                    request_id: "made up".into(),
+                    sealed: Bytes::from_static(b"made up"),
+                },
+                Some("VoterChange") => {
+                    let voter = words.peer_or("peer", id(from))?;
+                    let voters = [(voter, first_incarnation(voter.0[0]))];
+                    Payload::VoterChange(VoterSet(voters.into()))
+                }
+                Some(kind) if kind.starts_with("VoterChange:") => {
+                    let peers = kind.bytes().skip("VoterChange:".len()).map(|digit| digit - b'0');
+                    let voters = peers.map(|peer| (id(peer), first_incarnation(peer)));
+                    Payload::VoterChange(VoterSet(voters.collect()))
+                }
                 Some("Removed") => Payload::Membership(Membership::Removed {
                     peer: words.peer_or("peer", id(from))?,
                 }),
                 Some("TermStart") => Payload::TermStart(Reign::default()),
                 None if words.text("votes").is_some() => Payload::TermStart(Reign::default()),
-                Some("VoterChange") => {
-                    Payload::VoterChange(VoterSet([(id(from), first_incarnation(from))].into()))
-                }
                 _ => Payload::Message {
                     request_id: format!("crafted {index}"),
                     sealed: Bytes::from(format!("crafted {index}")),

@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 
 /// The rules that the scripts show: all of the core's that are built.
 const RULES: &str = "R1 R2 R3 R4 R5 R6 R7 R8 R9 R10 R11 R12 R13 R14 R15 R16 R17 R18 R19 R20 R21 \
-    R22 R23 R24 R25 R26 R27 R28 R29 R30 R31 R32 R33 R34 R35 R36 R37 R38 R43 R45 L1 L3 L5";
+    R22 R23 R24 R25 R26 R27 R28 R29 R30 R31 R32 R33 R34 R35 R36 R37 R38 R43 R45 \
+    L1 L2 L3 L4 L5 L6 L8";
 
 /// Where the scripts are, in order.
 pub fn scripts() -> Vec<PathBuf> {

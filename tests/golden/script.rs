@@ -127,6 +127,8 @@ impl Runner {
             "window_bytes" => config.window_bytes = value as usize,
             "window_entries" => config.window_entries = value as usize,
             "checkpoint_every" => config.checkpoint_every = value,
+            "quota_bytes" => config.quota.bytes = value,
+            "quota_rare" => config.quota.rare = value,
             "steady_ms" => config.steady_us = value * 1_000,
             "back_ms" => config.back_us = value * 1_000,
             "tenure_ms" => config.tenure_us = value * 1_000,

@@ -340,6 +340,7 @@ impl World {
             to_incarnation: 0,
             generation,
             call: 1,
+            words: Vec::new(),
             body: Body::Join(join),
         });
         Ok(())

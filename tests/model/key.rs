@@ -83,9 +83,19 @@ fn add_persist(part: &mut Part, persist: &Persist) {
 
 /// For how long a host is alive, and what is for showing, changes nothing that a receiver does.
 fn add_message(part: &mut Part, message: &Message) {
-    let Message { from, from_incarnation, from_boot, to, to_incarnation, generation, call, body } =
-        message;
+    let Message {
+        from,
+        from_incarnation,
+        from_boot,
+        to,
+        to_incarnation,
+        generation,
+        call,
+        words,
+        body,
+    } = message;
     let into = &mut part.hasher;
+    words.hash(into);
     (from.0[0], from_incarnation, from_boot, to.0[0], to_incarnation, generation, call).hash(into);
     std::mem::discriminant(body).hash(into);
     body.term().hash(into);
@@ -96,8 +106,8 @@ fn add_message(part: &mut Part, message: &Message) {
             part.counts.push(Count::Attach { member: *from, number: body.attach });
         }
         Body::Append(body) => {
-            let Append { term: _, attach, previous, entries, commit, past, reign } = body;
-            (previous, entries.len(), commit, past).hash(into);
+            let Append { term: _, attach, previous, entries, commit, past, reign, last } = body;
+            (previous, entries.len(), commit, past, last).hash(into);
             reign.as_ref().map(|reign| reign.hash).hash(into);
             for entry in entries {
                 entry.hash.hash(into);
@@ -111,9 +121,18 @@ fn add_message(part: &mut Part, message: &Message) {
         Body::Heartbeat(body) => {
             // All leases are alike here.
             let Heartbeat { sent_us: _, lease_us: _, .. } = body;
-            let Heartbeat { term, number, interval_us, probe, commit, positions, ranking, .. } =
-                body;
-            (interval_us, probe, commit, positions).hash(into);
+            let Heartbeat {
+                term,
+                number,
+                interval_us,
+                probe,
+                commit,
+                positions,
+                pasts,
+                ranking,
+                ..
+            } = body;
+            (interval_us, probe, commit, positions, pasts).hash(into);
             ranking.as_ref().map(|ranking| (ranking.term, ranking.version)).hash(into);
             part.counts.push(Count::Heartbeat { term: *term, number: *number });
         }

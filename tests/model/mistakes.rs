@@ -64,7 +64,7 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake(Bug::LearnerCounts, configurations::voters, true, DURABLE),
     mistake(Bug::VotersOnCommit, configurations::late_voters, true, VOTERS),
-    mistake(Bug::UnmatchedAcknowledged, configurations::adoptions, false, DURABLE),
+    mistake(Bug::UnmatchedAcknowledged, configurations::attaches, false, DURABLE),
     mistake(Bug::GoesBeforeVote, configurations::voters, true, DURABLE),
     mistake(
         Bug::OlderTermCommitted,

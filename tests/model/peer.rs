@@ -446,6 +446,7 @@ pub fn join(peer: &Peer, host: usize) -> Message {
         to_incarnation: 0,
         generation: 0,
         call: 0,
+        words: Vec::new(),
         body: Body::Join(demes_protocol::message::Join {
             name: format!("person {number}"),
             address: format!("h:{number}"),

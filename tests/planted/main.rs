@@ -40,6 +40,15 @@ fn catcher(mistake: Mistake) -> (&'static str, &'static str) {
         Mistake::EntryHashUnchecked | Mistake::EntryUnsigned => {
             (SECURITY, "lying_host::a_forged_hash_or_signature_is_dropped")
         }
+        Mistake::WordUnsigned => {
+            (LIB, "rpc::edge::tests::l1_l5_what_bears_a_message_out_is_signed")
+        }
+        Mistake::PastUnsigned => {
+            (SECURITY, "lies::a_members_word_about_anothers_past_stops_nobody")
+        }
+        Mistake::KeysUnbounded => {
+            (LIB, "rpc::gate::tests::l2_keys_of_one_machine_share_what_it_may")
+        }
         Mistake::VotesUnchecked => (
             LIB,
             "crypto::verify::tests::a_reign_and_its_voters_are_signed_for_one_place_of_one_log",

@@ -111,13 +111,66 @@ async fn invitations_that_have_ended_or_are_too_many_are_refused() {
         }
     }
     let (arrived, status) = limited.expect("there is a limit");
-    assert_eq!((status.code(), reason(&status)), (Code::ResourceExhausted, "RATE_LIMITED".into()));
-    assert!(arrived < 256, "{arrived}");
+    let why = (status.code(), reason(&status));
+    assert_eq!(why, (Code::ResourceExhausted, "TOO_MANY_INVITES".into()));
+    assert_eq!(arrived, 16);
     assert_eq!(ann.invites().await.len(), arrived as usize);
     // Another key has calls of its own.
     let other = Identity::generate().expect("a key");
     let mut others = Calls::to(&other, &ann.address()).await;
     others.peer.invite(request(5_000, soon)).await.expect("one more arrives");
+}
+
+// L2: keys cost nothing; those who make them leave room, whatever they invite to and until when.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_cannot_fill_the_invitations_nor_keep_out_who_really_invites() {
+    let (ann, ben) = (Peer::start("Ann").await, Peer::start("Ben").await);
+    let chat = ann.create(LUNCH, Vec::new()).await.expect("a chat").chat_id;
+    let request = |chat_id: String, name: &str, address: &str| pb::InviteRequest {
+        chat_id,
+        chat_name: name.to_owned(),
+        inviter_name: "Ann".to_owned(),
+        inviter_address: address.to_owned(),
+        // The year 9999.
+        expires_at: Some(prost_types::Timestamp { seconds: 253_402_300_799, nanos: 0 }),
+    };
+    // Whoever knows the chat's id invites to it first.
+    let squatter = Identity::generate().expect("a key");
+    let mut calls = Calls::to(&squatter, &ben.address()).await;
+    let first = request(chat.clone(), LUNCH, "127.0.0.1:9");
+    calls.peer.invite(first).await.expect("it arrives");
+    for key in 0..4_u32 {
+        let identity = Identity::generate().expect("a key");
+        let mut calls = Calls::to(&identity, &ben.address()).await;
+        for number in 0..70 {
+            let id = format!("{:032x}", 1_000 * (key + 1) + number);
+            let _ = calls.peer.invite(request(id, "party", "127.0.0.1:9")).await;
+        }
+    }
+    let invited = ben.invites().await;
+    assert!(invited.len() <= 65, "{}", invited.len());
+    let days = 91 * 86_400;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("now").as_secs();
+    let ends = |invite: &pb::Invite| invite.expires_at.expect("an end").seconds;
+    assert!(invited.iter().all(|invite| ends(invite) < (now + days) as i64), "none is for ever");
+    // Ann's own arrives all the same, and it is hers that Ben accepts.
+    let address = ben.address();
+    let invite = pb::InviteMemberRequest { chat: LUNCH.to_owned(), address, timeout_s: 0 };
+    ann.client.clone().invite_member(invite).await.expect("on its way");
+    let by_ann = || async {
+        let invites = ben.invites().await;
+        invites.into_iter().find(|invite| invite.peer_id == ann.id()).map(drop)
+    };
+    until("Ann's invitation", by_ann).await;
+    let accept = |chat: String| {
+        let request = pb::AcceptInviteRequest { chat, link: String::new() };
+        async { ben.client.clone().accept_invite(request).await }
+    };
+    assert_refused(accept(chat.clone()).await, Code::FailedPrecondition, "CHAT_AMBIGUOUS");
+    accept(format!("{chat}@{}", &ann.id()[..16])).await.expect("accepted");
+    ben.sees("the chat served", |chat| chat.serving).await;
+    ben.says(LUNCH, "here I am").await;
+    assert_eq!(ann.texts().await, ["here I am"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,8 @@ mod floods;
 mod frames;
 mod invites;
 mod keys;
+mod liar;
+mod lies;
 mod lying_host;
 mod members;
 mod peer;

@@ -44,12 +44,21 @@ impl Peer {
 
     pub async fn with_limits(name: &str, limits: Limits) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
+        Self::at(name, dir, "127.0.0.1:0", limits).await
+    }
+
+    /// One that has run before, at its old address.
+    pub async fn again(name: &str, dir: TempDir, address: &str) -> Self {
+        Self::at(name, dir, address, Limits::default()).await
+    }
+
+    async fn at(name: &str, dir: TempDir, address: &str, limits: Limits) -> Self {
         // A busy machine is no reason to elect a host here.
         let protocol = Config { lease_min_us: 2_000_000, ..Config::default() };
         let options = ServeOptions {
             data_dir: dir.path().to_owned(),
             name: name.to_owned(),
-            peer_listen: "127.0.0.1:0".parse().expect("an address"),
+            peer_listen: address.parse().expect("an address"),
             advertise: None,
             client_listen: "127.0.0.1:0".parse().expect("an address"),
             require_token: false,
@@ -63,7 +72,9 @@ impl Peer {
             bootstrap: Vec::new(),
             limits,
         };
-        let running = serve(options).await.expect("it starts");
+        // The directory and the address are free once the last task of the peer before has ended.
+        let start = || async { serve(options.clone()).await.ok() };
+        let running = until("the peer to start", start).await;
         let address = format!("http://{}", running.client_address());
         let channel = Endpoint::from_shared(address).expect("an address").connect().await;
         let client = ClientServiceClient::new(channel.expect("the peer listens"));

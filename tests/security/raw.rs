@@ -144,7 +144,7 @@ pub struct Speaker {
     pub chat: ChatId,
     /// The log as the store had it, where a member was taken over.
     pub log: Vec<Arc<Entry>>,
-    _dir: Option<TempDir>,
+    pub dir: Option<TempDir>,
 }
 
 impl Speaker {
@@ -152,12 +152,12 @@ impl Speaker {
     pub fn stranger(chat: &pb::Chat) -> Self {
         let chat = chat.chat_id.parse().expect("an id");
         let identity = Identity::generate().expect("a key");
-        Self { identity, incarnation: 7, boot: 1, chat, log: Vec::new(), _dir: None }
+        Self { identity, incarnation: 7, boot: 1, chat, log: Vec::new(), dir: None }
     }
 
     /// Whoever has a key and knows an incarnation.
     pub fn of(identity: Identity, incarnation: u64, chat: ChatId) -> Self {
-        Self { identity, incarnation, boot: 1, chat, log: Vec::new(), _dir: None }
+        Self { identity, incarnation, boot: 1, chat, log: Vec::new(), dir: None }
     }
 
     /// Whoever has copied the key and the store of `peer`, which runs no more.
@@ -166,7 +166,7 @@ impl Speaker {
         let chat: ChatId = chat.parse().expect("an id");
         drop(peer.running.take());
         let speaker = Self::from_store(peer.dir.path(), chat).await;
-        Self { _dir: Some(peer.dir), ..speaker }
+        Self { dir: Some(peer.dir), ..speaker }
     }
 
     /// The same for the one of four that has no vote, and the others.
@@ -186,7 +186,7 @@ impl Speaker {
         let open = || async { DataDir::open(path).ok()?.open_chat(chat).ok() };
         let (_store, recovered) = until("the store to be free", open).await;
         let (incarnation, boot) = (recovered.incarnation, recovered.boot);
-        Self { identity, incarnation, boot, chat, log: recovered.entries, _dir: None }
+        Self { identity, incarnation, boot, chat, log: recovered.entries, dir: None }
     }
 
     /// The incarnation in which a peer that runs takes part, as its own key is told.
@@ -206,6 +206,7 @@ impl Speaker {
             from_boot: self.boot,
             to_incarnation: 0,
             generation: 0,
+            words: Vec::new(),
         })
     }
 

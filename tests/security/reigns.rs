@@ -36,12 +36,8 @@ fn start(speaker: &Speaker, term: u64, before: &Entry, votes: &[(PeerId, SignedV
 }
 
 async fn announce(calls: &mut Calls, speaker: &Speaker, term: u64, reign: Option<&Entry>) {
-    let request = pb::AnnounceRequest {
-        header: speaker.header(),
-        term,
-        address: "127.0.0.1:9".into(),
-        reign: reign.map(to_entry),
-    };
+    let request =
+        pb::AnnounceRequest { header: speaker.header(), term, reign: reign.map(to_entry) };
     let _ = calls.election.announce(request).await;
 }
 

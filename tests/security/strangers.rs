@@ -26,7 +26,7 @@ async fn every_call(
     let header = || header.clone();
     let refused = |response: Option<pb::Refused>| response;
     let mut answers = Vec::new();
-    let request = pb::AnnounceRequest { header: header(), term, ..Default::default() };
+    let request = pb::AnnounceRequest { header: header(), term, reign: None };
     let answer = calls.election.announce(request).await;
     answers.push(("Announce", answer.map(|answer| refused(answer.into_inner().refused))));
     let request = pb::NominateRequest { header: header(), term, last };
@@ -34,7 +34,7 @@ async fn every_call(
     answers.push(("Nominate", answer.map(|answer| answer.into_inner().refused)));
     // R7: only one whose log is ahead may be a voter that the other has not read of yet.
     let behind = Some(pb::Position::default());
-    let request = pb::SolicitRequest { header: header(), term, last: behind, ..Default::default() };
+    let request = pb::SolicitRequest { header: header(), term, last: behind };
     let answer = calls.election.solicit(request).await;
     answers.push(("Solicit", answer.map(|answer| answer.into_inner().refused)));
     let request = pb::RequestVoteRequest {
@@ -211,8 +211,7 @@ async fn a_term_that_nobody_can_have_reached_is_not_believed() {
     for peer in [&ann, &ben] {
         let mut calls = Calls::to(&member.identity, &peer.address()).await;
         for term in [u64::MAX, TERM_MAX + 1] {
-            let request =
-                pb::AnnounceRequest { header: member.header(), term, ..Default::default() };
+            let request = pb::AnnounceRequest { header: member.header(), term, reign: None };
             let answer = calls.election.announce(request).await;
             assert_refused(answer, Code::InvalidArgument, "REQUEST_INVALID");
             let answer = calls.submit(member.submission(term, 1, text("late"), None)).await;
@@ -220,8 +219,7 @@ async fn a_term_that_nobody_can_have_reached_is_not_believed() {
         }
         // L5: what could be a term is nobody's but the member's own.
         for term in [before.term + 1_025, TERM_MAX] {
-            let request =
-                pb::AnnounceRequest { header: member.header(), term, ..Default::default() };
+            let request = pb::AnnounceRequest { header: member.header(), term, reign: None };
             let answer = calls.election.announce(request).await.expect("an answer").into_inner();
             assert_eq!(answer.refused, None);
         }

@@ -22,6 +22,8 @@ use super::world::{SECOND, World};
 /// How late it may answer a ping.
 const LATE_US_MAX: u64 = 3 * SECOND;
 
+const STRANGER: PeerId = PeerId([88; 32]);
+
 /// What a liar wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lie {
@@ -102,7 +104,8 @@ impl World {
     }
 
     /// What a liar says of itself beside that: that it hosts, with its own vote or none, that it is
-    /// in a later term, that its log is further, or that it stands.
+    /// in a later term, that its log is further, or that it stands; and of others, that they are no
+    /// members.
     fn false_word(&mut self, peer: usize) -> Option<Body> {
         let status = &self.peers[peer].status;
         // As a host, it may do as it likes within its reign.
@@ -115,7 +118,10 @@ impl World {
         let (liar, commit) = (self.peers[peer].id, status.commit);
         let ahead = [1, 1, 2, 7, 1_000, 1 << 40][self.prng.below(6) as usize];
         let term = status.term + ahead;
-        let body = match self.prng.below(7) {
+        let others: Vec<_> = self.peers.iter().map(|it| it.id).filter(|it| *it != liar).collect();
+        let other = others[self.prng.below(others.len() as u64) as usize];
+        let refused = |reason| Body::Refused(Refused { term: status.term, reason });
+        let body = match self.prng.below(12) {
             0 => Body::Announce(Announce { term, reign: None }),
             1 => {
                 let reign = Some(self.false_start(liar, end, term));
@@ -130,6 +136,7 @@ impl World {
                 probe: false,
                 commit: commit + 5,
                 positions: Vec::new(),
+                pasts: Vec::new(),
                 ranking: None,
             }),
             3 => {
@@ -141,6 +148,12 @@ impl World {
                 let end = End { last: further, ..end };
                 Body::RequestVote(RequestVote { term, end, hand_over: None, past: None })
             }
+            // Words that would end the part of whoever believed them (L1).
+            6 => refused(RefusedReason::Removed { by: Some(other) }),
+            7 => refused(RefusedReason::Removed { by: None }),
+            8 => refused(RefusedReason::Outlived { is_here: self.prng.below(2) == 0 }),
+            9 => refused(RefusedReason::NotMember),
+            10 => refused(RefusedReason::OtherGeneration),
             _ => {
                 let last = Position { term: last.term + ahead, index: last.index + ahead };
                 Body::Nominate(Nominate { term, last })
@@ -158,7 +171,9 @@ impl World {
         let other = self.prng.below(self.peers.len() as u64) as usize;
         if let Some(body) = self.false_word(from).filter(|_| other != from) {
             let (to, to_incarnation) = (self.peers[other].id, self.peers[other].disk.incarnation());
-            let word = Message { to, to_incarnation, call: 0, body, ..message.clone() };
+            // Or somebody says so whom nobody knows (L2).
+            let me = if self.prng.below(4) == 0 { STRANGER } else { message.from };
+            let word = Message { from: me, to, to_incarnation, call: 0, body, ..message.clone() };
             self.carry(from, other, word);
         }
     }
@@ -206,7 +221,9 @@ impl World {
         let reign = Some(Arc::clone(&start)).filter(|_| self.prng.below(2) == 0);
         let entries = vec![start, Arc::new(word)];
         self.counts.add("false logs given");
-        let append = Append { term, attach, previous: last, entries, commit, past: None, reign };
+        let (past, end) = (None, Some(commit));
+        let append =
+            Append { term, attach, previous: last, entries, commit, past, reign, last: end };
         Some(Body::Append(append))
     }
 

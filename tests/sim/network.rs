@@ -309,7 +309,9 @@ impl Network {
         }
         if is_lost {
             stream.is_open = false;
-            return Fate::Breaks(arrival.max(stream.until) + BREAK_NOTICED_US);
+            // Nobody waits longer than that for what is queued on a line.
+            let at = arrival.max(stream.until).min(now + LINE_WAIT_US);
+            return Fate::Breaks(at + BREAK_NOTICED_US);
         }
         if is_slow && stream.until > now + SLOW_STREAM_MAX * SLOW_READ_US {
             stream.is_open = false;
@@ -330,6 +332,8 @@ fn size(body: &Body) -> u64 {
     const AROUND: usize = 200;
     /// What names a peer, or holds a hash.
     const NAME: usize = 70;
+    /// What a peer has said of itself, with its signature.
+    const PAST: usize = 90;
     let inside = match body {
         Body::Append(append) => append.entries.iter().map(|it| it.size() + 2 * NAME).sum(),
         Body::FetchLogAnswer(answer) => answer.entries.iter().map(|it| it.size() + 2 * NAME).sum(),
@@ -339,9 +343,13 @@ fn size(body: &Body) -> u64 {
                 .ranking
                 .as_ref()
                 .map_or(0, |it| (NAME + 10) * it.candidates.len() + 12 * it.delays.len());
-            ranking + (NAME + 8) * heartbeat.positions.len()
+            let pasts = (NAME + PAST) * heartbeat.pasts.len();
+            ranking + pasts + (NAME + 8) * heartbeat.positions.len()
         }
-        Body::ReportDelays(report) => (2 * NAME + 5) * report.row.len(),
+        Body::ReportDelays(report) => {
+            let past = if report.past.is_some() { PAST } else { 0 };
+            past + (2 * NAME + 5) * report.row.len()
+        }
         _ => 0,
     };
     (AROUND + inside) as u64

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use demes_protocol::types::{Entry, Incarnation, Index, Number, Payload, PeerId};
+use demes_protocol::types::{Entry, Incarnation, Index, Number, Payload, PeerId, Term};
 
 use super::roll::Roll;
 
@@ -15,6 +15,8 @@ pub type Submitted = (PeerId, Incarnation, Number);
 #[derive(Default)]
 pub struct Oracle {
     committed: Vec<Arc<Entry>>,
+    /// In which term of its host each of those was, as far as whoever told of it first knows.
+    committed_in: Vec<Term>,
     /// More than one where an old copy of a store gave a number away again.
     proposed: BTreeMap<Submitted, Vec<Payload>>,
     queued: BTreeSet<Submitted>,
@@ -76,12 +78,14 @@ impl Oracle {
 
     // ---- what is committed ----
 
-    /// Takes note of an entry that a peer takes for committed. Only the first report counts.
-    pub fn commit(&mut self, entry: &Arc<Entry>) {
+    /// Takes note of an entry that a peer takes for committed in that term. Only the first report
+    /// counts.
+    pub fn commit(&mut self, entry: &Arc<Entry>, term: Term) {
         if entry.index != self.last() + 1 {
             return;
         }
         self.committed.push(Arc::clone(entry));
+        self.committed_in.push(term);
         if entry.number > 0 {
             self.last_numbers.insert((entry.author, entry.session), entry.number);
         }
@@ -98,6 +102,11 @@ impl Oracle {
     /// Everything that is known to be committed, in order.
     pub fn committed(&self) -> &[Arc<Entry>] {
         &self.committed
+    }
+    /// The last entry that a host of an earlier term has committed.
+    pub fn last_committed_before(&self, term: Term) -> Option<&Arc<Entry>> {
+        let at = self.committed_in.iter().rposition(|committed_in| *committed_in < term)?;
+        self.committed.get(at)
     }
     pub fn entry(&self, index: Index) -> Option<&Arc<Entry>> {
         self.committed.get(usize::try_from(index).ok()?.checked_sub(1)?)

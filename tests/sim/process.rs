@@ -46,7 +46,7 @@ impl World {
         let (chat, name, address) = ("chat".into(), "person 1".into(), "h:1".into());
         let (_, first) = founding_entry(id(0), incarnation(0), chat, name, address, 0, |_| [0; 64]);
         let first = std::sync::Arc::new(first);
-        self.oracle.commit(&first);
+        self.oracle.commit(&first, 0);
         for number in 0..self.plan.members {
             let entries = if number == 0 { vec![first.clone()] } else { Vec::new() };
             self.peers.push(Peer::new(
@@ -252,6 +252,7 @@ impl World {
             to_incarnation: 0,
             generation: 0,
             call: 1,
+            words: Vec::new(),
             body: Body::Join(join),
         };
         self.send(peer, message);

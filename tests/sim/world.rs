@@ -338,8 +338,9 @@ impl World {
         {
             self.counts.add("liars that hosted");
         }
+        let term = self.peers[peer].status.term;
         for entry in &ready.committed {
-            self.oracle.commit(entry);
+            self.oracle.commit(entry, term);
         }
     }
 

@@ -10,7 +10,10 @@ fn every_field_of_persist_comes_back() {
     let mut store = new_store(dir.path());
     let entries = messages(None, 10, 1);
     let hard_state = HardState { term: 4, vote: Some(PeerId([9; 32])) };
-    let past = |boot| Past { boot, term: 4, acknowledged: Position { term: 3, index: 7 } };
+    let past = |boot| {
+        let acknowledged = Position { term: 3, index: 7 };
+        Past { boot, term: 4, acknowledged, signature: Some([7; 64]) }
+    };
     let pasts: Pasts = [((PeerId([8; 32]), 5), past(1)), ((PeerId([9; 32]), 6), past(2))].into();
     let pasts = Arc::new(pasts);
     store

@@ -199,24 +199,23 @@ impl Kept<'_> {
         self.lock_invites().remove_all_of(self.store, chat)
     }
 
-    /// Forgets the invitation that has arrived, if there is one.
+    /// Forgets the invitation that was answered, if there is one. Others to the same chat, which
+    /// the person has not answered, stand until they end.
     pub fn drop_invitation(&self, chat: ChatId) -> Result<(), StorageError> {
         let mut invites = self.lock_invites();
-        if !invites.incoming().contains_key(&chat) {
-            return Ok(());
-        }
-        invites.remove_incoming(self.store, chat)
+        let answered = invites.answered(chat).map(|invite| invite.inviter);
+        answered.map_or(Ok(()), |inviter| invites.remove_incoming(self.store, chat, inviter))
     }
 
     /// The incarnation in which the person has accepted.
     pub fn accepted_in(&self, chat: ChatId) -> Option<Incarnation> {
-        let answer = self.lock_invites().incoming().get(&chat)?.answer?;
+        let answer = self.lock_invites().answered(chat)?.answer?;
         answer.accept.then_some(answer.incarnation)
     }
 
     /// The incarnation in which the person has answered, whatever that was.
     pub fn answered_in(&self, chat: ChatId) -> Option<Incarnation> {
-        let answer = self.lock_invites().incoming().get(&chat)?.answer?;
+        let answer = self.lock_invites().answered(chat)?.answer?;
         Some(answer.incarnation)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use demes::crypto::link::LinkSeed;
 use demes::protocol::invite_link::InviteLinkProblem;
 use demes::protocol::message::*;
-use demes::protocol::sign::{signed_hand_over, signed_submission};
+use demes::protocol::sign::{signed_hand_over, signed_past, signed_submission};
 use demes::protocol::types::{
     ChatId, End, Entry, InviteLinkProof, Membership, Past, Payload, PeerId, Position, Submission,
 };
@@ -144,9 +144,7 @@ pub fn request(body: Body) -> Option<Kind> {
         Body::Solicit(n) => (8, convert::to_solicit_request(header, n).encode_to_vec()),
         Body::RequestVote(r) => (9, convert::to_vote_request(header, r).encode_to_vec()),
         Body::Withdraw(w) => (10, convert::to_withdraw_request(header, w).encode_to_vec()),
-        Body::Announce(a) => {
-            (11, convert::to_announce_request(header, a, String::new()).encode_to_vec())
-        }
+        Body::Announce(a) => (11, convert::to_announce_request(header, a).encode_to_vec()),
         Body::HandOver(h) => {
             let hand_over = Some(convert::to_hand_over(h));
             (12, pb::ElectionServiceHandOverRequest { header, hand_over }.encode_to_vec())
@@ -207,7 +205,12 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
     let (chat, entries) = chat();
     let end = Position { term: 1, index: entries.len() as u64 };
     let alive = Some(HostAlive { host: peer(2), term: 1, retry_in_us: 90_000 });
-    let past = Some(Past { boot: 1, term: 1, acknowledged: end });
+    let said = |number: u8| {
+        let past = Past { boot: 1, term: 1, acknowledged: end, signature: None };
+        let signed = signed_past(chat, peer(number), incarnation(number), &past);
+        Past { signature: Some(key(number).sign(&signed).to_bytes()), ..past }
+    };
+    let past = Some(said(3));
     let mut hand_over = HandOver {
         host: peer(1),
         host_incarnation: incarnation(1),
@@ -254,6 +257,7 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
                 commit: end.index,
                 past,
                 reign: Some(start.clone()),
+                last: Some(9),
             }),
         ),
         ("look_back", Body::LookBack(LookBack { term: 1, attach: 3, index: 2 })),
@@ -268,6 +272,7 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
                 probe: false,
                 commit: end.index,
                 positions: vec![(peer(2), receipt)],
+                pasts: vec![(peer(2), incarnation(2), said(2))],
                 ranking: Some(Arc::new(ranking)),
             }),
         ),
@@ -300,6 +305,8 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
                 row: vec![(peer(2), 450), (peer(3), 700)],
                 preferences: vec![peer(3), peer(1)],
                 host_weight: 100,
+                unchanged: false,
+                past: Some(said(1)),
             }),
         ),
         ("goodbye", Body::Goodbye),

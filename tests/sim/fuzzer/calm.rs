@@ -49,7 +49,7 @@ fn stores(members: usize) -> &'static [Disk] {
             Peer::new(id(number), Disk::new(incarnation(number), entries), number == 0)
         });
         let mut chat = Chat::new(Config::default(), 0, MS, peers.collect());
-        chat.oracle.commit(&first);
+        chat.oracle.commit(&first, 0);
         chat.peers.iter_mut().for_each(|peer| peer.wants_in = true);
         let agreed = chat.run_until_agreed();
         assert!(agreed.is_none() && chat.broken.is_none(), "{agreed:?} {:?}", chat.broken);
@@ -70,7 +70,7 @@ impl Chat {
         let mut chat = Self::new(config, seed, us, peers.collect());
         for peer in 0..members {
             let entries = chat.peers[peer].disk.image().entries.clone();
-            entries.iter().for_each(|entry| chat.oracle.commit(entry));
+            entries.iter().for_each(|entry| chat.oracle.commit(entry, entry.term));
             let persist = Persist { entries, ..Persist::default() };
             let (peers, oracle) = (&chat.peers, &chat.oracle);
             let synced = Synced { peer, peers, persist: &persist, oracle };

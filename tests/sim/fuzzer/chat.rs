@@ -361,8 +361,9 @@ impl Chat {
         };
         let result = self.invariants.after_step(&step);
         self.hold(result);
+        let term = self.peers[peer].status.term;
         for entry in &ready.committed {
-            self.oracle.commit(entry);
+            self.oracle.commit(entry, term);
         }
         self.doubting[peer] &= self.peers[peer].status.commit < self.oracle.last();
         if ready.persist.truncate_from.is_some() {

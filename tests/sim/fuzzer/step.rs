@@ -234,6 +234,7 @@ impl Chat {
             to_incarnation: 0,
             generation: 0,
             call: 1,
+            words: Vec::new(),
             body: Body::Join(join),
         };
         self.send(peer, message);

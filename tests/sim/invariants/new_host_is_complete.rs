@@ -21,8 +21,7 @@ impl Invariant for NewHostIsComplete {
         }
         // A position names one entry, and an entry all that stands before it. Its votes may reach a
         // candidate when a later term has its host already; what that one commits it need not have.
-        let committed = step.oracle.committed();
-        let last = committed.iter().rev().find(|entry| entry.term < step.status.term);
+        let last = step.oracle.last_committed_before(step.status.term);
         let last = last.map(|entry| Position { term: entry.term, index: entry.index });
         if last.is_some_and(|last| !step.replica.log().has(last)) {
             return Err(format!("{} begins to host without {last:?}", step.peer + 1));

@@ -62,6 +62,7 @@ impl Peer {
             expires_at_ms: u64::MAX,
             answer: Some(InviteAnswer { accept: true, incarnation: ANSWER }),
             link: String::new(),
+            from: None,
         };
         self.invites.lock().unwrap().put_incoming(&self.store, CHAT, invite).unwrap();
     }

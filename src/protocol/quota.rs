@@ -1,0 +1,89 @@
+//! How much an author may add to a chat (L8): bytes, and changes of a kind that people make rarely.
+//!
+//! The host takes no more than that, and every member counts along, so that whoever hosts next goes
+//! on with what it has seen itself. Nobody's wall clock is asked: what was added fades away over a
+//! day by the counting peer's own clock. What a member catches up on was added at other times, and
+//! is not counted.
+
+use super::planted::{Bug, planted};
+use super::replica::Replica;
+use super::time::{Instant, Micros, SECOND};
+use super::types::{Entry, Membership, Payload, PeerId};
+
+/// In this time all that was counted has faded away.
+const DAY_US: Micros = 86_400 * SECOND;
+/// A host that lets an author add so many times as much as it may is at fault. Hosts that follow
+/// each other may each know little of what was added before.
+const HOST_FAULT: u64 = 8;
+
+/// What an author has added of late.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(super) struct Added {
+    pub bytes: u64,
+    pub rare: u64,
+    /// When that was counted last.
+    pub at: Instant,
+}
+
+/// The most of each that an author may add in a day.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Quota {
+    pub bytes: u64,
+    pub rare: u64,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self { bytes: 256 << 20, rare: 1_024 }
+    }
+}
+
+impl Added {
+    /// What is left of it at `now`, if that much may be added in a day.
+    fn faded(self, now: Instant, quota: Quota) -> Self {
+        let faded = |added: u64, most: u64| {
+            let part = u128::from(most) * u128::from(now.since(self.at)) / u128::from(DAY_US);
+            added.saturating_sub(u64::try_from(part).unwrap_or(u64::MAX))
+        };
+        Self { bytes: faded(self.bytes, quota.bytes), rare: faded(self.rare, quota.rare), at: now }
+    }
+}
+
+/// Whether people make such a change rarely, and others pay for it.
+fn is_rare(payload: &Payload) -> bool {
+    match payload {
+        Payload::Policy(_) => true,
+        Payload::Membership(change) => !matches!(change, Membership::Removed { .. }),
+        Payload::TermStart(_) | Payload::Message { .. } | Payload::VoterChange(_) => false,
+    }
+}
+
+impl Replica {
+    /// Whether the author may add that now. Leaving is never refused, nor is sending somebody away.
+    pub(super) fn may_add(&self, author: PeerId, payload: &Payload, size: usize) -> bool {
+        if let Payload::Membership(Membership::Leaving | Membership::Removing { .. }) = payload {
+            return true;
+        }
+        let quota = self.config.quota;
+        let added = self.added.get(&author).copied().unwrap_or_default().faded(self.now, quota);
+        let bytes_fit = added.bytes.saturating_add(size as u64) <= quota.bytes;
+        let rare_fit = !is_rare(payload) || added.rare < quota.rare;
+        (bytes_fit && rare_fit) || planted(Bug::QuotaIgnored)
+    }
+
+    /// Counts an entry that has just been added. Whether its author has added so much that no host
+    /// would have let it.
+    pub(super) fn count_added(&mut self, entry: &Entry) -> bool {
+        let (now, quota) = (self.now, self.config.quota);
+        let is_by_host = entry.number == 0 && !is_rare(&entry.payload);
+        if is_by_host {
+            return false;
+        }
+        let added = self.added.entry(entry.author).or_default();
+        *added = added.faded(now, quota);
+        added.bytes = added.bytes.saturating_add(entry.size() as u64);
+        added.rare += u64::from(is_rare(&entry.payload));
+        added.bytes > quota.bytes.saturating_mul(HOST_FAULT)
+            || added.rare > quota.rare.saturating_mul(HOST_FAULT)
+    }
+}
