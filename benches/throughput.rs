@@ -164,9 +164,7 @@ async fn senders(cluster: &Cluster) -> Result<Vec<Client>> {
 }
 
 async fn own_connection(cluster: &Cluster, peer: usize) -> Result<Client> {
-    let mut client = cluster.peers[peer].client();
-    let address = client.get_peer(pb::GetPeerRequest {}).await?.into_inner().client_address;
-    connect(&address).await
+    connect(&cluster.peers[peer].socket()).await
 }
 
 /// When each message was sent, confirmed and delivered everywhere, in microseconds from the start.

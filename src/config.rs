@@ -78,6 +78,8 @@ pub struct Settings {
     pub on_stop: OnStop,
     /// Where the peer listens for the person's own programs.
     pub client_listen: SocketAddr,
+    /// Whether programs must show a token there.
+    pub require_token: bool,
     /// Where the peer answers health checks in plaintext; none: nowhere.
     pub health_listen: Option<SocketAddr>,
     /// Where the peer tells Prometheus its metrics in plaintext; none: nowhere.

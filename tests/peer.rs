@@ -34,6 +34,7 @@ fn options(name: &str, dir: &TempDir, peer_listen: &str) -> ServeOptions {
         client_listen: "127.0.0.1:0".parse().expect("an address"),
         metrics_listen: None,
         health_listen: None,
+        require_token: false,
         auto_accept: false,
         repair: false,
         on_stop: OnStop::Goodbye,

@@ -3,9 +3,10 @@
 # `demes` (the program), and calls peers_end when it is done.
 #
 # After `peers_start ana` there are ${peer_id[ana]}, ${peer_address[ana]} (for other peers),
-# ${client_address[ana]} (for programs) and ${data_dir[ana]}.
+# ${client_address[ana]} (for programs), ${data_dir[ana]}, and ${client_socket[ana]}, where programs
+# need no token.
 
-declare -A peer_id peer_address client_address data_dir peer_pid
+declare -A peer_id peer_address client_address client_socket data_dir peer_pid
 
 # peers_start NAME [FLAG...]: starts a peer and waits until it has said where it listens. A peer that
 # was here before comes back at its addresses.
@@ -33,6 +34,7 @@ peers_start() {
     peer_address[$name]=$(_peers_field address "$folder/announced")
     client_address[$name]=$(_peers_field client_address "$folder/announced")
     data_dir[$name]=$folder/data
+    client_socket[$name]=unix:$folder/data/client.sock
 }
 
 _peers_field() {

@@ -1,27 +1,41 @@
 //! The connection to this person's running peer, and how long a command waits for it.
 
-use std::fs;
-use std::path::Path;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::Result;
+use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{GrpcMethod, Request, Response, Status, Streaming};
+use tower::service_fn;
 
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
 use crate::config::{self, ConfigError};
+use crate::rpc::client_door::{ADDRESS_FILE, SOCKET_FILE, connect_socket, token_of};
 
 /// The calls of a person's programs. Each has a deadline, so that a peer that hangs is told.
 pub type Client = ClientServiceClient<Limited>;
 
 /// A connection on which calls have a deadline.
-pub type Limited = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
+pub type Limited = InterceptedService<Channel, Limit>;
 
-/// The file in which a running peer names its client listener.
-const ADDRESS_FILE: &str = "client.addr";
+/// Gives a call its deadline, unless it is a stream that goes on, and the token where one is
+/// needed.
+#[derive(Clone)]
+pub struct Limit {
+    authorization: Option<MetadataValue<Ascii>>,
+}
+
+/// The variable with the token of a peer that `--peer-api` names.
+pub const TOKEN_VARIABLE: &str = "DEMES_TOKEN";
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Streams have no deadline: they end when the peer answers no keepalive, eight seconds after it
 /// hung.
@@ -43,37 +57,110 @@ pub async fn connect(global: &Global) -> Result<Client> {
     Ok(ClientServiceClient::new(channel(global).await?))
 }
 
-/// The same connection, for services other than ours.
+/// The same connection, for services other than ours. It goes over the socket in the data
+/// directory, which only this user can open, unless an address is named.
 pub async fn channel(global: &Global) -> Result<Limited> {
-    let address = match &global.peer_api {
-        Some(address) => address.clone(),
-        None => running_peer(&config::locate(&global.arguments())?.0)?,
+    let data_dir = config::locate(&global.arguments()).map(|(data_dir, _)| data_dir);
+    let (address, token) = match &global.peer_api {
+        Some(address) => {
+            let variable = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
+            // The token here is for the peer here: whoever else listens could use it.
+            let here = || {
+                let data_dir = data_dir.ok()?;
+                let is_here = running_peer(&data_dir).is_ok_and(|here| here == *address);
+                if is_here { token_of(&data_dir).ok() } else { None }
+            };
+            (address.clone(), variable.or_else(here))
+        }
+        None => {
+            let data_dir = data_dir?;
+            match data_dir.join(SOCKET_FILE).try_exists() {
+                Ok(true) => return over_socket(data_dir).await,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(denied(&data_dir).into());
+                }
+                // Not every file system has sockets.
+                _ => (running_peer(&data_dir)?, token_of(&data_dir).ok()),
+            }
+        }
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|_| Failure::refused(format!("{address:?} is not an address")))?
+        .map_err(|_| Failure::refused(format!("{address:?} is not an address")))?;
+    let channel = kept(endpoint).connect().await.map_err(|_| silent(&address))?;
+    let authorization = token.map(|token| format!("Bearer {}", token.trim()).parse());
+    let mut authorization: Option<MetadataValue<Ascii>> =
+        authorization.transpose().map_err(|_| {
+            Failure::usage(format!("{TOKEN_VARIABLE} is no token: `demes token` prints it"))
+        })?;
+    if let Some(authorization) = &mut authorization {
+        authorization.set_sensitive(true);
+    }
+    Ok(InterceptedService::new(channel, Limit { authorization }))
+}
+
+async fn over_socket(data_dir: PathBuf) -> Result<Limited> {
+    let path = data_dir.join(SOCKET_FILE);
+    let connector = service_fn(move |_| {
+        let data_dir = data_dir.clone();
+        async move { connect_socket(&data_dir).await.map(TokioIo::new) }
+    });
+    let endpoint = kept(Endpoint::from_static("http://localhost"));
+    let connected = endpoint.connect_with_connector(connector).await;
+    let channel = connected.map_err(|error| match is_denied(&error) {
+        true => denied(&path),
+        false => silent(&path.display().to_string()),
+    })?;
+    Ok(InterceptedService::new(channel, Limit { authorization: None }))
+}
+
+/// What belongs to another user.
+pub fn denied(path: &Path) -> Failure {
+    Failure::refused(format!(
+        "you may not use {}: it belongs to another user of this machine\n\
+         run the command as that user, or name your own peer with --data-dir DIR; a program of \
+         another user needs --peer-api ADDR, and the token in {TOKEN_VARIABLE}",
+        path.display()
+    ))
+}
+
+fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>();
+        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+    })
+}
+
+fn kept(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|_| {
-        Failure::unreachable(format!(
-            "your peer does not answer at {address}\n\
-             is the peer running? start it with `demes up`"
-        ))
-    })?;
-    Ok(InterceptedService::new(channel, limit))
+        .keep_alive_while_idle(true)
 }
 
-/// Gives a call its deadline, unless it is a stream that goes on.
-fn limit(mut request: Request<()>) -> Result<Request<()>, Status> {
-    let deadline = match request.extensions().get::<GrpcMethod<'_>>().map(GrpcMethod::method) {
-        Some("Feed" | "WatchChat") => return Ok(request),
-        Some("AcceptInvite") => ACCEPT_TIMEOUT,
-        Some("GetPeer" | "GetChat" | "ListChats" | "ListInvites" | "Check") => READ_TIMEOUT,
-        _ => ANSWER_TIMEOUT,
-    };
-    request.set_timeout(deadline);
-    Ok(request)
+fn silent(address: &str) -> Failure {
+    Failure::unreachable(format!(
+        "your peer does not answer at {address}\n\
+         is the peer running? start it with `demes up`"
+    ))
+}
+
+impl Interceptor for Limit {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        let method = request.extensions().get::<GrpcMethod<'_>>().map(GrpcMethod::method);
+        let deadline = match method {
+            Some("Feed" | "WatchChat") => return Ok(request),
+            Some("AcceptInvite") => ACCEPT_TIMEOUT,
+            Some("GetPeer" | "GetChat" | "ListChats" | "ListInvites" | "Check") => READ_TIMEOUT,
+            _ => ANSWER_TIMEOUT,
+        };
+        request.set_timeout(deadline);
+        Ok(request)
+    }
 }
 
 /// Opens a stream that goes on: its first answer must come as soon as that of a read.

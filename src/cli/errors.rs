@@ -178,6 +178,7 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "STORAGE_FAILED" => "`demes doctor` looks at the disk; nothing that was confirmed is lost",
         "CHECK_RUNNING" => "another `demes doctor` is at work",
         "TOO_MANY_CHATS" => "leave a chat first, or raise `limits.chats_max`",
+        "TOKEN_REQUIRED" => "a command shows what the variable DEMES_TOKEN says",
         "STOPPING" => "the peer is being stopped; start it again with `demes up`",
         _ => return None,
     })

@@ -27,6 +27,11 @@ Examples:
   demes invites                              what waits for your answer
   demes accept Friday
   demes accept -                             join by a link, which stdin has";
+pub const TOKEN: &str = "\
+Examples:
+  export DEMES_TOKEN=$(demes token)            what stands in a command line, others can see
+  grpcurl -plaintext -expand-headers -H 'authorization: Bearer ${DEMES_TOKEN}' 127.0.0.1:7444 list
+  DEMES_TOKEN=$(kubectl exec demes-0 -- demes token) demes --peer-api 127.0.0.1:7444 chats";
 pub const SEND: &str = "\
 Examples:
   demes send Friday 'See you at eight.'

@@ -50,7 +50,8 @@ const COMMON: &str = "Options of every command";
 /// Flags that every command takes.
 #[derive(Args, Clone, Debug, Default)]
 struct Global {
-    /// Where the running peer listens for programs, host:port [default: found by --data-dir]
+    /// Where a peer listens for programs, host:port, instead of the socket in --data-dir; the
+    /// variable DEMES_TOKEN has its token, unless it is the peer of --data-dir
     #[arg(long, global = true, help_heading = COMMON, value_name = "ADDR",
           value_parser = client::host_and_port)]
     peer_api: Option<String>,
@@ -125,6 +126,9 @@ enum Command {
     HandOver(chats::HandOverArgs),
     /// Go on with a chat whose majority is lost for ever; works while the peer is stopped
     Recover(recover::RecoverArgs),
+    /// Print the token that programs show on the peer's listener for them
+    #[command(after_help = examples::TOKEN)]
+    Token,
     /// Ask the running peer whether it is well
     Health(peer::HealthArgs),
     /// Look for what keeps this peer, or its chats, from working, and say what to do
@@ -171,6 +175,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Chat(args) => done(chat::run(&global, args).await),
         Command::Status(args) => done(status::run(&global, args).await),
         Command::Recover(args) => done(recover::run(&global, args)),
+        Command::Token => done(peer::token(&global)),
         Command::Health(args) => peer::health(&global, args).await,
         Command::Doctor(args) => doctor::run(&global, args).await,
     }

@@ -1,5 +1,6 @@
-//! Commands about the peer itself: `health` and `config`.
+//! Commands about the peer itself: `health`, `token` and `config`.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,11 +11,12 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::client::channel;
+use super::client::{channel, denied};
 use super::errors::EXIT_REFUSED;
 use super::output::Table;
 use super::{Failure, Global};
 use crate::config;
+use crate::rpc::client_door::{TOKEN_FILE, token_of};
 
 #[derive(Args, Debug)]
 pub struct HealthArgs {
@@ -41,6 +43,26 @@ pub async fn health(global: &Global, args: HealthArgs) -> Result<ExitCode> {
         || if serving { "serving".into() } else { "not serving".into() },
     )?;
     Ok(if serving { ExitCode::SUCCESS } else { ExitCode::from(EXIT_REFUSED) })
+}
+
+/// Prints the token. Whoever reads it can do what this person can.
+pub fn token(global: &Global) -> Result<()> {
+    let (data_dir, _) = config::locate(&global.arguments())?;
+    let token = token_of(&data_dir).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => denied(&data_dir.join(TOKEN_FILE)),
+        ErrorKind::NotFound => Failure::refused(format!(
+            "there is no token in {}: `demes up` makes it there, unless `client.require_token` is \
+             false",
+            data_dir.display()
+        )),
+        _ => Failure::refused(format!(
+            "there is no token in {}: {error}\n\
+             the next start of `demes up` makes a new one",
+            data_dir.join(TOKEN_FILE).display()
+        )),
+    })?;
+    global.output().emit(|| json!({ "token": token }), || format!("{token}\n"))?;
+    Ok(())
 }
 
 /// Shows the configuration that `demes up` would start with.

@@ -116,6 +116,7 @@ pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
 fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> Result<()> {
     let (peer_id, address) = (peer.peer_id(), peer.peer_address());
     let client_address = peer.client_address();
+    let socket = peer.client_socket().map(|path| path.display().to_string());
     let metrics = peer.metrics_address().map(|address| format!("http://{address}/metrics"));
     let written = global.output().emit(
         || {
@@ -123,6 +124,7 @@ fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> 
                 "peer_id": peer_id.to_string(),
                 "address": address,
                 "client_address": client_address.to_string(),
+                "client_socket": socket,
                 "metrics": metrics,
                 "data_dir": data_dir,
             })
@@ -131,10 +133,12 @@ fn announce(global: &Global, peer: &RunningPeer, name: &str, data_dir: &str) -> 
             let name = clean(name);
             let metrics = metrics.as_ref().map(|at| format!("  metrics     {at}\n"));
             let metrics = metrics.unwrap_or_default();
+            let socket = socket.as_ref().map(|path| format!("{path}\n              "));
+            let socket = socket.unwrap_or_default();
             format!(
                 "{name}'s peer is running; Ctrl-C stops it\n  peer        {peer_id}\n  \
-                 invite me   {peer_id}@{address}\n  programs    {client_address}\n{metrics}  \
-                 data        {data_dir}\n"
+                 invite me   {peer_id}@{address}\n  programs    {socket}{client_address}\n\
+                 {metrics}  data        {data_dir}\n"
             )
         },
     );
@@ -289,6 +293,7 @@ fn options(settings: Settings, repair: bool) -> ServeOptions {
         peer_listen: settings.peer_listen,
         advertise: settings.advertise,
         client_listen: settings.client_listen,
+        require_token: settings.require_token,
         health_listen: settings.health_listen,
         metrics_listen: settings.metrics_listen,
         auto_accept: settings.auto_accept,

@@ -193,6 +193,9 @@ pub(super) const KEYS: &[Key] = &[
          was measured. 0 stands last in the line."),
     key("client.listen", Kind::Listen, "127.0.0.1:7444",
         "Where this peer listens for your own programs. Only loopback addresses are allowed."),
+    key("client.require_token", Kind::Boolean, "true",
+        "Whether programs must show the token of your data directory there; on its socket,\n\
+         which only you can open, none must."),
     key("health.listen", Kind::ListenOrOff, "",
         "Where health checks are answered in plaintext, for Kubernetes; \"\" for nowhere."),
     key("invite.auto_accept", Kind::Boolean, "false",

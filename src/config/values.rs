@@ -27,8 +27,8 @@ impl Values {
         };
         let client_listen: SocketAddr = self.address("client.listen").expect("never empty");
         if !client_listen.ip().is_loopback() {
-            let must = "be a loopback address such as 127.0.0.1:7444: demes has no access tokens \
-                        yet, and whoever reaches this address can read and write your chats";
+            let must = "be a loopback address such as 127.0.0.1:7444: what is said there, \
+                        the token too, is not encrypted";
             return Err(self.invalid("client.listen", must.into()));
         }
         let peer_listen = self.address("peer.listen").expect("never empty");
@@ -43,6 +43,7 @@ impl Values {
                 _ => OnStop::Goodbye,
             },
             client_listen,
+            require_token: self.boolean("client.require_token"),
             health_listen: self.address("health.listen"),
             metrics_listen: self.address("metrics.listen"),
             auto_accept: self.boolean("invite.auto_accept"),

@@ -11,6 +11,7 @@
 mod accepting;
 mod calls;
 mod client;
+pub mod client_door;
 mod dial;
 pub mod edge;
 mod election;
@@ -46,13 +47,14 @@ mod streams;
 mod visit;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -91,6 +93,8 @@ pub struct RunningPeer {
     handle: Handle,
     peer_address: String,
     client_address: SocketAddr,
+    data_dir: PathBuf,
+    has_socket: bool,
     metrics_address: Option<SocketAddr>,
     fatal: watch::Receiver<Option<String>>,
     /// Ends streams with a status, and the connections to other peers.
@@ -113,9 +117,14 @@ impl RunningPeer {
         self.peer_address.clone()
     }
 
-    /// Where the person's programs reach it.
+    /// Where the person's programs reach it with the token.
     pub fn client_address(&self) -> SocketAddr {
         self.client_address
+    }
+
+    /// Where they reach it without; none: this file system has no sockets.
+    pub fn client_socket(&self) -> Option<PathBuf> {
+        self.has_socket.then(|| self.data_dir.join(client_door::SOCKET_FILE))
     }
 
     /// Where Prometheus is told the metrics; none: nowhere.
@@ -138,6 +147,10 @@ impl RunningPeer {
         self.stop.cancel();
         // The last statuses leave before the connections break.
         tokio::time::sleep(LAST_WORDS).await;
+        // The directory is still this process's: no other peer has put its own there.
+        for name in [client_door::SOCKET_FILE, client_door::ADDRESS_FILE] {
+            let _ = fs::remove_file(self.data_dir.join(name));
+        }
         self.closed.cancel();
         self.tasks.close();
         let _ = timeout(DRAIN_MAX, self.tasks.wait()).await;
@@ -231,7 +244,25 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         lives: life::Lives::default(),
     });
     node.resume_all().await.map_err(storage)?;
-    let address_file = options.data_dir.join("client.addr");
+    let pass = match options.require_token {
+        true => {
+            let token = client_door::load_token(&options.data_dir).map_err(|error| {
+                let path = options.data_dir.join(client_door::TOKEN_FILE);
+                ServeError::Storage(format!("cannot keep a token in {}: {error}", path.display()))
+            })?;
+            client_door::Pass::new(Some(&token))
+        }
+        false => {
+            tracing::warn!(%client_address, "every user of this machine can read and write these \
+                chats: `client.require_token` is false");
+            client_door::Pass::new(None)
+        }
+    };
+    let socket = client_door::bind_socket(&options.data_dir).inspect_err(|error| {
+        tracing::warn!(%error, "there can be no socket in the data directory: commands use the \
+            listener on loopback instead");
+    });
+    let address_file = options.data_dir.join(client_door::ADDRESS_FILE);
     write_private(&address_file, &format!("{client_address}\n")).map_err(|error| {
         ServeError::Storage(format!("cannot write {}: {error}", address_file.display()))
     })?;
@@ -244,13 +275,17 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         tasks.spawn(scrape::serve_metrics(listener, closed.clone()));
     }
     let reserve = options.storage_reserve_bytes;
-    let _observed = observe::observe_peer(&node, options.data_dir.clone(), reserve);
+    let (data_dir, has_socket) = (options.data_dir.clone(), socket.is_ok());
+    let _observed = observe::observe_peer(&node, data_dir.clone(), reserve);
     let running = Running { node, options, stop: stop.clone(), closed: closed.clone(), tasks };
-    let tasks = running.start(peers, programs, health, client_address, reports).await;
+    let doors = Doors { peers, programs, socket: socket.ok(), pass, health };
+    let tasks = running.start(doors, client_address, reports).await;
     Ok(RunningPeer {
         handle,
         peer_address,
         client_address,
+        data_dir,
+        has_socket,
         metrics_address,
         fatal,
         stop,
@@ -270,6 +305,16 @@ async fn bind_if(
     }
 }
 
+/// The listeners but for the one of metrics.
+struct Doors {
+    peers: TcpListener,
+    programs: TcpListener,
+    socket: Option<UnixListener>,
+    /// What programs must show where there is no socket.
+    pass: client_door::Pass,
+    health: Option<TcpListener>,
+}
+
 /// What the tasks of a peer are started with.
 struct Running {
     node: Arc<node::Node>,
@@ -282,12 +327,11 @@ struct Running {
 impl Running {
     async fn start(
         self,
-        peers: TcpListener,
-        programs: TcpListener,
-        health: Option<TcpListener>,
+        doors: Doors,
         client_address: SocketAddr,
         reports: Reports,
     ) -> TaskTracker {
+        let Doors { peers, programs, socket, pass, health } = doors;
         let Self { node, options, stop, closed, tasks } = self;
         let handle = node.handle.clone();
         let inbound = inbound::Inbound {
@@ -303,6 +347,8 @@ impl Running {
         let person = client::Person { node: Arc::clone(&node), client_address };
         tasks.spawn(server::serve_programs(
             programs,
+            socket,
+            pass,
             person,
             health_service.clone(),
             limits,

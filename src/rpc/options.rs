@@ -19,6 +19,8 @@ pub struct ServeOptions {
     pub advertise: Option<String>,
     /// Where the peer listens for the person's own programs: a loopback address.
     pub client_listen: SocketAddr,
+    /// Whether a program must show the token there; on the socket in the data directory none must.
+    pub require_token: bool,
     /// Where only the health service is served, in plain text.
     pub health_listen: Option<SocketAddr>,
     /// Where Prometheus is told the metrics, in plain text.

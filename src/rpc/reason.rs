@@ -132,6 +132,10 @@ reasons! {
     RequestTooLong = "REQUEST_TOO_LONG", ResourceExhausted;
     /// A field is missing, too long or malformed, or nothing can be read; the message says which.
     RequestInvalid = "REQUEST_INVALID", InvalidArgument;
+    /// The client listener asks for the token in `client.token` of the data directory.
+    TokenRequired = "TOKEN_REQUIRED", Unauthenticated;
+    /// The client listener was called by another name than this machine's, or from a page.
+    NotLocal = "NOT_LOCAL", PermissionDenied;
     /// The peer listener: a signature or hash is wrong.
     NotGenuine = "NOT_GENUINE", PermissionDenied;
     /// The peer listener: no certificate was shown.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -24,6 +24,7 @@ use tower::layer::util::{Identity, Stack};
 use tower::util::MapResponseLayer;
 
 use super::client::Person;
+use super::client_door::{Doorway, Pass, PassLayer};
 use super::host::HostDoor;
 use super::inbound::{Caller, Inbound};
 use super::options::{Limits, ServeError};
@@ -56,7 +57,7 @@ const HEALTH_CONNECTIONS_MAX: usize = 64;
 const KEY_CONNECTIONS_MAX: usize = 8;
 const MEMBER_IDLE_MAX: Duration = Duration::from_secs(60);
 const STRANGER_IDLE_MAX: Duration = Duration::from_secs(15);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What one connection may have under way.
 struct Flow {
@@ -90,8 +91,11 @@ const NARROW: Flow = Flow {
 /// Every call that arrives is counted, may be part of a trace, and is measured; every refusal has a
 /// reason.
 type Traced = Stack<
-    MapResponseLayer<WithReason>,
-    Stack<GrpcDurationLayer, Stack<GrpcServerLayer, Stack<CallsLayer, Identity>>>,
+    PassLayer,
+    Stack<
+        MapResponseLayer<WithReason>,
+        Stack<GrpcDurationLayer, Stack<GrpcServerLayer, Stack<CallsLayer, Identity>>>,
+    >,
 >;
 type WithReason = fn(http::Response<Body>) -> http::Response<Body>;
 
@@ -133,8 +137,8 @@ pub async fn serve_peers(
     tokio::select! {
         () = door.accept(listener) => {}
         () = order.keep_order(|peer| known.knows(peer)) => {}
-        () = run(builder(&wide).add_routes(routes.clone()), from_members) => {}
-        () = run(builder(&NARROW).add_routes(routes), from_strangers) => {}
+        () = run(builder(&wide, None).add_routes(routes.clone()), from_members) => {}
+        () = run(builder(&NARROW, None).add_routes(routes), from_strangers) => {}
         () = stop.cancelled() => {}
     }
 }
@@ -158,9 +162,12 @@ fn rooms(limits: &Limits) -> [Room; 3] {
     ]
 }
 
-/// Serves the person's programs, and health, until `stop`.
+/// Serves the person's programs, and health, until `stop`: on the socket, if there is one, and on
+/// loopback, where they must show their pass.
 pub async fn serve_programs(
     listener: TcpListener,
+    socket: Option<UnixListener>,
+    pass: Pass,
     person: Person,
     health: HealthServer<impl Health>,
     limits: Limits,
@@ -171,6 +178,7 @@ pub async fn serve_programs(
     routes.add_service(client.max_decoding_message_size(REQUEST_BYTES_MAX));
     routes.add_service(health.max_decoding_message_size(NAME_BYTES_MAX));
     add_reflection(&mut routes, &["demes.v1.ClientService", "grpc.health.v1.Health"]);
+    let routes = routes.routes();
     let flow = Flow { streams_max: limits.client_streams_max, ..WIDE };
     // A feed that is read is not given up for another one: who comes too late waits.
     let room = Room {
@@ -178,7 +186,15 @@ pub async fn serve_programs(
         idle_max: limits.client_idle,
         ..plain(limits.client_connections_max)
     };
-    serve_plain(listener, "client", builder(&flow).add_routes(routes.routes()), room, stop).await;
+    let server = |pass| builder(&flow, pass).add_routes(routes.clone());
+    let (door, asking) = (Doorway::Tcp(listener), server(Some(pass)));
+    let tcp = serve_plain(door, "client", asking, room, stop.clone());
+    let socket = async {
+        if let Some(socket) = socket {
+            serve_plain(Doorway::Socket(socket), "client", server(None), room, stop).await;
+        }
+    };
+    tokio::join!(tcp, socket);
 }
 
 /// Serves health alone until `stop`.
@@ -188,8 +204,9 @@ pub async fn serve_health(
     stop: CancellationToken,
 ) {
     let health = health.max_decoding_message_size(NAME_BYTES_MAX);
-    let server = builder(&NARROW).add_service(health);
-    serve_plain(listener, "health", server, plain(HEALTH_CONNECTIONS_MAX), stop).await;
+    let server = builder(&NARROW, None).add_service(health);
+    let (door, room) = (Doorway::Tcp(listener), plain(HEALTH_CONNECTIONS_MAX));
+    serve_plain(door, "health", server, room, stop).await;
 }
 
 /// Places where nobody shows a key: whoever asks gets through, and the others give way.
@@ -200,7 +217,7 @@ pub(super) fn plain(all: usize) -> Room {
 
 /// Connections in plain text.
 async fn serve_plain(
-    listener: TcpListener,
+    door: Doorway,
     name: &'static str,
     server: Router<Traced>,
     room: Room,
@@ -210,9 +227,9 @@ async fn serve_plain(
     let places = Places::new([room]);
     let accepting = async {
         loop {
-            let (tcp, address) = accept_one(&listener).await;
+            let (io, address) = door.accept().await;
             let place = places.take(Kind::Plain, address, &stop).await;
-            let _ = connections.send(Ok(Served::new(tcp, None, place, name))).await;
+            let _ = connections.send(Ok(Served::new(io, None, place, name))).await;
         }
     };
     tokio::select! {
@@ -247,7 +264,8 @@ pub(super) async fn accept_one(listener: &TcpListener) -> (TcpStream, IpAddr) {
     }
 }
 
-fn builder(flow: &Flow) -> Server<Traced> {
+/// A server whose requests must show this pass, if there is one.
+fn builder(flow: &Flow, pass: Option<Pass>) -> Server<Traced> {
     let builder = Server::builder()
         .max_concurrent_streams(flow.streams_max)
         .http2_max_pending_accept_reset_streams(Some(flow.given_up_max))
@@ -263,6 +281,7 @@ fn builder(flow: &Flow) -> Server<Traced> {
     .layer(GrpcServerLayer)
     .layer(GrpcDurationLayer)
     .layer(MapResponseLayer::new(with_reason as WithReason))
+    .layer(PassLayer(pass.map(Arc::new)))
 }
 
 /// Lists the services of this listener. The details of errors are described too, so that programs

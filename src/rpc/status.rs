@@ -91,6 +91,21 @@ pub fn no_key() -> Status {
     status(Reason::NoKey, "no key was shown", [])
 }
 
+/// A program on loopback that has not shown the token.
+pub fn token_required() -> Status {
+    let message = "this listener asks for the token in `client.token` of the data directory, which \
+                   `demes token` prints: send the metadata `authorization: Bearer TOKEN`; or use \
+                   the socket `client.sock` beside it, which asks for nothing";
+    status(Reason::TokenRequired, message, [])
+}
+
+/// A request that names another host than this machine, or a page.
+pub fn not_local() -> Status {
+    let message = "this listener is for programs of this machine: call it as 127.0.0.1 or \
+                   localhost, and not from a page in a browser";
+    status(Reason::NotLocal, message, [])
+}
+
 /// A message whose signature or hash is wrong. `edge.rs` has counted it.
 pub fn not_genuine() -> Status {
     uncounted(Reason::NotGenuine, "a signature or hash is wrong", [])

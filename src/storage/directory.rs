@@ -3,6 +3,7 @@
 //! ```text
 //! lock              held by the running process
 //! identity.pem …    the peer's key (see `crypto`)
+//! client.token …    what programs show, and where they come in (see `rpc/client_door.rs`)
 //! peer.redb         what belongs to the peer as a whole
 //! chats/ID.redb     one chat
 //! *.mark            how many writes the file of that name has seen (see `mark`)
@@ -30,8 +31,10 @@ use crate::protocol::types::{ChatId, Entry, Generation, Incarnation};
 
 /// The name of the peer's own store.
 pub(super) const PEER_FILE: &str = "peer.redb";
-/// What the names of a peer's own files begin with. Others may lie beside them.
-const OURS: [&str; 4] = ["lock", "client.", "certificate.pem", PEER_FILE];
+/// What the names of a peer's own files begin with. Others may lie beside them. The token of
+/// programs is not among them, as the key is not: one that others could read is made anew by who
+/// reads it.
+const OURS: [&str; 4] = ["lock", "client.addr", "certificate.pem", PEER_FILE];
 
 /// An own, locked data directory. Dropping it gives the lock back.
 pub struct DataDir {

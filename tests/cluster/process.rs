@@ -153,10 +153,8 @@ async fn a_data_directory_is_its_owners_alone() {
                 command.args(["--client-listen", "127.0.0.1:0"]);
                 command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
                 let mut peer = command.kill_on_drop(true).spawn().unwrap();
-                let address = || async {
-                    let text = std::fs::read_to_string(data_dir.join("client.addr")).ok()?;
-                    connect(text.trim()).await.ok()
-                };
+                let address =
+                    || async { connect(&format!("socket:{}", data_dir.display())).await.ok() };
                 let mut client = until(STEP, "a peer", address).await.unwrap();
                 if start == "first" {
                     let request = pb::CreateChatRequest { name: "a".into(), ..Default::default() };

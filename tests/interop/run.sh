@@ -47,16 +47,16 @@ carry_out() {
     return 1
 }
 
-# play COMMAND...: starts three peers, runs the client with their addresses, and does what it orders.
+# play COMMAND...: starts three peers, runs the client with their sockets, and does what it orders.
 play() {
     local name client status order id
-    unset peer_id peer_address client_address data_dir peer_pid
-    declare -gA peer_id peer_address client_address data_dir peer_pid
+    unset peer_id peer_address client_address client_socket data_dir peer_pid
+    declare -gA peer_id peer_address client_address client_socket data_dir peer_pid
     rm -rf "$scratch/peers"
     for name in ana ben cleo; do peers_start "$name" || return 1; done
     # Both ends stay open here, so that reading never ends.
     exec 8<>"$scratch/orders" 9<>"$scratch/done"
-    (timeout "$limit_s" "$@" "${client_address[ana]}" "${client_address[ben]}" "${client_address[cleo]}"
+    (timeout "$limit_s" "$@" "${client_socket[ana]}" "${client_socket[ben]}" "${client_socket[cleo]}"
      echo "status $?" >&8) 8>&8 &
     client=$!
     status=1

@@ -240,14 +240,15 @@ impl Pod {
         }
     }
 
-    /// A caller inside the pod, as `kubectl exec` and `kubectl port-forward` are; the same one for
+    /// A caller inside the pod, as `kubectl exec` is; the same one for
     /// as long as its container lives.
     pub async fn client(&self, shared: &Shared) -> Result<Client> {
         if let Some(client) = &self.lock().client {
             return Ok(client.clone());
         }
         let runtime = Some(self.machine.runtime());
-        let client = connect_on(&runtime, &shared.client_address.to_string()).await?;
+        let data_dir = shared.recipe.data_dir(self.ordinal)?;
+        let client = connect_on(&runtime, &format!("socket:{}", data_dir.display())).await?;
         Ok(self.lock().client.insert(client).clone())
     }
 

@@ -52,6 +52,7 @@ impl House {
         let mut cluster = Cluster::new(binary, names, &[]).expect("prepared");
         let address = || free_address().expect("a free port").to_string();
         let (health, metrics) = (address(), address());
+        cluster.peers[0].set("DEMES__CLIENT__REQUIRE_TOKEN", "false");
         cluster.peers[0].set("DEMES__HEALTH__LISTEN", &health);
         cluster.peers[0].set("DEMES__METRICS__LISTEN", &metrics);
         for (variable, value) in settings {
@@ -134,7 +135,7 @@ impl HttpBody for Unfinished {
 }
 
 /// Begins messages of this length on so many streams, and leaves out the last byte of each.
-fn begin(
+pub fn begin(
     channel: &Channel,
     path: &str,
     length: u32,
@@ -164,7 +165,7 @@ fn begin(
 }
 
 /// Waits until nothing more has left for a while: the other side takes no more.
-async fn poured(taken: &AtomicU64) -> u64 {
+pub async fn poured(taken: &AtomicU64) -> u64 {
     let (mut last, mut still) = (0, 0);
     while still < 10 {
         sleep(Duration::from_millis(100)).await;

@@ -47,7 +47,7 @@ pub fn call(path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86, 0x04];
     block.extend(text(path));
     block.push(0x01);
-    block.extend(text("peer"));
+    block.extend(text("localhost"));
     block.extend([0x0f, 0x10]);
     block.extend(text("application/grpc"));
     block.push(0x00);

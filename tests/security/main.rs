@@ -15,6 +15,7 @@ mod lies;
 mod lying_host;
 mod members;
 mod peer;
+mod programs;
 mod raw;
 mod reach;
 mod reigns;

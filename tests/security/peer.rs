@@ -61,6 +61,7 @@ impl Peer {
             peer_listen: address.parse().expect("an address"),
             advertise: None,
             client_listen: "127.0.0.1:0".parse().expect("an address"),
+            require_token: false,
             metrics_listen: None,
             health_listen: None,
             auto_accept: false,

@@ -14,10 +14,12 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::runtime::Handle;
+use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::proxy::{Gate, Proxy};
+use crate::rpc::client_door::connect_socket;
 use crate::wire::pb;
 use crate::wire::pb::client_service_client::ClientServiceClient;
 
@@ -152,6 +154,11 @@ impl Peer {
         self.dir.join("data")
     }
 
+    /// Where its programs reach it without a token, for `connect`.
+    pub fn socket(&self) -> String {
+        format!("{SOCKET}{}", self.data_dir().display())
+    }
+
     /// The command that `start` runs.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
@@ -200,8 +207,8 @@ impl Peer {
             if let Some(status) = self.has_ended()? {
                 bail!("{}'s peer ended with {status}:\n{}", self.name, self.log_tail());
             }
-            if let Ok(address) = fs::read_to_string(&address_file)
-                && let Ok(client) = connect_on(&self.place.machine, address.trim()).await
+            if address_file.exists()
+                && let Ok(client) = connect_on(&self.place.machine, &self.socket()).await
                 && let Ok(peer) = client.clone().get_peer(pb::GetPeerRequest {}).await
             {
                 self.id = peer.into_inner().peer_id;
@@ -306,7 +313,10 @@ async fn on<T: Send + 'static>(
     }
 }
 
-/// A client of the peer whose client listener is at `address`.
+/// What stands before a data directory whose socket is meant.
+const SOCKET: &str = "socket:";
+
+/// A client of the peer whose client listener is at `address`, or `socket:` and a data directory.
 pub async fn connect(address: &str) -> Result<Client> {
     connect_on(&None, address).await
 }
@@ -317,12 +327,18 @@ pub async fn connect_on(machine: &Option<Handle>, address: &str) -> Result<Clien
     let connector = service_fn(move |_: http::Uri| {
         let (machine, target) = (machine.clone(), target.clone());
         async move {
+            if let Some(data_dir) = target.strip_prefix(SOCKET) {
+                // It is in no machine's network.
+                let stream = connect_socket(Path::new(data_dir)).await?;
+                return io::Result::Ok(TokioIo::new(Either::Left(stream)));
+            }
             let stream = on(&machine, TcpStream::connect(target)).await?;
             stream.set_nodelay(true)?;
-            io::Result::Ok(TokioIo::new(stream))
+            Ok(TokioIo::new(Either::Right(stream)))
         }
     });
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    let authority = if address.starts_with(SOCKET) { "localhost" } else { address };
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))?;
     let channel = endpoint.connect_with_connector(connector).await?;
     Ok(ClientServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
 }

@@ -1,13 +1,14 @@
 // A complete client of demes in Go: grpc-go, and stubs that buf made from proto/.
 //
-// Each person runs a peer, and each peer serves that person's programs on its client listener. Here
-// one program acts for three people, so it talks with three peers:
+// Each person runs a peer, and each peer serves that person's programs on a socket. Here one program
+// acts for three people, so it talks with three peers:
 //
 //	client ANA BEN CLEO
 //
-// with the addresses of their client listeners. What it does, in this order, is steps at the end of
-// story.go. For the loss of the host it needs help: it runs `$KILL PEERID` and `$RESTART PEERID`,
-// which tests/interop/run.sh gives it.
+// with where each serves programs, such as `unix:/home/ana/.local/share/demes/client.sock`. (On
+// loopback, a program would show the token beside it: the metadata `authorization`, `Bearer TOKEN`.)
+// What it does, in this order, is steps at the end of story.go. For the loss of the host it needs
+// help: it runs `$KILL PEERID` and `$RESTART PEERID`, which tests/interop/run.sh gives it.
 package main
 
 import (

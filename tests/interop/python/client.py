@@ -1,13 +1,14 @@
 """A complete client of demes in Python: grpcio, and stubs that grpcio-tools made from proto/.
 
-Each person runs a peer, and each peer serves that person's programs on its client listener. Here one
-program acts for three people, so it talks with three peers:
+Each person runs a peer, and each peer serves that person's programs on a socket. Here one program acts
+for three people, so it talks with three peers:
 
     client.py ANA BEN CLEO
 
-with the addresses of their client listeners. What it does, in this order, is `STEPS` at the end. For
-the loss of the host it needs help: it runs `$KILL PEERID` and `$RESTART PEERID`, which tests/interop/
-run.sh gives it.
+with where each serves programs, such as `unix:/home/ana/.local/share/demes/client.sock`. (On loopback, a
+program would show the token beside it: the metadata `authorization`, `Bearer TOKEN`.) What it does, in
+this order, is `STEPS` at the end. For the loss of the host it needs help: it runs `$KILL PEERID` and
+`$RESTART PEERID`, which tests/interop/run.sh gives it.
 """
 
 import os
@@ -33,8 +34,9 @@ class Person:
 
     def __init__(self, client_address):
         self.client_address = client_address
-        # A peer that was away for a while is tried again soon.
-        options = [("grpc.max_reconnect_backoff_ms", 500)]
+        # A peer that was away for a while is tried again soon. On a socket grpcio would name the peer
+        # by the socket's path, which is no name of a host.
+        options = [("grpc.max_reconnect_backoff_ms", 500), ("grpc.default_authority", "localhost")]
         self.channel = grpc.insecure_channel(client_address, options)
         self.peer = client_pb2_grpc.ClientServiceStub(self.channel)
         me = self.peer.GetPeer(demes.GetPeerRequest(), timeout=DEADLINE_S)
