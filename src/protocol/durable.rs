@@ -123,6 +123,7 @@ impl Replica {
     pub(super) fn clear_outbox_through(&mut self, number: Number) {
         if self.outbox.confirm_through(number) {
             self.later.outbox_remove_through = Some(number);
+            self.is_over_quota = false;
         }
     }
 

@@ -269,7 +269,7 @@ impl Replica {
         let last = self.log.last().index;
         let Some(attached) = &mut self.attached else { return };
         attached.heartbeat = attached.heartbeat.max(heartbeat.number);
-        attached.interval_us = heartbeat.interval_us;
+        attached.interval_us = heartbeat.interval_us.min(self.config.heartbeat_narrow_us());
         attached.echo = true;
         let Some(matched) = attached.matched else { return };
         attached.holes = if heartbeat.commit > last { attached.holes + 1 } else { 0 };

@@ -336,6 +336,8 @@ impl Replica {
     pub(super) fn attach_at(&mut self, source: PeerId, reign: Hint, look: Position) {
         let Hint { host, term } = reign;
         self.attach_count += 1;
+        // L8: another host may know better.
+        self.is_over_quota = false;
         let attach = self.attach_count;
         let is_followed = self.host == Some(host) && term == self.hard_state.term;
         self.attached = Some(Attached {

@@ -153,7 +153,8 @@ impl Replica {
     /// Whether one of the words is such a joining, later than that of this incarnation.
     fn is_outlived_by(&self, words: &[Arc<SignedChange>]) -> bool {
         let state = self.log.state();
-        let has_joined = state.members.get(&self.me).is_some_and(|me| me.incarnation != 0);
+        let me = state.members.get(&self.me);
+        let has_joined = me.is_some_and(|me| me.incarnation == self.incarnation);
         let is_later = |word: &Arc<SignedChange>| {
             matches!(word.change, Membership::Joined { .. })
                 && word.author == self.me

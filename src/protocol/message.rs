@@ -180,7 +180,7 @@ pub struct Heartbeat {
     pub commit: Index,
     /// Delivered and read positions that changed (R36).
     pub positions: Vec<(PeerId, Receipt)>,
-    /// What voters have said of themselves, where it is new: to voters, at most once a second.
+    /// What voters have said of themselves, where it is new: to voters, every 4 s at most.
     pub pasts: Vec<(PeerId, Incarnation, Past)>,
     /// The ranked candidates (R13), when the member has not acknowledged this version.
     pub ranking: Option<Arc<Ranking>>,

@@ -206,8 +206,12 @@ impl Replica {
         if self.stopping.is_none() && !is_active {
             return Err(ProposeError::NotMember);
         }
-        // L8: what would only wait is not taken; leaving is.
-        if self.is_over_quota && *payload != Payload::Membership(Membership::Leaving) {
+        // L8: what would only wait is not taken; leaving is, and sending somebody away.
+        let goes = matches!(
+            payload,
+            Payload::Membership(Membership::Leaving | Membership::Removing { .. })
+        );
+        if self.is_over_quota && self.outbox.len() > 0 && !goes {
             return Err(ProposeError::OverQuota);
         }
         self.can_keep(0)

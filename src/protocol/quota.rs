@@ -1,20 +1,18 @@
 //! How much an author may add to a chat (L8): bytes, and changes of a kind that people make rarely.
 //!
 //! The host takes no more than that, and every member counts along, so that whoever hosts next goes
-//! on with what it has seen itself. Nobody's wall clock is asked: what was added fades away over a
+//! on with what it has seen itself. Nobody is at fault for what it takes: one that has just started
+//! knows of less. Nobody's wall clock is asked: what was added fades away over a
 //! day by the counting peer's own clock. What a member catches up on was added at other times, and
 //! is not counted.
 
 use super::planted::{Bug, planted};
 use super::replica::Replica;
 use super::time::{Instant, Micros, SECOND};
-use super::types::{Entry, Membership, Payload, PeerId};
+use super::types::{Entry, MemberState, Membership, Payload, PeerId};
 
 /// In this time all that was counted has faded away.
 const DAY_US: Micros = 86_400 * SECOND;
-/// A host that lets an author add so many times as much as it may is at fault. Hosts that follow
-/// each other may each know little of what was added before.
-const HOST_FAULT: u64 = 8;
 
 /// What an author has added of late.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -59,10 +57,17 @@ fn is_rare(payload: &Payload) -> bool {
 }
 
 impl Replica {
-    /// Whether the author may add that now. Leaving is never refused, nor is sending somebody away.
+    /// Whether the author may add that now. Leaving is never refused, nor is sending somebody away
+    /// who is there.
     pub(super) fn may_add(&self, author: PeerId, payload: &Payload, size: usize) -> bool {
-        if let Payload::Membership(Membership::Leaving | Membership::Removing { .. }) = payload {
-            return true;
+        let is_there = |peer: &PeerId| {
+            let member = self.log.state().members.get(peer);
+            member.is_some_and(|member| member.state != MemberState::Leaving)
+        };
+        match payload {
+            Payload::Membership(Membership::Leaving) => return true,
+            Payload::Membership(Membership::Removing { peer }) if is_there(peer) => return true,
+            _ => {}
         }
         let quota = self.config.quota;
         let added = self.added.get(&author).copied().unwrap_or_default().faded(self.now, quota);
@@ -71,19 +76,16 @@ impl Replica {
         (bytes_fit && rare_fit) || planted(Bug::QuotaIgnored)
     }
 
-    /// Counts an entry that has just been added. Whether its author has added so much that no host
-    /// would have let it.
-    pub(super) fn count_added(&mut self, entry: &Entry) -> bool {
+    /// Counts an entry that has just been added.
+    pub(super) fn count_added(&mut self, entry: &Entry) {
         let (now, quota) = (self.now, self.config.quota);
         let is_by_host = entry.number == 0 && !is_rare(&entry.payload);
         if is_by_host {
-            return false;
+            return;
         }
         let added = self.added.entry(entry.author).or_default();
         *added = added.faded(now, quota);
         added.bytes = added.bytes.saturating_add(entry.size() as u64);
         added.rare += u64::from(is_rare(&entry.payload));
-        added.bytes > quota.bytes.saturating_mul(HOST_FAULT)
-            || added.rare > quota.rare.saturating_mul(HOST_FAULT)
     }
 }

@@ -112,7 +112,7 @@ pub struct Replica {
     pub(super) heard_terms: BTreeMap<PeerId, Term>,
     /// Whom this peer has voted for since it followed a host last, how often, and until when not
     /// again (L5).
-    pub(super) vain_votes: BTreeMap<PeerId, (u32, Instant)>,
+    pub(super) vain_votes: BTreeMap<Option<PeerId>, (u32, Instant)>,
     /// When this peer, as host, stood anew for one in a later term.
     pub(super) renewed_at: Option<Instant>,
     /// Peers that have said themselves that they have outlived the incarnation which this log
@@ -139,9 +139,9 @@ pub struct Replica {
     pub(super) foreign_words_of: BTreeSet<PeerId>,
     /// What authors have added of late (L8).
     pub(super) added: BTreeMap<PeerId, Added>,
-    /// The host takes nothing more of this peer for now.
     /// In this run it has come up to where another's log ended (R31).
     pub(super) knows_own_words: bool,
+    /// The host takes nothing more of this peer for now.
     pub(super) is_over_quota: bool,
 
     pub(super) ready: Ready,

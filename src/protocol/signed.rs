@@ -163,7 +163,9 @@ impl ChatState {
                 Membership::InviteLinkCreated { link, .. } if may => drop(links.insert(*link)),
                 Membership::Joined { proof, .. } => {
                     let link = proof.as_ref().is_some_and(|proof| {
-                        links.contains(&proof.link) || self.invite_links.get(&proof.link).is_some()
+                        let known = self.invite_links.get(&proof.link);
+                        links.contains(&proof.link)
+                            || known.is_some_and(|link| !link.revoked && link.uses_left > 0)
                     });
                     let is_known = self.members.contains_key(&word.author);
                     let let_in = invited.contains(&word.author) || link || is_known;
@@ -197,6 +199,11 @@ impl ChatState {
         word: &SignedChange,
     ) -> Option<Option<PeerId>> {
         let (author, session) = (word.author, word.session);
+        // Before the own joining is read, nobody knows which words are of an earlier membership.
+        let has_joined = self.members.get(&peer).is_some_and(|it| it.incarnation == incarnation);
+        if !has_joined && !planted(Bug::OldRemovalBelieved) {
+            return None;
+        }
         match &word.change {
             Membership::Leaving if author == peer => (session == incarnation).then_some(None),
             Membership::Removing { peer: target } if *target == peer && author != peer => {

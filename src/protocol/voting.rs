@@ -46,8 +46,8 @@ impl Replica {
         let may_stand = self.is_voting(message.from, message.from_incarnation)
             || request.end.last > self.log.last()
             || planted(Bug::LearnerVotedFor);
-        let is_soon =
-            self.vain_votes.get(&message.from).is_some_and(|(_, until)| self.now < *until);
+        let who = self.counted_as(message.from);
+        let is_soon = self.vain_votes.get(&who).is_some_and(|(_, until)| self.now < *until);
         let granted = host_alive.is_none()
             && may_stand
             && (!is_soon || permitted || planted(Bug::VotesInVain))
@@ -115,9 +115,15 @@ impl Replica {
         self.stand(Some(permission), beyond);
     }
 
+    /// All whom the log does not name count as one: anybody has as many keys as it likes.
+    fn counted_as(&self, candidate: PeerId) -> Option<PeerId> {
+        Some(candidate).filter(|candidate| self.log.state().members.contains_key(candidate))
+    }
+
     /// Who asks for votes again and again, and never hosts, would hold up every election: each vote
     /// is for one term. It gets the next one later each time.
     fn note_vain_vote(&mut self, candidate: PeerId) {
+        let candidate = self.counted_as(candidate);
         let round = self.round();
         let is_known = self.vain_votes.contains_key(&candidate);
         if !is_known && self.vain_votes.len() >= VAIN_VOTES_MAX {
