@@ -310,7 +310,7 @@ impl ChatState {
         let is_invited = |member: &Member| member.state == MemberState::Invited;
         if self.members.get(peer).is_some_and(is_invited) && !planted(Bug::InvitationStands) {
             self.members_mut().remove(peer);
-            self.shown.uninvited(peer);
+            self.shown.uninvited(peer, self.former_members.contains_key(peer));
         }
     }
 

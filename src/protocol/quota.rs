@@ -2,9 +2,8 @@
 //!
 //! The host takes no more than that, and every member counts along, so that whoever hosts next goes
 //! on with what it has seen itself. Nobody is at fault for what it takes: one that has just started
-//! knows of less. Nobody's wall clock is asked: what was added fades away over a
-//! day by the counting peer's own clock. What a member catches up on was added at other times, and
-//! is not counted.
+//! knows of less. Nobody's wall clock is asked: what was added fades away over a day by the counting
+//! peer's own clock. What a member catches up on was added at other times, and is not counted.
 
 use super::planted::{Bug, planted};
 use super::replica::Replica;
@@ -82,6 +81,10 @@ impl Replica {
         let is_by_host = entry.number == 0 && !is_rare(&entry.payload);
         if is_by_host {
             return;
+        }
+        if !self.added.contains_key(&entry.author) {
+            let is_left = |added: Added| added.bytes > 0 || added.rare > 0;
+            self.added.retain(|_, added| is_left(added.faded(now, quota)));
         }
         let added = self.added.entry(entry.author).or_default();
         *added = added.faded(now, quota);

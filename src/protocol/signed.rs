@@ -94,11 +94,12 @@ impl Shown {
         *shown = ShownOf { ended: shown.ended.take(), ..ShownOf::default() };
     }
 
-    /// Nothing but how an earlier membership ended is left to say of it.
-    pub(super) fn uninvited(&mut self, peer: &PeerId) {
-        self.gone(*peer);
-        Arc::make_mut(&mut self.peers)
-            .retain(|other, shown| other != peer || shown.ended.is_some());
+    /// Nothing but how an earlier membership ended is left to say of it, if that is remembered.
+    pub(super) fn uninvited(&mut self, peer: &PeerId, is_former: bool) {
+        match is_former {
+            true => self.gone(*peer),
+            false => drop(Arc::make_mut(&mut self.peers).remove(peer)),
+        }
     }
 
     pub(super) fn forget(&mut self, peer: &PeerId) {

@@ -195,7 +195,6 @@ pub fn from_withdraw_request(request: pb::WithdrawRequest) -> Result<(Header, Bo
     Ok((header, Body::Withdraw(Withdraw { term: request.term, reason })))
 }
 
-/// With where the caller can be dialled.
 pub fn to_announce_request(header: Option<pb::Header>, announce: &Announce) -> pb::AnnounceRequest {
     let reign = announce.reign.as_deref().map(to_entry);
     pb::AnnounceRequest { header, term: announce.term, reign }

@@ -10,13 +10,10 @@ use demes_protocol::message::{
     Announce, Body, FindHostAnswer, Heartbeat, Message, Nominate, Refused, RefusedReason,
     RequestVote,
 };
-use demes_protocol::sign::signed_vote;
-use demes_protocol::types::{
-    Ballot, ChatId, End, Entry, Hash, Payload, PeerId, Position, Reign, SignedVote,
-};
+use demes_protocol::types::{End, PeerId, Position};
 
+use crate::false_reign::reign_of_one;
 use crate::peer::{PEERS, Peer, id};
-use crate::signing::sign;
 
 /// Whom nobody knows.
 const STRANGER: PeerId = PeerId([99; 32]);
@@ -74,7 +71,7 @@ pub fn told(liar: Liar, lie: Lie, peers: &[Arc<Peer>; PEERS], to: usize) -> Opti
     let body = match lie {
         Lie::Hosts => Body::Announce(Announce { term, reign: None }),
         Lie::HostsByItself => {
-            let reign = Some(own_reign(from, from_incarnation, end, term));
+            let reign = Some(reign_of_one(from, from_incarnation, end, term));
             Body::Announce(Announce { term, reign })
         }
         Lie::IsHeard => Body::Heartbeat(Heartbeat {
@@ -114,27 +111,4 @@ pub fn told(liar: Liar, lie: Lie, peers: &[Arc<Peer>; PEERS], to: usize) -> Opti
         words: Vec::new(),
         body,
     })
-}
-
-/// The first entry of a reign that nobody has voted for but who claims it.
-fn own_reign(liar: PeerId, incarnation: u64, end: End, term: u64) -> Arc<Entry> {
-    let ballot = Ballot { term, candidate: liar, incarnation, end };
-    let signed = signed_vote(ChatId::default(), &ballot, liar, incarnation);
-    let vote = SignedVote { incarnation, signature: sign(liar, &signed) };
-    let votes = [(liar, vote)].into();
-    let mut entry = Entry {
-        index: end.last.index + 1,
-        term,
-        author: liar,
-        session: incarnation,
-        number: 0,
-        created_at_ms: 0,
-        trace: None,
-        payload: Payload::TermStart(Reign { last_term: end.last.term, votes }),
-        signature: None,
-        previous: end.hash,
-        hash: Hash::default(),
-    };
-    entry.hash = entry.computed_hash();
-    Arc::new(entry)
 }

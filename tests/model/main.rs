@@ -20,6 +20,8 @@ mod configurations;
 #[path = "../common/disk.rs"]
 #[allow(dead_code, reason = "torn writes and offline looks are for the simulation")]
 mod disk;
+#[path = "../common/false_reign.rs"]
+mod false_reign;
 mod history;
 mod key;
 mod lies;

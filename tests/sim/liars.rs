@@ -10,13 +10,10 @@ use demes_protocol::message::{
     Announce, Append, Attach, Body, Candidate, Heartbeat, Message, Nominate, Ranking, Refused,
     RefusedReason, ReportDelays, RequestVote,
 };
-use demes_protocol::sign::signed_vote;
-use demes_protocol::types::{
-    Ballot, ChatId, End, Entry, Hash, Payload, PeerId, Position, Reign, SignedVote,
-};
+use demes_protocol::types::{End, Entry, Payload, PeerId, Position};
 
+use super::false_reign::reign_of_one;
 use super::plan::{Action, Draw};
-use super::signing::sign;
 use super::world::{SECOND, World};
 
 /// How late it may answer a ping.
@@ -227,28 +224,9 @@ impl World {
         Some(Body::Append(append))
     }
 
-    /// The first entry of a reign with nobody's vote but the liar's own.
-    fn false_start(&mut self, liar: PeerId, end: End, term: u64) -> Arc<Entry> {
+    fn false_start(&self, liar: PeerId, end: End, term: u64) -> Arc<Entry> {
         let incarnation = self.index_of(liar).map_or(0, |at| self.peers[at].disk.incarnation());
-        let ballot = Ballot { term, candidate: liar, incarnation, end };
-        let signed = signed_vote(ChatId::default(), &ballot, liar, incarnation);
-        let vote = SignedVote { incarnation, signature: sign(liar, &signed) };
-        let votes = [(liar, vote)].into();
-        let mut entry = Entry {
-            index: end.last.index + 1,
-            term,
-            author: liar,
-            session: incarnation,
-            number: 0,
-            created_at_ms: 0,
-            trace: None,
-            payload: Payload::TermStart(Reign { last_term: end.last.term, votes }),
-            signature: None,
-            previous: end.hash,
-            hash: Hash::default(),
-        };
-        entry.hash = entry.computed_hash();
-        Arc::new(entry)
+        reign_of_one(liar, incarnation, end, term)
     }
 
     /// How much later than it could a liar answers a ping.

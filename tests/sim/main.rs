@@ -13,6 +13,8 @@
 mod counts;
 mod disk;
 mod failover;
+#[path = "../common/false_reign.rs"]
+mod false_reign;
 mod faults;
 mod fuzzer;
 mod healing;
