@@ -309,9 +309,7 @@ impl Network {
         }
         if is_lost {
             stream.is_open = false;
-            // Nobody waits longer than that for what is queued on a line.
-            let at = arrival.max(stream.until).min(now + LINE_WAIT_US);
-            return Fate::Breaks(at + BREAK_NOTICED_US);
+            return Fate::Breaks(arrival.max(stream.until) + BREAK_NOTICED_US);
         }
         if is_slow && stream.until > now + SLOW_STREAM_MAX * SLOW_READ_US {
             stream.is_open = false;
