@@ -5,8 +5,7 @@
 //! lines of both. While nothing is wrong with any line, the kernel passes packets by itself, and
 //! times are those of the machine.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
 use std::net::Ipv4Addr;
@@ -192,29 +191,42 @@ fn open(program: &Path, interface: &str) -> Result<(UnixDatagram, Child)> {
     Ok((here, pump))
 }
 
+/// A packet on its way: when it goes on, and whether the line of the peer that it is for still has
+/// to carry it. That is asked when it comes there, since what was sent later may come sooner.
+struct Held {
+    due: Instant,
+    comes_to: Option<usize>,
+    packet: Vec<u8>,
+}
+
 /// Carries packets until it is stopped, in the order in which they are due.
 async fn carry(socket: UnixDatagram, state: &Mutex<State>, mut stopped: oneshot::Receiver<()>) {
     let Ok(socket) = tokio::net::UnixDatagram::from_std(socket) else { return };
-    let mut held: BinaryHeap<Reverse<(Instant, u64, Vec<u8>)>> = BinaryHeap::new();
-    let mut count = 0;
+    let mut held = BTreeMap::new();
+    let mut count = 0_u64;
     let mut buffer = vec![0; PACKET_BYTES];
     loop {
-        let due = held.peek().map(|Reverse((due, ..))| *due);
+        let due = held.keys().next().map(|(due, _): &(Instant, u64)| *due);
         let wait = due.map(|due| tokio::time::sleep_until(due.into()));
         tokio::select! {
             _ = &mut stopped => return,
             received = socket.recv(&mut buffer) => {
                 let Ok(length) = received else { return };
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                for (due, packet) in state.pass(Instant::now(), &buffer[..length]) {
+                for next in state.pass(Instant::now(), &buffer[..length]) {
                     count += 1;
-                    held.push(Reverse((due, count, packet)));
+                    held.insert((next.due, count), next);
                 }
             }
             () = async { wait.expect("it is only asked then").await }, if due.is_some() => {
-                if let Some(Reverse((_, _, packet))) = held.pop()
-                    && socket.send(&packet).await.is_err()
-                {
+                let Some((_, next)) = held.pop_first() else { continue };
+                if let Some(peer) = next.comes_to {
+                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(next) = state.arrive(peer, next) {
+                        count += 1;
+                        held.insert((next.due, count), next);
+                    }
+                } else if socket.send(&next.packet).await.is_err() {
                     return;
                 }
             }
@@ -248,17 +260,18 @@ impl State {
         }
     }
 
-    /// What becomes of a packet: what is to be passed on, and when.
-    fn pass(&mut self, now: Instant, packet: &[u8]) -> Vec<(Instant, Vec<u8>)> {
+    /// What becomes of a packet that a peer sends: what goes on, and when.
+    fn pass(&mut self, now: Instant, packet: &[u8]) -> Vec<Held> {
         let ends = ends_of(packet)
             .and_then(|(from, to)| Some((*self.places.get(&from)?, *self.places.get(&to)?)));
         // The router's own words to a machine, such as that a packet is too large.
-        let Some((from, to)) = ends else { return vec![(now, packet.to_owned())] };
+        let at_once = |packet| Held { due: now, comes_to: None, packet };
+        let Some((from, to)) = ends else { return vec![at_once(packet.to_owned())] };
         let is_reset = |peer: usize| self.resets_until[peer].is_some_and(|until| now < until);
         if (is_reset(from) || is_reset(to))
             && let Some(ends) = resets(packet)
         {
-            return ends.into_iter().map(|packet| (now, packet)).collect();
+            return ends.into_iter().map(at_once).collect();
         }
         let (one, other) = (self.lines[from], self.lines[to]);
         if self.happens(one.loss) || self.happens(other.loss) {
@@ -275,8 +288,13 @@ impl State {
             arrives = arrives.max(*last);
             *last = arrives;
         }
-        let received = self.through(arrives, to, 1, packet.len());
-        received.map(|at| (at, packet.to_owned())).into_iter().collect()
+        vec![Held { due: arrives, comes_to: Some(to), packet: packet.to_owned() }]
+    }
+
+    /// What becomes of a packet that has come to the line of the peer that it is for.
+    fn arrive(&mut self, peer: usize, held: Held) -> Option<Held> {
+        let due = self.through(held.due, peer, 1, held.packet.len())?;
+        Some(Held { due, comes_to: None, packet: held.packet })
     }
 
     /// When a narrow line has carried so many bytes more; nothing where it holds too much already.
@@ -311,20 +329,21 @@ impl State {
 
 /// Checked at the beginning of every run.
 pub fn check_yourself() {
-    let ips = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
-    let packet = |bytes: usize| {
+    let ips = [1, 2, 3].map(|last| Ipv4Addr::new(10, 0, 0, last));
+    let packet_from = |from: usize, bytes: usize| {
         let mut packet = vec![0; bytes];
         packet[0] = 0x45;
-        packet[12..16].copy_from_slice(&ips[0].octets());
+        packet[12..16].copy_from_slice(&ips[from].octets());
         packet[16..20].copy_from_slice(&ips[1].octets());
         packet
     };
+    let packet = |bytes| packet_from(0, bytes);
     let now = Instant::now();
     let arrivals = |line: Line, packets: &[usize]| {
         let mut state = State::new(ips.into_iter());
         state.lines[0] = line;
         let passed = packets.iter().flat_map(|bytes| state.pass(now, &packet(*bytes)));
-        passed.map(|(at, _)| (at - now).as_millis()).collect::<Vec<_>>()
+        passed.map(|held| (held.due - now).as_millis()).collect::<Vec<_>>()
     };
     let line = Line::default();
     assert_eq!(arrivals(line, &[100]), [0]);
@@ -335,4 +354,12 @@ pub fn check_yourself() {
     let jittered = arrivals(Line { delay_ms: 200, jitter_ms: 100, ..line }, &[100; 50]);
     assert!(jittered.is_sorted() && jittered[0] >= 100 && jittered[49] <= 300, "{jittered:?}");
     assert!(!arrivals(Line { late: 300, ..line }, &[100; 50]).is_sorted(), "some are overtaken");
+
+    // A line carries what comes to it first, whoever sent first.
+    let mut state = State::new(ips.into_iter());
+    state.lines = vec![Line { kbit: 64, ..line }; 3];
+    let late = state.pass(now, &packet_from(0, 8_000)).remove(0);
+    let soon = state.pass(now, &packet_from(2, 80)).remove(0);
+    let mut at = |held: Held| state.arrive(1, held).map(|held| (held.due - now).as_millis());
+    assert_eq!((at(soon), at(late)), (Some(20), Some(2_000)));
 }
