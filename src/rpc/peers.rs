@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -36,15 +37,20 @@ const ROOM_FOR_PINGS: u32 = 8;
 const LATE_MIN: Duration = Duration::from_millis(750);
 const LATE_MAX: Duration = Duration::from_secs(2);
 const RECENT_PINGS: usize = 8;
-/// Where a late ping gets no answer for so long again, nor does a dial, the peer is out of reach;
-/// on links that are slower, after four times the slowest ping.
+/// Where nothing at all comes from the peer for so long again, neither an answer to a late ping or
+/// to a dial nor what the peer says by itself, it is out of reach; on links that are slower, after
+/// four times the slowest ping.
 const SILENT_MIN: Duration = Duration::from_millis(1_250);
+/// For so long one dials beside a late ping, and the others wait: where a line is full, all pings
+/// over it are late, and all those handshakes would be more than it carries in seconds.
+const DIAL_TURN: Duration = Duration::from_secs(1);
 /// Pings in quick succession when a connection is new (R12).
 const PING_BURST: u32 = 3;
 
 /// Keeps a connection to every peer of the roster until `stop`.
 pub async fn keep_links(handle: Handle, identity: Arc<Identity>, stop: CancellationToken) {
     let mut roster = handle.roster();
+    let turns = Arc::new(Semaphore::new(1));
     let mut links: BTreeMap<PeerId, (Contact, CancellationToken)> = BTreeMap::new();
     loop {
         let wanted = Arc::clone(&roster.borrow_and_update());
@@ -65,6 +71,7 @@ pub async fn keep_links(handle: Handle, identity: Arc<Identity>, stop: Cancellat
                     identity: Arc::clone(&identity),
                     peer,
                     contact: contact.clone(),
+                    turns: Arc::clone(&turns),
                 };
                 let stopped = stop.clone();
                 tokio::spawn(async move {
@@ -89,6 +96,8 @@ struct Link {
     identity: Arc<Identity>,
     peer: PeerId,
     contact: Contact,
+    /// Who may dial beside a late ping.
+    turns: Arc<Semaphore>,
 }
 
 impl Link {
@@ -186,12 +195,15 @@ impl Link {
             let took = tokio::select! {
                 biased;
                 answered = &mut ping => answered.ok()?,
-                () = silence(connection, patience) => tokio::select! {
-                    biased;
-                    answered = ping => answered.ok()?,
-                    newer = self.overtake() => return newer,
-                    () = sleep((slowest * 4).max(SILENT_MIN)) => return None,
-                },
+                () = silence(|| connection.heard(), patience) => {
+                    let heard = || connection.heard() + self.contact.outbox.heard();
+                    tokio::select! {
+                        biased;
+                        answered = ping => answered.ok()?,
+                        newer = self.overtake() => return newer,
+                        () = silence(heard, (slowest * 4).max(SILENT_MIN)) => return None,
+                    }
+                }
             };
             recent.truncate(RECENT_PINGS - 1);
             recent.push_front(took);
@@ -210,7 +222,17 @@ impl Link {
     async fn overtake(&self) -> Option<Connection> {
         let mut wait = REDIAL_MIN;
         loop {
-            match self.connect().await {
+            let turn = self.turns.acquire().await;
+            let connecting = self.connect();
+            tokio::pin!(connecting);
+            let connected = match timeout(DIAL_TURN, &mut connecting).await {
+                Ok(connected) => connected,
+                Err(_) => {
+                    drop(turn);
+                    connecting.await
+                }
+            };
+            match connected {
                 Ok(connection) => return Some(connection),
                 Err(DialError::Refused) => return None,
                 Err(_) => sleep(jitter(wait)).await,
@@ -220,12 +242,12 @@ impl Link {
     }
 }
 
-/// Until nothing has come over the connection for so long.
-async fn silence(connection: &Connection, lasts: Duration) {
+/// Until nothing has been heard for so long; `heard` counts what is.
+async fn silence(heard: impl Fn() -> u64, lasts: Duration) {
     loop {
-        let heard = connection.heard();
+        let before = heard();
         sleep(lasts).await;
-        if connection.heard() == heard {
+        if heard() == before {
             return;
         }
     }

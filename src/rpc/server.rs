@@ -339,14 +339,16 @@ impl Door {
         };
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let Some(peer) = tls::peer_id_of(certificates) else { return };
-        if let Some(contact) = self.inbound.handle.roster().borrow().get(&peer) {
-            contact.outbox.dialled_us();
+        let roster = self.inbound.handle.roster();
+        let outbox = roster.borrow().get(&peer).map(|contact| Arc::clone(&contact.outbox));
+        if let Some(outbox) = &outbox {
+            outbox.dialled_us();
         }
         let is_member = self.inbound.knows(&peer);
         place.prove(peer, is_member);
         let ip = tls.get_ref().0.peer_addr().map_or(UNKNOWN, |address| address.ip());
         let caller = Caller { peer, ip, bucket: self.inbound.node.gate.bucket(peer) };
-        let connection = Served::new(tls, Some(caller), place, "peer");
+        let connection = Served::new(tls, Some(caller), place, "peer").with_outbox(outbox);
         let connections = match kind_of(is_member) {
             Kind::Member => self.members,
             _ => self.strangers,

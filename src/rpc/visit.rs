@@ -17,6 +17,7 @@ use tower::{Layer, Service};
 
 use super::inbound::Caller;
 use super::places::{Call, Holder, Place};
+use crate::runtime::outbox::Outbox;
 use crate::telemetry::metrics::{self, LISTENER, Metric, hold};
 
 /// What the calls of a connection know of it.
@@ -32,6 +33,8 @@ pub struct Served<S> {
     io: S,
     visitor: Visitor,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// What waits for the member that calls, if it is one: a sign of its life is noted there.
+    outbox: Option<Arc<Outbox>>,
     _place: Place,
     _held: metrics::Held,
 }
@@ -41,7 +44,13 @@ impl<S> Served<S> {
         let holder = Arc::clone(&place.holder);
         let closed = Box::pin(holder.closed.clone().cancelled_owned());
         let held = hold(Metric::Connections, KeyValue::new(LISTENER, listener));
-        Self { io, visitor: Visitor { caller, holder }, closed, _place: place, _held: held }
+        let visitor = Visitor { caller, holder };
+        Self { io, visitor, closed, outbox: None, _place: place, _held: held }
+    }
+
+    /// What waits for the member that calls.
+    pub fn with_outbox(self, outbox: Option<Arc<Outbox>>) -> Self {
+        Self { outbox, ..self }
     }
 
     /// The other side takes nothing: that must not keep the connection either.
@@ -76,7 +85,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Served<S> {
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
-        self.visitor.holder.has_read(buffer.filled().len() - before);
+        let bytes = buffer.filled().len() - before;
+        self.visitor.holder.has_read(bytes);
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| bytes > 0) {
+            outbox.hear();
+        }
         read
     }
 }

@@ -24,6 +24,7 @@ pub struct Outbox {
     queue: Mutex<Queue>,
     filled: Notify,
     dialled_us: Notify,
+    heard: AtomicU64,
     dropped: AtomicU64,
 }
 
@@ -92,6 +93,16 @@ impl Outbox {
     /// Waits until the peer has dialled this one since the last time.
     pub async fn until_dialled(&self) {
         self.dialled_us.notified().await;
+    }
+
+    /// Something has come over the peer's own connection to this one.
+    pub fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was so.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Whether nothing waits.
