@@ -5,7 +5,7 @@ use std::sync::Arc;
 use demes_protocol::sign::signed_vote;
 use demes_protocol::types::{Ballot, ChatId, End, Entry, Hash, Payload, PeerId, Reign, SignedVote};
 
-use crate::signing::sign;
+use super::signing::sign;
 
 /// The first entry of a reign that nobody has voted for but who claims it.
 pub fn reign_of_one(liar: PeerId, incarnation: u64, end: End, term: u64) -> Arc<Entry> {
