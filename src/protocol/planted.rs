@@ -391,6 +391,10 @@ bugs! {
     R22 EchoesNotMeasured,
     /// Echoes that come late say nothing about the line.
     R22 LateEchoesIgnored,
+    /// A host that pauses and resumes over narrow lines sends another heartbeat each time.
+    R22 FlapsFillLines,
+    /// Over narrow lines it announces itself each second to all whose echoes are late.
+    R21 AnnouncedToLate,
     /// Where no answer comes, everything is sent again at once.
     R33 AllSentAgainAtOnce,
     /// Delays are reported each second, whether they have changed or not.

@@ -107,7 +107,11 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::BackAtOnce | Bug::NewHostTrustsLearners => "flapping",
         Bug::ShortChatWaits => "stores_lost_in_a_row",
         Bug::SyncBreaksKeepingUp => "busy_and_back",
-        Bug::LateEchoesIgnored | Bug::ReportsAllTheTime | Bug::AllSentAgainAtOnce => "narrow_line",
+        Bug::LateEchoesIgnored
+        | Bug::ReportsAllTheTime
+        | Bug::AllSentAgainAtOnce
+        | Bug::FlapsFillLines
+        | Bug::AnnouncedToLate => "narrow_line",
         Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",
         Bug::SaysBeforeReading => "old_copy_reads_first",
