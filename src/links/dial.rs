@@ -71,6 +71,11 @@ pub enum DialError {
     NoAnswer,
     #[error("there is no way to that address from here")]
     NoRoute,
+    #[error(
+        "what answers there does not know the key exchange X25519MLKEM768: it is an older demes, \
+         or no peer"
+    )]
+    NoHybrid,
     #[error("{0}")]
     Other(String),
 }
@@ -168,6 +173,9 @@ fn other(error: &dyn std::fmt::Display) -> DialError {
 fn tls_error(error: &io::Error) -> DialError {
     if let Some(tls::Refusal::OtherKey { found, .. }) = tls::refusal_of(error) {
         return DialError::WrongKey(found);
+    }
+    if tls::lacks_hybrid(error) {
+        return DialError::NoHybrid;
     }
     match error.kind() {
         io::ErrorKind::UnexpectedEof

@@ -68,7 +68,7 @@ fn reach_of(error: &DialError) -> pb::Reach {
         DialError::WrongKey(_) => pb::Reach::OtherPeer,
         DialError::NoAnswer => pb::Reach::NoAnswer,
         DialError::NoRoute => pb::Reach::NoRoute,
-        DialError::Other(_) => pb::Reach::NoPeer,
+        DialError::NoHybrid | DialError::Other(_) => pb::Reach::NoPeer,
     }
 }
 
