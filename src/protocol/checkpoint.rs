@@ -152,6 +152,7 @@ impl Writer {
         self.fixed(&word.author.0);
         self.number(word.session);
         self.number(word.number);
+        self.number(word.generation);
         self.membership(&word.change);
         self.optional(word.signature.as_ref().map(<[u8; 64]>::as_slice));
     }
@@ -185,6 +186,7 @@ impl Reader<'_> {
             author: self.peer()?,
             session: self.number()?,
             number: self.number()?,
+            generation: self.number()?,
             change: self.membership()?,
             signature: self.optional()?,
         }))
@@ -264,6 +266,7 @@ mod tests {
                 author: FOUNDER,
                 session: 9,
                 number: index,
+                generation: 0,
                 created_at_ms: 0,
                 trace: None,
                 payload,

@@ -142,6 +142,7 @@ impl Writer {
         self.fixed(&entry.author.0);
         self.number(entry.session);
         self.number(entry.number);
+        self.number(entry.generation);
         self.number(entry.created_at_ms);
         self.optional(entry.trace.as_ref().map(<[u8; 25]>::as_slice));
         self.optional(entry.signature.as_ref().map(<[u8; 64]>::as_slice));
@@ -274,6 +275,7 @@ impl Reader<'_> {
             author: self.peer()?,
             session: self.number()?,
             number: self.number()?,
+            generation: self.number()?,
             created_at_ms: self.number()?,
             trace: self.optional()?,
             signature: self.optional()?,
@@ -372,6 +374,7 @@ mod tests {
             author: PeerId([1; 32]),
             session: 9,
             number: 4,
+            generation: 12,
             created_at_ms: 1_700_000_000_000,
             trace: Some([5; 25]),
             payload,

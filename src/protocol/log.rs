@@ -12,7 +12,8 @@ use super::planted::{Bug, kept, planted};
 use super::reign::host_of;
 use super::submissions::is_submittable;
 use super::types::{
-    Entry, Hash, Incarnation, Index, Membership, Number, Payload, PeerId, Position, Term, VoterSet,
+    Entry, Generation, Hash, Incarnation, Index, Membership, Number, Payload, PeerId, Position,
+    Term, VoterSet,
 };
 
 /// Everything that follows from the committed log up to one index, so that a start need not read
@@ -74,6 +75,7 @@ pub struct Log {
     base: Index,
     last: Position,
     last_hash: Hash,
+    last_generation: Generation,
     /// What the committed entries say.
     state: ChatState,
     /// Voter sets of entries beyond `state`, by index (R5).
@@ -93,6 +95,7 @@ impl Log {
         let mut log = Self {
             last: Position { term: checkpoint.terms.term_at(base), index: base },
             last_hash: checkpoint.hash(),
+            last_generation: checkpoint.state.generation,
             terms: checkpoint.terms,
             window: VecDeque::new(),
             window_bytes: 0,
@@ -115,6 +118,10 @@ impl Log {
     }
     pub fn last_hash(&self) -> Hash {
         self.last_hash
+    }
+    /// Which course of the chat it is at its end (R30).
+    pub fn generation(&self) -> Generation {
+        self.last_generation
     }
     /// The last committed index. It never goes back.
     pub fn commit(&self) -> Index {
@@ -165,6 +172,15 @@ impl Log {
             _ if index == self.last.index => Some(self.last_hash),
             _ if index == self.state.index => Some(self.state.hash),
             _ => self.entry(index).map(|entry| entry.hash),
+        }
+    }
+
+    /// Which course of the chat the log is at `index`, where that is at hand.
+    pub(super) fn generation_at(&self, index: Index) -> Option<Generation> {
+        match index {
+            _ if index == self.last.index => Some(self.last_generation),
+            _ if index == self.state.index => Some(self.state.generation),
+            _ => self.entry(index).map(|entry| entry.generation),
         }
     }
 
@@ -226,6 +242,7 @@ impl Log {
         self.terms.push(entry.term, entry.index);
         self.last = Position { term: entry.term, index: entry.index };
         self.last_hash = entry.hash;
+        self.last_generation = entry.generation;
         self.window_bytes += entry.size();
         self.note_number(&entry);
         if let Some(voters) = voters_of(&entry)
@@ -316,6 +333,9 @@ impl Log {
             self.last.index = entry.index - 1;
             self.last_hash = entry.previous;
         }
+        // What was cut is not committed, so that the committed entry before it is at hand.
+        let before = self.entry(self.last.index).map(|entry| entry.generation);
+        self.last_generation = before.unwrap_or(self.state.generation);
         self.terms.truncate_from(from);
         self.last.term = self.terms.term_at(self.last.index);
         // R5: cutting the log rolls the voter set back.

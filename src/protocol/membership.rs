@@ -418,6 +418,7 @@ mod tests {
             author,
             session: author.0[0].into(),
             number: 0,
+            generation: 0,
             created_at_ms: 0,
             trace: None,
             payload: Payload::Membership(change),

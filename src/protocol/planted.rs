@@ -375,6 +375,12 @@ bugs! {
     // ---- recovery ----
     /// What is said in one generation is heard in another.
     R30 GenerationsMixed,
+    /// What was signed in one generation bears out something in another.
+    R30 WordOfAnotherCourse,
+    /// A log takes entries that were said in another generation.
+    R30 EntryOfAnotherCourse,
+    /// A log on its way to its own generation follows a host of an earlier one.
+    R30 EarlierCourseFollowed,
     /// Those who were given up keep their votes.
     R30 LostKeepVotes,
     /// A host can recover a running chat.

@@ -411,6 +411,11 @@ impl Replica {
         self.has_gone || self.outbox.has_leaving() || own == Some(MemberState::Leaving)
     }
 
+    /// The course of the chat that this peer takes part in (R30).
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
     /// What the committed log says.
     pub fn log(&self) -> &Log {
         &self.log

@@ -13,7 +13,8 @@ use super::invite_link::InviteLinks;
 use super::membership::ChatState;
 use super::planted::{Bug, planted};
 use super::types::{
-    Entry, Incarnation, InviteLinkId, MemberState, Membership, Number, Payload, PeerId, Signature,
+    Entry, Generation, Incarnation, InviteLinkId, MemberState, Membership, Number, Payload, PeerId,
+    Signature,
 };
 
 /// The most words that one message carries.
@@ -27,6 +28,8 @@ pub struct SignedChange {
     pub author: PeerId,
     pub session: Incarnation,
     pub number: Number,
+    /// The course of the chat that it was said in, and says nothing outside of (R30).
+    pub generation: Generation,
     pub change: Membership,
     /// The core passes on what it was given; the runtime lets none through without.
     pub signature: Option<Signature>,
@@ -43,9 +46,15 @@ impl SignedChange {
             author: entry.author,
             session: entry.session,
             number: entry.number,
+            generation: entry.generation,
             change: change.clone(),
             signature: entry.signature,
         }))
+    }
+
+    /// Whether it was said in that course of the chat.
+    pub(super) fn is_of(&self, generation: Generation) -> bool {
+        self.generation == generation || planted(Bug::WordOfAnotherCourse)
     }
 }
 
@@ -145,18 +154,19 @@ impl ChatState {
         words
     }
 
-    /// Whether these words show that the peer has joined in this incarnation, let in by one whom
-    /// this log names as an active member, or whom the words before show to be one.
+    /// Whether these words show that the peer has joined in this incarnation and this course of the
+    /// chat, let in by one whom this log names as an active member, or whom the words before show
+    /// to be one.
     pub(super) fn shows_joining(
         &self,
-        peer: PeerId,
-        incarnation: Incarnation,
+        (generation, peer, incarnation): (Generation, PeerId, Incarnation),
         words: &[Arc<SignedChange>],
     ) -> bool {
         let mut invited = BTreeSet::new();
         let mut links = BTreeSet::new();
         let mut joined = BTreeSet::new();
-        for word in words {
+        // What was said before the own course of the chat began stands in the log already.
+        for word in words.iter().filter(|word| word.is_of(generation)) {
             let author = (word.author, word.session);
             let may = self.may_let_in(word) || joined.contains(&author);
             match &word.change {
@@ -195,10 +205,12 @@ impl ChatState {
     /// none that the log has of an earlier membership: an author's numbers are dense.
     pub(super) fn ends_membership(
         &self,
-        peer: PeerId,
-        incarnation: Incarnation,
+        (generation, peer, incarnation): (Generation, PeerId, Incarnation),
         word: &SignedChange,
     ) -> Option<Option<PeerId>> {
+        if !word.is_of(generation) {
+            return None;
+        }
         let (author, session) = (word.author, word.session);
         // Before the own joining is read, nobody knows which words are of an earlier membership.
         let has_joined = self.members.get(&peer).is_some_and(|it| it.incarnation == incarnation);

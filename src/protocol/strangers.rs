@@ -52,8 +52,8 @@ impl Replica {
     // L2: how far somebody's log claims to be, anybody could say. That it has joined, only those
     // could who have let it in.
     fn is_shown_to_have_joined(&self, message: &Message) -> bool {
-        let (from, incarnation) = (message.from, message.from_incarnation);
-        self.log.state().shows_joining(from, incarnation, &message.words)
+        let who = (self.generation, message.from, message.from_incarnation);
+        self.log.state().shows_joining(who, &message.words)
     }
 
     /// Whether the log names that incarnation of the peer, as a member or as a voter.

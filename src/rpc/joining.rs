@@ -19,7 +19,7 @@ use crate::crypto::link::LinkSeed;
 use crate::protocol::message::{Body, Join, RefusedReason};
 use crate::protocol::sign::signed_submission;
 use crate::protocol::types::{
-    ChatId, Generation, Incarnation, InviteLinkProof, Membership, Payload, PeerId,
+    ChatId, Course, Generation, Incarnation, InviteLinkProof, Membership, Payload, PeerId,
 };
 use crate::wire::entry::to_proof;
 use crate::wire::link::{LinkText, PeerHint};
@@ -318,8 +318,8 @@ impl Attempt {
         } else {
             Membership::Declined
         });
-        let signed =
-            signed_submission(self.chat, node.identity.peer_id(), incarnation, 0, &payload);
+        let course = Course { chat: self.chat, generation: self.generation };
+        let signed = signed_submission(course, node.identity.peer_id(), incarnation, 0, &payload);
         let join = Join {
             name,
             address,

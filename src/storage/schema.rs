@@ -9,7 +9,7 @@ use redb::TableDefinition;
 use crate::protocol::types::{Boot, HardState, Incarnation, Index, Past, Pasts, PeerId, Position};
 
 /// Written by every version that this one can read. Another number: another format.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// The log: an entry's canonical form by its index.
 pub const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");

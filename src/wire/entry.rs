@@ -24,6 +24,7 @@ pub fn to_entry(entry: &Entry) -> pb::Entry {
         author_peer_id: hex(&entry.author.0),
         session: entry.session,
         number: entry.number,
+        generation: entry.generation,
         created_at: Some(timestamp(entry.created_at_ms)),
         traceparent: to_traceparent(&entry.trace),
         signature: entry.signature.map(|s| s.to_vec()).unwrap_or_default().into(),
@@ -63,6 +64,7 @@ pub fn from_entry(entry: pb::Entry) -> Result<Entry, WireError> {
         author: peer_id(&entry.author_peer_id, "author_peer_id")?,
         session: entry.session,
         number: entry.number,
+        generation: entry.generation,
         created_at_ms: milliseconds(entry.created_at, "created_at")?,
         trace: trace_context(&entry.traceparent)?,
         payload,
@@ -210,6 +212,7 @@ pub fn to_words(words: &Words) -> Vec<pb::SignedChange> {
         author_peer_id: hex(&word.author.0),
         session: word.session,
         number: word.number,
+        generation: word.generation,
         change: Some(to_membership(&word.change)),
         signature: word.signature.map(|s| s.to_vec()).unwrap_or_default(),
     });
@@ -226,6 +229,7 @@ pub fn from_words(words: Vec<pb::SignedChange>) -> Result<Words, WireError> {
             author: peer_id(&word.author_peer_id, "author_peer_id")?,
             session: word.session,
             number: word.number,
+            generation: word.generation,
             change: from_membership(word.change.ok_or(WireError::Missing("change"))?)?,
             signature: signature(&word.signature)?,
         }))
@@ -320,6 +324,7 @@ mod tests {
             author: PeerId([9; 32]),
             session: 11,
             number: 5,
+            generation: 6,
             created_at_ms: 1_700_000_000_123,
             trace: Some([1; 25]),
             payload,
@@ -382,7 +387,14 @@ mod tests {
         let word = |number| {
             let (author, peer) = (PeerId([1; 32]), PeerId([2; 32]));
             let change = Membership::Removing { peer };
-            Arc::new(SignedChange { author, session: 3, number, change, signature: Some([4; 64]) })
+            Arc::new(SignedChange {
+                author,
+                session: 3,
+                number,
+                generation: 5,
+                change,
+                signature: Some([4; 64]),
+            })
         };
         let words: Words = (1..=WORDS_MAX as u64).map(word).collect();
         assert_eq!(from_words(to_words(&words)), Ok(words.clone()));

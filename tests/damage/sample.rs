@@ -200,6 +200,7 @@ fn entry(index: Index, previous: Hash) -> Arc<Entry> {
         author: ME,
         session: INCARNATION,
         number: index,
+        generation: 0,
         created_at_ms: 1_700_000_000_000 + index,
         trace: Some([3; 25]),
         payload: Payload::Message { request_id: format!("r{index}"), sealed },

@@ -98,6 +98,7 @@ fn entry(payload: Payload) -> Entry {
         author: peer(1),
         session: incarnation(1),
         number: 4,
+        generation: 0,
         created_at_ms: 1_700_000_000_000,
         trace: Some([3; 25]),
         payload,

@@ -75,30 +75,33 @@ pub fn message(
     let incarnation = sender.map_or(first_incarnation(from), |image| image.incarnation);
     let from_incarnation = words.or("from_incarnation", incarnation)?;
     let known = world.peers.get(&to).map_or(first_incarnation(to), |p| p.disk.image.incarnation);
+    let generation = words.or("generation", sender.map_or(0, |image| image.generation))?;
+    let said_by = (from_incarnation, words.or("course", generation)?);
     Ok(Message {
         from: id(from),
         from_incarnation,
         from_boot: words.or("boot", sender.map_or(1, |image| image.boot))?,
         to: id(to),
         to_incarnation: words.or("to_incarnation", known)?,
-        generation: words.or("generation", sender.map_or(0, |image| image.generation))?,
+        generation,
         call: 1,
-        words: shown(from, to, from_incarnation, &words)?,
+        words: shown(from, to, said_by, &words)?,
         body: body(world, from, to, kind, &words)?,
     })
 }
 
 /// What bears the message out. `removed_by=2 number=3`: member 2's word, its third, that the
-/// addressee is to go. `let_in_by=2`: 2's invitation of the sender, and the sender's joining.
+/// addressee is to go, said in generation `course` or else in that of the message. `let_in_by=2`: 2's invitation of the sender, and the sender's joining.
 /// `outlived_by=9`: the addressee's joining as incarnation 9.
 fn shown(
     from: u8,
     to: u8,
-    from_incarnation: u64,
+    (from_incarnation, generation): (u64, u64),
     words: &Words,
 ) -> Result<Vec<Arc<SignedChange>>, String> {
     let word = |author: PeerId, session, number, change| {
-        Arc::new(SignedChange { author, session, number, change, signature: None })
+        let signature = None;
+        Arc::new(SignedChange { author, session, number, generation, change, signature })
     };
     let joined = |peer: u8| Membership::Joined {
         name: format!("person {peer}"),
@@ -252,7 +255,8 @@ fn granted(world: &World, from: u8, to: u8, term: u64, for_end: Option<Position>
     let last = for_end.unwrap_or(last);
     let end = End { last, hash: hash_of_end(image) };
     let incarnation = image.map_or(first_incarnation(to), |image| image.incarnation);
-    let ballot = Ballot { term, candidate: id(to), incarnation, end };
+    let generation = image.map_or(0, |image| image.generation);
+    let ballot = Ballot { generation, term, candidate: id(to), incarnation, end };
     Granted { end, signature: vote(&ballot, from).signature }
 }
 
@@ -313,7 +317,8 @@ fn submissions(words: &Words) -> Result<Vec<Submission>, String> {
 
 /// `entries=5,5,6`: one entry per term, following `previous` in the addressee's log: a message, or
 /// `kind=TermStart votes=2,3`, with votes that those have given for that very place. `kinds` says
-/// what each of them is; `VoterChange:23` makes 2 and 3 the voters.
+/// what each of them is; `VoterChange:23` makes 2 and 3 the voters. `entries=log`: what the
+/// sender's own log has after `previous`.
 fn entries(
     world: &World,
     from: u8,
@@ -322,6 +327,11 @@ fn entries(
     words: &Words,
 ) -> Result<Vec<Arc<Entry>>, String> {
     match words.text("entries") {
+        Some("log") => {
+            let own = world.peers.get(&from).map(|peer| &peer.disk.image.entries[..]);
+            let after = own.unwrap_or_default().iter().filter(|it| it.index > previous.index);
+            Ok(after.cloned().collect())
+        }
         Some(terms) => made(world, from, to, previous, terms, words),
         None => Ok(Vec::new()),
     }
@@ -342,6 +352,7 @@ fn made(
         hash = Hash([7; 32]);
     }
     let mut entries = Vec::new();
+    let mut course = words.or("course", before.map_or(0, |entry| entry.generation))?;
     let mut before_term = previous.term;
     let mut kinds = words.text("kinds").into_iter().flat_map(|kinds| kinds.split(','));
     for (index, term) in (previous.index.saturating_add(1)..=u64::MAX).zip(terms.split(',')) {
@@ -352,6 +363,7 @@ fn made(
             author: words.peer_or("author", id(from))?,
             session: first_incarnation(words.peer_or("author", id(from))?.0[0]),
             number: words.or("number", 0)?,
+            generation: course,
             created_at_ms: 0,
             trace: None,
             payload: match kinds.next().or(words.text("kind")) {
@@ -384,6 +396,10 @@ fn made(
             previous: hash,
             hash: Hash::default(),
         };
+        if let Payload::Membership(Membership::Recovered { generation }) = &entry.payload {
+            course = *generation;
+            entry.generation = course;
+        }
         if let Payload::TermStart(reign) = &mut entry.payload {
             reign.last_term = before_term;
         }

@@ -139,6 +139,9 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::StrangerAnswered => "strangers",
         Bug::FormerMemberAnswered | Bug::RemovalForgotten => "member_removed",
         Bug::GenerationsMixed | Bug::RunningChatRecovered => "recover_and_return",
+        Bug::WordOfAnotherCourse | Bug::EntryOfAnotherCourse | Bug::EarlierCourseFollowed => {
+            "words_of_another_course"
+        }
         Bug::LostKeepVotes => "recover",
         Bug::TrialUnbounded => "trial_is_bounded",
         Bug::ReignUnproven
