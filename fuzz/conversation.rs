@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use demes::links::edge::is_genuine;
 use demes::protocol::config::Config;
 use demes::protocol::event::{DiskState, Event, LinkState, Proposal, Recovered};
 use demes::protocol::founding::founding_entry;
@@ -19,7 +20,6 @@ use demes::protocol::types::{
     Ballot, ChatId, Course, End, Entry, HardState, Hash, Membership, Payload, PeerId, Position,
     Reign, SignedVote, VoterSet,
 };
-use demes::rpc::edge::is_genuine;
 use demes::wire::message::Header;
 use ed25519_dalek::{Signer as _, SigningKey};
 

@@ -22,7 +22,7 @@ use etcetera::BaseStrategy;
 
 use crate::protocol::config::Config as ProtocolConfig;
 use crate::protocol::types::{ADDRESS_BYTES_MAX, NAME_CHARS_MAX};
-use crate::rpc::{BootstrapChat, Limits, OnStop};
+use crate::serve::{BootstrapChat, Limits, OnStop};
 use crate::telemetry;
 use keys::{KEYS, Key};
 use values::Values;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use demes::rpc::{Limits, OnStop, RunningPeer, ServeOptions, serve};
+use demes::serve::{Limits, OnStop, RunningPeer, ServeOptions, serve};
 use demes::wire::pb;
 use demes::wire::pb::client_service_client::ClientServiceClient;
 use demes::wire::pb::list_messages_request::From as Start;

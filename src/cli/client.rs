@@ -18,7 +18,7 @@ use tower::service_fn;
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
 use crate::config::{self, ConfigError};
-use crate::rpc::client_door::{ADDRESS_FILE, SOCKET_FILE, connect_socket, token_of};
+use crate::serve::client_door::{ADDRESS_FILE, SOCKET_FILE, connect_socket, token_of};
 
 /// The calls of a person's programs. Each has a deadline, so that a peer that hangs is told.
 pub type Client = ClientServiceClient<Limited>;

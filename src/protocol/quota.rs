@@ -2,8 +2,9 @@
 //!
 //! The host takes no more than that, and every member counts along, so that whoever hosts next goes
 //! on with what it has seen itself. Nobody is at fault for what it takes: one that has just started
-//! knows of less. Nobody's wall clock is asked: what was added fades away over a day by the counting
-//! peer's own clock. What a member catches up on was added at other times, and is not counted.
+//! knows of less. Nobody's wall clock is asked: what was added fades away over a day by the
+//! counting peer's own clock. What a member catches up on was added at other times, and is not
+//! counted.
 
 use super::planted::{Bug, planted};
 use super::replica::Replica;

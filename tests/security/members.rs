@@ -2,7 +2,7 @@
 
 use demes::protocol::sign::signed_submission;
 use demes::protocol::types::{ChatId, Course, Membership, Payload, Policy};
-use demes::rpc::Limits;
+use demes::serve::Limits;
 use demes::wire::pb;
 use demes::wire::pb::SubmitProblem;
 use tonic::{Code, Status};
