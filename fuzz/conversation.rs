@@ -169,6 +169,7 @@ impl Talk {
             removed_by: None,
             furthest: Position::default(),
             pasts: Default::default(),
+            evidence: Default::default(),
             tail_in_doubt: false,
         };
         let now = Instant(0);

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use super::event::{LinkState, Notice};
+use super::evidence::Offence;
 use super::message::{
     Announce, Append, Attach, Body, Heartbeat, Message, RefusedReason, ReportDelays,
 };
@@ -390,7 +391,7 @@ impl Replica {
         if !begins(reign, attached.host, attached.term) {
             let (source, is_proven) = (attached.source, attached.is_proven);
             match is_proven {
-                true => self.blame(source, "the host shows another reign than its own"),
+                true => self.blame(source, Offence::AnotherReign),
                 false => self.distrust(),
             }
             return false;

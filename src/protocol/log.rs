@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::evidence::Offence;
 use super::membership::{ChatState, voters_of};
 use super::planted::{Bug, kept, planted};
 use super::reign::host_of;
@@ -282,10 +283,10 @@ impl Log {
     // part; what has no number is the host's own, or joins. No honest host lets anything else in.
     /// Why no honest host would have put the entry at its index in this log, which may have another
     /// one there that is not committed.
-    pub fn misfit(&self, entry: &Entry) -> Option<&'static str> {
+    pub fn misfit(&self, entry: &Entry) -> Option<Offence> {
         if entry.number == 0 {
             let has_number = is_submittable(&entry.payload);
-            return has_number.then_some("an entry without its author's number");
+            return has_number.then_some(Offence::NoNumber);
         }
         let (author, session) = (entry.author, entry.session);
         let pending = match entry.index > self.last.index {
@@ -294,13 +295,13 @@ impl Log {
         };
         let last = pending.unwrap_or(self.state.submissions.last(author, session));
         if entry.number <= last && !planted(Bug::DoubledTaken) {
-            return Some("the host has put a message into the log a second time");
+            return Some(Offence::Doubled);
         }
         if entry.number > last + 1 && !planted(Bug::GapTaken) {
-            return Some("the host has left out what an author said before");
+            return Some(Offence::LeftOut);
         }
         if !is_submittable(&entry.payload) {
-            return Some("an entry with a number that has none");
+            return Some(Offence::NumberWithout);
         }
         let joins = |other: &Arc<Entry>| {
             let comes = matches!(
@@ -312,7 +313,7 @@ impl Log {
         let takes_part = last > 0
             || self.state.is_present(author, session)
             || self.entries_from(self.commit() + 1, usize::MAX).iter().any(joins);
-        (!takes_part).then_some("the host has put words into the mouth of one who takes no part")
+        (!takes_part).then_some(Offence::OutsidersWords)
     }
 
     fn pending_number_before(&self, entry: &Entry) -> Option<Number> {

@@ -257,6 +257,8 @@ bugs! {
     L1 RemovalNotShown,
     /// The word that ended an earlier membership ends a later one.
     L1 OldRemovalBelieved,
+    /// A restart forgets who was found out.
+    L6 EvidenceForgotten,
     /// A host's word is enough to tell a peer that it goes on in another incarnation.
     L1 OutlivedNotShown,
     /// Who claims a log that is ahead may ask for votes without having joined.

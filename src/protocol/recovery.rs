@@ -311,6 +311,7 @@ mod tests {
             read: 0,
             removed_by: None,
             pasts: Pasts::new(),
+            evidence: Default::default(),
             furthest: Position::default(),
             tail_in_doubt: false,
         };

@@ -11,7 +11,7 @@ use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
 use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
-use super::evidence::Evidence;
+use super::evidence::Findings;
 use super::following::{Attached, Distrust, Hint};
 use super::host::Hosting;
 use super::log::Log;
@@ -134,7 +134,7 @@ pub struct Replica {
     /// Voters that say so, and could not show it (L1).
     pub(super) sent_away_by: BTreeSet<PeerId>,
     /// Peers that were found out (L6).
-    pub(super) evidence: BTreeMap<PeerId, Evidence>,
+    pub(super) evidence: Findings,
     /// Who has shown words in this peer's name that its store does not know.
     pub(super) foreign_words_of: BTreeSet<PeerId>,
     /// What authors have added of late (L8).
@@ -259,7 +259,10 @@ impl Replica {
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
             removed_by: recovered.removed_by,
             sent_away_by: BTreeSet::new(),
-            evidence: BTreeMap::new(),
+            evidence: match planted(Bug::EvidenceForgotten) {
+                true => Findings::new(),
+                false => recovered.evidence,
+            },
             foreign_words_of: BTreeSet::new(),
             added: BTreeMap::new(),
             is_over_quota: false,

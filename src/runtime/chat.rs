@@ -485,6 +485,7 @@ impl Chat {
                 self.view_due = Some(Instant::default());
             }
             Notice::Evidence { peer, term, what } => {
+                let what = what.text();
                 tracing::error!(chat = ?self.id, ?peer, term, what, "a peer lies or is broken and \
                     is not followed in this term: if it goes on, remove it");
                 self.view_due = Some(Instant::default());

@@ -81,7 +81,7 @@ pub fn to_chat(
 }
 
 fn to_evidence(peer: &PeerId, evidence: &Evidence) -> pb::Evidence {
-    let what = evidence.what.to_owned();
+    let what = evidence.what.text().to_owned();
     pb::Evidence { peer_id: hex(&peer.0), term: evidence.term, what }
 }
 

@@ -319,6 +319,10 @@ pub fn persist(persist: &Persist) -> Option<String> {
     if let Some(by) = &persist.removed_by {
         parts.push(format!("removed by {}", peer(by)));
     }
+    if let Some(evidence) = &persist.evidence {
+        let peers: Vec<_> = evidence.keys().map(|peer_id| peer(peer_id).to_string()).collect();
+        parts.push(format!("evidence of {}", peers.join(" ")));
+    }
     if let Some(read) = persist.read {
         parts.push(format!("read {read}"));
     }
@@ -347,7 +351,9 @@ pub fn notice(notice: &Notice) -> String {
         Notice::Removed { by: None } => "removed".into(),
         Notice::Removed { by: Some(by) } => format!("removed by {}", peer(by)),
         Notice::BelowOwnPast => "below its own past".into(),
-        Notice::Evidence { peer: liar, what, .. } => format!("{} is at fault: {what}", peer(liar)),
+        Notice::Evidence { peer: liar, what, .. } => {
+            format!("{} is at fault: {}", peer(liar), what.text())
+        }
         Notice::Fault { what } => format!("FAULT {what}"),
     }
 }

@@ -122,6 +122,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::QuotaIgnored => "quota",
         Bug::InvitationsUnbounded => "invited_by_one",
         Bug::ForeignWordBelieved => "foreign_words",
+        Bug::EvidenceForgotten => "evidence_kept",
         Bug::LiarFollowed | Bug::LiarStopsAll | Bug::GapTaken => "liar_hosts",
         Bug::GapAccepted | Bug::InFlightUnbounded => "submissions",
         Bug::NotSentAgain => "accepted_by_a_dying_host",
