@@ -172,7 +172,9 @@ fn next_step(reason: &str) -> Option<&'static str> {
         "ADDRESS_UNREACHABLE" => "check the address, and that their peer is running",
         "BUSY" => "try again in a moment",
         "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
-        "QUOTA_EXCEEDED" => "what has been added fades away over a day",
+        "QUOTA_EXCEEDED" => {
+            "what has been added fades away over a day; `demes quota CHAT MIB` lets everybody add more"
+        }
         "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",
         "STORAGE_DAMAGED" => "this chat has stopped here; the other members have all its messages",
         "STORAGE_FAILED" => "`demes doctor` looks at the disk; nothing that was confirmed is lost",

@@ -140,7 +140,7 @@ mod tests {
     fn a_submission_is_signed_for_one_chat_session_and_number() {
         let alice = Identity::generate().unwrap();
         let (course, me) = (Course::founded(ChatId([1; 16])), alice.peer_id());
-        let payload = Payload::Policy(Policy { chat_name: "new".into() });
+        let payload = Payload::Policy(Policy::named("new"));
         let signature = alice.sign(&sign::signed_submission(course, me, 7, 3, &payload));
         let submission = Submission {
             number: 3,

@@ -20,6 +20,7 @@ impl Checkpoint {
         writer.fixed(&state.hash.0);
         writer.number(state.generation);
         writer.bytes(state.chat_name.as_bytes());
+        writer.quota(state.quota);
         writer.number(state.members.len() as u64);
         for (peer, member) in state.members.iter() {
             writer.fixed(&peer.0);
@@ -74,6 +75,7 @@ impl Checkpoint {
             hash: reader.fixed().map(Hash)?,
             generation: reader.number()?,
             chat_name: reader.text()?,
+            quota: reader.quota()?,
             ..ChatState::default()
         };
         let mut members = BTreeMap::new();
@@ -251,6 +253,7 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::quota::Quota;
     use super::super::types::{Entry, InviteLinkId, Membership, Payload, PeerId, Policy, VoterSet};
     use super::*;
 
@@ -294,7 +297,7 @@ mod tests {
         let mut whole = checkpoint(vec![
             founded(),
             Payload::Membership(invited),
-            Payload::Policy(Policy { chat_name: "d".into() }),
+            Payload::Policy(Policy { chat_name: None, quota: Some(Quota::MOST) }),
             Payload::VoterChange(VoterSet([(other, 11)].into())),
             Payload::Membership(created),
         ]);

@@ -7,6 +7,7 @@ use super::evidence::{Findings, Offence};
 use super::invite_link::InviteLinks;
 use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
+use super::quota::Quota;
 use super::time::Micros;
 use super::types::{
     Boot, Entry, FormerMember, Generation, HardState, Incarnation, Index, Member, Number, Pasts,
@@ -305,6 +306,8 @@ pub struct Status {
     pub key_in_use: bool,
     /// Peers that were found out, and last by what (L6).
     pub evidence: Findings,
+    /// How much an author may add in a day, where the members have agreed on that.
+    pub quota: Option<Quota>,
     /// The host takes nothing more of this peer for now: it has added too much of late (L8).
     pub is_over_quota: bool,
     pub voters: VoterSet,

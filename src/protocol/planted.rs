@@ -257,12 +257,16 @@ bugs! {
     L1 RemovalNotShown,
     /// The word that ended an earlier membership ends a later one.
     L1 OldRemovalBelieved,
+    /// Hosts go on by the quota that members had before they agreed on another.
+    L8 AgreedQuotaIgnored,
     /// A restart forgets who was found out.
     L6 EvidenceForgotten,
     /// A host's word is enough to tell a peer that it goes on in another incarnation.
     L1 OutlivedNotShown,
     /// Who claims a log that is ahead may ask for votes without having joined.
     L2 JoiningNotShown,
+    /// A link whose secret somebody has lets in any number of candidates.
+    L2 LinkUsesNotCounted,
     /// What a peer said of itself last takes the place of more that it has said before.
     L5 PastForgotten,
     /// Only the host remembers what voters have said of themselves.

@@ -25,8 +25,8 @@ use super::sign::Signer;
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
 use super::types::{
-    Boot, Entry, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId,
-    Position, SignedVote, Term,
+    Boot, Entry, Generation, HardState, Incarnation, Index, InviteLinkId, MemberState, Number,
+    Pasts, PeerId, Position, SignedVote, Term,
 };
 
 /// One chat at one peer. See the module's text and `event.rs`.
@@ -133,6 +133,8 @@ pub struct Replica {
     pub(super) removed_by: Option<PeerId>,
     /// Voters that say so, and could not show it (L1).
     pub(super) sent_away_by: BTreeSet<PeerId>,
+    /// Whom links have let in, as strangers have shown and the log does not tell yet (L2).
+    pub(super) shown_by_link: BTreeMap<InviteLinkId, BTreeSet<(PeerId, Incarnation)>>,
     /// Peers that were found out (L6).
     pub(super) evidence: Findings,
     /// Who has shown words in this peer's name that its store does not know.
@@ -259,6 +261,7 @@ impl Replica {
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
             removed_by: recovered.removed_by,
             sent_away_by: BTreeSet::new(),
+            shown_by_link: BTreeMap::new(),
             evidence: match planted(Bug::EvidenceForgotten) {
                 true => Findings::new(),
                 false => recovered.evidence,
@@ -392,6 +395,7 @@ impl Replica {
             is_leaving: self.has_asked_to_leave(),
             key_in_use: self.key_in_use,
             evidence: self.evidence.clone(),
+            quota: state.quota,
             is_over_quota: self.is_over_quota,
             voters: self.log.voters().clone(),
             links: self.links.clone(),

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use super::planted::{Bug, planted};
+use super::quota::Quota;
 
 /// A host's reign. Terms only grow; there is at most one host in a term.
 pub type Term = u64;
@@ -295,10 +296,19 @@ pub struct InviteLinkProof {
     pub signature: Signature,
 }
 
-/// What the group has agreed on about itself.
+/// A change of what the group has agreed on about itself. What it leaves out stays as it is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Policy {
-    pub chat_name: String,
+    pub chat_name: Option<String>,
+    /// How much an author may add in a day from here on (L8).
+    pub quota: Option<Quota>,
+}
+
+impl Policy {
+    /// Renames the chat.
+    pub fn named(chat_name: impl Into<String>) -> Self {
+        Self { chat_name: Some(chat_name.into()), quota: None }
+    }
 }
 
 /// The voters of a chat, each a peer in one incarnation (R9).

@@ -400,7 +400,7 @@ mod tests {
     }
 
     fn policy(name: &str) -> Payload {
-        Payload::Policy(Policy { chat_name: name.into() })
+        Payload::Policy(Policy::named(name))
     }
 
     fn submission(number: u64, payload: Payload) -> Submission {

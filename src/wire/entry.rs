@@ -7,6 +7,7 @@ use super::{
     WireError, check_address, check_name, hex, milliseconds, pb, peer_id, signature, timestamp,
     trace_context,
 };
+use crate::protocol::quota::Quota;
 use crate::protocol::signed::{SignedChange, WORDS_MAX, Words};
 use crate::protocol::traceparent::to_traceparent;
 use crate::protocol::types::{
@@ -38,9 +39,7 @@ pub fn to_entry(entry: &Entry) -> pb::Entry {
             }),
             Payload::Membership(change) => Out::Membership(to_membership(change)),
             Payload::VoterChange(voters) => Out::VoterChange(to_voters(voters)),
-            Payload::Policy(policy) => {
-                Out::Policy(pb::Policy { chat_name: policy.chat_name.clone() })
-            }
+            Payload::Policy(policy) => Out::Policy(to_policy(policy)),
         }),
     }
 }
@@ -88,9 +87,7 @@ pub fn to_submission(submission: &Submission) -> pb::Submission {
                 sealed: sealed.clone(),
             })),
             Payload::Membership(change) => Some(Out::Membership(to_membership(change))),
-            Payload::Policy(policy) => {
-                Some(Out::Policy(pb::Policy { chat_name: policy.chat_name.clone() }))
-            }
+            Payload::Policy(policy) => Some(Out::Policy(to_policy(policy))),
             // Only hosts make these; no member submits them.
             Payload::TermStart(_) | Payload::VoterChange(_) => None,
         },
@@ -129,8 +126,27 @@ fn from_message(message: pb::SealedMessage) -> Result<Payload, WireError> {
 }
 
 fn from_policy(policy: pb::Policy) -> Result<Policy, WireError> {
-    check_name(&policy.chat_name, "chat_name")?;
-    Ok(Policy { chat_name: policy.chat_name })
+    let quota = policy.quota.map(from_quota).transpose()?;
+    // There is no chat without a name, so that none is left out.
+    let chat_name = Some(policy.chat_name).filter(|name| !name.is_empty() || quota.is_none());
+    chat_name.as_ref().map_or(Ok(()), |name| check_name(name, "chat_name"))?;
+    Ok(Policy { chat_name, quota })
+}
+
+fn to_policy(policy: &Policy) -> pb::Policy {
+    let chat_name = policy.chat_name.clone().unwrap_or_default();
+    pb::Policy { chat_name, quota: policy.quota.map(to_quota) }
+}
+
+/// How much an author may add in a day, as others get it.
+pub fn to_quota(quota: Quota) -> pb::Quota {
+    pb::Quota { bytes_per_day: quota.bytes, changes_per_day: quota.rare }
+}
+
+/// The same as another has sent it.
+pub fn from_quota(quota: pb::Quota) -> Result<Quota, WireError> {
+    let quota = Quota { bytes: quota.bytes_per_day, rare: quota.changes_per_day };
+    if quota.is_sound() { Ok(quota) } else { Err(WireError::Invalid("quota")) }
 }
 
 fn to_membership(change: &Membership) -> pb::Membership {
@@ -375,7 +391,8 @@ mod tests {
             link_created(INVITE_LINK_USES_MAX),
             Payload::Membership(Membership::InviteLinkRevoked { link }),
             Payload::VoterChange(VoterSet([(peer, 3)].into())),
-            Payload::Policy(Policy { chat_name: "d".into() }),
+            Payload::Policy(Policy::named("d")),
+            Payload::Policy(Policy { chat_name: None, quota: Some(Quota::LEAST) }),
         ] {
             let entry = entry(payload);
             assert_eq!(from_entry(to_entry(&entry)), Ok(entry));

@@ -9,9 +9,10 @@ use demes_protocol::message::{
     Accepted, Announce, Body, HandOver, HostAlive, Join, Message, Ranking, Receipt, RefusedReason,
     SubmitProblem,
 };
+use demes_protocol::quota::Quota;
 use demes_protocol::types::{
-    Entry, InviteLinkId, MemberState, Membership, Past, Payload, PeerId, Position, Submission,
-    VoterSet,
+    Entry, InviteLinkId, MemberState, Membership, Past, Payload, PeerId, Policy, Position,
+    Submission, VoterSet,
 };
 
 /// A peer's number: the byte that its id is made of.
@@ -50,7 +51,11 @@ fn payload(payload: &Payload) -> String {
         Payload::TermStart(_) => "TermStart".into(),
         Payload::Message { sealed, .. } => format!("{:?}", String::from_utf8_lossy(sealed)),
         Payload::VoterChange(set) => format!("VoterChange to {}", voters(set)),
-        Payload::Policy(policy) => format!("Policy {:?}", policy.chat_name),
+        Payload::Policy(Policy { chat_name: Some(name), .. }) => format!("Policy {name:?}"),
+        Payload::Policy(Policy { quota, .. }) => {
+            let Quota { bytes, rare } = quota.unwrap_or_default();
+            format!("Policy {bytes} bytes, {rare} changes")
+        }
         Payload::Membership(change) => match change {
             Membership::Founded { .. } => "Founded".into(),
             Membership::Invited { peer: invited, .. } => format!("Invited {}", peer(invited)),

@@ -82,7 +82,7 @@ fn payloads() -> Vec<(&'static str, Payload)> {
         ("link_created", of(created)),
         ("link_revoked", of(Membership::InviteLinkRevoked { link: link.id() })),
         ("voters", Payload::VoterChange(VoterSet([(peer(1), 7), (peer(2), 8)].into()))),
-        ("policy", Payload::Policy(Policy { chat_name: "another".into() })),
+        ("policy", Payload::Policy(Policy::named("another"))),
     ]
 }
 

@@ -16,13 +16,13 @@ use demes_protocol::reign::ballot_of;
 use demes_protocol::sign::{signed_entry, signed_vote};
 use demes_protocol::signed::SignedChange;
 use demes_protocol::types::{
-    Ballot, ChatId, End, Entry, Hash, Membership, Past, Payload, PeerId, Position, Reign,
-    SignedVote, Submission, VoterSet,
+    Ballot, ChatId, End, Entry, Hash, InviteLinkProof, Membership, Past, Payload, PeerId, Position,
+    Reign, SignedVote, Submission, VoterSet,
 };
 
 use super::disk::Image;
 use super::signing::sign;
-use super::world::{World, first_incarnation, id};
+use super::world::{World, first_incarnation, id, link_id};
 
 /// `key=value` words.
 struct Words<'a>(BTreeMap<&'a str, &'a str>);
@@ -92,6 +92,7 @@ pub fn message(
 
 /// What bears the message out. `removed_by=2 number=3`: member 2's word, its third, that the
 /// addressee is to go, said in generation `course` or else in that of the message. `let_in_by=2`: 2's invitation of the sender, and the sender's joining.
+/// `by_link=1`: the sender's joining by link 1, and with `made_by=2 uses=3` 2's making of it.
 /// `outlived_by=9`: the addressee's joining as incarnation 9.
 fn shown(
     from: u8,
@@ -120,6 +121,19 @@ fn shown(
         let invited = Membership::Invited { peer: id(from), address: format!("h:{from}") };
         shown.push(word(by, first_incarnation(by.0[0]), number, invited));
         shown.push(word(id(from), from_incarnation, 0, joined(from)));
+    }
+    if words.text("by_link").is_some() {
+        let link = link_id(words.or("by_link", 0)?);
+        if words.text("made_by").is_some() {
+            let by = words.peer_or("made_by", id(to))?;
+            let (uses_max, expires_at_ms) = (words.or("uses", 1)?, u64::MAX);
+            let made = Membership::InviteLinkCreated { link, uses_max, expires_at_ms };
+            shown.push(word(by, first_incarnation(by.0[0]), number, made));
+        }
+        let (name, address) = (format!("person {from}"), format!("h:{from}"));
+        let proof = Some(InviteLinkProof { link, signature: [0; 64] });
+        let joined = Membership::Joined { name, address, proof };
+        shown.push(word(id(from), from_incarnation, 0, joined));
     }
     if words.text("outlived_by").is_some() {
         shown.push(word(id(to), words.or("outlived_by", 0)?, 0, joined(to)));

@@ -11,7 +11,7 @@ use crate::peer::{LUNCH, Peer, assert_refused, lunch_of, reason, three};
 use crate::raw::{Calls, Speaker, text};
 
 fn renamed(name: &str) -> Payload {
-    Payload::Policy(Policy { chat_name: name.to_owned() })
+    Payload::Policy(Policy::named(name))
 }
 
 // R41: entries that change the chat are their author's, and nobody can make or move one.

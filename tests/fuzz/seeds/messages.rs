@@ -78,7 +78,10 @@ fn of_programs() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("list_chats", pb::ListChatsRequest {}.encode_to_vec()),
         ("get_chat", pb::GetChatRequest { chat: chat() }.encode_to_vec()),
-        ("update_chat", pb::UpdateChatRequest { chat: chat(), name: "new".into() }.encode_to_vec()),
+        (
+            "update_chat",
+            pb::UpdateChatRequest { chat: chat(), name: "new".into(), quota: None }.encode_to_vec(),
+        ),
         (
             "invite_member",
             pb::InviteMemberRequest { chat: chat(), address: "a:1".into(), timeout_s: 9 }
