@@ -13,6 +13,7 @@ mod join;
 pub mod link;
 pub mod message;
 mod ranking;
+pub mod reason;
 pub mod view;
 mod vote;
 

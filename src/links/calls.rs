@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::{Stream, StreamExt as _, stream};
 use prost::Message as _;
@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Response, Status, Streaming};
 
+use super::asking::CALL_MAX;
 use super::dial::{MESSAGE_BYTES_MAX, Traced};
 use super::edge::checked;
 use crate::protocol::message::{Attach, Body, Message};
@@ -26,8 +27,6 @@ use crate::wire::pb::host_service_client::HostServiceClient;
 use crate::wire::pb::peer_service_client::PeerServiceClient;
 use crate::wire::{WireError, hex, pb};
 
-/// A call that has no answer by then is given up.
-pub const CALL_MAX: Duration = Duration::from_secs(5);
 /// Submissions of one chat that wait for the connection; the protocol resends what finds no room.
 const SUBMITS_MAX: usize = 256;
 

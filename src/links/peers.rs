@@ -7,22 +7,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
-use super::calls::{CALL_MAX, Calls};
-use super::dial::{self, Connection, DialError, Traced, secure};
+use super::calls::Calls;
+use super::dial::{self, Connection, DialError, secure};
 use crate::crypto::Identity;
 use crate::protocol::event::LinkState;
 use crate::protocol::types::PeerId;
 use crate::runtime::handle::{Contact, Handle};
-use crate::wire::pb;
-use crate::wire::pb::election_service_client::ElectionServiceClient;
 
 const REDIAL_MIN: Duration = Duration::from_millis(50);
 const REDIAL_MAX: Duration = Duration::from_secs(2);
@@ -145,7 +142,7 @@ impl Link {
         // What has come so far is left to end by itself: over a long link the peer's own dial
         // arrives in the midst of it, and two who began anew for that would never connect.
         let connection = secure(&self.identity, tcp, Some(self.peer)).await?;
-        ping(&connection.channel).await.map_err(|status| DialError::Other(status.to_string()))?;
+        connection.ping().await.map_err(|error| DialError::Other(error.to_string()))?;
         Ok(connection)
     }
 
@@ -190,7 +187,7 @@ impl Link {
         for count in 1_u32.. {
             let slowest: Duration = recent.iter().copied().max().unwrap_or(LATE_MAX);
             let patience = (slowest * 3).clamp(LATE_MIN, LATE_MAX);
-            let ping = ping(&connection.channel);
+            let ping = connection.ping();
             tokio::pin!(ping);
             let took = tokio::select! {
                 biased;
@@ -251,16 +248,6 @@ async fn silence(heard: impl Fn() -> u64, lasts: Duration) {
             return;
         }
     }
-}
-
-/// How long a call takes there and back.
-pub async fn ping(channel: &Traced) -> Result<Duration, Status> {
-    let started = Instant::now();
-    let mut client = ElectionServiceClient::new(channel.clone());
-    timeout(CALL_MAX, client.ping(pb::PingRequest {}))
-        .await
-        .map_err(|_| Status::deadline_exceeded("no answer to a ping"))??;
-    Ok(started.elapsed())
 }
 
 /// Three quarters to five quarters of `wait`, so that peers do not dial in step.

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 use self::kept::Found;
 pub use self::kept::{Kept, TakenOn};
 use self::phase::{Act, Change, Phase, decide};
 use super::node::{Node, storage};
 use super::records::{self, ChatRecord};
-use super::refusal;
+use super::refusal::{self, Refusal};
 use super::repair;
 use crate::protocol::types::{ChatId, Entry, Generation, Incarnation, PeerId};
 use crate::runtime::driver::{Ended, EndedChat};
@@ -71,7 +70,7 @@ pub struct Ailing {
 
 impl Ailing {
     /// Why a call about this chat cannot be answered.
-    pub fn refusal(&self) -> Status {
+    pub fn refusal(&self) -> Refusal {
         refusal::storage_damaged(&self.fault)
     }
 }
@@ -147,7 +146,7 @@ pub async fn found(
     chat: ChatId,
     incarnation: Incarnation,
     entry: Entry,
-) -> Result<(), Status> {
+) -> Result<(), Refusal> {
     let node = Arc::clone(node);
     whole(async move {
         let mut life = node.lives.turn(chat).await;
@@ -159,7 +158,7 @@ pub async fn found(
 
 /// Whether a person's answer to an invitation may be brought to the host, at this moment. One that
 /// accepts takes the place of a repair.
-pub async fn answer(node: &Arc<Node>, chat: ChatId, accepts: bool) -> Result<Answering, Status> {
+pub async fn answer(node: &Arc<Node>, chat: ChatId, accepts: bool) -> Result<Answering, Refusal> {
     let node = Arc::clone(node);
     whole(async move {
         let mut life = node.lives.turn(chat).await;
@@ -182,7 +181,7 @@ pub async fn answer(node: &Arc<Node>, chat: ChatId, accepts: bool) -> Result<Ans
 }
 
 /// The host has taken this peer on, with the answer in that incarnation.
-pub async fn taken_on(node: &Arc<Node>, chat: ChatId, taken: TakenOn) -> Result<(), Status> {
+pub async fn taken_on(node: &Arc<Node>, chat: ChatId, taken: TakenOn) -> Result<(), Refusal> {
     let node = Arc::clone(node);
     whole(async move {
         let (mut life, act) = settled(&node, chat, Change::TakenOn).await?;
@@ -251,7 +250,7 @@ pub async fn answer_over(node: &Arc<Node>, chat: ChatId, answer: Option<Incarnat
 }
 
 /// Leaves a chat that does not take part. `false` where it does, and the others must be told.
-pub async fn leave(node: &Arc<Node>, chat: ChatId) -> Result<bool, Status> {
+pub async fn leave(node: &Arc<Node>, chat: ChatId) -> Result<bool, Refusal> {
     let node = Arc::clone(node);
     whole(async move {
         let (mut life, act) = settled(&node, chat, Change::Leave).await?;
@@ -473,7 +472,7 @@ async fn settled(
     node: &Arc<Node>,
     chat: ChatId,
     change: Change,
-) -> Result<(OwnedMutexGuard<Life>, Act), Status> {
+) -> Result<(OwnedMutexGuard<Life>, Act), Refusal> {
     loop {
         let life = node.lives.turn(chat).await;
         match decide(life.phase(node, chat), change) {
@@ -534,13 +533,13 @@ async fn forget(node: &Arc<Node>, chat: ChatId) {
     }
 }
 
-async fn drop_invitation(node: &Arc<Node>, chat: ChatId) -> Result<(), Status> {
+async fn drop_invitation(node: &Arc<Node>, chat: ChatId) -> Result<(), Refusal> {
     let dropped = on_disk(node, move |kept| kept.drop_invitation(chat)).await;
     node.invite_changed.notify_waiters();
     dropped.map_err(storage)
 }
 
-fn not_added(error: NotAdded) -> Status {
+fn not_added(error: NotAdded) -> Refusal {
     match error {
         NotAdded::Stopping => refusal::stopping(),
         NotAdded::Failed(what) => refusal::internal(what),
@@ -566,8 +565,8 @@ async fn on_disk<T: Send + 'static>(
 /// Runs a change to its end, though whoever waits for it goes away: half of one would stay for the
 /// next start.
 async fn whole<T: Send + 'static>(
-    change: impl Future<Output = Result<T, Status>> + Send + 'static,
-) -> Result<T, Status> {
+    change: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
     let interrupted = |_| refusal::internal("a change of the chat was interrupted");
     tokio::spawn(change).await.map_err(interrupted)?
 }

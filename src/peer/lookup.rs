@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
-use tonic::Status;
 
-use super::refusal::{internal, stopping, store};
+use super::refusal::{Refusal, internal, stopping, store};
 use crate::planted::{Mistake, planted};
 use crate::protocol::types::Index;
 use crate::runtime::handle::ChatShared;
@@ -18,7 +17,7 @@ const LOOK_MAX: usize = 256;
 struct Question {
     chat: Arc<ChatShared>,
     request_id: String,
-    reply: oneshot::Sender<Result<Option<Index>, Status>>,
+    reply: oneshot::Sender<Result<Option<Index>, Refusal>>,
 }
 
 /// The asking side. One look is under way at a time, and what arrives meanwhile goes into the next
@@ -40,7 +39,7 @@ impl Lookup {
         &self,
         chat: &Arc<ChatShared>,
         request_id: &str,
-    ) -> Result<Option<Index>, Status> {
+    ) -> Result<Option<Index>, Refusal> {
         if planted(Mistake::RequestsInMemoryOnly) || chat.reader.lacks_request(request_id) {
             return Ok(None);
         }

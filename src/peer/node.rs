@@ -6,14 +6,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 
 use super::gate::Gate;
 use super::life::{self, Kept, Lives};
 use super::limits::{BootstrapChat, Limits};
 use super::lookup::Lookup;
 use super::records;
-use super::refusal;
+use super::refusal::{self, Refusal};
 use crate::crypto::Identity;
 use crate::peer::people::invites::{
     INVITE_MAX_MS, IncomingInvite, InviteAnswer, Invites, OutgoingInvite,
@@ -77,7 +76,7 @@ pub fn links_now_ms() -> u64 {
 }
 
 /// Splits `[PEERID@]host:port`.
-pub fn parse_address(text: &str) -> Result<(Option<PeerId>, String), Status> {
+pub fn parse_address(text: &str) -> Result<(Option<PeerId>, String), Refusal> {
     let invalid = || refusal::address_invalid(text);
     let (peer, address) = match text.split_once('@') {
         Some((peer, address)) => (Some(peer.parse().map_err(|_| invalid())?), address),
@@ -94,7 +93,7 @@ pub fn parse_address(text: &str) -> Result<(Option<PeerId>, String), Status> {
 
 impl Node {
     /// Founds a chat, and runs it.
-    pub async fn found(self: &Arc<Self>, chat_name: &str) -> Result<ChatId, Status> {
+    pub async fn found(self: &Arc<Self>, chat_name: &str) -> Result<ChatId, Refusal> {
         self.check_room()?;
         let incarnation = new_incarnation().map_err(storage)?;
         let (chat, entry) = founding_entry(
@@ -116,7 +115,7 @@ impl Node {
         chat: ChatId,
         text: &str,
         timeout: Duration,
-    ) -> Result<OutgoingInvite, Status> {
+    ) -> Result<OutgoingInvite, Refusal> {
         let (expected, address) = parse_address(text)?;
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let invite = OutgoingInvite {
@@ -139,7 +138,7 @@ impl Node {
         self: &Arc<Self>,
         chat: ChatId,
         mut invite: IncomingInvite,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Refusal> {
         if self.takes_part(chat) {
             // Whoever invites tries again.
             return if self.is_leaving(chat).await { Err(refusal::leaving()) } else { Ok(()) };
@@ -182,7 +181,7 @@ impl Node {
         chat: ChatId,
         inviter: PeerId,
         accept: bool,
-    ) -> Result<watch::Receiver<Joining>, Status> {
+    ) -> Result<watch::Receiver<Joining>, Refusal> {
         if accept {
             self.check_room()?;
         }
@@ -207,7 +206,7 @@ impl Node {
         self: &Arc<Self>,
         text: &str,
         link: &LinkText,
-    ) -> Result<watch::Receiver<Joining>, Status> {
+    ) -> Result<watch::Receiver<Joining>, Refusal> {
         self.check_room()?;
         let incarnation = new_incarnation().map_err(storage)?;
         let mut invites = self.lock_invites();
@@ -232,7 +231,7 @@ impl Node {
     }
 
     /// Gives up joining by a link, which nobody needs to be told. Whether it was one.
-    pub fn give_up_link(&self, chat: ChatId, inviter: PeerId) -> Result<bool, Status> {
+    pub fn give_up_link(&self, chat: ChatId, inviter: PeerId) -> Result<bool, Refusal> {
         let mut invites = self.lock_invites();
         let invite = invites.incoming_by(chat, inviter);
         let is_link = invite.is_some_and(|invite| !invite.link.is_empty());
@@ -278,9 +277,12 @@ impl Node {
             inviting::start(self, &invite);
         }
         for chat in &self.bootstrap {
-            if let Err(status) = self.bootstrap(chat).await {
-                tracing::error!(code = ?status.code(), "cannot found a bootstrap chat: check \
-                    [[bootstrap.chat]], then start the peer again");
+            if let Err(refusal) = self.bootstrap(chat).await {
+                tracing::error!(
+                    reason = refusal.reason.name(),
+                    "cannot found a bootstrap chat: check \
+                    [[bootstrap.chat]], then start the peer again"
+                );
             }
         }
     }
@@ -296,7 +298,7 @@ impl Node {
     }
 
     /// A chat that this peer takes part in. One that it was removed from is not found.
-    pub fn chat(&self, chat: ChatId) -> Result<Arc<ChatShared>, Status> {
+    pub fn chat(&self, chat: ChatId) -> Result<Arc<ChatShared>, Refusal> {
         let chat = self.handle.chat(chat);
         chat.filter(|chat| !chat.is_read_only()).ok_or_else(refusal::chat_not_found)
     }
@@ -313,7 +315,7 @@ impl Node {
     }
 
     /// For one more invitation: those that have ended give way.
-    fn make_room(&self, invites: &mut Invites, now_ms: u64) -> Result<(), Status> {
+    fn make_room(&self, invites: &mut Invites, now_ms: u64) -> Result<(), Refusal> {
         let most = self.limits.invites_pending_max;
         invites.remove_ended_incoming(&self.store, now_ms, most).map_err(storage)?;
         if invites.incoming().count() >= most {
@@ -322,7 +324,7 @@ impl Node {
         Ok(())
     }
 
-    fn check_room(&self) -> Result<(), Status> {
+    fn check_room(&self) -> Result<(), Refusal> {
         let most = self.limits.chats_max;
         if self.handle.chats().len() >= most {
             return Err(refusal::too_many_chats(most));
@@ -352,7 +354,7 @@ impl Node {
         !is_second
     }
 
-    async fn bootstrap(self: &Arc<Self>, chat: &BootstrapChat) -> Result<(), Status> {
+    async fn bootstrap(self: &Arc<Self>, chat: &BootstrapChat) -> Result<(), Refusal> {
         let is_founder = chat.members.first() == Some(&self.address);
         if !is_founder || self.store.get(BOOTSTRAP, &chat.name).map_err(storage)?.is_some() {
             return Ok(());
@@ -373,7 +375,7 @@ impl Node {
 }
 
 /// A failure of the peer's own store.
-pub fn storage(error: StorageError) -> Status {
+pub fn storage(error: StorageError) -> Refusal {
     tracing::error!(%error, "the store failed: see to the disk");
     refusal::store(&error)
 }

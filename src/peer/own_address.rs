@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::timeout;
-use tonic::Status;
 
 use super::node::{Node, parse_address};
-use super::refusal::address_is_own;
+use super::refusal::{Refusal, address_is_own};
 use crate::links::dial::dial;
 
 /// What does not answer within this is taken for somebody else's.
@@ -15,7 +14,7 @@ const PROBE_MAX: Duration = Duration::from_millis(500);
 
 /// Refuses addresses that are this peer's own: by the id in them, by what this peer advertises, or
 /// because its own key answers there. Only addresses with a port of this peer's are dialled.
-pub async fn refuse_own(node: &Node, addresses: &[String]) -> Result<(), Status> {
+pub async fn refuse_own(node: &Node, addresses: &[String]) -> Result<(), Refusal> {
     let asked = join_all(addresses.iter().map(|address| is_own(node, address))).await;
     for (address, own) in addresses.iter().zip(asked) {
         if own? {
@@ -25,7 +24,7 @@ pub async fn refuse_own(node: &Node, addresses: &[String]) -> Result<(), Status>
     Ok(())
 }
 
-async fn is_own(node: &Node, text: &str) -> Result<bool, Status> {
+async fn is_own(node: &Node, text: &str) -> Result<bool, Refusal> {
     let (expected, address) = parse_address(text)?;
     let me = node.identity.peer_id();
     if expected.is_some() || address == node.address {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tonic::Status;
 
 use super::node::{Node, now_ms};
-use super::refusal::{self, unable};
+use super::refusal::{self, Refusal, unable};
 use super::resolve::resolve_chat;
 use crate::protocol::event::ProposeError;
 use crate::protocol::types::{Index, Payload};
@@ -26,7 +25,7 @@ impl Node {
         wish: Wish,
         deadline: Option<Instant>,
         request_id: &str,
-    ) -> Result<Granted, Status> {
+    ) -> Result<Granted, Refusal> {
         let is_message = matches!(wish.payload, Payload::Message { .. });
         let granted = self.ask(chat, wish, deadline, request_id).await?;
         let granted = granted.map_err(|error| self.refused(chat, error))?;
@@ -43,7 +42,7 @@ impl Node {
         wish: Wish,
         deadline: Option<Instant>,
         request_id: &str,
-    ) -> Result<Option<Index>, Status> {
+    ) -> Result<Option<Index>, Refusal> {
         loop {
             let looked = Some(chat.looked());
             if let Some(index) = self.lookup.index_of(&chat, request_id).await? {
@@ -65,7 +64,7 @@ impl Node {
         wish: Wish,
         deadline: Option<Instant>,
         request_id: &str,
-    ) -> Result<Result<Granted, Unable>, Status> {
+    ) -> Result<Result<Granted, Unable>, Refusal> {
         let proposing = self.handle.propose(chat.id, wish);
         let waiting = async {
             tokio::select! {
@@ -83,7 +82,7 @@ impl Node {
 
     /// Why a wish was not taken. Whoever was removed is told by whom, and of a chat that has ended
     /// to come back, what it waits for.
-    fn refused(&self, chat: &ChatShared, error: Unable) -> Status {
+    fn refused(&self, chat: &ChatShared, error: Unable) -> Refusal {
         match (error, chat.view.borrow().status.removed_by) {
             (Unable::Propose(ProposeError::NotMember), Some(by)) => refusal::removed(by),
             (Unable::NoChat, _) if chat.is_away() => {

@@ -12,24 +12,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
-use tonic::Status;
 
 use super::gate::Caller;
 use super::node::Node;
-use super::reason::Reason;
-use super::refusal::{chat_not_found, check_running, dialled_back_too_often, reason_of, too_often};
+use super::refusal::{Refusal, chat_not_found, check_running, dialled_back_too_often, too_often};
 use crate::crypto::Identity;
-use crate::links::dial::{Connection, DialError, Traced, dial};
-use crate::links::peers::ping;
+use crate::links::asking::NotDone;
+use crate::links::dial::{Connection, DialError, dial};
 use crate::protocol::types::{ChatId, MemberState, PeerId};
-use crate::telemetry::code_name;
-use crate::wire::pb::peer_service_client::PeerServiceClient;
+use crate::wire::reason::Reason;
 use crate::wire::{check_address, hex, pb};
 
 /// How long one dial may take, with its name looked up and its pings.
 const DIAL_MAX: Duration = Duration::from_secs(2);
-/// How long a member may take to say what came of its own dial.
-const ASK_MAX: Duration = Duration::from_secs(4);
 /// Members that are tried at one time.
 const AT_ONCE: usize = 16;
 /// The quickest of these says how far away a peer is.
@@ -55,7 +50,7 @@ async fn try_dial(identity: &Identity, address: &str, peer: PeerId) -> Dialled {
             Ok(connection) => connection,
             Err(error) => return not(reach_of(&error)),
         };
-        match quickest(&connection.channel).await {
+        match quickest(&connection).await {
             Ok(took) => Dialled {
                 reach: pb::Reach::Reached,
                 round_trip_us: micros(took),
@@ -77,10 +72,10 @@ fn reach_of(error: &DialError) -> pb::Reach {
     }
 }
 
-async fn quickest(channel: &Traced) -> Result<Duration, Status> {
-    let mut quickest = ping(channel).await?;
+async fn quickest(connection: &Connection) -> Result<Duration, NotDone> {
+    let mut quickest = connection.ping().await?;
     for _ in 1..PINGS {
-        quickest = quickest.min(ping(channel).await?);
+        quickest = quickest.min(connection.ping().await?);
     }
     Ok(quickest)
 }
@@ -90,7 +85,7 @@ pub async fn dial_back(
     node: &Node,
     chat: ChatId,
     caller: &Caller,
-) -> Result<pb::DialBackResponse, Status> {
+) -> Result<pb::DialBackResponse, Refusal> {
     let from = caller.peer;
     let received_at = Some(SystemTime::now().into());
     let Some(address) = address_of(node, chat, from) else {
@@ -128,7 +123,7 @@ struct Pair {
 /// Tries every member of every chat; what came of it as it comes in.
 pub fn check_members(
     node: &Arc<Node>,
-) -> Result<impl Stream<Item = Result<pb::CheckMembersResponse, Status>> + Send + use<>, Status> {
+) -> Result<impl Stream<Item = pb::CheckMembersResponse> + Send + use<>, Refusal> {
     let place = node.gate.check_members().ok_or_else(check_running)?;
     let node = Arc::clone(node);
     let checks = stream::iter(pairs(&node))
@@ -136,7 +131,7 @@ pub fn check_members(
         .buffer_unordered(AT_ONCE);
     Ok(checks.map(move |checked| {
         let _until_the_end = &place;
-        Ok(checked)
+        checked
     }))
 }
 
@@ -170,29 +165,24 @@ async fn check(node: Arc<Node>, pair: Pair, chats: Vec<ChatId>) -> pb::CheckMemb
         ..Default::default()
     };
     if let Some(connection) = dialled.connection {
-        ask(&connection.channel, &chats, &mut checked).await;
+        ask(&connection, &chats, &mut checked).await;
     }
     checked
 }
 
 /// Asks the member at the other end to dial back.
-async fn ask(channel: &Traced, chats: &[ChatId], checked: &mut pb::CheckMembersResponse) {
-    let mut client = PeerServiceClient::new(channel.clone());
+async fn ask(connection: &Connection, chats: &[ChatId], checked: &mut pb::CheckMembersResponse) {
     for chat in chats.iter().take(CHATS_ASKED_MAX) {
         let request = pb::DialBackRequest { chat_id: hex(&chat.0) };
         let (asked_at, asked) = (SystemTime::now(), Instant::now());
-        let answer = match timeout(ASK_MAX, client.dial_back(request)).await {
-            Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => {
-                checked.inward_problem = problem_of(&status).to_owned();
-                match reason_of(&status) {
+        let answer = match connection.dial_back(request).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                checked.inward_problem = error.name().to_owned();
+                match error.reason {
                     Some(Reason::ChatNotFound) => continue,
                     _ => return,
                 }
-            }
-            Err(_) => {
-                checked.inward_problem = "DEADLINE_EXCEEDED".to_owned();
-                return;
             }
         };
         checked.inward_problem.clear();
@@ -206,13 +196,6 @@ async fn ask(channel: &Traced, chats: &[ChatId], checked: &mut pb::CheckMembersR
         }
         return;
     }
-}
-
-/// Why a member did not dial back: its reason where that is one of ours, or the name of its code.
-/// Whatever else it wrote, long or short, is not passed on.
-fn problem_of(status: &Status) -> &'static str {
-    let code = || code_name((status.code() as i32).to_string().as_bytes());
-    reason_of(status).map_or_else(code, Reason::name)
 }
 
 /// How another clock differs from this one.
@@ -251,11 +234,6 @@ fn micros(took: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
-    use tonic::Code;
-    use tonic_types::{ErrorDetails, StatusExt as _};
-
     use super::*;
 
     fn answer(received_us: i64, answered_us: i64) -> pb::DialBackResponse {
@@ -270,21 +248,6 @@ mod tests {
             answered_at: time(answered_us),
             ..Default::default()
         }
-    }
-
-    #[test]
-    fn what_a_member_writes_for_a_reason_is_passed_on_only_if_it_is_one() {
-        let told = |domain: &str, reason: &str| {
-            let details = ErrorDetails::with_error_info(reason, domain, HashMap::new());
-            Status::with_error_details(Code::ResourceExhausted, "any words", details)
-        };
-        assert_eq!(problem_of(&told("demes", "RATE_LIMITED")), "RATE_LIMITED");
-        let [long, control] = ["X".repeat(100_000), "\u{1b}[2JRATE_LIMITED".to_owned()];
-        for reason in ["NO_SUCH_REASON", "", &long, &control] {
-            assert_eq!(problem_of(&told("demes", reason)), "RESOURCE_EXHAUSTED");
-        }
-        assert_eq!(problem_of(&told("other", "RATE_LIMITED")), "RESOURCE_EXHAUSTED");
-        assert_eq!(problem_of(&Status::unimplemented("an older one")), "UNIMPLEMENTED");
     }
 
     #[test]

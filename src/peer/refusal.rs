@@ -1,14 +1,6 @@
-//! Every error that a peer gives: the only place where reasons and texts are chosen. What code goes
-//! with a reason says `reason.rs`.
+//! Every error that a peer gives: the only place where reasons and texts are chosen. What a face
+//! makes of them is its own matter; for gRPC, `faces/grpc/status.rs` says it.
 
-use std::collections::HashMap;
-
-use futures_util::{Stream, StreamExt, stream};
-use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
-
-use super::reason::Reason;
 use crate::protocol::event::ProposeError;
 use crate::protocol::invite_link::InviteLinkProblem;
 use crate::protocol::types::{
@@ -19,43 +11,52 @@ use crate::storage::StorageError;
 use crate::telemetry::metrics::rejected;
 use crate::wire::WireError;
 use crate::wire::link::LinkTextError;
+use crate::wire::reason::Reason;
 
-const DOMAIN: &str = "demes";
+/// Why a peer does not do what it was asked for.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// For programs.
+    pub reason: Reason,
+    /// For people: what is wrong, and what can be done about it.
+    pub text: String,
+    /// Values that belong to the reason, by the names that `docs/api.md` has for them.
+    pub metadata: Vec<(&'static str, String)>,
+}
 
-fn status<const N: usize>(
+/// A refusal that counts as a rejected input.
+fn refuse<const N: usize>(
     reason: Reason,
-    message: impl Into<String>,
-    metadata: [(&str, String); N],
-) -> Status {
+    text: impl Into<String>,
+    metadata: [(&'static str, String); N],
+) -> Refusal {
     rejected(reason.name());
-    uncounted(reason, message, metadata)
+    uncounted(reason, text, metadata)
 }
 
 /// The same for what is no rejected input, or was counted as such before.
 fn uncounted<const N: usize>(
     reason: Reason,
-    message: impl Into<String>,
-    metadata: [(&str, String); N],
-) -> Status {
-    let metadata: HashMap<String, String> =
-        metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    let details = ErrorDetails::with_error_info(reason.name(), DOMAIN, metadata);
-    Status::with_error_details(reason.code(), message, details)
+    text: impl Into<String>,
+    metadata: [(&'static str, String); N],
+) -> Refusal {
+    Refusal { reason, text: text.into(), metadata: metadata.into() }
 }
 
 /// Why the loop did not do what a call asked for.
-pub fn unable(error: Unable) -> Status {
+pub fn unable(error: Unable) -> Refusal {
     match error {
         Unable::NoChat => chat_not_found(),
         Unable::Stopping | Unable::Propose(ProposeError::Stopping) => stopping(),
-        Unable::Busy | Unable::LookAgain => status(Reason::Busy, error.to_string(), []),
+        Unable::Busy | Unable::LookAgain => refuse(Reason::Busy, error.to_string(), []),
         Unable::Propose(ProposeError::NotMember) => not_member(),
-        Unable::Propose(ProposeError::OutboxFull) => status(
+        Unable::Propose(ProposeError::OutboxFull) => refuse(
             Reason::OutboxFull,
             "too many messages wait for a majority: try again when the chat goes on",
             [],
         ),
-        Unable::Propose(ProposeError::OverQuota) => status(
+        Unable::Propose(ProposeError::OverQuota) => refuse(
             Reason::QuotaExceeded,
             "you have added as much to this chat as you may in a day: try again later",
             [],
@@ -65,119 +66,112 @@ pub fn unable(error: Unable) -> Status {
 }
 
 /// Why a request is not valid.
-pub fn invalid(error: WireError) -> Status {
-    status(Reason::RequestInvalid, error.to_string(), [])
+pub fn invalid(error: WireError) -> Refusal {
+    refuse(Reason::RequestInvalid, error.to_string(), [])
 }
 
-/// The same answer, with a reason where tonic itself refused a request that it could not read.
-pub fn with_reason<B: Default>(response: http::Response<B>) -> http::Response<B> {
-    let refusal = response.extensions().get::<Status>().filter(|told| told.details().is_empty());
-    let Some(refusal) = refusal else { return response };
-    let reason = match refusal.code() {
-        Code::OutOfRange => Reason::RequestTooLong,
-        Code::Internal => Reason::RequestInvalid,
-        _ => return response,
-    };
-    status(reason, format!("the request cannot be taken: {}", refusal.message()), []).into_http()
+/// A request that cannot be read, or is longer than the call takes.
+pub fn unreadable(reason: Reason, said: &str) -> Refusal {
+    refuse(reason, format!("the request cannot be taken: {said}"), [])
 }
 
 /// What a peer of ours never does unless it is wrong, or its process is ending.
-pub fn internal(message: impl Into<String>) -> Status {
+pub fn internal(message: impl Into<String>) -> Refusal {
     uncounted(Reason::Internal, message, [])
 }
 
 /// A peer came without its key: the listener does not let that happen.
-pub fn no_key() -> Status {
-    status(Reason::NoKey, "no key was shown", [])
+pub fn no_key() -> Refusal {
+    refuse(Reason::NoKey, "no key was shown", [])
 }
 
 /// A program on loopback that has not shown the token.
-pub fn token_required() -> Status {
+pub fn token_required() -> Refusal {
     let message = "this listener asks for the token in `client.token` of the data directory, which \
                    `demes token` prints: send the metadata `authorization: Bearer TOKEN`; or use \
                    the socket `client.sock` beside it, which asks for nothing";
-    status(Reason::TokenRequired, message, [])
+    refuse(Reason::TokenRequired, message, [])
 }
 
 /// A request that names another host than this machine, or a page.
-pub fn not_local() -> Status {
+pub fn not_local() -> Refusal {
     let message = "this listener is for programs of this machine: call it as 127.0.0.1 or \
                    localhost, and not from a page in a browser";
-    status(Reason::NotLocal, message, [])
+    refuse(Reason::NotLocal, message, [])
 }
 
 /// A message whose signature or hash is wrong. `edge.rs` has counted it.
-pub fn not_genuine() -> Status {
+pub fn not_genuine() -> Refusal {
     uncounted(Reason::NotGenuine, "a signature or hash is wrong", [])
 }
 
 /// The loop is alive, and this chat had nothing to say in time.
-pub fn no_answer() -> Status {
+pub fn no_answer() -> Refusal {
     uncounted(Reason::NoAnswer, "the chat did not answer", [])
 }
 
-pub fn invite_ended() -> Status {
-    status(Reason::InviteExpired, "the invitation has ended", [])
+pub fn invite_ended() -> Refusal {
+    refuse(Reason::InviteExpired, "the invitation has ended", [])
 }
 
-pub fn too_many_invites() -> Status {
-    status(Reason::TooManyInvites, "too many invitations wait there", [])
+pub fn too_many_invites() -> Refusal {
+    refuse(Reason::TooManyInvites, "too many invitations wait there", [])
 }
 
-pub fn stopping() -> Status {
-    status(Reason::Stopping, "this peer stops: try again when it is back", [])
+pub fn stopping() -> Refusal {
+    refuse(Reason::Stopping, "this peer stops: try again when it is back", [])
 }
 
-pub fn chat_not_found() -> Status {
-    status(Reason::ChatNotFound, "there is no such chat here", [])
+pub fn chat_not_found() -> Refusal {
+    refuse(Reason::ChatNotFound, "there is no such chat here", [])
 }
 
-pub fn chat_ambiguous(ids: Vec<String>) -> Status {
+pub fn chat_ambiguous(ids: Vec<String>) -> Refusal {
     let message = "several chats have that name or beginning: give more of the id";
-    status(Reason::ChatAmbiguous, message, [("chat_ids", ids.join(","))])
+    refuse(Reason::ChatAmbiguous, message, [("chat_ids", ids.join(","))])
 }
 
 /// Several keys invite to one chat.
-pub fn inviter_ambiguous(ids: Vec<String>) -> Status {
+pub fn inviter_ambiguous(ids: Vec<String>) -> Refusal {
     let message = "several people invite to that chat: say whose invitation you mean, as CHAT@KEY \
                    with the beginning of the inviter's key";
-    status(Reason::ChatAmbiguous, message, [("chat_ids", ids.join(","))])
+    refuse(Reason::ChatAmbiguous, message, [("chat_ids", ids.join(","))])
 }
 
-pub fn peer_not_found() -> Status {
-    status(Reason::PeerNotFound, "no member has that name or id", [])
+pub fn peer_not_found() -> Refusal {
+    refuse(Reason::PeerNotFound, "no member has that name or id", [])
 }
 
-pub fn peer_ambiguous(ids: Vec<String>) -> Status {
+pub fn peer_ambiguous(ids: Vec<String>) -> Refusal {
     let message = "several members have that name or beginning: give more of the id";
-    status(Reason::PeerAmbiguous, message, [("peer_ids", ids.join(","))])
+    refuse(Reason::PeerAmbiguous, message, [("peer_ids", ids.join(","))])
 }
 
-pub fn invite_not_found() -> Status {
+pub fn invite_not_found() -> Refusal {
     let message = "there is no such invitation: it may have ended";
-    status(Reason::InviteNotFound, message, [])
+    refuse(Reason::InviteNotFound, message, [])
 }
 
-pub fn invite_ambiguous() -> Status {
+pub fn invite_ambiguous() -> Refusal {
     let message = "several invitations or links begin like that: give more of the id";
-    status(Reason::InviteAmbiguous, message, [])
+    refuse(Reason::InviteAmbiguous, message, [])
 }
 
 /// An invitation that was answered, or a link that has ended, cannot be taken back any more.
-pub fn invite_over() -> Status {
+pub fn invite_over() -> Refusal {
     let message = "there is no such open invitation or link in the chat";
-    status(Reason::InviteNotFound, message, [])
+    refuse(Reason::InviteNotFound, message, [])
 }
 
 /// Why a text is not a link. The text itself is a secret, and is never repeated.
-pub fn link_text(error: LinkTextError) -> Status {
+pub fn link_text(error: LinkTextError) -> Refusal {
     match error {
-        LinkTextError::Truncated => status(
+        LinkTextError::Truncated => refuse(
             Reason::LinkTruncated,
             "the link is cut off: copy it whole, from demes: to its last character",
             [],
         ),
-        LinkTextError::Malformed => status(
+        LinkTextError::Malformed => refuse(
             Reason::LinkMalformed,
             "this is not an invite link, or a character of it was changed: copy it again",
             [],
@@ -185,18 +179,18 @@ pub fn link_text(error: LinkTextError) -> Status {
     }
 }
 
-pub fn link_too_long(host_bytes_max: usize) -> Status {
+pub fn link_too_long(host_bytes_max: usize) -> Refusal {
     let message = format!(
         "this peer's address is too long for a link, which has room for {host_bytes_max} \
          characters of a host's name: give the peer a shorter one, or an IP address, with \
          --advertise"
     );
     let metadata = [("host_bytes_max", host_bytes_max.to_string())];
-    status(Reason::LinkTooLong, message, metadata)
+    refuse(Reason::LinkTooLong, message, metadata)
 }
 
 /// Why a link lets nobody in.
-pub fn link_problem(problem: InviteLinkProblem) -> Status {
+pub fn link_problem(problem: InviteLinkProblem) -> Refusal {
     let (reason, message) = match problem {
         InviteLinkProblem::Unknown => (Reason::LinkUnknown, "the chat does not know this link"),
         InviteLinkProblem::Expired => (Reason::LinkExpired, "the link's time is over"),
@@ -205,7 +199,7 @@ pub fn link_problem(problem: InviteLinkProblem) -> Status {
         }
         InviteLinkProblem::Revoked => (Reason::LinkRevoked, "a member has ended the link"),
     };
-    status(reason, message, [])
+    refuse(reason, message, [])
 }
 
 /// The problem that another peer's reason names.
@@ -218,136 +212,129 @@ pub fn link_problem_of(reason: Reason) -> Option<InviteLinkProblem> {
     })
 }
 
-pub fn links_too_many() -> Status {
+pub fn links_too_many() -> Refusal {
     let message = format!("a chat has at most {INVITE_LINKS_MAX} open links: revoke one first");
-    status(Reason::LinksTooMany, message, [])
+    refuse(Reason::LinksTooMany, message, [])
 }
 
-pub fn uses_invalid() -> Status {
+pub fn uses_invalid() -> Refusal {
     let message = format!("a link lets in 1 to {INVITE_LINK_USES_MAX} people");
-    status(Reason::UsesInvalid, message, [])
+    refuse(Reason::UsesInvalid, message, [])
 }
 
-pub fn expiry_invalid(days_max: u32) -> Status {
+pub fn expiry_invalid(days_max: u32) -> Refusal {
     let message = format!("a link is good for at most {days_max} days");
-    status(Reason::ExpiryInvalid, message, [])
+    refuse(Reason::ExpiryInvalid, message, [])
 }
 
-pub fn chat_full() -> Status {
+pub fn chat_full() -> Refusal {
     let message = format!("the chat has {MEMBERS_MAX} members, and that is the most");
-    status(Reason::ChatFull, message, [])
+    refuse(Reason::ChatFull, message, [])
 }
 
 /// A member removed this peer.
-pub fn removed(by: PeerId) -> Status {
+pub fn removed(by: PeerId) -> Refusal {
     let message = format!(
         "the member {} has removed you from this chat; what was said until then stays readable",
         by.short()
     );
-    status(Reason::NotMember, message, [("removed_by_peer_id", by.to_string())])
+    refuse(Reason::NotMember, message, [("removed_by_peer_id", by.to_string())])
 }
 
 /// A member removed this peer, who wants to come back by a link of before.
-pub fn removed_before() -> Status {
+pub fn removed_before() -> Refusal {
     let message = "you were removed from this chat after the link was made: ask for a new one";
-    status(Reason::NotMember, message, [])
+    refuse(Reason::NotMember, message, [])
 }
 
-pub fn leaving() -> Status {
+pub fn leaving() -> Refusal {
     let message = "you are leaving this chat, and the others do not know it yet: \
                    try again when they do";
-    status(Reason::Leaving, message, [])
+    refuse(Reason::Leaving, message, [])
 }
 
-pub fn peer_is_self() -> Status {
+pub fn peer_is_self() -> Refusal {
     let message = "that is you: leave the chat instead";
-    status(Reason::PeerIsSelf, message, [])
+    refuse(Reason::PeerIsSelf, message, [])
 }
 
-/// The reason that a status carries, if it is one of ours. Another peer may write anything there,
-/// and nothing else of it is passed on.
-pub fn reason_of(status: &Status) -> Option<Reason> {
-    let info = status.get_details_error_info()?;
-    if info.domain == DOMAIN { Reason::named(&info.reason) } else { None }
-}
-
-pub fn not_member() -> Status {
+pub fn not_member() -> Refusal {
     let message = "only members of the chat may do that";
-    status(Reason::NotMember, message, [])
+    refuse(Reason::NotMember, message, [])
 }
 
 /// A deadline ran out before a message was confirmed.
-pub fn not_confirmed(request_id: &str) -> Status {
-    status(
+pub fn not_confirmed(request_id: &str) -> Refusal {
+    refuse(
         Reason::NoMajority,
         "not confirmed in time: it stays queued, and is sent once a majority is there",
         [("request_id", request_id.to_owned())],
     )
 }
 
-pub fn no_host() -> Status {
+pub fn no_host() -> Refusal {
     let message = "nobody hosts the chat at the moment: try again";
-    status(Reason::NoHost, message, [])
+    refuse(Reason::NoHost, message, [])
 }
 
 /// A hand-over came to nothing in time, or another member than the wanted one took over.
-pub fn not_handed_over() -> Status {
+pub fn not_handed_over() -> Refusal {
     let message = "that member did not take over";
-    status(Reason::HandOverFailed, message, [])
+    refuse(Reason::HandOverFailed, message, [])
 }
 
-pub fn not_host(host: String) -> Status {
+pub fn not_host(host: String) -> Refusal {
     let message = "this peer does not host the chat: ask the host's own peer";
-    status(Reason::NotHost, message, [("host_peer_id", host)])
+    refuse(Reason::NotHost, message, [("host_peer_id", host)])
 }
 
-pub fn text_too_long(characters: usize) -> Status {
-    status(
+pub fn text_too_long(characters: usize) -> Refusal {
+    refuse(
         Reason::TextTooLong,
         format!("the text has {characters} characters; {TEXT_CHARS_MAX} is the most"),
         [("characters", characters.to_string()), ("characters_max", TEXT_CHARS_MAX.to_string())],
     )
 }
 
-pub fn text_empty() -> Status {
-    status(Reason::TextEmpty, "the text is empty", [])
+pub fn text_empty() -> Refusal {
+    refuse(Reason::TextEmpty, "the text is empty", [])
 }
 
-pub fn name_invalid() -> Status {
+pub fn name_invalid() -> Refusal {
     let message = "a name has 1 to 64 characters, none of them a control character";
-    status(Reason::NameInvalid, message, [])
+    refuse(Reason::NameInvalid, message, [])
 }
 
-pub fn address_invalid(address: &str) -> Status {
+pub fn address_invalid(address: &str) -> Refusal {
     let message = "an address is [PEERID@]host:port, an IPv6 one [PEERID@][host]:port";
-    status(Reason::AddressInvalid, message, [("address", address.to_owned())])
+    refuse(Reason::AddressInvalid, message, [("address", address.to_owned())])
 }
 
-pub fn address_is_own(address: &str) -> Status {
+pub fn address_is_own(address: &str) -> Refusal {
     let message = "that is this peer's own address: invite somebody else";
-    status(Reason::AddressIsOwn, message, [("address", address.to_owned())])
+    refuse(Reason::AddressIsOwn, message, [("address", address.to_owned())])
 }
 
-pub fn address_unreachable(message: impl Into<String>) -> Status {
-    status(Reason::AddressUnreachable, message, [])
+pub fn address_unreachable(message: impl Into<String>) -> Refusal {
+    refuse(Reason::AddressUnreachable, message, [])
 }
 
-pub fn request_id_invalid() -> Status {
+pub fn request_id_invalid() -> Refusal {
     let message = "a request id has at most 64 visible ASCII characters";
-    status(Reason::RequestIdInvalid, message, [])
+    refuse(Reason::RequestIdInvalid, message, [])
 }
 
-pub fn page_token_invalid() -> Status {
+pub fn page_token_invalid() -> Refusal {
     let message = "the page token is not one that this call has given";
-    status(Reason::PageTokenInvalid, message, [])
+    refuse(Reason::PageTokenInvalid, message, [])
 }
 
-pub fn page_size_invalid() -> Status {
-    status(Reason::PageSizeInvalid, "a page size is not negative", [])
+pub fn page_size_invalid() -> Refusal {
+    refuse(Reason::PageSizeInvalid, "a page size is not negative", [])
 }
 
-pub fn cursor_ahead(chat: String, committed: Index) -> Status {
-    status(
+pub fn cursor_ahead(chat: String, committed: Index) -> Refusal {
+    refuse(
         Reason::CursorAhead,
         "the cursor lies beyond the end of the chat",
         [("chat_id", chat), ("committed", committed.to_string())],
@@ -355,8 +342,8 @@ pub fn cursor_ahead(chat: String, committed: Index) -> Status {
 }
 
 /// A reader has not read for too long. Its cursor is where to go on.
-pub fn slow_consumer(chat: String, after: Index) -> Status {
-    status(
+pub fn slow_consumer(chat: String, after: Index) -> Refusal {
+    refuse(
         Reason::SlowConsumer,
         "the reader did not keep up: go on from the cursor",
         [("chat_id", chat), ("after", after.to_string())],
@@ -364,7 +351,7 @@ pub fn slow_consumer(chat: String, after: Index) -> Status {
 }
 
 /// Why a store did not answer.
-pub fn store(error: &StorageError) -> Status {
+pub fn store(error: &StorageError) -> Refusal {
     match error {
         StorageError::Full { .. } => storage_full(),
         // A store takes no writes after one that failed, and what ails it is in the log.
@@ -378,34 +365,34 @@ pub fn store(error: &StorageError) -> Status {
     }
 }
 
-fn storage_failed() -> Status {
+fn storage_failed() -> Refusal {
     let message = "this peer's disk has failed it: see its log and the disk, and start it again";
-    status(Reason::StorageFailed, message, [])
+    refuse(Reason::StorageFailed, message, [])
 }
 
-pub fn storage_full() -> Status {
+pub fn storage_full() -> Refusal {
     let message = "the disk has no room below its reserve: free some space";
-    status(Reason::StorageFull, message, [])
+    refuse(Reason::StorageFull, message, [])
 }
 
-pub fn storage_damaged(message: impl Into<String>) -> Status {
-    status(Reason::StorageDamaged, message, [])
+pub fn storage_damaged(message: impl Into<String>) -> Refusal {
+    refuse(Reason::StorageDamaged, message, [])
 }
 
-pub fn too_many_chats(most: usize) -> Status {
+pub fn too_many_chats(most: usize) -> Refusal {
     let message = format!("this peer takes part in {most} chats, and that is the most");
-    status(Reason::TooManyChats, message, [])
+    refuse(Reason::TooManyChats, message, [])
 }
 
 /// First contact happens only so often.
-pub fn too_often() -> Status {
+pub fn too_often() -> Refusal {
     let message = "too many calls from keys that are not known: try again in a minute";
-    status(Reason::RateLimited, message, [])
+    refuse(Reason::RateLimited, message, [])
 }
 
 /// A peer calls more often than one may.
-pub fn rate_limited(per_second: u32) -> Status {
-    status(
+pub fn rate_limited(per_second: u32) -> Refusal {
+    refuse(
         Reason::RateLimited,
         "too many calls of this peer: go on more slowly",
         [("calls_per_second", per_second.to_string())],
@@ -413,29 +400,15 @@ pub fn rate_limited(per_second: u32) -> Status {
 }
 
 /// A member has itself dialled more often than one may.
-pub fn dialled_back_too_often() -> Status {
+pub fn dialled_back_too_often() -> Refusal {
     let message = "too many wishes to be dialled back: try again in a minute";
-    status(Reason::RateLimited, message, [])
+    refuse(Reason::RateLimited, message, [])
 }
 
 /// The members are being checked already.
-pub fn check_running() -> Status {
+pub fn check_running() -> Refusal {
     let message = "another check of the members is under way: try again when it has ended";
-    status(Reason::CheckRunning, message, [])
-}
-
-/// The stream, ended with `STOPPING` when the peer stops: an open stream would hold up its end.
-pub fn until_stopped<T: Send + 'static>(
-    stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
-    stop: CancellationToken,
-) -> std::pin::Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>> {
-    let stopped = stop.clone();
-    let last =
-        stream::once(
-            async move { if stopped.is_cancelled() { Some(Err(stopping())) } else { None } },
-        );
-    let stream = stream.take_until(stop.cancelled_owned());
-    Box::pin(stream.chain(last.filter_map(|last| async move { last })))
+    refuse(Reason::CheckRunning, message, [])
 }
 
 #[cfg(test)]
@@ -453,18 +426,8 @@ mod tests {
             StorageError::NotWritable { path: path.clone(), source: not_writable },
         ] {
             let told = store(&error);
-            assert_eq!(reason_of(&told), Some(Reason::StorageFailed), "{error}");
-            assert!(!told.message().contains("ada"), "{}", told.message());
+            assert_eq!(told.reason, Reason::StorageFailed, "{error}");
+            assert!(!told.text.contains("ada"), "{}", told.text);
         }
-    }
-
-    #[test]
-    fn an_error_says_why_and_with_which_values() {
-        let status = text_too_long(3_000);
-        assert_eq!(status.code(), tonic::Code::InvalidArgument);
-        let details = status.get_error_details();
-        let info = details.error_info().expect("every error has one");
-        assert_eq!((info.domain.as_str(), info.reason.as_str()), ("demes", "TEXT_TOO_LONG"));
-        assert_eq!(info.metadata["characters"], "3000");
     }
 }

@@ -193,10 +193,10 @@ async fn step(
                 };
             }
             Err(Problem::Final(error)) => {
-                let code = error.code();
+                let reason = error.reason.name();
                 tracing::warn!(
                     ?chat,
-                    ?code,
+                    reason,
                     "the host does not take this peer back: ask a member \
                     for a new invitation"
                 );
@@ -204,7 +204,7 @@ async fn step(
             }
             Err(Problem::NotYet) => {}
             Err(Problem::Passing(error)) => {
-                tracing::debug!(code = ?error.code(), "this peer is not taken back yet");
+                tracing::debug!(reason = error.reason.name(), "this peer is not taken back yet");
             }
         }
     }
@@ -254,7 +254,7 @@ async fn find_host(
             }
             Err(Problem::NotYet) => continue,
             Err(Problem::Passing(error)) => {
-                tracing::debug!(code = ?error.code(), "a member does not have the chat");
+                tracing::debug!(reason = error.reason.name(), "a member does not have the chat");
                 continue;
             }
         };

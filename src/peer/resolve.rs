@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use tonic::Status;
-
 use super::life::Ailing;
 use super::node::Node;
-use super::refusal;
+use super::refusal::{self, Refusal};
 use crate::protocol::event::Status as ChatStatus;
 use crate::protocol::types::{ChatId, PeerId};
 use crate::runtime::handle::ChatShared;
@@ -20,7 +18,7 @@ pub enum Named {
 }
 
 /// The chat of that id, name, or beginning of an id; in this order, and only if it is one.
-pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> {
+pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Refusal> {
     match resolve_any(node, text)? {
         Named::Running(chat) => Ok(chat),
         Named::Ailing(_, ailing) => Err(ailing.refusal()),
@@ -28,7 +26,7 @@ pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Status> 
 }
 
 /// The same among all chats, those that do not run included.
-pub fn resolve_any(node: &Node, text: &str) -> Result<Named, Status> {
+pub fn resolve_any(node: &Node, text: &str) -> Result<Named, Refusal> {
     if let Ok(id) = text.parse::<ChatId>() {
         let ailing = node.lives.ailing().get(&id).cloned();
         let ailing = ailing.map(|ailing| Named::Ailing(id, ailing));
@@ -60,7 +58,7 @@ pub fn resolve_any(node: &Node, text: &str) -> Result<Named, Status> {
 }
 
 /// The member of that id, name, or beginning of an id.
-pub fn resolve_peer(status: &ChatStatus, text: &str) -> Result<PeerId, Status> {
+pub fn resolve_peer(status: &ChatStatus, text: &str) -> Result<PeerId, Refusal> {
     let members = &status.members;
     if let Some(peer) = text.parse().ok().filter(|peer| members.contains_key(peer)) {
         return Ok(peer);

@@ -18,12 +18,12 @@ use http::uri::Authority;
 use http::{Request, Response};
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
-use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::server::accept_one;
-use crate::peer::refusal::{not_local, token_required};
+use crate::faces::grpc::status;
+use crate::peer::refusal::{Refusal, not_local, token_required};
 use crate::storage::write_private;
 use crate::wire::hex;
 
@@ -149,7 +149,7 @@ impl Pass {
     }
 
     /// Why a request is refused, if it is.
-    fn refuses<B>(&self, request: &Request<B>) -> Option<Status> {
+    fn refuses<B>(&self, request: &Request<B>) -> Option<Refusal> {
         // L9: a page in a browser can make it send requests here: they name the page, or a host
         // that the page's owner has given this machine's address.
         let mut hosts = request.headers().get_all(HOST).iter().map(|host| {
@@ -211,7 +211,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self.pass.as_ref().and_then(|pass| pass.refuses(&request)) {
-            Some(refusal) => Either::Right(ready(Ok(refusal.into_http()))),
+            Some(refusal) => Either::Right(ready(Ok(status::response(refusal)))),
             None => Either::Left(self.inner.call(request)),
         }
     }
@@ -220,7 +220,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peer::refusal::reason_of;
 
     fn refusal(pass: &Pass, authority: &str, headers: &[(&str, &str)]) -> Option<&'static str> {
         let path = "/demes.v1.ClientService/Feed";
@@ -232,7 +231,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let refusal = pass.refuses(&request.body(()).expect("a request"))?;
-        reason_of(&refusal).map(|reason| reason.name())
+        Some(refusal.reason.name())
     }
 
     #[test]

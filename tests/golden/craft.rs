@@ -91,7 +91,8 @@ pub fn message(
 }
 
 /// What bears the message out. `removed_by=2 number=3`: member 2's word, its third, that the
-/// addressee is to go, said in generation `course` or else in that of the message. `let_in_by=2`: 2's invitation of the sender, and the sender's joining.
+/// addressee is to go, said in generation `course` or else in that of the message. `let_in_by=2`:
+/// 2's invitation of the sender, and the sender's joining.
 /// `by_link=1`: the sender's joining by link 1, and with `made_by=2 uses=3` 2's making of it.
 /// `outlived_by=9`: the addressee's joining as incarnation 9.
 fn shown(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::{Source, assert_none, sources};
+use super::{Source, assert_none, sources, words};
 
 /// The rooms, from the ground up. A file may import only what lies lower, or its own room.
 const FLOORS: [(&str, u8); 15] = [
@@ -281,6 +281,32 @@ fn files_import_each_other_in_no_circle() {
     let new = found.difference(&known).map(|circle| format!("there is one of {circle:?}"));
     let gone = known.difference(&found).map(|circle| format!("strike out {circle:?}"));
     assert_none(new.chain(gone).collect(), "files import each other in no circle but those listed");
+}
+
+/// A refusal becomes a status of gRPC in one place; the command line and `links` are told some.
+#[test]
+fn refusals_become_statuses_in_one_place() {
+    let mut findings = Vec::new();
+    for source in around_the_rules() {
+        let may_name = ["src/faces/grpc/", "src/links/", "src/cli/"];
+        let may_name = may_name.iter().any(|room| source.path.starts_with(room));
+        let before_tests = source.text.len() - source.tests().len();
+        let code = &source.text[..before_tests];
+        let imported = code.split("use tonic::").skip(1).filter_map(|it| it.split(';').next());
+        let is_status = |names: &str| words(names).any(|name| name == "Status");
+        if !may_name && (imported.into_iter().any(is_status) || code.contains("tonic::Status")) {
+            findings.push(format!("{}: names a status of gRPC", source.path));
+        }
+        let makes = code.split("Status::").skip(1).any(|it| {
+            let name = words(it).next().unwrap_or_default();
+            it[name.len()..].starts_with('(') && name.starts_with(char::is_lowercase)
+        });
+        let is_face = source.path.starts_with("src/faces/");
+        if is_face && makes && source.path != "src/faces/grpc/status.rs" {
+            findings.push(format!("{}: makes an error without a reason", source.path));
+        }
+    }
+    assert_none(findings, "a refusal becomes a status in src/faces/grpc/status.rs alone");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::feed::{Frames, Reader};
 use super::pages;
+use super::status::until_stopped;
 use crate::crypto::seal;
 use crate::peer::life;
 use crate::peer::node::{Node, now_ms, parse_address};
@@ -18,7 +19,7 @@ use crate::peer::own_address::refuse_own;
 use crate::peer::people::accepting::JOIN_MAX;
 use crate::peer::person::wish;
 use crate::peer::reach;
-use crate::peer::refusal::{self, unable, until_stopped};
+use crate::peer::refusal::{self, Refusal, unable};
 use crate::peer::resolve::{Named, resolve_any, resolve_chat, resolve_peer};
 use crate::protocol::event::Role;
 use crate::protocol::types::{
@@ -201,7 +202,7 @@ impl ClientService for Person {
         let status = self.node.handle.view(chat.id).await.map_err(unable)?.status;
         let peer = resolve_peer(&status, &request.peer)?;
         if peer == self.node.identity.peer_id() {
-            return Err(refusal::peer_is_self());
+            return Err(refusal::peer_is_self().into());
         }
         let wish = wish(Payload::Membership(Membership::Removing { peer }), Wait::Committed);
         let granted = self.node.propose(&chat, wish, deadline, "").await?;
@@ -281,7 +282,7 @@ impl ClientService for Person {
         let cursors = request.into_inner().cursors.into_iter();
         let cursors = cursors
             .map(|cursor| Ok((resolve_chat(&self.node, &cursor.chat)?, cursor.after)))
-            .collect::<Result<Vec<_>, Status>>()?;
+            .collect::<Result<Vec<_>, Refusal>>()?;
         let stall = self.node.limits.feed_stall;
         let reader = Reader::new(Arc::clone(&self.node), cursors, stall)?;
         Ok(Response::new(until_stopped(reader.into_stream(), self.node.stop.clone())))
@@ -293,7 +294,7 @@ impl ClientService for Person {
     ) -> Result<Response<pb::ListMessagesResponse>, Status> {
         let request = request.into_inner();
         let chat = resolve_chat(&self.node, &request.chat)?;
-        pages::list(chat, request).await.map(Response::new)
+        Ok(Response::new(pages::list(chat, request).await?))
     }
 
     type WatchChatStream = Answers<pb::WatchChatResponse>;
@@ -315,7 +316,7 @@ impl ClientService for Person {
             Some((Ok(pb::WatchChatResponse { chat: Some(chat) }), shown))
         });
         // A chat that was left ends its watchers.
-        let views = views.chain(stream::once(async { Err(refusal::chat_not_found()) }));
+        let views = views.chain(stream::once(async { Err(refusal::chat_not_found().into()) }));
         Ok(Response::new(until_stopped(views, self.node.stop.clone())))
     }
 
@@ -334,7 +335,7 @@ impl ClientService for Person {
         let _ = timeout_at(until, shown.wait_for(is_known)).await;
         let committed = chat.feed.commit();
         if index > committed {
-            return Err(refusal::cursor_ahead(hex(&chat.id.0), committed));
+            return Err(refusal::cursor_ahead(hex(&chat.id.0), committed).into());
         }
         self.node.handle.mark_read(chat.id, index).await.map_err(unable)?;
         Ok(Response::new(pb::MarkReadResponse {}))
@@ -350,7 +351,9 @@ impl ClientService for Person {
         let status = self.node.handle.view(chat.id).await.map_err(unable)?.status;
         let me = self.node.identity.peer_id();
         if status.role != Role::Host {
-            return Err(refusal::not_host(status.host.map_or_else(String::new, |h| hex(&h.0))));
+            return Err(
+                refusal::not_host(status.host.map_or_else(String::new, |h| hex(&h.0))).into()
+            );
         }
         let target = match request.peer.as_str() {
             "" => None,
@@ -366,11 +369,11 @@ impl ClientService for Person {
             let again = until.min(Instant::now() + HAND_OVER_AGAIN);
             match await_other_host(&chat, me, again).await? {
                 Some((host, _)) if target.is_some_and(|target| target != host) => {
-                    return Err(refusal::not_handed_over());
+                    return Err(refusal::not_handed_over().into());
                 }
                 Some(found) => break found,
                 None if again < until => {}
-                None => return Err(refusal::not_handed_over()),
+                None => return Err(refusal::not_handed_over().into()),
             }
         };
         let host_peer_id = hex(&host.0);
@@ -383,14 +386,14 @@ impl ClientService for Person {
         &self,
         _: Request<pb::CheckMembersRequest>,
     ) -> Result<Response<Self::CheckMembersStream>, Status> {
-        let checks = reach::check_members(&self.node)?;
+        let checks = reach::check_members(&self.node)?.map(Ok);
         Ok(Response::new(until_stopped(checks, self.node.stop.clone())))
     }
 }
 
 impl Person {
     /// A chat as it is at this moment.
-    async fn show(&self, chat: ChatId) -> Result<pb::Chat, Status> {
+    async fn show(&self, chat: ChatId) -> Result<pb::Chat, Refusal> {
         let view = self.node.handle.view(chat).await.map_err(unable)?;
         let me = self.node.identity.peer_id();
         Ok(view::to_chat(chat, me, &view.status, view.fault, &view.away_since))
@@ -402,7 +405,7 @@ async fn await_other_host(
     chat: &ChatShared,
     me: PeerId,
     until: Instant,
-) -> Result<Option<(PeerId, u64)>, Status> {
+) -> Result<Option<(PeerId, u64)>, Refusal> {
     let mut shown = chat.view.clone();
     let other = shown.wait_for(|view| view.status.host.is_some_and(|host| host != me));
     match timeout_at(until, other).await {
@@ -416,7 +419,7 @@ fn invite_timeout(seconds: u32) -> Duration {
     Duration::from_secs(u64::from(if seconds == 0 { INVITE_S } else { seconds }))
 }
 
-fn check_text(text: &str) -> Result<(), Status> {
+fn check_text(text: &str) -> Result<(), Refusal> {
     if text.is_empty() {
         return Err(refusal::text_empty());
     }
@@ -430,12 +433,12 @@ fn check_text(text: &str) -> Result<(), Status> {
     Ok(())
 }
 
-fn check_request_id(id: &str) -> Result<(), Status> {
+fn check_request_id(id: &str) -> Result<(), Refusal> {
     let valid = id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|byte| byte.is_ascii_graphic());
     if valid { Ok(()) } else { Err(refusal::request_id_invalid()) }
 }
 
-fn new_request_id() -> Result<String, Status> {
+fn new_request_id() -> Result<String, Refusal> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| refusal::internal(error.to_string()))?;
     Ok(hex(&bytes))

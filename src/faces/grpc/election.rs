@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::inbound::Inbound;
 use crate::peer::gate::Caller;
-use crate::peer::refusal::unable;
+use crate::peer::refusal::{Refusal, unable};
 use crate::protocol::types::{ChatId, PeerId};
 use crate::wire::message as convert;
 use crate::wire::pb::election_service_server::ElectionService;
@@ -118,7 +118,7 @@ impl Unread {
 
 impl Inbound {
     /// Has a peer dialled whose call the chat has taken.
-    async fn meet(&self, unread: Unread) -> Result<(), Status> {
+    async fn meet(&self, unread: Unread) -> Result<(), Refusal> {
         let Unread { chat: Some(chat), peer, address: Some(address) } = unread else {
             return Ok(());
         };

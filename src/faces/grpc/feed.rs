@@ -15,7 +15,7 @@ use tonic::Status;
 
 use crate::peer::node::Node;
 use crate::peer::refusal::{
-    chat_not_found, cursor_ahead, internal, slow_consumer, storage_damaged, store,
+    Refusal, chat_not_found, cursor_ahead, internal, slow_consumer, storage_damaged, store,
 };
 use crate::planted::{Mistake, planted};
 use crate::protocol::types::{ChatId, Index};
@@ -104,7 +104,7 @@ impl Reader {
         node: Arc<Node>,
         cursors: Vec<(Arc<ChatShared>, Index)>,
         stall: Duration,
-    ) -> Result<Self, Status> {
+    ) -> Result<Self, Refusal> {
         for (chat, after) in &cursors {
             if is_never_known(chat, *after) {
                 return Err(cursor_ahead(hex(&chat.id.0), chat.feed.commit()));
@@ -129,12 +129,12 @@ impl Reader {
 
     async fn run(mut self, frames: mpsc::Sender<Result<FeedFrame, Status>>) {
         let Ok(last_word) = frames.clone().reserve_owned().await else { return };
-        let status = loop {
+        let refusal = loop {
             let place = match timeout(self.stall, frames.reserve()).await {
                 Ok(Ok(place)) => place,
                 Ok(Err(_)) => return,
                 Err(_) => match self.left_behind() {
-                    Some(status) => break status,
+                    Some(refusal) => break refusal,
                     // There is nothing that it could have taken.
                     None => continue,
                 },
@@ -145,20 +145,20 @@ impl Reader {
             };
             match next {
                 Ok(frame) => place.send(Ok(frame)),
-                Err(status) => break status,
+                Err(refusal) => break refusal,
             }
         };
-        last_word.send(Err(status));
+        last_word.send(Err(refusal.into()));
     }
 
     /// Why a reader that takes nothing is ended: there is more for it than the frame that waits.
-    fn left_behind(&self) -> Option<Status> {
+    fn left_behind(&self) -> Option<Refusal> {
         let behind = |position: &&Position| position.after < position.chat.feed.commit();
         let position = self.chats.iter().find(behind)?;
         Some(slow_consumer(hex(&position.chat.id.0), position.after))
     }
 
-    async fn next(&mut self) -> Result<FeedFrame, Status> {
+    async fn next(&mut self) -> Result<FeedFrame, Refusal> {
         loop {
             self.activity.mark_unchanged();
             self.renew_chats();
@@ -183,7 +183,7 @@ impl Reader {
 
     /// Why nothing will come any more: the chats were named, and none of them is left, or can be
     /// repaired.
-    fn given_up(&self) -> Option<Status> {
+    fn given_up(&self) -> Option<Refusal> {
         if !self.all && self.chats.is_empty() {
             return Some(chat_not_found());
         }
@@ -197,7 +197,7 @@ impl Reader {
     }
 
     /// Adds what one chat has, and CAUGHT_UP where that is due.
-    async fn fill(&mut self, index: usize, frame: &mut FeedFrame) -> Result<(), Status> {
+    async fn fill(&mut self, index: usize, frame: &mut FeedFrame) -> Result<(), Refusal> {
         let stall = self.stall;
         let position = &mut self.chats[index];
         if position.chat.is_away() {

@@ -20,13 +20,13 @@ use tower::Service;
 use tracing::Span;
 
 use super::inbound::Inbound;
+use super::status::until_stopped;
 use super::streams::{Answers, Unfit, carry, ended_header, to_ended};
 use crate::faces::visit::Visitor;
 use crate::links::dial::MESSAGE_BYTES_MAX;
 use crate::peer::gate::Caller;
 use crate::peer::node::links_now_ms;
-use crate::peer::reason::Reason;
-use crate::peer::refusal::{internal, invalid, not_member, unable, until_stopped};
+use crate::peer::refusal::{internal, invalid, not_member, unable};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
 use crate::runtime::handle::{Answer, Unable};
@@ -36,6 +36,7 @@ use crate::telemetry::{call_span, child_of};
 use crate::wire::message as convert;
 use crate::wire::pb;
 use crate::wire::pb::host_service_server::{HostService, HostServiceServer};
+use crate::wire::reason::Reason;
 
 /// Requests of one chat on a `Submit` stream that wait for their answers; the next is not taken.
 const SUBMITS_MAX: usize = 64;
@@ -145,7 +146,7 @@ impl HostService for Inbound {
                         let handed_in = inbound.handle.heartbeats(header.chat, caller.peer, lane);
                         handed_in.await.map_err(unable)?;
                     }
-                    Err(status) => Unfit::new(Some(header.chat), status).tell(&filled, 0)?,
+                    Err(refusal) => Unfit::new(Some(header.chat), refusal).tell(&filled, 0)?,
                 }
             }
             filled.finish();
@@ -153,9 +154,8 @@ impl HostService for Inbound {
         }));
         let beats =
             carry(LaneReader::new(lanes, None), reading, |chat, outgoing, _| match outgoing {
-                Outgoing::Message(message) => {
-                    convert::to_heartbeat(chat, &message).ok_or_else(|| internal("not a heartbeat"))
-                }
+                Outgoing::Message(message) => convert::to_heartbeat(chat, &message)
+                    .ok_or_else(|| internal("not a heartbeat").into()),
                 Outgoing::Ended { reason, .. } => Ok(pb::HeartbeatsResponse {
                     header: ended_header(chat),
                     ended: to_ended(reason),
@@ -204,7 +204,7 @@ impl HostService for Inbound {
             // A refusal comes as the answer to the attach.
             Outgoing::Message(message) => convert::to_replicate_response(chat, &message)
                 .map(|response| pb::ReplicateResponse { mark, ..response })
-                .ok_or_else(|| internal("not a part of the log")),
+                .ok_or_else(|| internal("not a part of the log").into()),
             Outgoing::Ended { reason, attach } => Ok(pb::ReplicateResponse {
                 header: ended_header(chat),
                 attach,
@@ -262,7 +262,7 @@ impl HostService for Inbound {
         let refusals = carry(lanes, reading, |chat, outgoing, _| match outgoing {
             Outgoing::Message(message) => {
                 let Body::Refused(refused) = &message.body else {
-                    return Err(internal("not a refusal"));
+                    return Err(internal("not a refusal").into());
                 };
                 let refused = Some(convert::to_refused(refused));
                 let header = convert::to_header(chat, &message);
@@ -381,7 +381,7 @@ impl Submitting {
                     ended: to_ended(reason),
                     ..Default::default()
                 }),
-                Unfit::Stream(status) => Err(status),
+                Unfit::Stream(refusal) => Err(refusal.into()),
             })
         })?;
         let count = self.waiting.entry(chat).or_default();
@@ -398,7 +398,7 @@ impl Submitting {
         let spans = trace_submissions(&message);
         message.call = self.inbound.handle.next_call();
         let answer = self.inbound.handle.deliver_call(chat, message).await;
-        let answer = answer.map_err(|error| Box::new(Err(unable(error))))?;
+        let answer = answer.map_err(|error| Box::new(Err(unable(error).into())))?;
         Ok(answered(chat, answer, spans).boxed())
     }
 }
@@ -413,7 +413,7 @@ async fn answered(chat: ChatId, answer: oneshot::Receiver<Answer>, spans: Vec<Sp
     }
     let answer = match answer {
         Ok(Answer::Message(message)) => convert::to_submit_response(chat, &message)
-            .ok_or_else(|| internal("the answer is of another kind")),
+            .ok_or_else(|| internal("the answer is of another kind").into()),
         Ok(Answer::Empty) | Err(_) => Ok(pb::SubmitResponse {
             header: ended_header(chat),
             ended: to_ended(Reason::ChatNotFound.name()),

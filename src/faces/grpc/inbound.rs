@@ -12,8 +12,8 @@ use crate::links::edge::checked;
 use crate::peer::gate::Caller;
 use crate::peer::node::Node;
 use crate::peer::refusal::{
-    chat_not_found, internal, invalid, no_answer, no_key, not_genuine, rate_limited, too_often,
-    unable,
+    Refusal, chat_not_found, internal, invalid, no_answer, no_key, not_genuine, rate_limited,
+    too_often, unable,
 };
 use crate::planted::{Mistake, planted};
 use crate::protocol::event;
@@ -52,13 +52,13 @@ fn is_member_of(status: &event::Status, peer: &PeerId) -> bool {
 
 impl Inbound {
     /// The peer that calls.
-    pub fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+    pub fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Refusal> {
         let visitor = request.extensions().get::<Visitor>();
         visitor.and_then(|visitor| visitor.caller.clone()).ok_or_else(no_key)
     }
 
     /// R44: takes one of the caller's tokens, for a call or a message of a stream.
-    pub fn count(&self, caller: &Caller) -> Result<(), Status> {
+    pub fn count(&self, caller: &Caller) -> Result<(), Refusal> {
         let per_second = self.node.limits.calls_per_second_peer;
         match caller.bucket.takes_call() || planted(Mistake::CallsUncounted) {
             true => Ok(()),
@@ -67,7 +67,7 @@ impl Inbound {
     }
 
     /// Whether the peer is a member of a chat that runs here.
-    pub fn is_member(&self, chat: ChatId, peer: PeerId) -> Result<bool, Status> {
+    pub fn is_member(&self, chat: ChatId, peer: PeerId) -> Result<bool, Refusal> {
         let is_member = is_member_of(&self.node.chat(chat)?.view.borrow().status, &peer);
         Ok(is_member || planted(Mistake::StrangerIsMember))
     }
@@ -84,7 +84,7 @@ impl Inbound {
         &self,
         caller: &Caller,
         parsed: Result<(Header, Body), WireError>,
-    ) -> Result<(ChatId, Message), Status> {
+    ) -> Result<(ChatId, Message), Refusal> {
         self.count(caller)?;
         self.admit(caller, parsed).await
     }
@@ -94,7 +94,7 @@ impl Inbound {
         &self,
         caller: &Caller,
         parsed: Result<(Header, Body), WireError>,
-    ) -> Result<(ChatId, Message), Status> {
+    ) -> Result<(ChatId, Message), Refusal> {
         let (header, body) = parsed.map_err(invalid)?;
         header.check(&body).map_err(invalid)?;
         let from = caller.peer;
@@ -147,11 +147,11 @@ impl Inbound {
     ) -> Result<Response<Res>, Status> {
         let (chat, message) = self.message(caller, parsed).await?;
         let Answer::Message(message) = self.call(chat, message).await? else {
-            return Err(internal("the call has no answer"));
+            return Err(internal("the call has no answer").into());
         };
         render(chat, &message)
             .map(Response::new)
-            .ok_or_else(|| internal("the answer is of another kind"))
+            .ok_or_else(|| internal("the answer is of another kind").into())
     }
 
     /// A call that tells something; its only answer is a refusal.
@@ -173,7 +173,7 @@ impl Inbound {
     }
 
     /// Hands a call in and waits for its answer.
-    pub async fn call(&self, chat: ChatId, message: Message) -> Result<Answer, Status> {
+    pub async fn call(&self, chat: ChatId, message: Message) -> Result<Answer, Refusal> {
         timeout(ANSWER_MAX, self.handle.call(chat, message))
             .await
             .map_err(|_| no_answer())?

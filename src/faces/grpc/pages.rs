@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::Status;
-
-use crate::peer::refusal;
+use crate::peer::refusal::{self, Refusal};
 use crate::protocol::types::{Entry, Index};
 use crate::runtime::feed::open;
 use crate::runtime::handle::ChatShared;
@@ -51,7 +49,7 @@ impl Cursor {
 pub async fn list(
     chat: Arc<ChatShared>,
     request: pb::ListMessagesRequest,
-) -> Result<pb::ListMessagesResponse, Status> {
+) -> Result<pb::ListMessagesResponse, Refusal> {
     let size = match usize::try_from(request.page_size) {
         Ok(0) => PAGE_SIZE,
         Ok(size) => size.min(PAGE_SIZE_MAX),
@@ -92,7 +90,7 @@ async fn read(
     mut cursor: Cursor,
     committed: Index,
     count: usize,
-) -> Result<Vec<Arc<Entry>>, Status> {
+) -> Result<Vec<Arc<Entry>>, Refusal> {
     let mut found: Vec<Arc<Entry>> = Vec::new();
     loop {
         let (reader, missing) = (reader.clone(), count - found.len());

@@ -11,7 +11,7 @@ use crate::peer::node::links_now_ms;
 use crate::peer::people::invites::IncomingInvite;
 use crate::peer::reach;
 use crate::peer::refusal::{
-    chat_not_found, internal, invalid, link_problem, removed_before, too_often,
+    Refusal, chat_not_found, internal, invalid, link_problem, removed_before, too_often,
 };
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::{ChatId, Member, MemberState, PeerId};
@@ -29,7 +29,7 @@ impl PeerService for Inbound {
     ) -> Result<Response<pb::InviteResponse>, Status> {
         let Caller { peer: from, ip, .. } = self.caller(&request)?;
         if !self.node.gate.admits(from, ip) {
-            return Err(too_often());
+            return Err(too_often().into());
         }
         let request = request.into_inner();
         let chat = parse_chat(&request.chat_id)?;
@@ -59,7 +59,7 @@ impl PeerService for Inbound {
         let chat = parse_chat(&request.chat_id)?;
         if !matches!(self.is_member(chat, from), Ok(true)) {
             if !self.node.gate.admits(from, caller.ip) {
-                return Err(too_often());
+                return Err(too_often().into());
             }
             self.check_stranger(chat, from, &request)?;
         }
@@ -76,7 +76,7 @@ impl PeerService for Inbound {
         };
         let message = header.message(from, self.handle.me(), Body::FindHost);
         let Answer::Message(answer) = self.call(chat, message).await? else {
-            return Err(internal("the call has no answer"));
+            return Err(internal("the call has no answer").into());
         };
         let Message { generation, words, body, .. } = answer;
         let (term, host) = match body {
@@ -111,7 +111,7 @@ impl PeerService for Inbound {
         let caller = self.caller(&request)?;
         self.count(&caller)?;
         let chat = parse_chat(&request.get_ref().chat_id)?;
-        reach::dial_back(&self.node, chat, &caller).await.map(Response::new)
+        Ok(Response::new(reach::dial_back(&self.node, chat, &caller).await?))
     }
 }
 
@@ -124,7 +124,7 @@ impl Inbound {
         chat: ChatId,
         from: PeerId,
         request: &pb::FindHostRequest,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Refusal> {
         let shared = self.node.chat(chat)?;
         let view = shared.view.borrow();
         let former = view.status.former_members.get(&from);
@@ -148,7 +148,7 @@ impl Inbound {
     }
 }
 
-fn parse_chat(id: &str) -> Result<ChatId, Status> {
+fn parse_chat(id: &str) -> Result<ChatId, Refusal> {
     id.parse().map_err(|_| invalid(WireError::Invalid("chat_id")))
 }
 

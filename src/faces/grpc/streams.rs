@@ -9,8 +9,7 @@ use tonic::Status;
 
 use super::inbound::Inbound;
 use crate::peer::gate::Caller;
-use crate::peer::reason::Reason;
-use crate::peer::refusal::{internal, reason_of};
+use crate::peer::refusal::{Refusal, internal};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::types::ChatId;
 use crate::runtime::lanes::{LaneReader, Lanes, Outgoing};
@@ -25,30 +24,27 @@ pub enum Unfit {
     /// It concerns its chat alone: the stream goes on for the others.
     Chat { chat: ChatId, reason: &'static str },
     /// The stream ends.
-    Stream(Status),
+    Stream(Refusal),
 }
 
 impl Unfit {
     /// What a request about this chat ends with; where it names none, nobody else can be told.
-    pub fn new(chat: Option<ChatId>, status: Status) -> Self {
+    pub fn new(chat: Option<ChatId>, refusal: Refusal) -> Self {
         match chat {
-            Some(chat) => {
-                let reason = reason_of(&status).map_or(Reason::Internal.name(), Reason::name);
-                Self::Chat { chat, reason }
-            }
-            None => Self::Stream(status),
+            Some(chat) => Self::Chat { chat, reason: refusal.reason.name() },
+            None => Self::Stream(refusal),
         }
     }
 
     /// Tells the member, or ends the stream. What it has asked may end so each time, which is no
     /// more than it asks.
-    pub fn tell(self, lanes: &Lanes<Outgoing>, attach: u64) -> Result<(), Status> {
+    pub fn tell(self, lanes: &Lanes<Outgoing>, attach: u64) -> Result<(), Refusal> {
         match self {
             Self::Chat { chat, reason } => {
                 lanes.push(chat, Outgoing::Ended { reason, attach }, ENDED_MAX);
                 Ok(())
             }
-            Self::Stream(status) => Err(status),
+            Self::Stream(refusal) => Err(refusal),
         }
     }
 }
@@ -65,7 +61,7 @@ impl Inbound {
         parsed: Result<(Header, Body), WireError>,
     ) -> Result<(ChatId, Message), Unfit> {
         self.count(caller).map_err(Unfit::Stream)?;
-        self.admit(caller, parsed).await.map_err(|status| Unfit::new(chat, status))
+        self.admit(caller, parsed).await.map_err(|refusal| Unfit::new(chat, refusal))
     }
 }
 
@@ -100,7 +96,8 @@ pub fn carry<T: Send + 'static>(
                     }
                     read = running => {
                         reading = None;
-                        let read = read.unwrap_or_else(|_| Err(internal("reading has failed")));
+                        let failed = |_| Err(internal("reading has failed").into());
+                        let read = read.unwrap_or_else(failed);
                         if let Err(status) = read {
                             lanes.close();
                             return Some((Err(status), (lanes, None)));

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tonic::Status;
 
 use super::joining::Joining;
 use crate::peer::node::{Node, now_ms};
-use crate::peer::refusal;
+use crate::peer::refusal::{self, Refusal};
 use crate::protocol::types::{ChatId, MemberState, PeerId};
 use crate::wire::hex;
 use crate::wire::link::LinkText;
@@ -19,7 +18,7 @@ pub const JOIN_MAX: Duration = Duration::from_secs(60);
 
 impl Node {
     /// Accepts the invitation to the chat of that name or id, and waits.
-    pub async fn accept(self: &Arc<Self>, text: &str, until: Instant) -> Result<ChatId, Status> {
+    pub async fn accept(self: &Arc<Self>, text: &str, until: Instant) -> Result<ChatId, Refusal> {
         let (chat, inviter) = self.resolve_invite(text)?;
         let joining = self.answer(chat, inviter, true)?;
         self.joined(chat, joining, until).await
@@ -30,7 +29,7 @@ impl Node {
         self: &Arc<Self>,
         text: &str,
         until: Instant,
-    ) -> Result<ChatId, Status> {
+    ) -> Result<ChatId, Refusal> {
         let text: String = text.split_whitespace().collect();
         let link = LinkText::parse(&text).map_err(refusal::link_text)?;
         if self.takes_part(link.chat) {
@@ -45,7 +44,7 @@ impl Node {
 
     /// The open invitation to the chat of that name or id. Anybody may invite to a chat whose id
     /// they know: where several do, `CHAT@INVITER` says whose is meant, by the beginning of a key.
-    pub fn resolve_invite(&self, text: &str) -> Result<(ChatId, PeerId), Status> {
+    pub fn resolve_invite(&self, text: &str) -> Result<(ChatId, PeerId), Refusal> {
         let mut found = self.named(text, "");
         if found.is_empty()
             && let Some((chat, inviter)) = text.rsplit_once('@')
@@ -83,7 +82,7 @@ impl Node {
         chat: ChatId,
         mut joining: watch::Receiver<Joining>,
         until: Instant,
-    ) -> Result<ChatId, Status> {
+    ) -> Result<ChatId, Refusal> {
         let ended = joining.wait_for(|joining| !matches!(joining, Joining::Trying(_)));
         let ended = timeout_at(until, ended).await.map(|ended| ended.map(|ended| ended.clone()));
         match ended {

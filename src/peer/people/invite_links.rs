@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::Status;
 
 use super::invites::{OwnLink, outgoing_key};
 use crate::crypto::link::LinkSeed;
 use crate::peer::node::{Node, now_ms, storage};
 use crate::peer::person::wish;
-use crate::peer::refusal::{self, unable};
+use crate::peer::refusal::{self, Refusal, unable};
 use crate::protocol::event::Status as ChatStatus;
 use crate::protocol::invite_link::InviteLink;
 use crate::protocol::types::{
@@ -41,7 +40,7 @@ impl Node {
         uses_max: u32,
         valid_s: u32,
         deadline: Option<Instant>,
-    ) -> Result<(InviteLinkId, InviteLink, OwnLink), Status> {
+    ) -> Result<(InviteLinkId, InviteLink, OwnLink), Refusal> {
         let uses_max = if uses_max == 0 { 1 } else { uses_max };
         if uses_max > INVITE_LINK_USES_MAX {
             return Err(refusal::uses_invalid());
@@ -81,7 +80,7 @@ impl Node {
         chat: &ChatShared,
         text: &str,
         deadline: Option<Instant>,
-    ) -> Result<(), Status> {
+    ) -> Result<(), Refusal> {
         let now = self.handle.view(chat.id).await.map_err(unable)?.status;
         let change = match self.find_open(chat.id, &now, text)? {
             Target::Link(link) => Membership::InviteLinkRevoked { link },
@@ -101,7 +100,7 @@ impl Node {
     }
 
     /// The open link or invitation that the text names.
-    fn find_open(&self, chat: ChatId, now: &ChatStatus, text: &str) -> Result<Target, Status> {
+    fn find_open(&self, chat: ChatId, now: &ChatStatus, text: &str) -> Result<Target, Refusal> {
         let known = now.invite_links.iter();
         let open = known.filter(|(_, link)| link.problem(now_ms()).is_none()).map(|(id, _)| *id);
         if text.starts_with(PREFIX) {

@@ -6,20 +6,16 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tonic::Status;
 
 use super::invites::{ENDED_KEPT_MS, OutgoingInvite, outgoing_key};
 use crate::links::dial::dial;
 use crate::peer::node::{Node, now_ms};
-use crate::peer::refusal::unable;
 use crate::protocol::types::{ChatId, MemberState, Membership, Payload, PeerId};
-use crate::runtime::handle::{ChatView, Wait, Wish};
-use crate::wire::pb::peer_service_client::PeerServiceClient;
+use crate::runtime::handle::{ChatView, Unable, Wait, Wish};
 use crate::wire::{pb, timestamp};
 
 const RESEND_MIN: Duration = Duration::from_secs(1);
 const RESEND_MAX: Duration = Duration::from_secs(60);
-const CALL_MAX: Duration = Duration::from_secs(5);
 /// Between looks at the wall clock, which may jump.
 const LOOK_MAX: Duration = Duration::from_secs(30);
 /// The same where it is only about forgetting one that has ended.
@@ -103,7 +99,7 @@ async fn bring(node: &Node, key: &str) {
                     }
                 }
             }
-            Err(status) => tracing::debug!(code = ?status.code(), "an invitation did not arrive"),
+            Err(why) => tracing::debug!(why, "an invitation did not arrive"),
         }
         wait = match timeout(wait.min(left), changed).await {
             Ok(()) => RESEND_MIN,
@@ -165,8 +161,8 @@ async fn end(node: &Node, invite: &OutgoingInvite) {
 }
 
 async fn take_back(node: &Node, chat: ChatId, peer: PeerId) {
-    if let Err(status) = propose(node, chat, Membership::InviteRevoked { peer }).await {
-        tracing::debug!(code = ?status.code(), "an invitation was not taken back");
+    if let Err(error) = propose(node, chat, Membership::InviteRevoked { peer }).await {
+        tracing::debug!(%error, "an invitation was not taken back");
     }
 }
 
@@ -176,17 +172,16 @@ fn is_invited(view: &ChatView, peer: &PeerId) -> bool {
     member == Some(MemberState::Invited)
 }
 
-/// Brings it once, and notes it in the log. Gives whom it has reached.
-async fn attempt(node: &Node, invite: &OutgoingInvite) -> Result<(PeerId, String), Status> {
-    let unreachable = |error: &dyn std::fmt::Display| Status::unavailable(error.to_string());
+/// Brings it once, and notes it in the log. Gives whom it has reached, or why it reached nobody.
+async fn attempt(node: &Node, invite: &OutgoingInvite) -> Result<(PeerId, String), String> {
     let expected = invite.expected.as_deref().and_then(|peer| peer.parse().ok());
-    let connection =
-        dial(&node.identity, &invite.address, expected).await.map_err(|e| unreachable(&e))?;
+    let dialled = dial(&node.identity, &invite.address, expected).await;
+    let connection = dialled.map_err(|error| error.to_string())?;
     let peer = connection.peer;
     if peer == node.identity.peer_id() {
-        return Err(Status::invalid_argument("the address is this peer's own"));
+        return Err("the address is this peer's own".to_owned());
     }
-    let chat = node.handle.chat(invite.chat).ok_or_else(crate::peer::refusal::chat_not_found)?;
+    let chat = node.handle.chat(invite.chat).ok_or("the chat has ended here")?;
     let request = pb::InviteRequest {
         chat_id: invite.chat.to_string(),
         chat_name: chat.view.borrow().status.chat_name.clone(),
@@ -194,21 +189,18 @@ async fn attempt(node: &Node, invite: &OutgoingInvite) -> Result<(PeerId, String
         inviter_address: node.address.clone(),
         expires_at: Some(timestamp(invite.expires_at_ms)),
     };
-    let mut client = PeerServiceClient::new(connection.channel);
-    let response = timeout(CALL_MAX, client.invite(request))
-        .await
-        .map_err(|_| Status::deadline_exceeded("no answer"))??
-        .into_inner();
+    let response = connection.invite(request).await.map_err(|error| error.to_string())?;
     // What was shown last may be some moments old, and still have one who has left since.
-    let view = node.handle.view(invite.chat).await.map_err(unable)?;
+    let view = node.handle.view(invite.chat).await.map_err(|error| error.to_string())?;
     if !view.status.members.contains_key(&peer) {
         let address = invite.address.clone();
-        propose(node, invite.chat, Membership::Invited { peer, address }).await?;
+        let noted = propose(node, invite.chat, Membership::Invited { peer, address }).await;
+        noted.map_err(|error| error.to_string())?;
     }
     Ok((peer, response.name.chars().take(64).collect()))
 }
 
-async fn propose(node: &Node, chat: ChatId, change: Membership) -> Result<(), Status> {
+async fn propose(node: &Node, chat: ChatId, change: Membership) -> Result<(), Unable> {
     let wish = Wish {
         request_id: None,
         looked: None,
@@ -217,6 +209,5 @@ async fn propose(node: &Node, chat: ChatId, change: Membership) -> Result<(), St
         trace: None,
         wait: Wait::Queued,
     };
-    node.handle.propose(chat, wish).await.map_err(unable)?;
-    Ok(())
+    node.handle.propose(chat, wish).await.map(drop)
 }

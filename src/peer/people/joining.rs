@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::Status;
 
 use super::invites::{IncomingInvite, InviteAnswer};
 use crate::crypto::link::LinkSeed;
+use crate::links::asking::NotDone;
 use crate::links::dial::{Connection, DialError, dial};
 use crate::peer::life::{self, Answering, TakenOn};
 use crate::peer::node::{Node, now_ms};
-use crate::peer::reason::Reason;
-use crate::peer::refusal;
+use crate::peer::refusal::{self, Refusal};
 use crate::protocol::message::{Body, Join, RefusedReason};
 use crate::protocol::sign::signed_submission;
 use crate::protocol::types::{
@@ -24,13 +23,11 @@ use crate::protocol::types::{
 use crate::wire::entry::to_proof;
 use crate::wire::link::{LinkText, PeerHint};
 use crate::wire::message::{from_join_response, to_join_request};
-use crate::wire::pb::host_service_client::HostServiceClient;
-use crate::wire::pb::peer_service_client::PeerServiceClient;
+use crate::wire::reason::Reason;
 use crate::wire::{check_address, hex, pb};
 
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-const CALL_MAX: Duration = Duration::from_secs(5);
 /// With so many members to ask in turn for the host, no more are learnt from others.
 const DOORS_MAX: usize = 16;
 /// An answer is brought for at least this long after the invitation has ended.
@@ -40,11 +37,11 @@ const GRACE_MS: u64 = 900_000;
 #[derive(Clone, Debug)]
 pub enum Joining {
     /// It is on its way; the last attempt failed for that reason, if it failed.
-    Trying(Option<Status>),
+    Trying(Option<Refusal>),
     /// The chat runs here, or the host knows that the person declines.
     Done,
     /// It will never arrive, or was refused for good.
-    Failed(Status),
+    Failed(Refusal),
 }
 
 /// Where to ask.
@@ -88,7 +85,7 @@ pub fn problem(node: &Node, chat: ChatId) -> Option<String> {
     let shown = lock(node).get(&chat)?.clone();
     match &*shown.borrow() {
         Joining::Trying(problem) => {
-            problem.as_ref().and_then(refusal::reason_of).map(|reason| reason.name().to_owned())
+            problem.as_ref().map(|problem| problem.reason.name().to_owned())
         }
         Joining::Done | Joining::Failed(_) => None,
     }
@@ -121,7 +118,7 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
                 let _ = timeout(wait, changed).await;
                 continue;
             }
-            Err(status) => return Joining::Failed(status),
+            Err(refusal) => return Joining::Failed(refusal),
         }
         let attempt = match &mut attempt {
             Some(attempt) if attempt.answer == current.answer => attempt,
@@ -129,18 +126,18 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
         };
         match attempt.make(node, turn).await {
             Ok(()) => return attempt.arrived(node).await,
-            Err(Problem::Final(status)) => {
+            Err(Problem::Final(refusal)) => {
                 if life::answer_over(node, chat, Some(attempt.answer.incarnation)).await {
                     continue; // there is another one by now
                 }
-                return Joining::Failed(status);
+                return Joining::Failed(refusal);
             }
             Err(Problem::NotYet) => {
                 progress.send_replace(Joining::Trying(None));
             }
-            Err(Problem::Passing(status)) => {
-                tracing::debug!(code = ?status.code(), "an answer did not arrive");
-                progress.send_replace(Joining::Trying(Some(status)));
+            Err(Problem::Passing(refusal)) => {
+                tracing::debug!(reason = refusal.reason.name(), "an answer did not arrive");
+                progress.send_replace(Joining::Trying(Some(refusal)));
             }
         }
         if now_ms() >= attempt.expires_at_ms.saturating_add(GRACE_MS) {
@@ -165,13 +162,13 @@ pub enum Problem {
     /// The host is about to take the peer on; the next attempt hears of it.
     NotYet,
     /// Another attempt may succeed.
-    Passing(Status),
-    Final(Status),
+    Passing(Refusal),
+    Final(Refusal),
 }
 
-impl From<Status> for Problem {
-    fn from(status: Status) -> Self {
-        Self::Passing(status)
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::Passing(refusal)
     }
 }
 
@@ -293,15 +290,12 @@ impl Attempt {
         node: &Node,
         connection: &Connection,
     ) -> Result<pb::FindHostResponse, Problem> {
-        let mut client = PeerServiceClient::new(connection.channel.clone());
         let request = pb::FindHostRequest {
             chat_id: hex(&self.chat.0),
             incarnation: self.answer.incarnation,
             proof: self.proof(node).as_ref().map(to_proof),
         };
-        let response = timeout(CALL_MAX, client.find_host(request)).await;
-        let response = response.map_err(|_| no_answer())?;
-        response.map(tonic::Response::into_inner).map_err(|status| told(&status))
+        connection.find_host(request).await.map_err(told)
     }
 
     async fn join(
@@ -337,10 +331,8 @@ impl Attempt {
             generation: self.generation,
             words: Vec::new(),
         };
-        let mut client = HostServiceClient::new(connection.channel.clone());
-        let response = timeout(CALL_MAX, client.join(to_join_request(Some(header), &join))).await;
-        let response = response.map_err(|_| no_answer())?.map_err(|status| told(&status))?;
-        match from_join_response(response.into_inner()).map_err(refusal::invalid)? {
+        let response = connection.join(to_join_request(Some(header), &join)).await.map_err(told)?;
+        match from_join_response(response).map_err(refusal::invalid)? {
             (_, Body::JoinAnswer(answer)) if answer.accepted => Ok(()),
             (_, Body::JoinAnswer(_)) => Err(Problem::NotYet),
             // Where there is no invitation any more, there is nothing to decline.
@@ -377,14 +369,17 @@ impl Attempt {
                 Joining::Done
             }
             Err(error) => {
-                tracing::error!(code = ?error.code(), "cannot keep a chat: see to the disk");
+                tracing::error!(
+                    reason = error.reason.name(),
+                    "cannot keep a chat: see to the disk"
+                );
                 Joining::Failed(error)
             }
         }
     }
 }
 
-async fn reach(node: &Node, door: &Door) -> Result<Connection, Status> {
+async fn reach(node: &Node, door: &Door) -> Result<Connection, Refusal> {
     let expected = match door.who {
         Who::Peer(peer) => Some(peer),
         Who::Beginning(_) => None,
@@ -399,23 +394,16 @@ async fn reach(node: &Node, door: &Door) -> Result<Connection, Status> {
     connection.map_err(|error| refusal::address_unreachable(error.to_string()))
 }
 
-fn no_answer() -> Status {
-    refusal::address_unreachable("the peer there does not answer")
-}
-
 /// What another peer's error means. Its words are not passed on.
-fn told(status: &Status) -> Problem {
-    let reason = refusal::reason_of(status);
-    if let Some(problem) = reason.and_then(refusal::link_problem_of) {
+fn told(error: NotDone) -> Problem {
+    if let Some(problem) = error.reason.and_then(refusal::link_problem_of) {
         return Problem::Final(refusal::link_problem(problem));
     }
-    if reason == Some(Reason::NotMember) {
-        return Problem::Final(refusal::removed_before());
-    }
-    Problem::Passing(match (reason, status.code()) {
-        (Some(Reason::ChatNotFound), _) => refusal::invite_not_found(),
-        (_, tonic::Code::ResourceExhausted) => refusal::too_often(),
-        _ => no_answer(),
+    Problem::Passing(match error.reason {
+        Some(Reason::NotMember) => return Problem::Final(refusal::removed_before()),
+        Some(Reason::ChatNotFound) => refusal::invite_not_found(),
+        _ if error.is_exhausted => refusal::too_often(),
+        _ => refusal::address_unreachable("the peer there does not answer"),
     })
 }
 

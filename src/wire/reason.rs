@@ -3,6 +3,9 @@
 
 use tonic::Code;
 
+/// Whose reasons these are, in google.rpc.ErrorInfo.
+pub const DOMAIN: &str = "demes";
+
 macro_rules! reasons {
     ($($(#[doc = $text:literal])+ $variant:ident = $name:literal, $code:ident;)*) => {
         /// Why a call was refused.
@@ -16,10 +19,12 @@ macro_rules! reasons {
             #[cfg(test)]
             const ALL: &[(Self, &str)] = &[$((Self::$variant, concat!($($text),+))),*];
 
+            /// As google.rpc.ErrorInfo has it.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
             }
 
+            /// What gRPC says beside it.
             pub fn code(self) -> Code {
                 match self { $(Self::$variant => Code::$code,)* }
             }
@@ -199,35 +204,6 @@ mod tests {
         let of_the_peer_listener = |text: &&(Reason, &str)| !text.1.contains("The peer listener:");
         for (reason, _) in Reason::ALL.iter().filter(of_the_peer_listener) {
             assert!(listed.contains(reason.name()), "client.proto does not name {reason:?}");
-        }
-    }
-
-    /// Calls to other peers that get no answer are no errors of this one.
-    const CALLERS: [&str; 2] = ["inviting.rs", "peers.rs"];
-
-    #[test]
-    fn errors_are_made_in_one_place() {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let mut paths: Vec<_> =
-            ["faces", "links", "peer", "serve"].map(|room| source.join(room)).into();
-        while let Some(path) = paths.pop() {
-            if path.is_dir() {
-                let files = fs::read_dir(&path).expect("it is part of the repository");
-                paths.extend(files.map(|file| file.expect("it can be listed").path()));
-                continue;
-            }
-            if CALLERS.iter().any(|caller| path.ends_with(caller)) {
-                continue;
-            }
-            let text = fs::read_to_string(&path).expect("it can be read");
-            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-            let made =
-                ["internal", "not_found", "unavailable", "invalid_argument", "new", "aborted"]
-                    .into_iter()
-                    .chain(["resource_exhausted", "failed_precondition", "deadline_exceeded"])
-                    .chain(["unauthenticated", "permission_denied", "unknown", "cancelled"])
-                    .find(|how| text.contains(&format!("Status::{how}(")));
-            assert_eq!(made, None, "{}: an error without a reason", path.display());
         }
     }
 }
