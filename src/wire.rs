@@ -1,13 +1,12 @@
-//! The words on the wire: the generated code, and its translation to and from the core's words.
+//! The words on the wire: the translation of the generated code to and from the core's words.
 //!
 //! What arrives is parsed here, whole: every id, limit and enum is checked before a value of the
 //! core's types exists, and nothing that a peer sends can panic. `wire/entry.rs` has the records of
 //! the log, `wire/message.rs`, `wire/vote.rs` and `wire/join.rs` what peers say to each other,
-//! `wire/view.rs` and `wire/feed.rs` what people's programs are shown, `wire/link.rs` the text of
-//! an invite link.
+//! `wire/view.rs` what people's programs are shown, `wire/link.rs` the text of an invite link,
+//! `wire/reason.rs` the reasons of errors.
 
 pub mod entry;
-pub mod feed;
 mod heartbeat;
 mod join;
 pub mod link;
@@ -17,17 +16,11 @@ pub mod reason;
 pub mod view;
 mod vote;
 
+/// The generated messages and stubs, a package of their own in `src/api`.
+pub use demes_api::{FILE_DESCRIPTOR_SET, feed, v1 as pb};
+
 use crate::protocol::traceparent::from_traceparent;
 use crate::protocol::types::{ADDRESS_BYTES_MAX, NAME_CHARS_MAX, PeerId, Signature, TraceContext};
-
-/// The generated messages and stubs of `proto/demes/v1`.
-#[allow(clippy::all, clippy::pedantic, missing_docs)]
-pub mod pb {
-    tonic::include_proto!("demes.v1");
-}
-
-/// The compiled descriptors of `proto/demes/v1`, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("demes");
 
 /// Why bytes from outside are not a value of the core's types. Names the field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

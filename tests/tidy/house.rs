@@ -7,7 +7,8 @@ use std::path::Path;
 use super::{Source, assert_none, sources, words};
 
 /// The rooms, from the ground up. A file may import only what lies lower, or its own room.
-const FLOORS: [(&str, u8); 15] = [
+const FLOORS: [(&str, u8); 16] = [
+    ("api", 0),
     ("protocol", 0),
     ("planted", 0),
     ("wire", 1),
