@@ -1,5 +1,6 @@
-//! Compiles `proto/` for the package in `src/api`, without a protoc on the machine: protox reads the files, prost-build makes the
-//! messages, and tonic-build makes the stubs through the `ServiceGenerator` below.
+//! Compiles `proto/` for the package in `src/api`, without a protoc on the machine: protox reads
+//! the files, prost-build makes the messages, and tonic-build makes the stubs through the
+//! `ServiceGenerator` below.
 
 use std::path::PathBuf;
 use std::{env, fs};
