@@ -358,7 +358,11 @@ async fn history_comes_in_pages_and_errors_have_reasons() {
 
     // A token comes only where there is another message: not after the last one, though the chat
     // has other entries on both sides.
-    let rename = pb::UpdateChatRequest { chat: "lunch".to_owned(), name: "late lunch".to_owned() };
+    let rename = pb::UpdateChatRequest {
+        chat: "lunch".to_owned(),
+        name: "late lunch".to_owned(),
+        quota: None,
+    };
     ann.client.update_chat(rename).await.expect("renamed");
     for (from, page_size, has_next) in [
         (Start::Before(0), 7, false),

@@ -173,7 +173,9 @@ fn next_step(reason: Reason) -> Option<&'static str> {
         Reason::AddressUnreachable => "check the address, and that their peer is running",
         Reason::Busy => "try again in a moment",
         Reason::OutboxFull => "wait until a majority is reachable and the outbox has drained",
-        Reason::QuotaExceeded => "what has been added fades away over a day",
+        Reason::QuotaExceeded => {
+            "what has been added fades away over a day; `demes quota CHAT MIB` allows more"
+        }
         Reason::StorageFull => "free some space on the disk; nothing that was confirmed is lost",
         Reason::StorageDamaged => {
             "this chat has stopped here; the other members have all its messages"

@@ -67,6 +67,9 @@ pub enum DialError {
     /// Another key answers than the expected one.
     #[error("another peer answers there: {0}")]
     WrongKey(PeerId),
+    /// No address is known for the name, or nobody could be asked.
+    #[error("the name leads nowhere from here")]
+    NameUnknown,
     #[error("no answer in time")]
     NoAnswer,
     #[error("there is no way to that address from here")]
@@ -91,17 +94,13 @@ pub async fn dial(
 
 /// The first half of `dial`: TCP alone. A name is looked up each time.
 pub async fn connect(address: &str) -> Result<TcpStream, DialError> {
-    let connecting = async { connect_any(lookup_host(address).await?).await };
-    let tcp = timeout(CONNECT_MAX, connecting).await.map_err(|_| DialError::NoAnswer)?.map_err(
-        |error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => DialError::Refused,
-            io::ErrorKind::TimedOut => DialError::NoAnswer,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                DialError::NoRoute
-            }
-            _ => other(&error),
-        },
-    )?;
+    let connecting = async {
+        let found = lookup_host(address).await.map_err(|_| DialError::NameUnknown)?;
+        let mut found = found.peekable();
+        found.peek().ok_or(DialError::NameUnknown)?;
+        connect_any(found).await.map_err(|error| tcp_error(&error))
+    };
+    let tcp = timeout(CONNECT_MAX, connecting).await.map_err(|_| DialError::NoAnswer)??;
     tcp.set_nodelay(true).map_err(|error| other(&error))?;
     Ok(tcp)
 }
@@ -167,6 +166,15 @@ pub async fn secure(
 
 fn other(error: &dyn std::fmt::Display) -> DialError {
     DialError::Other(error.to_string())
+}
+
+fn tcp_error(error: &io::Error) -> DialError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => DialError::Refused,
+        io::ErrorKind::TimedOut => DialError::NoAnswer,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => DialError::NoRoute,
+        _ => other(error),
+    }
 }
 
 /// A process that is gone, behind a proxy or in a container, is accepted and then closed.

@@ -10,26 +10,27 @@ use crate::planted::{Mistake, planted};
 use crate::protocol::founding::chat_id;
 use crate::protocol::message::{Body, Message};
 use crate::protocol::sign::{self, signed_submission};
-use crate::protocol::types::{ChatId, Entry, Membership, Past, Payload};
+use crate::protocol::types::{ChatId, Course, Entry, Membership, Past, Payload};
 use crate::telemetry::metrics::rejected;
 
 /// Whether all that the message carries is signed and hashed as it must be (R41). What is not is
 /// dropped and counted; the sender is at fault.
 pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
+    let course = Course { chat, generation: message.generation };
     let genuine = match &message.body {
         Body::Append(append) => {
             let mut entries = append.entries.iter().chain(&append.reign);
-            is_own_past(chat, message, append.past.as_ref())
+            is_own_past(course, message, append.past.as_ref())
                 && entries.all(|entry| is_genuine_entry(chat, entry))
         }
         Body::Heartbeat(heartbeat) => heartbeat
             .pasts
             .iter()
-            .all(|(peer, incarnation, past)| verify::verify_past(chat, peer, *incarnation, past)),
+            .all(|(peer, incarnation, past)| verify::verify_past(course, peer, *incarnation, past)),
         Body::ReportDelays(report) => {
             let (from, incarnation) = (&message.from, message.from_incarnation);
             let past = report.past.as_ref();
-            past.is_none_or(|past| verify::verify_past(chat, from, incarnation, past))
+            past.is_none_or(|past| verify::verify_past(course, from, incarnation, past))
         }
         Body::Announce(announce) => {
             announce.reign.iter().all(|reign| is_genuine_entry(chat, reign))
@@ -43,7 +44,7 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
             let own = (message.from, message.from_incarnation);
             let (author, session) = submit.author.unwrap_or(own);
             (submission.signature.is_some() || !needed)
-                && verify::verify_submission(chat, &author, session, submission)
+                && verify::verify_submission(course, &author, session, submission)
         }),
         Body::Join(join) => {
             let payload = Payload::Membership(if join.decline {
@@ -53,15 +54,15 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
                 Membership::Joined { name, address, proof: join.proof }
             });
             let (from, session) = (message.from, message.from_incarnation);
-            let signed = signed_submission(chat, from, session, 0, &payload);
+            let signed = signed_submission(course, from, session, 0, &payload);
             verify::verify(&from, &signed, &join.signature)
                 && join.proof.is_none_or(|p| verify::verify_proof(chat, from, session, &p))
         }
-        Body::HandOver(hand_over) => verify::verify_hand_over(chat, hand_over),
+        Body::HandOver(hand_over) => verify::verify_hand_over(course, hand_over),
         Body::RequestVote(request) => {
             let hand_over = request.hand_over.as_ref();
-            is_own_past(chat, message, request.past.as_ref())
-                && hand_over.is_none_or(|hand_over| verify::verify_hand_over(chat, hand_over))
+            is_own_past(course, message, request.past.as_ref())
+                && hand_over.is_none_or(|hand_over| verify::verify_hand_over(course, hand_over))
         }
         Body::Vote(vote) => vote.granted.is_none_or(|granted| {
             verify::verify_claim(&sign::vote_claim(chat, message, vote, &granted))
@@ -81,9 +82,9 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
 
 // L5: what a peer has forgotten, only its own word shows it.
 /// Whether the addressee has said that of itself.
-fn is_own_past(chat: ChatId, message: &Message, past: Option<&Past>) -> bool {
+fn is_own_past(course: Course, message: &Message, past: Option<&Past>) -> bool {
     let (me, incarnation) = (&message.to, message.to_incarnation);
-    past.is_none_or(|past| verify::verify_past(chat, me, incarnation, past))
+    past.is_none_or(|past| verify::verify_past(course, me, incarnation, past))
         || planted(Mistake::PastUnsigned)
 }
 
@@ -158,10 +159,11 @@ mod tests {
         let refusal = message(Body::Refused(Refused { term: 1, reason }));
         let change = Membership::Removing { peer: to };
         let payload = Payload::Membership(change.clone());
-        let signed = signed_submission(CHAT, me, 7, 3, &payload);
+        let signed = signed_submission(Course::founded(CHAT), me, 7, 3, &payload);
         let with = |author: PeerId, signature| {
             let change = change.clone();
-            let word = SignedChange { author, session: 7, number: 3, change, signature };
+            let word =
+                SignedChange { author, session: 7, number: 3, generation: 0, change, signature };
             Message { words: vec![Arc::new(word)], ..refusal.clone() }
         };
         assert!(is_genuine(CHAT, &with(me, Some(alice.sign(&signed)))));
@@ -174,7 +176,7 @@ mod tests {
             let (term, end) = (1, End::default());
             message(Body::RequestVote(RequestVote { term, end, hand_over: None, past }))
         };
-        let signed = signed_past(CHAT, to, 8, &past);
+        let signed = signed_past(Course::founded(CHAT), to, 8, &past);
         assert!(is_genuine(CHAT, &request(Some(bob.sign(&signed)))));
         assert!(!is_genuine(CHAT, &request(Some(alice.sign(&signed)))), "its own word alone");
         assert!(!is_genuine(CHAT, &request(None)));

@@ -3,6 +3,7 @@
 //! `edge.rs` what every message from another peer passes, over whichever connection it came.
 
 pub mod asking;
+pub mod backoff;
 mod calls;
 pub mod dial;
 pub mod edge;

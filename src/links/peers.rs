@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Backoff;
 use super::calls::Calls;
 use super::dial::{self, Connection, DialError, secure};
 use crate::crypto::Identity;
@@ -100,7 +101,7 @@ struct Link {
 impl Link {
     async fn run(self) {
         let mut told = None;
-        let mut wait = REDIAL_MIN;
+        let mut backoff = Backoff::new(REDIAL_MIN, REDIAL_MAX);
         let mut newer = None;
         loop {
             let connected = match newer.take() {
@@ -109,7 +110,7 @@ impl Link {
             };
             let state = match connected {
                 Ok(connection) => {
-                    wait = REDIAL_MIN;
+                    backoff.reset();
                     self.contact.outbox.set_up(true);
                     self.handle.link(self.peer, LinkState::Up).await;
                     newer = self.serve(&connection).await;
@@ -129,10 +130,10 @@ impl Link {
                 told = Some(state);
                 self.handle.link(self.peer, state).await;
             }
-            wait = match timeout(jitter(wait), self.contact.outbox.until_dialled()).await {
-                Ok(()) => REDIAL_MIN,
-                Err(_) => (wait * 2).min(REDIAL_MAX),
-            };
+            let pause = jitter(backoff.pause());
+            if timeout(pause, self.contact.outbox.until_dialled()).await.is_ok() {
+                backoff.reset();
+            }
         }
     }
 
@@ -217,7 +218,7 @@ impl Link {
 
     /// Another connection to the peer; none if nobody listens there any more.
     async fn overtake(&self) -> Option<Connection> {
-        let mut wait = REDIAL_MIN;
+        let mut backoff = Backoff::new(REDIAL_MIN, REDIAL_MAX);
         loop {
             let turn = self.turns.acquire().await;
             let connecting = self.connect();
@@ -232,9 +233,8 @@ impl Link {
             match connected {
                 Ok(connection) => return Some(connection),
                 Err(DialError::Refused) => return None,
-                Err(_) => sleep(jitter(wait)).await,
+                Err(_) => sleep(jitter(backoff.pause())).await,
             }
-            wait = (wait * 2).min(REDIAL_MAX);
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::protocol::founding::founding_entry;
 use crate::protocol::types::{ChatId, PeerId};
 use crate::runtime::handle::{ChatShared, Handle};
 use crate::storage::{DataDir, PeerStore, StorageError, apart, free_bytes, new_incarnation};
-use crate::wire::check_address;
+use crate::wire::address::with_key;
 use crate::wire::link::LinkText;
 
 const BOOTSTRAP: &str = "bootstrap";
@@ -75,20 +75,10 @@ pub fn links_now_ms() -> u64 {
     if planted(Mistake::LinkNeverExpires) { 0 } else { now_ms() }
 }
 
-/// Splits `[PEERID@]host:port`.
+/// Reads `[PEERID@]host:port`, as a person has written it.
 pub fn parse_address(text: &str) -> Result<(Option<PeerId>, String), Refusal> {
-    let invalid = || refusal::address_invalid(text);
-    let (peer, address) = match text.split_once('@') {
-        Some((peer, address)) => (Some(peer.parse().map_err(|_| invalid())?), address),
-        None => (None, text),
-    };
-    check_address(address, "address").map_err(|_| invalid())?;
-    // Without brackets nobody can tell an IPv6 address's port from its end.
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-        return Err(invalid());
-    }
-    Ok((peer, address.to_owned()))
+    let read = with_key(text).map_err(|error| refusal::address_invalid(text, error))?;
+    Ok((read.0, read.1.to_owned()))
 }
 
 impl Node {

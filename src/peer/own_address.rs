@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::node::{Node, parse_address};
 use super::refusal::{Refusal, address_is_own};
 use crate::links::dial::dial;
+use crate::wire::address::Address;
 
 /// What does not answer within this is taken for somebody else's.
 const PROBE_MAX: Duration = Duration::from_millis(500);
@@ -39,5 +40,5 @@ async fn is_own(node: &Node, text: &str) -> Result<bool, Refusal> {
 }
 
 fn port_of(address: &str) -> Option<u16> {
-    address.rsplit_once(':')?.1.parse().ok()
+    Address::parse(address).ok().map(|address| address.port)
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::{Stream, StreamExt, stream};
-use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::gate::Caller;
@@ -43,9 +42,6 @@ struct Dialled {
 async fn try_dial(identity: &Identity, address: &str, peer: PeerId) -> Dialled {
     let not = |reach| Dialled { reach, round_trip_us: 0, connection: None };
     let dialling = async {
-        if lookup_host(address).await.map_or(0, Iterator::count) == 0 {
-            return not(pb::Reach::NameUnknown);
-        }
         let connection = match dial(identity, address, Some(peer)).await {
             Ok(connection) => connection,
             Err(error) => return not(reach_of(&error)),
@@ -66,6 +62,7 @@ fn reach_of(error: &DialError) -> pb::Reach {
     match error {
         DialError::Refused => pb::Reach::Refused,
         DialError::WrongKey(_) => pb::Reach::OtherPeer,
+        DialError::NameUnknown => pb::Reach::NameUnknown,
         DialError::NoAnswer => pb::Reach::NoAnswer,
         DialError::NoRoute => pb::Reach::NoRoute,
         DialError::NoHybrid | DialError::Other(_) => pb::Reach::NoPeer,

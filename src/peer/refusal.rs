@@ -10,6 +10,7 @@ use crate::runtime::handle::Unable;
 use crate::storage::StorageError;
 use crate::telemetry::metrics::rejected;
 use crate::wire::WireError;
+use crate::wire::address::AddressError;
 use crate::wire::link::LinkTextError;
 use crate::wire::reason::Reason;
 
@@ -305,9 +306,8 @@ pub fn name_invalid() -> Refusal {
     refuse(Reason::NameInvalid, message, [])
 }
 
-pub fn address_invalid(address: &str) -> Refusal {
-    let message = "an address is [PEERID@]host:port, an IPv6 one [PEERID@][host]:port";
-    refuse(Reason::AddressInvalid, message, [("address", address.to_owned())])
+pub fn address_invalid(address: &str, error: AddressError) -> Refusal {
+    refuse(Reason::AddressInvalid, error.to_string(), [("address", address.to_owned())])
 }
 
 pub fn address_is_own(address: &str) -> Refusal {

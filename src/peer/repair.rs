@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::life;
 use super::node::{Node, now_ms};
 use super::records::{self, ChatRecord};
+use crate::links::backoff::Backoff;
 use crate::peer::people::joining::{Attempt, Problem};
 use crate::protocol::recovery::generation_text;
 use crate::protocol::types::{ChatId, Generation, Incarnation};
@@ -123,7 +124,7 @@ pub fn run(
 
 async fn repair(node: &Arc<Node>, patient: &Patient, mut begun: Option<(Incarnation, Generation)>) {
     let Patient { chat, why, over } = patient;
-    let mut wait = RETRY_MIN;
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     loop {
         let had_begun = begun.is_some();
         let obstacle = match step(node, patient, &mut begun).await {
@@ -151,10 +152,9 @@ async fn repair(node: &Arc<Node>, patient: &Patient, mut begun: Option<(Incarnat
             }
         }
         if begun.is_some() != had_begun {
-            wait = RETRY_MIN;
+            backoff.reset();
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY_MAX);
+        tokio::time::sleep(backoff.pause()).await;
     }
 }
 

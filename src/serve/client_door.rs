@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::server::accept_one;
+use super::accept::{ACCEPT_PAUSE, accept_one};
 use crate::faces::grpc::status;
 use crate::peer::refusal::{Refusal, not_local, token_required};
 use crate::storage::write_private;
@@ -129,7 +129,7 @@ impl Doorway {
                     Ok((socket, _)) => {
                         break (Through::Right(socket), Ipv4Addr::LOCALHOST.into());
                     }
-                    Err(_) => tokio::time::sleep(super::server::ACCEPT_PAUSE).await,
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             },
         }

@@ -5,6 +5,7 @@
 //! programs; `readiness.rs` is what the readiness probe is told, and `observe.rs` and `scrape.rs`
 //! what metrics are read and told.
 
+mod accept;
 pub mod client_door;
 mod observe;
 mod options;

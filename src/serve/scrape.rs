@@ -14,7 +14,8 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::server::{accept_one, plain};
+use super::accept::accept_one;
+use super::server::plain;
 use crate::faces::places::{Kind, Places};
 use crate::telemetry::metrics::{LISTENER, Metric, hold, rejected};
 use crate::telemetry::scrape;

@@ -23,6 +23,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 use tower::util::MapResponseLayer;
 
+use super::accept::accept_one;
 use super::client_door::{Doorway, Pass, PassLayer};
 use super::options::ServeError;
 use crate::crypto::tls;
@@ -59,7 +60,6 @@ const HEALTH_CONNECTIONS_MAX: usize = 64;
 const KEY_CONNECTIONS_MAX: usize = 8;
 const MEMBER_IDLE_MAX: Duration = Duration::from_secs(60);
 const STRANGER_IDLE_MAX: Duration = Duration::from_secs(15);
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What one connection may have under way.
 struct Flow {
@@ -249,20 +249,6 @@ async fn run<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
 ) {
     if let Err(error) = server.serve_with_incoming(ReceiverStream::new(incoming)).await {
         tracing::error!(%error, "a listener ended: start the peer again");
-    }
-}
-
-/// Waits for a connection.
-pub(super) async fn accept_one(listener: &TcpListener) -> (TcpStream, IpAddr) {
-    loop {
-        match listener.accept().await {
-            Ok((tcp, from)) => {
-                let _ = tcp.set_nodelay(true);
-                return (tcp, from.ip());
-            }
-            // Out of file descriptors, most likely: some come back as connections end.
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::protocol::types::{
 };
 use crate::runtime::handle::{ChatShared, ChatView, Wait, Wish};
 use crate::telemetry::current_context;
+use crate::wire::entry::from_quota;
 use crate::wire::pb::client_service_server::ClientService;
 use crate::wire::{check_name, hex, pb, view};
 
@@ -112,9 +113,12 @@ impl ClientService for Person {
     ) -> Result<Response<pb::UpdateChatResponse>, Status> {
         let deadline = deadline(&request);
         let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
-        let name = request.into_inner().name;
-        check_name(&name, "name").map_err(|_| refusal::name_invalid())?;
-        let wish = wish(Payload::Policy(Policy { chat_name: name }), Wait::Committed);
+        let pb::UpdateChatRequest { name, quota, .. } = request.into_inner();
+        let quota = quota.map(from_quota).transpose().map_err(refusal::invalid)?;
+        let chat_name = Some(name).filter(|name| !name.is_empty() || quota.is_none());
+        let checked = chat_name.iter().try_for_each(|name| check_name(name, "name"));
+        checked.map_err(|_| refusal::name_invalid())?;
+        let wish = wish(Payload::Policy(Policy { chat_name, quota }), Wait::Committed);
         let granted = self.node.propose(&chat, wish, deadline, "").await?;
         Ok(Response::new(pb::UpdateChatResponse { sequence: granted.index.unwrap_or(0) }))
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::invites::{ENDED_KEPT_MS, OutgoingInvite, outgoing_key};
+use crate::links::backoff::Backoff;
 use crate::links::dial::dial;
 use crate::peer::node::{Node, now_ms};
 use crate::protocol::types::{ChatId, MemberState, Membership, Payload, PeerId};
@@ -50,7 +51,7 @@ fn lock(node: &Node) -> MutexGuard<'_, BTreeSet<String>> {
 }
 
 async fn bring(node: &Node, key: &str) {
-    let mut wait = RESEND_MIN;
+    let mut backoff = Backoff::new(RESEND_MIN, RESEND_MAX);
     let mut taken_back = None;
     loop {
         // Looked up each time: the person may have taken it back, or sent it anew.
@@ -101,10 +102,9 @@ async fn bring(node: &Node, key: &str) {
             }
             Err(why) => tracing::debug!(why, "an invitation did not arrive"),
         }
-        wait = match timeout(wait.min(left), changed).await {
-            Ok(()) => RESEND_MIN,
-            Err(_) => (wait * 2).min(RESEND_MAX),
-        };
+        if timeout(backoff.pause().min(left), changed).await.is_ok() {
+            backoff.reset();
+        }
     }
 }
 

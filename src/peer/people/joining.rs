@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::invites::{IncomingInvite, InviteAnswer};
 use crate::crypto::link::LinkSeed;
 use crate::links::asking::NotDone;
+use crate::links::backoff::Backoff;
 use crate::links::dial::{Connection, DialError, dial};
 use crate::peer::life::{self, Answering, TakenOn};
 use crate::peer::node::{Node, now_ms};
@@ -18,7 +19,7 @@ use crate::peer::refusal::{self, Refusal};
 use crate::protocol::message::{Body, Join, RefusedReason};
 use crate::protocol::sign::signed_submission;
 use crate::protocol::types::{
-    ChatId, Generation, Incarnation, InviteLinkProof, Membership, Payload, PeerId,
+    ChatId, Course, Generation, Incarnation, InviteLinkProof, Membership, Payload, PeerId,
 };
 use crate::wire::entry::to_proof;
 use crate::wire::link::{LinkText, PeerHint};
@@ -96,7 +97,7 @@ fn lock(node: &Node) -> MutexGuard<'_, BTreeMap<ChatId, watch::Receiver<Joining>
 }
 
 async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>) -> Joining {
-    let mut wait = RETRY_MIN;
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     let mut attempt: Option<Attempt> = None;
     for turn in 0.. {
         // Looked up each time: the person may have thought better of it, or got a newer link.
@@ -115,7 +116,7 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
             Ok(Answering::Go) => {}
             Ok(Answering::Done) => return Joining::Done,
             Ok(Answering::Later) => {
-                let _ = timeout(wait, changed).await;
+                let _ = timeout(RETRY_MIN, changed).await;
                 continue;
             }
             Err(refusal) => return Joining::Failed(refusal),
@@ -143,10 +144,9 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
         if now_ms() >= attempt.expires_at_ms.saturating_add(GRACE_MS) {
             break;
         }
-        wait = match timeout(wait, changed).await {
-            Ok(()) => RETRY_MIN,
-            Err(_) => (wait * 2).min(RETRY_MAX),
-        };
+        if timeout(backoff.pause(), changed).await.is_ok() {
+            backoff.reset();
+        }
     }
     let is_link = attempt.as_ref().is_some_and(|attempt| attempt.seed.is_some());
     let answer = attempt.map(|attempt| attempt.answer.incarnation);
@@ -312,8 +312,8 @@ impl Attempt {
         } else {
             Membership::Declined
         });
-        let signed =
-            signed_submission(self.chat, node.identity.peer_id(), incarnation, 0, &payload);
+        let course = Course { chat: self.chat, generation: self.generation };
+        let signed = signed_submission(course, node.identity.peer_id(), incarnation, 0, &payload);
         let join = Join {
             name,
             address,

@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, encode_key, encode_varint};
 
-use super::pb;
+use super::v1 as pb;
 
 /// One `FeedResponse` as the server writes it: the same bytes, from shared pieces.
 #[derive(Clone, Default, Debug)]
