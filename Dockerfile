@@ -18,9 +18,10 @@ ENV CARGO_PROFILE_RELEASE_STRIP=symbols
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY benches benches
+COPY src/api/Cargo.toml src/api/
 COPY src/protocol/Cargo.toml src/protocol/
 RUN echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs src/protocol/mod.rs \
+    && touch src/lib.rs src/api/lib.rs src/protocol/mod.rs \
     && cargo build --release --locked --bin demes
 
 # Cargo goes by the time of change, and a copied file keeps its own, which may lie before the build

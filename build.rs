@@ -1,5 +1,6 @@
-//! Compiles `proto/` without a protoc on the machine: protox reads the files, prost-build makes the
-//! messages, and tonic-build makes the stubs through the `ServiceGenerator` below.
+//! Compiles `proto/` for the package in `src/api`, without a protoc on the machine: protox reads
+//! the files, prost-build makes the messages, and tonic-build makes the stubs through the
+//! `ServiceGenerator` below.
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -7,18 +8,15 @@ use std::{env, fs};
 use proc_macro2::TokenStream;
 use prost::Message as _;
 
-const PROTO_FILES: [&str; 5] = [
-    "proto/demes/v1/types.proto",
-    "proto/demes/v1/client.proto",
-    "proto/demes/v1/host.proto",
-    "proto/demes/v1/election.proto",
-    "proto/demes/v1/peer.proto",
-];
+/// Seen from `src/api`.
+const PROTO: &str = "../../proto";
+const PROTO_FILES: [&str; 5] = ["types", "client", "host", "election", "peer"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed={PROTO}");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
-    let descriptors = protox::compile(PROTO_FILES, ["proto"])?;
+    let files = PROTO_FILES.map(|name| format!("{PROTO}/demes/v1/{name}.proto"));
+    let descriptors = protox::compile(files, [PROTO])?;
     fs::write(out_dir.join("demes.bin"), descriptors.encode_to_vec())?;
     fs::write(out_dir.join("methods.rs"), methods(&descriptors))?;
     prost_build::Config::new()
@@ -73,7 +71,7 @@ struct Method {
 }
 
 const FEED_RESPONSE: &str = "FeedResponse";
-const FEED_FRAME: &str = "crate::wire::feed::FeedFrame";
+const FEED_FRAME: &str = "crate::feed::FeedFrame";
 
 impl tonic_build::Service for Service {
     type Comment = String;

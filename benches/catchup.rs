@@ -13,10 +13,12 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use demes::cli::demo::cluster::Cluster;
 use demes::cli::demo::peer::until;
+use demes::wire::pb;
 
 use common::{binary, cpu_time, fill, grouped, memory_mib};
 
 const IN_FLIGHT: u64 = 768;
+const QUOTA: pb::Quota = pb::Quota { bytes_per_day: 1 << 40, changes_per_day: 1_024 };
 /// A chat counts as quiet this long after its last message.
 const QUIET_AFTER: Duration = Duration::from_secs(12);
 /// The longest catch-up or start.
@@ -90,6 +92,8 @@ async fn start_with(messages: u64) -> Result<()> {
     let mut cluster = Cluster::new(binary(), &["Ada"], &[])?;
     cluster.start_all().await?;
     cluster.found("Long").await?;
+    // One author adds more than members may in a day, unless they have agreed on that.
+    cluster.allow(0, QUOTA).await?;
     eprintln!("{} messages are sent to a chat of one", grouped(messages));
     let client = cluster.peers[0].client();
     fill(&[client], &cluster.chat, 0, messages, IN_FLIGHT).await?;

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use demes::links::edge::is_genuine;
 use demes::protocol::config::Config;
 use demes::protocol::event::{DiskState, Event, LinkState, Proposal, Recovered};
 use demes::protocol::founding::founding_entry;
@@ -16,10 +17,9 @@ use demes::protocol::sign::{
 };
 use demes::protocol::time::Instant;
 use demes::protocol::types::{
-    Ballot, ChatId, End, Entry, HardState, Hash, Membership, Payload, PeerId, Position, Reign,
-    SignedVote, VoterSet,
+    Ballot, ChatId, Course, End, Entry, HardState, Hash, Membership, Payload, PeerId, Position,
+    Reign, SignedVote, VoterSet,
 };
-use demes::rpc::edge::is_genuine;
 use demes::wire::message::Header;
 use ed25519_dalek::{Signer as _, SigningKey};
 
@@ -89,6 +89,7 @@ pub fn chat() -> (ChatId, Vec<Arc<Entry>>) {
             author: peer(author),
             session: incarnation(author),
             number: 0,
+            generation: 0,
             created_at_ms: 0,
             trace: None,
             payload,
@@ -168,6 +169,7 @@ impl Talk {
             removed_by: None,
             furthest: Position::default(),
             pasts: Default::default(),
+            evidence: Default::default(),
             tail_in_doubt: false,
         };
         let now = Instant(0);
@@ -214,6 +216,7 @@ impl Talk {
     /// The terms, hashes and signatures that random bytes would never hit.
     fn make_plausible(&self, header: &Header, from: PeerId, body: &mut Body) {
         let status = self.replica.status();
+        let course = Course { chat: self.chat, generation: header.generation };
         match body {
             Body::Append(append) => {
                 append.term = near(append.term, status.term);
@@ -240,14 +243,14 @@ impl Talk {
                 hand_over.term = near(hand_over.term, status.term);
                 hand_over.host = from;
                 hand_over.host_incarnation = header.from_incarnation;
-                let signed = signed_hand_over(self.chat, hand_over);
+                let signed = signed_hand_over(course, hand_over);
                 hand_over.signature = key_of(&from).map(|key| key.sign(&signed).to_bytes());
             }
             Body::Submit(submit) => {
                 for submission in &mut submit.submissions {
                     let (number, payload) = (submission.number % 8, &submission.payload);
                     let session = header.from_incarnation;
-                    let signed = signed_submission(self.chat, from, session, number, payload);
+                    let signed = signed_submission(course, from, session, number, payload);
                     submission.number = number;
                     submission.signature = key_of(&from).map(|key| key.sign(&signed).to_bytes());
                 }
@@ -321,7 +324,8 @@ impl Talk {
         });
         granted.end = end.unwrap_or(granted.end);
         let (candidate, incarnation) = (peer(3), incarnation(3));
-        let ballot = Ballot { term: vote.term, candidate, incarnation, end: granted.end };
+        let ballot =
+            Ballot { generation: 0, term: vote.term, candidate, incarnation, end: granted.end };
         let signed = signed_vote(self.chat, &ballot, *from, from_incarnation);
         granted.signature = key.sign(&signed).to_bytes();
     }

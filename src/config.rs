@@ -21,8 +21,8 @@ use config::{FileFormat, Format, Map, Source, Value, ValueKind};
 use etcetera::BaseStrategy;
 
 use crate::protocol::config::Config as ProtocolConfig;
-use crate::protocol::types::{ADDRESS_BYTES_MAX, NAME_CHARS_MAX};
-use crate::rpc::{BootstrapChat, Limits, OnStop};
+use crate::protocol::types::NAME_CHARS_MAX;
+use crate::serve::{BootstrapChat, Limits, OnStop};
 use crate::telemetry;
 use keys::{KEYS, Key};
 use values::Values;
@@ -435,7 +435,7 @@ fn bootstrap_chats(value: &Value) -> Result<Vec<BootstrapChat>, ConfigError> {
         let members = chat.remove("members").and_then(|members| members.into_array().ok());
         let members = members.unwrap_or_default().into_iter().map(|member| match member.kind {
             ValueKind::String(address) if keys::is_dialable(&address) => Ok(address),
-            _ => Err(wrong("have `members` of the form \"[PEERID@]host:port\"")),
+            _ => Err(wrong("have `members` of the form \"host:port\"")),
         });
         let members = members.collect::<Result<Vec<_>, _>>()?;
         if members.is_empty() {

@@ -2,9 +2,12 @@
 pub mod cli;
 pub mod config;
 pub mod crypto;
+mod faces;
+pub mod links;
+mod peer;
 pub mod planted;
-pub mod rpc;
 pub mod runtime;
+pub mod serve;
 pub mod storage;
 pub mod telemetry;
 pub mod wire;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use demes::rpc::{Limits, OnStop, RunningPeer, ServeOptions, serve};
+use demes::serve::{Limits, OnStop, RunningPeer, ServeOptions, serve};
 use demes::wire::pb;
 use demes::wire::pb::client_service_client::ClientServiceClient;
 use demes::wire::pb::list_messages_request::From as Start;
@@ -358,7 +358,11 @@ async fn history_comes_in_pages_and_errors_have_reasons() {
 
     // A token comes only where there is another message: not after the last one, though the chat
     // has other entries on both sides.
-    let rename = pb::UpdateChatRequest { chat: "lunch".to_owned(), name: "late lunch".to_owned() };
+    let rename = pb::UpdateChatRequest {
+        chat: "lunch".to_owned(),
+        name: "late lunch".to_owned(),
+        quota: None,
+    };
     ann.client.update_chat(rename).await.expect("renamed");
     for (from, page_size, has_next) in [
         (Start::Before(0), 7, false),

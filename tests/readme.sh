@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the shell blocks of README.md, so that what a newcomer types works.
+# Runs the shell blocks of README.md and of what goes on from there, so that what a newcomer types
+# works.
 #
 # Every ```sh block has a mark in the line before it:
 #   <!-- run -->                    it must succeed
@@ -11,7 +12,8 @@
 # Blocks share one shell, one scratch HOME, and a PATH that begins with the built program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-readme=${1:-README.md}
+readmes=("${@:-README.md}")
+[ $# -gt 0 ] || readmes+=(docs/programs.md)
 source tests/tools.sh
 
 export CARGO_HOME=${CARGO_HOME:-$HOME/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$HOME/.rustup}
@@ -30,7 +32,7 @@ trap 'exit 143' TERM
 
 cargo build --locked --release --quiet
 has_grpcurl=
-if grep -q '^<!-- run with grpcurl' "$readme" &&
+if grep -q '^<!-- run with grpcurl' "${readmes[@]}" &&
     tools_go grpcurl github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3; then
     has_grpcurl=yes
 fi
@@ -41,11 +43,11 @@ mkdir "$HOME"
 # One file for each block: its mark in the first line, its commands below.
 awk -v scratch="$scratch" '
     /^```sh *$/ { inside = 1; file = sprintf("%s/block-%03d", scratch, ++count)
-                  print NR " " mark > file; next }
+                  print FILENAME ":" FNR " " mark > file; next }
     /^```/      { inside = 0 }
     inside      { print > file }
     !/^ *$/     { mark = $0 }
-' "$readme"
+' "${readmes[@]}"
 
 in_background() {
     local output=$1 commands=$2
@@ -67,7 +69,7 @@ for block in "$scratch"/block-*; do
     [ -e "$block" ] || break
     read -r line mark <"$block"
     commands=$(tail -n +2 "$block")
-    printf '\n-- %s:%s %s\n%s\n--\n' "$readme" "$line" "$mark" "$commands"
+    printf '\n-- %s %s\n%s\n--\n' "$line" "$mark" "$commands"
     if [[ $mark == "<!-- run with grpcurl"* ]]; then
         [ -n "$has_grpcurl" ] || { echo "Skipped."; continue; }
         mark=${mark/ with grpcurl/}
@@ -82,10 +84,10 @@ for block in "$scratch"/block-*; do
             done ;;
         "<!-- run in the background -->") in_background "$block.out" "$commands" ;;
         "<!-- not run: "*) echo "Skipped." ;;
-        *) echo "$readme:$line: the block does not say whether it is to be run." >&2; exit 1 ;;
+        *) echo "$line: the block does not say whether it is to be run." >&2; exit 1 ;;
     esac
     blocks=$((blocks + 1))
 done
-[ "$blocks" -gt 0 ] || { echo "$readme has no shell blocks." >&2; exit 1; }
+[ "$blocks" -gt 0 ] || { echo "${readmes[*]} has no shell blocks." >&2; exit 1; }
 [ -z "$has_grpcurl" ] || tools_client grpcurl
-printf '\n%s blocks of %s looked at.\n' "$blocks" "$readme"
+printf '\n%s blocks of %s looked at.\n' "$blocks" "${readmes[*]}"

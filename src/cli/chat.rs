@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
 use super::client::{Client, connect, get_chat, opened, request_id};
-use super::errors::reason;
+use super::errors::reason_of;
 use super::messages::{check_text, last_messages};
 use super::output::{Output, People, chat_state, clean, count, event_text, stdout_closed};
 use super::{ChatArg, Failure, Global, pb};
+use crate::wire::reason::Reason;
 use pb::event::Kind;
 
 /// How many earlier messages are shown on entering.
@@ -110,7 +111,7 @@ impl Talk {
                     Ok(Some(response)) => self.take(response.events).await?,
                     Ok(None) => return Err(ended().into()),
                     // Our own printing was slow for a while: go on from where it stands.
-                    Err(status) if reason(&status).as_deref() == Some("SLOW_CONSUMER") => {
+                    Err(status) if reason_of(&status) == Some(Reason::SlowConsumer) => {
                         feed = self.feed().await?;
                     }
                     Err(status) => return Err(status.into()),

@@ -1,12 +1,15 @@
-//! Commands about chats as a whole: `new`, `chats`, `remove`, `leave`, `hand-over`.
+//! Commands about chats as a whole: `new`, `chats`, `quota`, `remove`, `leave`,
+//! `hand-over`.
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
 use super::client::{connect, get_chat, invite_timeout_s, required};
-use super::output::{People, Table, chat_state, clean, count, short};
+use super::output::{People, Table, chat_state, clean, count, quota_text, short};
 use super::{ChatArg, Global, json, pb};
+use crate::protocol::quota::Quota;
+use crate::wire::entry::to_quota;
 
 #[derive(Args, Debug)]
 pub struct NewArgs {
@@ -19,6 +22,19 @@ pub struct NewArgs {
     /// How long the invitations are resent, in seconds [default: `invite.timeout_s`]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     timeout: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub struct QuotaArgs {
+    #[command(flatten)]
+    chat: ChatArg,
+    /// How many MiB each member may add in a day
+    #[arg(value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    mib: Option<u64>,
+    /// How many invitations, links, names and joins: those too
+    #[arg(long, value_name = "NUMBER", requires = "mib",
+          value_parser = clap::value_parser!(u64).range(16..=1_000_000))]
+    changes: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -80,6 +96,26 @@ pub async fn list(global: &Global) -> Result<()> {
             true => "no chats yet: found one with `demes new NAME ADDRESS…`\n".into(),
             false => chat_lines(&chats),
         },
+    )?;
+    Ok(())
+}
+
+/// Shows how much each member may add to a chat in a day, or lets everybody add another amount.
+pub async fn quota(global: &Global, args: QuotaArgs) -> Result<()> {
+    let mut client = connect(global).await?;
+    let chat = get_chat(&mut client, &args.chat.chat).await?;
+    let default = Quota::default();
+    let mut quota = chat.quota.unwrap_or_else(|| to_quota(default));
+    if let Some(mib) = args.mib {
+        quota.bytes_per_day = mib << 20;
+        quota.changes_per_day = args.changes.unwrap_or(quota.changes_per_day);
+        let (chat, name) = (chat.chat_id.clone(), String::new());
+        let request = pb::UpdateChatRequest { chat, name, quota: Some(quota) };
+        client.update_chat(request).await?;
+    }
+    global.output().emit(
+        || json!({ "quota": json::quota(&quota) }),
+        || format!("each member of {} may add {}\n", clean(&chat.name), quota_text(&quota)),
     )?;
     Ok(())
 }

@@ -18,7 +18,9 @@ use tower::service_fn;
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
 use crate::config::{self, ConfigError};
-use crate::rpc::client_door::{ADDRESS_FILE, SOCKET_FILE, connect_socket, token_of};
+use crate::serve::client_door::{ADDRESS_FILE, SOCKET_FILE, connect_socket, token_of};
+use crate::wire::address::Address;
+use crate::wire::hex;
 
 /// The calls of a person's programs. Each has a deadline, so that a peer that hangs is told.
 pub type Client = ClientServiceClient<Limited>;
@@ -175,11 +177,10 @@ pub async fn opened<T>(
 
 /// Reads `--peer-api`.
 pub fn host_and_port(text: &str) -> Result<String, String> {
-    let fits = text.rsplit_once(':').is_some_and(|(host, port)| {
-        let plain = |c: char| c.is_alphanumeric() || "-_.:[]".contains(c);
-        !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok()
-    });
-    if fits { Ok(text.to_owned()) } else { Err("must be host:port".into()) }
+    match Address::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A chat as it is now.
@@ -197,7 +198,7 @@ pub fn required<T>(part: Option<T>) -> Result<T> {
 pub fn request_id() -> Result<String> {
     let mut bytes = [0; 12];
     getrandom::fill(&mut bytes).map_err(Failure::bug)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
 }
 
 /// How long an invitation is resent, in seconds: as the flag says, else as the configuration does.

@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 
 use crate::config::ConfigError;
+pub use crate::links::asking::reason_of;
+use crate::wire::reason::Reason;
 
 /// The peer refused, or the command did not succeed for another reason of this world.
 pub const EXIT_REFUSED: u8 = 1;
@@ -85,12 +86,6 @@ pub fn exit_code(failure: Option<&Failure>) -> u8 {
     failure.map_or(0, |failure| failure.code)
 }
 
-/// The reason in the error's details, if our own peer wrote it.
-pub fn reason(status: &Status) -> Option<String> {
-    let info = status.get_details_error_info()?;
-    (info.domain == "demes").then_some(info.reason)
-}
-
 fn of_io(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::ReadOnlyFilesystem => {
@@ -106,18 +101,22 @@ pub fn of_status(status: &Status) -> Failure {
         "" => status.code().description(),
         message => message,
     };
-    if let Some(reason) = reason(status) {
-        let code = match reason.as_str() {
-            "INTERNAL" => return Failure::bug(said),
-            "STORAGE_FULL" | "STORAGE_DAMAGED" | "STORAGE_FAILED" => EXIT_DISK,
-            "STOPPING" => EXIT_UNREACHABLE,
+    if let Some(reason) = reason_of(status) {
+        let code = match reason {
+            Reason::Internal => return Failure::bug(said),
+            Reason::StorageFull | Reason::StorageDamaged | Reason::StorageFailed => EXIT_DISK,
+            Reason::Stopping => EXIT_UNREACHABLE,
             _ => EXIT_REFUSED,
         };
-        let text = match next_step(&reason) {
+        let text = match next_step(reason) {
             Some(step) => format!("{said}\n{step}"),
             None => said.to_owned(),
         };
         return Failure { code, text };
+    }
+    if !status.details().is_empty() {
+        // A newer peer than this program has more reasons.
+        return Failure::refused(said);
     }
     match status.code() {
         Code::Unavailable => unreachable(said),
@@ -149,37 +148,45 @@ fn unreachable(said: &str) -> Failure {
 }
 
 /// What a person can do about it, where the peer's own words do not say it.
-fn next_step(reason: &str) -> Option<&'static str> {
+fn next_step(reason: Reason) -> Option<&'static str> {
     Some(match reason {
-        "CHAT_NOT_FOUND" => "`demes chats` lists your chats, `demes invites` your invitations",
-        "CHAT_AMBIGUOUS" => "use more of the chat's id: `demes chats` shows it",
-        "PEER_NOT_FOUND" => "`demes status CHAT` lists the members",
-        "PEER_AMBIGUOUS" => "use more of the peer's id: `demes status CHAT --json` shows it",
-        "INVITE_NOT_FOUND" => "`demes invites` lists what waits for your answer",
-        "INVITE_AMBIGUOUS" => "use more of the id: `demes invites` shows it",
-        "LINK_UNKNOWN" | "LINK_EXPIRED" | "LINK_USED_UP" | "LINK_REVOKED" => {
+        Reason::ChatNotFound => "`demes chats` lists your chats, `demes invites` your invitations",
+        Reason::ChatAmbiguous => "use more of the chat's id: `demes chats` shows it",
+        Reason::PeerNotFound => "`demes status CHAT` lists the members",
+        Reason::PeerAmbiguous => "use more of the peer's id: `demes status CHAT --json` shows it",
+        Reason::InviteNotFound => "`demes invites` lists what waits for your answer",
+        Reason::InviteAmbiguous => "use more of the id: `demes invites` shows it",
+        Reason::LinkUnknown | Reason::LinkExpired | Reason::LinkUsedUp | Reason::LinkRevoked => {
             "ask whoever gave it to you for a new one"
         }
-        "LINKS_TOO_MANY" => "`demes invites` lists them, `demes revoke CHAT LINK` ends one",
-        "PEER_IS_SELF" => "`demes leave CHAT`",
-        "NO_MAJORITY" => "it goes on by itself once more members are online",
-        "NO_HOST" => "the members are choosing a host; try again in a moment",
-        "NOT_HOST" => "only the host can do this: `demes status CHAT` shows who hosts",
-        "HAND_OVER_FAILED" => "`demes status CHAT` shows who hosts, and who votes and is there",
-        "ADDRESS_INVALID" => "such as ana.example:7443: `demes status` on that machine shows it",
-        "ADDRESS_IS_OWN" => "`demes status` on their machine shows theirs",
-        "CURSOR_AHEAD" => "`demes chats` shows the last sequence of each chat",
-        "ADDRESS_UNREACHABLE" => "check the address, and that their peer is running",
-        "BUSY" => "try again in a moment",
-        "OUTBOX_FULL" => "wait until a majority is reachable and the outbox has drained",
-        "QUOTA_EXCEEDED" => "what has been added fades away over a day",
-        "STORAGE_FULL" => "free some space on the disk; nothing that was confirmed is lost",
-        "STORAGE_DAMAGED" => "this chat has stopped here; the other members have all its messages",
-        "STORAGE_FAILED" => "`demes doctor` looks at the disk; nothing that was confirmed is lost",
-        "CHECK_RUNNING" => "another `demes doctor` is at work",
-        "TOO_MANY_CHATS" => "leave a chat first, or raise `limits.chats_max`",
-        "TOKEN_REQUIRED" => "a command shows what the variable DEMES_TOKEN says",
-        "STOPPING" => "the peer is being stopped; start it again with `demes up`",
+        Reason::LinksTooMany => "`demes invites` lists them, `demes revoke CHAT LINK` ends one",
+        Reason::PeerIsSelf => "`demes leave CHAT`",
+        Reason::NoMajority => "it goes on by itself once more members are online",
+        Reason::NoHost => "the members are choosing a host; try again in a moment",
+        Reason::NotHost => "only the host can do this: `demes status CHAT` shows who hosts",
+        Reason::HandOverFailed => "`demes status CHAT` shows who hosts, and who votes and is there",
+        Reason::AddressInvalid => {
+            "such as ana.example:7443: `demes status` on that machine shows it"
+        }
+        Reason::AddressIsOwn => "`demes status` on their machine shows theirs",
+        Reason::CursorAhead => "`demes chats` shows the last sequence of each chat",
+        Reason::AddressUnreachable => "check the address, and that their peer is running",
+        Reason::Busy => "try again in a moment",
+        Reason::OutboxFull => "wait until a majority is reachable and the outbox has drained",
+        Reason::QuotaExceeded => {
+            "what has been added fades away over a day; `demes quota CHAT MIB` allows more"
+        }
+        Reason::StorageFull => "free some space on the disk; nothing that was confirmed is lost",
+        Reason::StorageDamaged => {
+            "this chat has stopped here; the other members have all its messages"
+        }
+        Reason::StorageFailed => {
+            "`demes doctor` looks at the disk; nothing that was confirmed is lost"
+        }
+        Reason::CheckRunning => "another `demes doctor` is at work",
+        Reason::TooManyChats => "leave a chat first, or raise `limits.chats_max`",
+        Reason::TokenRequired => "a command shows what the variable DEMES_TOKEN says",
+        Reason::Stopping => "the peer is being stopped; start it again with `demes up`",
         _ => return None,
     })
 }
@@ -188,7 +195,7 @@ fn next_step(reason: &str) -> Option<&'static str> {
 mod tests {
     use std::collections::HashMap;
 
-    use tonic_types::ErrorDetails;
+    use tonic_types::{ErrorDetails, StatusExt as _};
 
     use super::*;
 
@@ -204,6 +211,12 @@ mod tests {
         assert_eq!(failure.code, EXIT_REFUSED);
         assert!(failure.text.contains("demes chats"), "{failure}");
         assert_eq!(refused(Code::ResourceExhausted, "STORAGE_FULL").code, EXIT_DISK);
+    }
+
+    #[test]
+    fn a_reason_of_a_newer_peer_is_a_refusal_like_others() {
+        let failure = refused(Code::Internal, "SOMETHING_NEW");
+        assert_eq!((failure.code, &failure.text[..]), (EXIT_REFUSED, "said"));
     }
 
     #[test]

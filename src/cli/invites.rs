@@ -15,6 +15,7 @@ use super::output::{Output, Table, clean, local_time, short};
 use super::{ChatArg, Failure, Global, json, pb};
 use crate::protocol::types::INVITE_LINK_USES_MAX;
 use crate::wire::link::PREFIX;
+use crate::wire::reason::Reason;
 
 /// How long a link may be good for at most, in seconds; the peer's own limit.
 const VALID_S_MAX: i64 = 90 * 24 * 3_600;
@@ -219,10 +220,14 @@ async fn watch(
 fn joining_text(invite: &pb::Invite) -> String {
     let hindrance = match invite.problem.as_str() {
         "" => return format!("asking {} to be taken on …", clean(&invite.address)),
-        "ADDRESS_UNREACHABLE" => format!("{} cannot be reached", clean(&invite.address)),
-        "NO_HOST" => "nobody hosts the chat at the moment".into(),
-        "INVITE_NOT_FOUND" => "whoever was asked does not know the invitation".into(),
-        other => other.to_owned(),
+        problem => match Reason::named(problem) {
+            Some(Reason::AddressUnreachable) => {
+                format!("{} cannot be reached", clean(&invite.address))
+            }
+            Some(Reason::NoHost) => "nobody hosts the chat at the moment".into(),
+            Some(Reason::InviteNotFound) => "whoever was asked does not know the invitation".into(),
+            _ => clean(problem),
+        },
     };
     format!("{hindrance}; trying again …")
 }

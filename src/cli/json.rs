@@ -28,8 +28,14 @@ pub fn chat(chat: &pb::Chat) -> Value {
         "majority_lost": chat.majority_lost,
         "removed_by_peer_id": chat.removed_by_peer_id,
         "over_quota": chat.over_quota,
+        "quota": chat.quota.as_ref().map(quota),
         "evidence": chat.evidence.iter().map(evidence).collect::<Vec<_>>(),
     })
+}
+
+/// How much an author may add.
+pub fn quota(quota: &pb::Quota) -> Value {
+    json!({ "bytes_per_day": quota.bytes_per_day, "changes_per_day": quota.changes_per_day })
 }
 
 fn evidence(evidence: &pb::Evidence) -> Value {
@@ -121,7 +127,10 @@ fn event_kind(kind: &Kind) -> (&'static str, Value) {
         ),
         Kind::Host(host) => ("host", json!({ "term": host.term })),
         Kind::Voters(voters) => ("voters", json!({ "peer_ids": voters.peer_ids })),
-        Kind::Policy(policy) => ("policy", json!({ "chat_name": policy.chat_name })),
+        Kind::Policy(policy) => (
+            "policy",
+            json!({ "chat_name": policy.chat_name, "quota": policy.quota.as_ref().map(quota) }),
+        ),
         Kind::CaughtUp(caught_up) => ("caught_up", json!({ "sequence": caught_up.sequence })),
         Kind::Progress(progress) => ("progress", json!({ "sequence": progress.sequence })),
     }

@@ -8,10 +8,11 @@ use serde_json::json;
 use tonic::{Code, Status};
 
 use super::client::{Client, connect, get_chat, opened, request_id};
-use super::errors::{of_status, reason};
+use super::errors::{of_status, reason_of};
 use super::output::{Output, People, event_text, short, stdout_closed};
 use super::{ChatArg, Failure, Global, json, pb};
 use crate::protocol::types::TEXT_CHARS_MAX;
+use crate::wire::reason::Reason;
 
 /// The most messages of one page; the peer's own limit.
 const PAGE_SIZE_MAX: u32 = 500;
@@ -87,7 +88,7 @@ pub async fn feed(global: &Global, args: FeedArgs) -> Result<()> {
             () = stdout_closed() => return Ok(()),
         };
         // Whoever reads our output was slow for a while; nothing is lost by going on from there.
-        if reason(&ended).as_deref() != Some("SLOW_CONSUMER") {
+        if reason_of(&ended) != Some(Reason::SlowConsumer) {
             let mut failure = of_status(&ended);
             let chat = short(&chat.chat_id);
             failure.text += &format!("\ngo on with `demes feed {chat} --after {after}`");
@@ -191,7 +192,7 @@ async fn send_text(
 
 /// Whether only the confirmation is missing.
 fn is_late(status: &Status) -> bool {
-    let waits = reason(status).is_some_and(|it| it == "NO_MAJORITY" || it == "NO_HOST");
+    let waits = matches!(reason_of(status), Some(Reason::NoMajority | Reason::NoHost));
     waits || matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
 }
 

@@ -102,6 +102,8 @@ enum Command {
     Accept(invites::AcceptArgs),
     /// Decline an invitation
     Decline(invites::DeclineArgs),
+    /// Show how much each member may add to a chat in a day, or change that for everybody
+    Quota(chats::QuotaArgs),
     /// Remove a member from a chat
     Remove(chats::RemoveArgs),
     /// Leave a chat for good
@@ -166,6 +168,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Invite(args) => done(invites::invite(&global, args).await),
         Command::Invites => done(invites::list(&global).await),
         Command::Revoke(args) => done(invites::revoke(&global, args).await),
+        Command::Quota(args) => done(chats::quota(&global, args).await),
         Command::Remove(args) => done(chats::remove(&global, args).await),
         Command::Accept(args) => done(invites::accept(&global, args).await),
         Command::Decline(args) => done(invites::decline(&global, args).await),
@@ -216,6 +219,8 @@ mod tests {
             "demes invite club --link --uses 3 --expires 12h",
             "demes revoke club 0a1b2c3d",
             "demes accept demes:AXgB",
+            "demes quota club",
+            "demes quota club 512 --changes 2000",
             "demes remove club ana",
             "demes send club hello",
             "demes send club -",
@@ -243,6 +248,8 @@ mod tests {
             "demes invite club --link --uses 0",
             "demes invite club --link --expires 91d",
             "demes invite club --link --expires soon",
+            "demes quota club 0",
+            "demes quota club --changes 20",
             "demes doctor --timeout 0",
             "demes recover club --follow 0",
             "demes recover club --follow ab",

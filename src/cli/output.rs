@@ -271,12 +271,27 @@ pub fn event_text(output: Output, event: &pb::Event, people: &People) -> Option<
         }
         Kind::Member(change) => notice(member_text(&author, change, people)?),
         Kind::Host(host) => notice(format!("{author} hosts now (term {})", host.term)),
-        Kind::Policy(policy) => {
-            notice(format!("{author} named the chat {}", clean(&policy.chat_name)))
-        }
+        Kind::Policy(policy) => notice(policy_text(&author, policy)),
         Kind::InviteLink(link) => notice(link_text(&author, link)?),
         Kind::Voters(_) | Kind::CaughtUp(_) | Kind::Progress(_) => None,
     }
+}
+
+fn policy_text(author: &str, policy: &pb::PolicyEvent) -> String {
+    let mut changes = Vec::new();
+    if !policy.chat_name.is_empty() {
+        changes.push(format!("named the chat {}", clean(&policy.chat_name)));
+    }
+    if let Some(quota) = &policy.quota {
+        changes.push(format!("lets everybody add {}", quota_text(quota)));
+    }
+    format!("{author} {}", changes.join(", and "))
+}
+
+/// How much an author may add.
+pub fn quota_text(quota: &pb::Quota) -> String {
+    let mib = quota.bytes_per_day >> 20;
+    format!("{mib} MiB and {} a day", count(quota.changes_per_day, "change"))
 }
 
 fn member_text(author: &str, event: &pb::MemberEvent, people: &People) -> Option<String> {
@@ -379,6 +394,7 @@ pub mod tests {
             generation: "0".repeat(16),
             evidence: Vec::new(),
             over_quota: false,
+            quota: None,
             majority_lost: false,
             removed_by_peer_id: String::new(),
         }

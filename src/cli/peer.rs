@@ -16,7 +16,7 @@ use super::errors::EXIT_REFUSED;
 use super::output::Table;
 use super::{Failure, Global};
 use crate::config;
-use crate::rpc::client_door::{TOKEN_FILE, token_of};
+use crate::serve::client_door::{TOKEN_FILE, token_of};
 
 #[derive(Args, Debug)]
 pub struct HealthArgs {

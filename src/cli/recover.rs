@@ -13,6 +13,7 @@ use super::output::{Table, clean, short};
 use super::{ChatArg, Failure, Global};
 use crate::config;
 use crate::crypto::Identity;
+use crate::peer::records::{self, ChatRecord};
 use crate::protocol::event::Recovered;
 use crate::protocol::log::Log;
 use crate::protocol::recovery::{
@@ -20,7 +21,6 @@ use crate::protocol::recovery::{
     parse_generation, recovery,
 };
 use crate::protocol::types::{ChatId, Generation, MemberState, PeerId, Position};
-use crate::rpc::records::{self, ChatRecord};
 use crate::storage::{ChatStore, DataDir, StorageError, new_incarnation};
 
 #[derive(Args, Debug)]

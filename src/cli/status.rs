@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::chats::chat_lines;
 use super::client::{connect, get_chat};
-use super::output::{People, Table, chat_state, clean, count, local_time, milliseconds, short};
+use super::output::{
+    People, Table, chat_state, clean, count, local_time, milliseconds, quota_text, short,
+};
 use super::{Global, json, pb};
 
 #[derive(Args, Debug)]
@@ -82,6 +84,9 @@ fn chat_text(chat: &pb::Chat) -> String {
         text += &format!(", {} of yours queued", chat.queued);
     }
     text += "\n";
+    if let Some(quota) = &chat.quota {
+        text += &format!("  each member may add {}\n", quota_text(quota));
+    }
     if chat.over_quota {
         text += "  you have added as much as you may in a day: the rest waits\n";
     }

@@ -17,7 +17,7 @@ use super::output::clean;
 use super::{Failure, Global};
 use crate::config::{self, Arguments, Flag, Settings};
 use crate::crypto::Identity;
-use crate::rpc::{self, RunningPeer, ServeError, ServeOptions};
+use crate::serve::{RunningPeer, ServeError, ServeOptions, serve};
 use crate::storage::make_private_dir;
 use crate::telemetry::{self, LogLevel};
 
@@ -101,7 +101,7 @@ pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
         level: guard.log_level(),
     };
     let mut stops = Stops { signals, reload, stdin: args.until_stdin_ends.then(tokio::io::stdin) };
-    let result = match rpc::serve(options(settings, repair)).await {
+    let result = match serve(options(settings, repair)).await {
         Ok(peer) => {
             announce(global, &peer, &name, &data_dir)?;
             until_stopped(peer, &mut stops).await

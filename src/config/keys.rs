@@ -3,7 +3,8 @@
 use config::ValueKind;
 use serde_json::{Value, json};
 
-use super::{ADDRESS_BYTES_MAX, is_name};
+use super::is_name;
+use crate::wire::address::Address;
 
 /// One key of the configuration.
 pub(super) struct Key {
@@ -114,14 +115,9 @@ pub(super) fn to_json(value: &ValueKind) -> Value {
     }
 }
 
-/// Whether the text has the form `[PEERID@]host:port`.
+/// Whether the text has the form `host:port`.
 pub(super) fn is_dialable(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    text.len() <= ADDRESS_BYTES_MAX + 65
-        && !host.is_empty()
-        && !host.ends_with('@')
-        && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
-        && port.parse::<u16>().is_ok_and(|port| port != 0)
+    Address::parse(text).is_ok()
 }
 
 fn is_socket_address(text: &str) -> bool {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::protocol::config::Config as ProtocolConfig;
 use crate::protocol::time::MS;
-use crate::rpc::{Limits, OnStop};
+use crate::serve::{Limits, OnStop};
 use crate::telemetry::{self, Counting, LogFormat, MetricsSettings};
 
 /// The merged values by their dotted keys. Every key is there, and of its kind.

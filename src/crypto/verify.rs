@@ -8,8 +8,8 @@ use crate::protocol::message::HandOver;
 use crate::protocol::sign::{self, Claim};
 use crate::protocol::signed::SignedChange;
 use crate::protocol::types::{
-    ChatId, Entry, Incarnation, InviteLinkProof, Membership, Past, Payload, PeerId, Signature,
-    Submission,
+    ChatId, Course, Entry, Incarnation, InviteLinkProof, Membership, Past, Payload, PeerId,
+    Signature, Submission,
 };
 
 /// Whether `signature` over `message` was made with the key of `peer`.
@@ -24,7 +24,7 @@ pub fn verify(peer: &PeerId, message: &[u8], signature: &Signature) -> bool {
 /// Whether a submission by `author` in `session` carries the signature that its kind needs, and
 /// any signature that it carries is right.
 pub fn verify_submission(
-    chat: ChatId,
+    course: Course,
     author: &PeerId,
     session: Incarnation,
     submission: &Submission,
@@ -33,7 +33,7 @@ pub fn verify_submission(
         None => !sign::needs_signature(&submission.payload),
         Some(signature) => {
             let (number, payload) = (submission.number, &submission.payload);
-            let signed = sign::signed_submission(chat, *author, session, number, payload);
+            let signed = sign::signed_submission(course, *author, session, number, payload);
             verify(author, &signed, signature)
         }
     }
@@ -79,15 +79,16 @@ pub fn verify_word(chat: ChatId, word: &SignedChange) -> bool {
     }
     word.signature.as_ref().is_some_and(|signature| {
         let payload = Payload::Membership(word.change.clone());
-        let signed = sign::signed_submission(chat, author, session, word.number, &payload);
+        let course = Course { chat, generation: word.generation };
+        let signed = sign::signed_submission(course, author, session, word.number, &payload);
         verify(&author, &signed, signature)
     })
 }
 
 /// Whether `peer` has said that of itself, in this incarnation (L5).
-pub fn verify_past(chat: ChatId, peer: &PeerId, incarnation: Incarnation, past: &Past) -> bool {
+pub fn verify_past(course: Course, peer: &PeerId, incarnation: Incarnation, past: &Past) -> bool {
     past.signature.as_ref().is_some_and(|signature| {
-        verify(peer, &sign::signed_past(chat, *peer, incarnation, past), signature)
+        verify(peer, &sign::signed_past(course, *peer, incarnation, past), signature)
     })
 }
 
@@ -97,9 +98,9 @@ pub fn verify_claim(claim: &Claim) -> bool {
 }
 
 /// Whether the host that a hand-over names has signed it (R23).
-pub fn verify_hand_over(chat: ChatId, hand_over: &HandOver) -> bool {
+pub fn verify_hand_over(course: Course, hand_over: &HandOver) -> bool {
     hand_over.signature.as_ref().is_some_and(|signature| {
-        verify(&hand_over.host, &sign::signed_hand_over(chat, hand_over), signature)
+        verify(&hand_over.host, &sign::signed_hand_over(course, hand_over), signature)
     })
 }
 
@@ -138,9 +139,9 @@ mod tests {
     #[test]
     fn a_submission_is_signed_for_one_chat_session_and_number() {
         let alice = Identity::generate().unwrap();
-        let (chat, me) = (ChatId([1; 16]), alice.peer_id());
-        let payload = Payload::Policy(Policy { chat_name: "new".into() });
-        let signature = alice.sign(&sign::signed_submission(chat, me, 7, 3, &payload));
+        let (course, me) = (Course::founded(ChatId([1; 16])), alice.peer_id());
+        let payload = Payload::Policy(Policy::named("new"));
+        let signature = alice.sign(&sign::signed_submission(course, me, 7, 3, &payload));
         let submission = Submission {
             number: 3,
             created_at_ms: 0,
@@ -148,18 +149,19 @@ mod tests {
             payload,
             signature: Some(signature),
         };
-        assert!(verify_submission(chat, &me, 7, &submission));
-        assert!(!verify_submission(ChatId([2; 16]), &me, 7, &submission));
-        assert!(!verify_submission(chat, &me, 8, &submission));
+        assert!(verify_submission(course, &me, 7, &submission));
+        assert!(!verify_submission(Course::founded(ChatId([2; 16])), &me, 7, &submission));
+        assert!(!verify_submission(Course { generation: 1, ..course }, &me, 7, &submission));
+        assert!(!verify_submission(course, &me, 8, &submission));
         let renumbered = Submission { number: 4, ..submission.clone() };
-        assert!(!verify_submission(chat, &me, 7, &renumbered));
+        assert!(!verify_submission(course, &me, 7, &renumbered));
         let unsigned = Submission { signature: None, ..submission };
-        assert!(!verify_submission(chat, &me, 7, &unsigned));
+        assert!(!verify_submission(course, &me, 7, &unsigned));
         let plain = Submission {
             payload: Payload::Message { request_id: "r".into(), sealed: Default::default() },
             ..unsigned
         };
-        assert!(verify_submission(chat, &me, 7, &plain));
+        assert!(verify_submission(course, &me, 7, &plain));
     }
 
     #[test]
@@ -168,8 +170,10 @@ mod tests {
         let (chat, author, peer) = (ChatId([1; 16]), alice.peer_id(), PeerId([9; 32]));
         let change = Membership::Removing { peer };
         let payload = Payload::Membership(change.clone());
-        let signature = alice.sign(&sign::signed_submission(chat, author, 7, 3, &payload));
-        let word = SignedChange { author, session: 7, number: 3, change, signature: None };
+        let signature =
+            alice.sign(&sign::signed_submission(Course::founded(chat), author, 7, 3, &payload));
+        let word =
+            SignedChange { author, session: 7, number: 3, generation: 0, change, signature: None };
         assert!(!verify_word(chat, &word));
         let word = SignedChange { signature: Some(signature), ..word };
         assert!(verify_word(chat, &word));
@@ -178,6 +182,7 @@ mod tests {
             SignedChange { author: peer, ..word.clone() },
             SignedChange { session: 8, ..word.clone() },
             SignedChange { number: 4, ..word.clone() },
+            SignedChange { generation: 1, ..word.clone() },
             SignedChange { change: Membership::Removing { peer: author }, ..word.clone() },
             SignedChange { change: Membership::Leaving, ..word },
         ] {
@@ -188,16 +193,16 @@ mod tests {
     #[test]
     fn l5_a_past_is_the_peers_own_word_for_one_incarnation() {
         let alice = Identity::generate().unwrap();
-        let (chat, me) = (ChatId([1; 16]), alice.peer_id());
+        let (course, me) = (Course::founded(ChatId([1; 16])), alice.peer_id());
         let past = Past { boot: 2, term: 3, ..Past::default() };
-        assert!(!verify_past(chat, &me, 7, &past));
-        let signature = Some(alice.sign(&sign::signed_past(chat, me, 7, &past)));
+        assert!(!verify_past(course, &me, 7, &past));
+        let signature = Some(alice.sign(&sign::signed_past(course, me, 7, &past)));
         let past = Past { signature, ..past };
-        assert!(verify_past(chat, &me, 7, &past));
-        assert!(!verify_past(chat, &me, 8, &past));
-        assert!(!verify_past(ChatId([2; 16]), &me, 7, &past));
-        assert!(!verify_past(chat, &PeerId([9; 32]), 7, &past));
-        assert!(!verify_past(chat, &me, 7, &Past { boot: 3, ..past }));
+        assert!(verify_past(course, &me, 7, &past));
+        assert!(!verify_past(course, &me, 8, &past));
+        assert!(!verify_past(Course { generation: 1, ..course }, &me, 7, &past));
+        assert!(!verify_past(course, &PeerId([9; 32]), 7, &past));
+        assert!(!verify_past(course, &me, 7, &Past { boot: 3, ..past }));
     }
 
     #[test]
@@ -212,6 +217,7 @@ mod tests {
         let payload = Payload::Membership(Membership::Leaving);
         assert!(!verify_entry(chat, &Entry { payload, ..entry }));
 
+        let course = Course::founded(chat);
         let mut hand_over = HandOver {
             host: alice.peer_id(),
             host_incarnation: 5,
@@ -219,12 +225,12 @@ mod tests {
             target: PeerId([9; 32]),
             signature: None,
         };
-        assert!(!verify_hand_over(chat, &hand_over));
-        hand_over.signature = Some(alice.sign(&sign::signed_hand_over(chat, &hand_over)));
-        assert!(verify_hand_over(chat, &hand_over));
-        assert!(!verify_hand_over(ChatId([3; 16]), &hand_over));
+        assert!(!verify_hand_over(course, &hand_over));
+        hand_over.signature = Some(alice.sign(&sign::signed_hand_over(course, &hand_over)));
+        assert!(verify_hand_over(course, &hand_over));
+        assert!(!verify_hand_over(Course { generation: 1, ..course }, &hand_over));
         hand_over.target = PeerId([8; 32]);
-        assert!(!verify_hand_over(chat, &hand_over));
+        assert!(!verify_hand_over(course, &hand_over));
     }
 
     // L3: votes hold for one candidate, term and end of one log, and a change of voters for one
@@ -239,6 +245,7 @@ mod tests {
             author: alice.peer_id(),
             session: 7,
             number: 0,
+            generation: 0,
             created_at_ms: 0,
             trace: None,
             payload: Payload::TermStart(Reign::default()),
@@ -259,6 +266,7 @@ mod tests {
         for other in [
             Entry { index: 9, ..entry.clone() },
             Entry { term: 4, ..entry.clone() },
+            Entry { generation: 1, ..entry.clone() },
             Entry { session: 8, ..entry.clone() },
             Entry { author: bob.peer_id(), ..entry.clone() },
             Entry { previous: Hash([6; 32]), ..entry.clone() },
@@ -273,6 +281,7 @@ mod tests {
         change.signature = Some(alice.sign(&signed));
         assert!(verify_entry(chat, &change));
         assert!(!verify_entry(chat, &Entry { previous: Hash([6; 32]), ..change.clone() }));
+        assert!(!verify_entry(chat, &Entry { generation: 1, ..change.clone() }));
         assert!(!verify_entry(chat, &Entry { index: 9, ..change }));
     }
 }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::LinkState;
+use super::evidence::Offence;
 use super::message::{Body, FetchLog, FetchLogAnswer, Message, RefusedReason, WithdrawReason};
 use super::planted::{Bug, planted};
 use super::quorum::is_majority;
@@ -224,11 +225,11 @@ impl Replica {
                 continue;
             }
             if entry.index <= self.log.commit() {
-                self.blame(from, "a member's log conflicts with what is committed here");
+                self.blame(from, Offence::MemberAgainstCommitted);
                 return false;
             }
             if self.log.hash_at(entry.index - 1) != Some(entry.previous) {
-                self.blame(from, "the chain of hashes is broken");
+                self.blame(from, Offence::BrokenChain);
                 return false;
             }
             if let Some(what) = self.log.misfit(entry) {

@@ -20,6 +20,7 @@ impl Checkpoint {
         writer.fixed(&state.hash.0);
         writer.number(state.generation);
         writer.bytes(state.chat_name.as_bytes());
+        writer.quota(state.quota);
         writer.number(state.members.len() as u64);
         for (peer, member) in state.members.iter() {
             writer.fixed(&peer.0);
@@ -74,6 +75,7 @@ impl Checkpoint {
             hash: reader.fixed().map(Hash)?,
             generation: reader.number()?,
             chat_name: reader.text()?,
+            quota: reader.quota()?,
             ..ChatState::default()
         };
         let mut members = BTreeMap::new();
@@ -152,6 +154,7 @@ impl Writer {
         self.fixed(&word.author.0);
         self.number(word.session);
         self.number(word.number);
+        self.number(word.generation);
         self.membership(&word.change);
         self.optional(word.signature.as_ref().map(<[u8; 64]>::as_slice));
     }
@@ -185,6 +188,7 @@ impl Reader<'_> {
             author: self.peer()?,
             session: self.number()?,
             number: self.number()?,
+            generation: self.number()?,
             change: self.membership()?,
             signature: self.optional()?,
         }))
@@ -249,6 +253,7 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::quota::Quota;
     use super::super::types::{Entry, InviteLinkId, Membership, Payload, PeerId, Policy, VoterSet};
     use super::*;
 
@@ -264,6 +269,7 @@ mod tests {
                 author: FOUNDER,
                 session: 9,
                 number: index,
+                generation: 0,
                 created_at_ms: 0,
                 trace: None,
                 payload,
@@ -291,7 +297,7 @@ mod tests {
         let mut whole = checkpoint(vec![
             founded(),
             Payload::Membership(invited),
-            Payload::Policy(Policy { chat_name: "d".into() }),
+            Payload::Policy(Policy { chat_name: None, quota: Some(Quota::MOST) }),
             Payload::VoterChange(VoterSet([(other, 11)].into())),
             Payload::Membership(created),
         ]);

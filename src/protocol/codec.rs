@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::quota::Quota;
 use super::types::{
     Entry, Hash, InviteLinkId, InviteLinkProof, Membership, Payload, PeerId, Policy, Reign,
     SignedVote, Submission, VoterSet,
@@ -59,8 +60,17 @@ impl Writer {
             }
             Payload::Policy(policy) => {
                 self.byte(5);
-                self.bytes(policy.chat_name.as_bytes());
+                self.byte(u8::from(policy.chat_name.is_some()));
+                policy.chat_name.iter().for_each(|name| self.bytes(name.as_bytes()));
+                self.quota(policy.quota);
             }
+        }
+    }
+
+    pub fn quota(&mut self, quota: Option<Quota>) {
+        self.byte(u8::from(quota.is_some()));
+        for number in quota.iter().flat_map(|quota| [quota.bytes, quota.rare]) {
+            self.number(number);
         }
     }
 
@@ -142,6 +152,7 @@ impl Writer {
         self.fixed(&entry.author.0);
         self.number(entry.session);
         self.number(entry.number);
+        self.number(entry.generation);
         self.number(entry.created_at_ms);
         self.optional(entry.trace.as_ref().map(<[u8; 25]>::as_slice));
         self.optional(entry.signature.as_ref().map(<[u8; 64]>::as_slice));
@@ -182,6 +193,19 @@ impl Reader<'_> {
             _ => None,
         }
     }
+    fn flag(&mut self) -> Option<bool> {
+        match self.byte()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+    pub fn quota(&mut self) -> Option<Option<Quota>> {
+        Some(match self.flag()? {
+            true => Some(Quota { bytes: self.number()?, rare: self.number()? }),
+            false => None,
+        })
+    }
     pub fn peer(&mut self) -> Option<PeerId> {
         self.fixed().map(PeerId)
     }
@@ -205,7 +229,10 @@ impl Reader<'_> {
             },
             3 => Payload::Membership(self.membership()?),
             4 => Payload::VoterChange(self.voters()?),
-            5 => Payload::Policy(Policy { chat_name: self.text()? }),
+            5 => {
+                let chat_name = if self.flag()? { Some(self.text()?) } else { None };
+                Payload::Policy(Policy { chat_name, quota: self.quota()? })
+            }
             _ => return None,
         })
     }
@@ -274,6 +301,7 @@ impl Reader<'_> {
             author: self.peer()?,
             session: self.number()?,
             number: self.number()?,
+            generation: self.number()?,
             created_at_ms: self.number()?,
             trace: self.optional()?,
             signature: self.optional()?,
@@ -372,6 +400,7 @@ mod tests {
             author: PeerId([1; 32]),
             session: 9,
             number: 4,
+            generation: 12,
             created_at_ms: 1_700_000_000_000,
             trace: Some([5; 25]),
             payload,
@@ -422,7 +451,8 @@ mod tests {
             Payload::Membership(Membership::InviteLinkRevoked { link }),
             Payload::Membership(Membership::Recovered { generation: 13 }),
             Payload::VoterChange(voters),
-            Payload::Policy(Policy { chat_name: "new".into() }),
+            Payload::Policy(Policy::named("new")),
+            Payload::Policy(Policy { chat_name: None, quota: Some(Quota { bytes: 7, rare: 8 }) }),
         ]
     }
 

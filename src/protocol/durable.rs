@@ -33,7 +33,7 @@ impl Replica {
             candidacy.own_vote_ready = None;
             let (term, end) = (self.hard_state.term, self.log.end());
             let (candidate, incarnation) = (self.me, self.incarnation);
-            let ballot = Ballot { term, candidate, incarnation, end };
+            let ballot = Ballot { generation: self.generation, term, candidate, incarnation, end };
             candidacy.votes.insert(self.me, self.signer.vote(&ballot, candidate, incarnation));
             if !planted(Bug::VotesTimedFromStart) {
                 // The voters' syncs may take as long as the own one has.

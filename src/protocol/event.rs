@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::evidence::Evidence;
+use super::evidence::{Findings, Offence};
 use super::invite_link::InviteLinks;
 use super::log::Checkpoint;
 use super::message::{Message, Ranking, Receipt};
+use super::quota::Quota;
 use super::time::Micros;
 use super::types::{
     Boot, Entry, FormerMember, Generation, HardState, Incarnation, Index, Member, Number, Pasts,
@@ -37,6 +38,8 @@ pub struct Recovered {
     pub removed_by: Option<PeerId>,
     /// What was remembered of other peers when that was last written down (R9).
     pub pasts: Pasts,
+    /// What was found of peers that lie, or are broken (L6).
+    pub evidence: Findings,
     /// The furthest that the log has ever been where it was cut since; zero if it never was (R9).
     pub furthest: Position,
     /// The last batch was torn and cut: vote and stand only once caught up (R37).
@@ -174,6 +177,8 @@ pub struct Persist {
     pub removed_by: Option<PeerId>,
     /// All that is remembered of other peers (R9), in place of what was.
     pub pasts: Option<Arc<Pasts>>,
+    /// All that was found of other peers (L6), in place of what was.
+    pub evidence: Option<Arc<Findings>>,
     /// From here on the log is of this generation; see `recovery.rs` (R30).
     pub generation: Option<Generation>,
 }
@@ -248,7 +253,7 @@ pub enum Notice {
     Evidence {
         peer: PeerId,
         term: Term,
-        what: &'static str,
+        what: Offence,
     },
     /// Proof of a fault of this peer's store: this chat stops here, and says why.
     Fault {
@@ -300,7 +305,9 @@ pub struct Status {
     /// Another running peer has this one's key, and takes part in its place.
     pub key_in_use: bool,
     /// Peers that were found out, and last by what (L6).
-    pub evidence: BTreeMap<PeerId, Evidence>,
+    pub evidence: Findings,
+    /// How much an author may add in a day, where the members have agreed on that.
+    pub quota: Option<Quota>,
     /// The host takes nothing more of this peer for now: it has added too much of late (L8).
     pub is_over_quota: bool,
     pub voters: VoterSet,

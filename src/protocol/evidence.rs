@@ -5,28 +5,88 @@
 //! go on with it, because it lies to this peer alone, the chat is read through one of them, as by
 //! one who cannot reach the host (R35). Nothing that another peer shows stops this one.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::event::Notice;
 use super::planted::{Bug, planted};
 use super::replica::{Part, Replica};
-use super::types::{Entry, PeerId, Term};
+use super::types::{Entry, MEMBERS_MAX, PeerId, Term};
+
+/// So many peers' faults are remembered; of more, that of the earliest term is forgotten.
+const EVIDENCE_MAX: usize = MEMBERS_MAX;
 
 /// What was seen of a peer that lies, or is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Evidence {
     /// The term in which it was seen.
     pub term: Term,
-    pub what: &'static str,
+    pub what: Offence,
+}
+
+/// What was found of each peer, last.
+pub type Findings = BTreeMap<PeerId, Evidence>;
+
+/// Each offence with the byte that stands for it in stores, for good, and what people read.
+macro_rules! offences {
+    ($($name:ident $code:literal $text:literal,)+) => {
+        /// What no honest peer does.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Offence {
+            $(#[doc = $text] $name,)+
+        }
+
+        impl Offence {
+            pub fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+
+            /// What stands for it in stores.
+            pub fn code(self) -> u8 {
+                match self {
+                    $(Self::$name => $code,)+
+                }
+            }
+
+            /// What that byte stands for.
+            pub fn from_code(code: u8) -> Option<Self> {
+                match code {
+                    $($code => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+offences! {
+    HostAgainstCommitted 1 "the host's log conflicts with what is committed here",
+    MemberAgainstCommitted 2 "a member's log conflicts with what is committed here",
+    TwoEntries 3 "the host has made different entries at one place",
+    BrokenChain 4 "the chain of hashes is broken",
+    AnotherReign 5 "the host shows another reign than its own",
+    NotChosen 6 "the host shows a reign, or voters, that nobody has chosen",
+    AnotherCourse 7 "the host shows what was said in another course of the chat",
+    RunningChatRecovered 8 "a recovery of the chat came from a host of the same generation",
+    ForeignWords 9 "words in this peer's name that it has not said",
+    NoNumber 10 "an entry without its author's number",
+    NumberWithout 11 "an entry with a number that has none",
+    Doubled 12 "the host has put a message into the log a second time",
+    LeftOut 13 "the host has left out what an author said before",
+    OutsidersWords 14 "the host has put words into the mouth of one who takes no part",
 }
 
 impl Replica {
     /// Keeps the proof of another peer's fault, and follows it no more in this term.
-    pub(super) fn blame(&mut self, peer: PeerId, what: &'static str) {
+    pub(super) fn blame(&mut self, peer: PeerId, what: Offence) {
         if planted(Bug::LiarStopsAll) {
-            self.fault(what);
+            self.fault(what.text());
             return;
         }
         let term = self.hard_state.term;
-        self.evidence.insert(peer, Evidence { term, what });
+        self.keep_evidence(peer, Evidence { term, what });
         self.ready.notices.push(Notice::Evidence { peer, term, what });
         if self.attached.take_if(|attached| attached.source == peer).is_some() {
             self.seek_host_at = self.now + self.config.lease_min_us;
@@ -37,6 +97,20 @@ impl Replica {
             self.suspect_at = self.now;
             self.relay_at = self.relay_at.min(self.now + self.config.lease_max_us);
         }
+    }
+
+    /// What was found outlives this run: who is followed after a restart, and what a person reads
+    /// then, are the same.
+    fn keep_evidence(&mut self, peer: PeerId, evidence: Evidence) {
+        if self.evidence.insert(peer, evidence) == Some(evidence) {
+            return;
+        }
+        if self.evidence.len() > EVIDENCE_MAX {
+            let others = self.evidence.iter().filter(|(other, _)| **other != peer);
+            let first = others.min_by_key(|(_, evidence)| evidence.term).map(|(peer, _)| *peer);
+            self.evidence.retain(|peer, _| Some(*peer) != first);
+        }
+        self.ready.persist.evidence = Some(Arc::new(self.evidence.clone()));
     }
 
     /// Whether the peer is not followed in this term.
@@ -65,7 +139,7 @@ impl Replica {
         if show > all / 2 || planted(Bug::ForeignWordBelieved) {
             self.stop_below_own_past("the log has words of this peer that its store does not know");
         } else {
-            self.blame(from, "words in this peer's name that it has not said");
+            self.blame(from, Offence::ForeignWords);
         }
         true
     }

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use super::event::{LinkState, Notice};
+use super::evidence::Offence;
 use super::message::{
     Announce, Append, Attach, Body, Heartbeat, Message, RefusedReason, ReportDelays,
 };
@@ -117,6 +118,9 @@ impl Replica {
         if planted(Bug::AnnouncementBelieved) {
             return true;
         }
+        if !self.is_of_here(entry) {
+            return false;
+        }
         let before = entry.index.saturating_sub(1);
         if self.log.hash_at(entry.index) == Some(entry.hash) {
             return true;
@@ -127,9 +131,18 @@ impl Replica {
         }
     }
 
+    // R30: on the way to its own course of the chat, a log has reigns of those before it. They are
+    // no reason to follow anybody: who still takes part in one would lead this peer along it.
+    /// Whether the entry is of the course of the chat that this peer takes part in.
+    fn is_of_here(&self, entry: &Entry) -> bool {
+        entry.generation == self.generation || planted(Bug::EarlierCourseFollowed)
+    }
+
     /// Whether the log has that reign already.
     fn has_reign(&self, host: PeerId, term: Term) -> bool {
-        self.log.last().term == term && self.log.host().0 == host
+        let is_of_here =
+            self.log.generation() == self.generation || planted(Bug::EarlierCourseFollowed);
+        self.log.last().term == term && self.log.host().0 == host && is_of_here
     }
 
     /// The first entry of the present reign, to show it to others.
@@ -389,7 +402,7 @@ impl Replica {
         if !begins(reign, attached.host, attached.term) {
             let (source, is_proven) = (attached.source, attached.is_proven);
             match is_proven {
-                true => self.blame(source, "the host shows another reign than its own"),
+                true => self.blame(source, Offence::AnotherReign),
                 false => self.distrust(),
             }
             return false;
@@ -457,8 +470,10 @@ impl Replica {
             trial.bytes += entry.size();
             trial.entries.push(Arc::clone(entry));
             let voters = trial.reading.voters();
-            is_proven |= begins(entry, attached.host, attached.term)
-                || attached.reign.as_ref().is_some_and(|reign| is_vouched_for(reign, voters));
+            let begins = begins(entry, attached.host, attached.term) && self.is_of_here(entry);
+            let is_vouched =
+                |reign: &Arc<Entry>| self.is_of_here(reign) && is_vouched_for(reign, voters);
+            is_proven |= begins || attached.reign.as_ref().is_some_and(is_vouched);
         }
         attached.since = self.now;
         attached.acknowledge = true;

@@ -1,7 +1,9 @@
 //! The first entry of a chat.
 
 use super::sign::signed_submission;
-use super::types::{ChatId, Entry, Hash, Incarnation, Membership, Payload, PeerId, Signature};
+use super::types::{
+    ChatId, Course, Entry, Hash, Incarnation, Membership, Payload, PeerId, Signature,
+};
 
 /// Makes the entry that founds a chat: index 1, term 0, its author the first member and the only
 /// voter. The chat's id is the beginning of the entry's hash, so that it names its founder,
@@ -17,13 +19,14 @@ pub fn founding_entry(
     sign: impl FnOnce(&[u8]) -> Signature,
 ) -> (ChatId, Entry) {
     let payload = Payload::Membership(Membership::Founded { chat_name, name, address });
-    let signature = sign(&signed_submission(ChatId::default(), author, session, 0, &payload));
+    let signature = sign(&signed_submission(Course::default(), author, session, 0, &payload));
     let mut entry = Entry {
         index: 1,
         term: 0,
         author,
         session,
         number: 0,
+        generation: 0,
         created_at_ms,
         trace: None,
         payload,

@@ -172,6 +172,7 @@ impl Replica {
         let has_joined = me.is_some_and(|me| me.incarnation == self.incarnation);
         let is_later = |word: &Arc<SignedChange>| {
             matches!(word.change, Membership::Joined { .. })
+                && word.is_of(self.generation)
                 && word.author == self.me
                 && word.session != self.incarnation
                 && !state.outlived.contains(self.me, word.session)

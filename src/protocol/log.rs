@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::evidence::Offence;
 use super::membership::{ChatState, voters_of};
 use super::planted::{Bug, kept, planted};
 use super::reign::host_of;
 use super::submissions::is_submittable;
 use super::types::{
-    Entry, Hash, Incarnation, Index, Membership, Number, Payload, PeerId, Position, Term, VoterSet,
+    Entry, Generation, Hash, Incarnation, Index, Membership, Number, Payload, PeerId, Position,
+    Term, VoterSet,
 };
 
 /// Everything that follows from the committed log up to one index, so that a start need not read
@@ -74,6 +76,7 @@ pub struct Log {
     base: Index,
     last: Position,
     last_hash: Hash,
+    last_generation: Generation,
     /// What the committed entries say.
     state: ChatState,
     /// Voter sets of entries beyond `state`, by index (R5).
@@ -93,6 +96,7 @@ impl Log {
         let mut log = Self {
             last: Position { term: checkpoint.terms.term_at(base), index: base },
             last_hash: checkpoint.hash(),
+            last_generation: checkpoint.state.generation,
             terms: checkpoint.terms,
             window: VecDeque::new(),
             window_bytes: 0,
@@ -115,6 +119,10 @@ impl Log {
     }
     pub fn last_hash(&self) -> Hash {
         self.last_hash
+    }
+    /// Which course of the chat it is at its end (R30).
+    pub fn generation(&self) -> Generation {
+        self.last_generation
     }
     /// The last committed index. It never goes back.
     pub fn commit(&self) -> Index {
@@ -165,6 +173,15 @@ impl Log {
             _ if index == self.last.index => Some(self.last_hash),
             _ if index == self.state.index => Some(self.state.hash),
             _ => self.entry(index).map(|entry| entry.hash),
+        }
+    }
+
+    /// Which course of the chat the log is at `index`, where that is at hand.
+    pub(super) fn generation_at(&self, index: Index) -> Option<Generation> {
+        match index {
+            _ if index == self.last.index => Some(self.last_generation),
+            _ if index == self.state.index => Some(self.state.generation),
+            _ => self.entry(index).map(|entry| entry.generation),
         }
     }
 
@@ -226,6 +243,7 @@ impl Log {
         self.terms.push(entry.term, entry.index);
         self.last = Position { term: entry.term, index: entry.index };
         self.last_hash = entry.hash;
+        self.last_generation = entry.generation;
         self.window_bytes += entry.size();
         self.note_number(&entry);
         if let Some(voters) = voters_of(&entry)
@@ -265,10 +283,10 @@ impl Log {
     // part; what has no number is the host's own, or joins. No honest host lets anything else in.
     /// Why no honest host would have put the entry at its index in this log, which may have another
     /// one there that is not committed.
-    pub fn misfit(&self, entry: &Entry) -> Option<&'static str> {
+    pub fn misfit(&self, entry: &Entry) -> Option<Offence> {
         if entry.number == 0 {
             let has_number = is_submittable(&entry.payload);
-            return has_number.then_some("an entry without its author's number");
+            return has_number.then_some(Offence::NoNumber);
         }
         let (author, session) = (entry.author, entry.session);
         let pending = match entry.index > self.last.index {
@@ -277,13 +295,13 @@ impl Log {
         };
         let last = pending.unwrap_or(self.state.submissions.last(author, session));
         if entry.number <= last && !planted(Bug::DoubledTaken) {
-            return Some("the host has put a message into the log a second time");
+            return Some(Offence::Doubled);
         }
         if entry.number > last + 1 && !planted(Bug::GapTaken) {
-            return Some("the host has left out what an author said before");
+            return Some(Offence::LeftOut);
         }
         if !is_submittable(&entry.payload) {
-            return Some("an entry with a number that has none");
+            return Some(Offence::NumberWithout);
         }
         let joins = |other: &Arc<Entry>| {
             let comes = matches!(
@@ -295,7 +313,7 @@ impl Log {
         let takes_part = last > 0
             || self.state.is_present(author, session)
             || self.entries_from(self.commit() + 1, usize::MAX).iter().any(joins);
-        (!takes_part).then_some("the host has put words into the mouth of one who takes no part")
+        (!takes_part).then_some(Offence::OutsidersWords)
     }
 
     fn pending_number_before(&self, entry: &Entry) -> Option<Number> {
@@ -316,6 +334,9 @@ impl Log {
             self.last.index = entry.index - 1;
             self.last_hash = entry.previous;
         }
+        // What was cut is not committed, so that the committed entry before it is at hand.
+        let before = self.entry(self.last.index).map(|entry| entry.generation);
+        self.last_generation = before.unwrap_or(self.state.generation);
         self.terms.truncate_from(from);
         self.last.term = self.terms.term_at(self.last.index);
         // R5: cutting the log rolls the voter set back.

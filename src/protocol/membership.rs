@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::invite_link::{InviteLink, InviteLinks};
 use super::message::RefusedReason;
 use super::planted::{Bug, planted};
+use super::quota::Quota;
 use super::reign::host_of;
 use super::signed::{Shown, ShownOf};
 use super::submissions::Submissions;
@@ -26,6 +27,8 @@ pub struct ChatState {
     /// The newest recovery in the log; 0 without one (R30).
     pub generation: Generation,
     pub chat_name: String,
+    /// How much an author may add in a day, where the members have agreed on that (L8).
+    pub quota: Option<Quota>,
     /// Shared, because it is shown often and changes seldom.
     pub members: Arc<BTreeMap<PeerId, Member>>,
     /// The voters as of `index`, and the entry that said so.
@@ -86,7 +89,10 @@ impl ChatState {
         match &entry.payload {
             Payload::Membership(change) => self.apply_membership(entry, change),
             Payload::Policy(policy) if self.is_active(entry.author, entry.session) => {
-                self.chat_name.clone_from(&policy.chat_name);
+                if let Some(name) = &policy.chat_name {
+                    self.chat_name.clone_from(name);
+                }
+                self.quota = policy.quota.filter(Quota::is_sound).or(self.quota);
             }
             Payload::Policy(_)
             | Payload::VoterChange(_)
@@ -418,6 +424,7 @@ mod tests {
             author,
             session: author.0[0].into(),
             number: 0,
+            generation: 0,
             created_at_ms: 0,
             trace: None,
             payload: Payload::Membership(change),

@@ -144,6 +144,7 @@ impl Replica {
             author: draft.author,
             session: draft.session,
             number: draft.number,
+            generation: self.log.generation(),
             created_at_ms: draft.created_at_ms,
             trace: draft.trace,
             payload: draft.payload,

@@ -257,10 +257,16 @@ bugs! {
     L1 RemovalNotShown,
     /// The word that ended an earlier membership ends a later one.
     L1 OldRemovalBelieved,
+    /// Hosts go on by the quota that members had before they agreed on another.
+    L8 AgreedQuotaIgnored,
+    /// A restart forgets who was found out.
+    L6 EvidenceForgotten,
     /// A host's word is enough to tell a peer that it goes on in another incarnation.
     L1 OutlivedNotShown,
     /// Who claims a log that is ahead may ask for votes without having joined.
     L2 JoiningNotShown,
+    /// A link whose secret somebody has lets in any number of candidates.
+    L2 LinkUsesNotCounted,
     /// What a peer said of itself last takes the place of more that it has said before.
     L5 PastForgotten,
     /// Only the host remembers what voters have said of themselves.
@@ -375,6 +381,12 @@ bugs! {
     // ---- recovery ----
     /// What is said in one generation is heard in another.
     R30 GenerationsMixed,
+    /// What was signed in one generation bears out something in another.
+    R30 WordOfAnotherCourse,
+    /// A log takes entries that were said in another generation.
+    R30 EntryOfAnotherCourse,
+    /// A log on its way to its own generation follows a host of an earlier one.
+    R30 EarlierCourseFollowed,
     /// Those who were given up keep their votes.
     R30 LostKeepVotes,
     /// A host can recover a running chat.

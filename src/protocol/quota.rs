@@ -2,8 +2,9 @@
 //!
 //! The host takes no more than that, and every member counts along, so that whoever hosts next goes
 //! on with what it has seen itself. Nobody is at fault for what it takes: one that has just started
-//! knows of less. Nobody's wall clock is asked: what was added fades away over a day by the counting
-//! peer's own clock. What a member catches up on was added at other times, and is not counted.
+//! knows of less. Nobody's wall clock is asked: what was added fades away over a day by the
+//! counting peer's own clock. What a member catches up on was added at other times, and is not
+//! counted.
 
 use super::planted::{Bug, planted};
 use super::replica::Replica;
@@ -22,11 +23,28 @@ pub(super) struct Added {
     pub at: Instant,
 }
 
-/// The most of each that an author may add in a day.
+/// The most of each that an author may add in a day: 256 MiB and 1,024 rare changes, unless the
+/// chat's policy says otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Quota {
+    /// Of entries, as `Entry::size` counts them.
     pub bytes: u64,
+    /// Changes of a kind that people make rarely: invitations, links, names, joins, policies.
     pub rare: u64,
+}
+
+impl Quota {
+    /// What a policy may ask for. With less nobody could say much, not even another policy, and
+    /// with more there would be no quota.
+    pub const LEAST: Self = Self { bytes: 1 << 20, rare: 16 };
+    pub const MOST: Self = Self { bytes: 1 << 40, rare: 1_000_000 };
+
+    /// Whether a policy may ask for that.
+    pub fn is_sound(&self) -> bool {
+        let (least, most) = (Self::LEAST, Self::MOST);
+        (least.bytes..=most.bytes).contains(&self.bytes)
+            && (least.rare..=most.rare).contains(&self.rare)
+    }
 }
 
 impl Default for Quota {
@@ -56,6 +74,12 @@ fn is_rare(payload: &Payload) -> bool {
 }
 
 impl Replica {
+    /// How much an author may add in a day, as the members have agreed.
+    pub(super) fn quota(&self) -> Quota {
+        let agreed = self.log.state().quota.filter(|_| !planted(Bug::AgreedQuotaIgnored));
+        agreed.unwrap_or(self.config.quota)
+    }
+
     /// Whether the author may add that now. Leaving is never refused, nor is sending somebody away
     /// who is there.
     pub(super) fn may_add(&self, author: PeerId, payload: &Payload, size: usize) -> bool {
@@ -68,7 +92,7 @@ impl Replica {
             Payload::Membership(Membership::Removing { peer }) if is_there(peer) => return true,
             _ => {}
         }
-        let quota = self.config.quota;
+        let quota = self.quota();
         let added = self.added.get(&author).copied().unwrap_or_default().faded(self.now, quota);
         let bytes_fit = added.bytes.saturating_add(size as u64) <= quota.bytes;
         let rare_fit = !is_rare(payload) || added.rare < quota.rare;
@@ -77,7 +101,7 @@ impl Replica {
 
     /// Counts an entry that has just been added.
     pub(super) fn count_added(&mut self, entry: &Entry) {
-        let (now, quota) = (self.now, self.config.quota);
+        let (now, quota) = (self.now, self.quota());
         let is_by_host = entry.number == 0 && !is_rare(&entry.payload);
         if is_by_host {
             return;

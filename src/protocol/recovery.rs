@@ -17,8 +17,8 @@ use super::replica::Replica;
 use super::sign::signed_submission;
 use super::time::{Micros, SECOND};
 use super::types::{
-    ChatId, Entry, Generation, HardState, Hash, MEMBERS_MAX, MemberState, Membership, Payload,
-    PeerId, Position, Signature,
+    ChatId, Course, Entry, Generation, HardState, Hash, MEMBERS_MAX, MemberState, Membership,
+    Payload, PeerId, Position, Signature, Submission,
 };
 
 /// A majority that was away for so long may be lost: people are told of the last resort.
@@ -160,7 +160,7 @@ pub fn recovery(
     recovered: &Recovered,
     generation: Generation,
     created_at_ms: u64,
-    sign: impl FnOnce(&[u8]) -> Signature,
+    sign: impl Fn(&[u8]) -> Signature,
 ) -> Result<Persist, Unrecoverable> {
     let log = outlook(recovered);
     let state = log.state();
@@ -179,7 +179,8 @@ pub fn recovery(
         return Err(Unrecoverable::OnlyVoter);
     }
     let payload = Payload::Membership(Membership::Recovered { generation });
-    let signature = sign(&signed_submission(chat, me, session, 0, &payload));
+    let course = Course { chat, generation };
+    let signature = sign(&signed_submission(course, me, session, 0, &payload));
     let term = log.last().term.max(recovered.hard_state.term) + 1;
     let mut entry = Entry {
         index: log.last().index + 1,
@@ -187,6 +188,7 @@ pub fn recovery(
         author: me,
         session,
         number: 0,
+        generation,
         created_at_ms,
         trace: None,
         payload,
@@ -203,7 +205,17 @@ pub fn recovery(
         }
         _ => None,
     });
+    // What still waits is said in the new course of the chat, and has to be signed for it.
+    let signed = recovered.outbox.iter().filter(|submission| submission.signature.is_some());
+    let outbox_put = signed.map(|submission| {
+        let (number, payload) = (submission.number, &submission.payload);
+        let signature = sign(&signed_submission(course, me, session, number, payload));
+        Submission { signature: Some(signature), ..submission.clone() }
+    });
     Ok(Persist {
+        outbox_put: outbox_put.collect(),
+        // What others have said of themselves counts where they said it.
+        pasts: Some(Arc::default()),
         request_ids: request_ids.collect(),
         // R1: nobody else hosts in this term of the new generation.
         hard_state: Some(HardState { term, vote: Some(me) }),
@@ -299,6 +311,7 @@ mod tests {
             read: 0,
             removed_by: None,
             pasts: Pasts::new(),
+            evidence: Default::default(),
             furthest: Position::default(),
             tail_in_doubt: false,
         };
@@ -322,6 +335,25 @@ mod tests {
         assert_eq!(log.voters().0, [(ME, 11)].into());
         assert_eq!(log.state().generation, 77);
         assert_eq!(log.state().members.len(), 2);
+    }
+
+    #[test]
+    fn r30_what_still_waits_is_signed_for_the_new_generation() {
+        let (_, mut recovered) = store();
+        let waiting = |number, payload, signature| Submission {
+            number,
+            created_at_ms: 0,
+            trace: None,
+            payload,
+            signature,
+        };
+        let message = Payload::Message { request_id: "r".into(), sealed: bytes::Bytes::new() };
+        let leaving = Payload::Membership(Membership::Leaving);
+        recovered.outbox = vec![waiting(1, message, None), waiting(2, leaving, Some([9; 64]))];
+        let persist = recover(&recovered).expect("it can be recovered");
+        let put: Vec<_> = persist.outbox_put.iter().map(|it| (it.number, it.signature)).collect();
+        assert_eq!(put, [(2, Some([3; 64]))], "a message carries no signature");
+        assert_eq!(persist.pasts, Some(Arc::default()), "they were signed for the one before");
     }
 
     #[test]

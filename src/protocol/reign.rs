@@ -11,7 +11,8 @@ use super::membership::ChatState;
 use super::planted::{Bug, planted};
 use super::quorum::is_majority;
 use super::types::{
-    Ballot, End, Entry, Incarnation, Index, Membership, Payload, PeerId, Position, Reign, VoterSet,
+    Ballot, End, Entry, Generation, Incarnation, Index, Membership, Payload, PeerId, Position,
+    Reign, VoterSet,
 };
 
 /// The end of a log, or of a part of it, and who may go on from there.
@@ -22,6 +23,8 @@ pub(super) struct Head {
     pub voters: VoterSet,
     /// Who hosts in the last term, in which incarnation.
     pub host: (PeerId, Incarnation),
+    /// Which course of the chat it is (R30).
+    pub generation: Generation,
 }
 
 /// Who hosts from the entry on, if it begins a reign.
@@ -36,6 +39,14 @@ pub(super) fn host_of(entry: &Entry) -> Option<(PeerId, Incarnation)> {
     }
 }
 
+/// The course of the chat that the entry begins, if it is a recovery (R30).
+fn begun_by(entry: &Entry) -> Option<Generation> {
+    match &entry.payload {
+        Payload::Membership(Membership::Recovered { generation }) => Some(*generation),
+        _ => None,
+    }
+}
+
 impl Head {
     /// Whether the entry may come next. Its hash and signatures are right by themselves.
     pub fn admits(&self, entry: &Entry) -> bool {
@@ -44,6 +55,10 @@ impl Head {
             return false;
         }
         if entry.previous != self.end.hash && !planted(Bug::ChainNotChecked) {
+            return false;
+        }
+        let is_of_here = entry.generation == begun_by(entry).unwrap_or(self.generation);
+        if !is_of_here && !planted(Bug::EntryOfAnotherCourse) {
             return false;
         }
         let begins = entry.term > last.term;
@@ -88,8 +103,9 @@ pub(super) struct Reading {
 impl Reading {
     /// Who may go on from there.
     pub fn head(&self) -> Head {
-        let ChatState { hash, voters, host, .. } = &*self.state;
-        Head { end: End { last: self.last, hash: *hash }, voters: voters.clone(), host: *host }
+        let ChatState { hash, voters, host, generation, .. } = &*self.state;
+        let end = End { last: self.last, hash: *hash };
+        Head { end, voters: voters.clone(), host: *host, generation: *generation }
     }
 
     pub fn voters(&self) -> &VoterSet {
@@ -112,7 +128,8 @@ impl Log {
     pub(super) fn admits(&self, entry: &Entry) -> bool {
         let goes_on = entry.term == self.last().term
             && entry.index == self.last().index + 1
-            && entry.previous == self.last_hash();
+            && entry.previous == self.last_hash()
+            && entry.generation == self.generation();
         match &entry.payload {
             // By far the most are such.
             Payload::Message { .. } if goes_on => true,
@@ -127,7 +144,8 @@ impl Log {
 
     /// Who may go on from the end of the log.
     pub(super) fn head(&self) -> Head {
-        Head { end: self.end(), voters: self.voters().clone(), host: self.host() }
+        let (voters, host) = (self.voters().clone(), self.host());
+        Head { end: self.end(), voters, host, generation: self.generation() }
     }
 
     /// The same for an earlier end, at or after the commit index.
@@ -138,7 +156,8 @@ impl Log {
         let hash = self.hash_at(index)?;
         let term = self.term_at(index)?;
         let (voters, host) = self.in_force_at(index)?;
-        Some(Head { end: End { last: Position { term, index }, hash }, voters, host })
+        let generation = self.generation_at(index)?;
+        Some(Head { end: End { last: Position { term, index }, hash }, voters, host, generation })
     }
 
     /// Reads on from an end at or after the commit index.
@@ -161,6 +180,7 @@ impl Log {
 pub fn ballot_of(entry: &Entry, reign: &Reign) -> Ballot {
     let last = Position { term: reign.last_term, index: entry.index.saturating_sub(1) };
     Ballot {
+        generation: entry.generation,
         term: entry.term,
         candidate: entry.author,
         incarnation: entry.session,

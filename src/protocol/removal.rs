@@ -54,7 +54,8 @@ impl Replica {
         let me = state.members.get(&self.me).filter(|me| me.incarnation == self.incarnation);
         let is_leaving = me.is_some_and(|me| me.state == MemberState::Leaving);
         let mut words = message.words.iter();
-        let shown = words.find_map(|word| state.ends_membership(self.me, self.incarnation, word));
+        let me = (self.generation, self.me, self.incarnation);
+        let shown = words.find_map(|word| state.ends_membership(me, word));
         if let Some(by) = shown {
             self.end_own_membership(by);
         } else if is_leaving {

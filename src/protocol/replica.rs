@@ -11,7 +11,7 @@ use super::config::Config;
 use super::durable::Later;
 use super::election::{Nomination, Suspicion};
 use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
-use super::evidence::Evidence;
+use super::evidence::Findings;
 use super::following::{Attached, Distrust, Hint};
 use super::host::Hosting;
 use super::log::Log;
@@ -25,8 +25,8 @@ use super::sign::Signer;
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
 use super::types::{
-    Boot, Entry, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId,
-    Position, SignedVote, Term,
+    Boot, Entry, Generation, HardState, Incarnation, Index, InviteLinkId, MemberState, Number,
+    Pasts, PeerId, Position, SignedVote, Term,
 };
 
 /// One chat at one peer. See the module's text and `event.rs`.
@@ -133,8 +133,10 @@ pub struct Replica {
     pub(super) removed_by: Option<PeerId>,
     /// Voters that say so, and could not show it (L1).
     pub(super) sent_away_by: BTreeSet<PeerId>,
+    /// Whom links have let in, as strangers have shown and the log does not tell yet (L2).
+    pub(super) shown_by_link: BTreeMap<InviteLinkId, BTreeSet<(PeerId, Incarnation)>>,
     /// Peers that were found out (L6).
-    pub(super) evidence: BTreeMap<PeerId, Evidence>,
+    pub(super) evidence: Findings,
     /// Who has shown words in this peer's name that its store does not know.
     pub(super) foreign_words_of: BTreeSet<PeerId>,
     /// What authors have added of late (L8).
@@ -259,7 +261,11 @@ impl Replica {
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
             removed_by: recovered.removed_by,
             sent_away_by: BTreeSet::new(),
-            evidence: BTreeMap::new(),
+            shown_by_link: BTreeMap::new(),
+            evidence: match planted(Bug::EvidenceForgotten) {
+                true => Findings::new(),
+                false => recovered.evidence,
+            },
             foreign_words_of: BTreeSet::new(),
             added: BTreeMap::new(),
             is_over_quota: false,
@@ -389,6 +395,7 @@ impl Replica {
             is_leaving: self.has_asked_to_leave(),
             key_in_use: self.key_in_use,
             evidence: self.evidence.clone(),
+            quota: state.quota,
             is_over_quota: self.is_over_quota,
             voters: self.log.voters().clone(),
             links: self.links.clone(),
@@ -409,6 +416,11 @@ impl Replica {
     fn has_asked_to_leave(&self) -> bool {
         let own = self.log.state().members.get(&self.me).map(|member| member.state);
         self.has_gone || self.outbox.has_leaving() || own == Some(MemberState::Leaving)
+    }
+
+    /// The course of the chat that this peer takes part in (R30).
+    pub fn generation(&self) -> Generation {
+        self.generation
     }
 
     /// What the committed log says.

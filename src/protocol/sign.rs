@@ -10,8 +10,8 @@ use super::codec::Writer;
 use super::message::{Granted, HandOver, Message, Vote};
 use super::reign::ballot_of;
 use super::types::{
-    Ballot, ChatId, Entry, Hash, Incarnation, Membership, Number, Past, Payload, PeerId, Signature,
-    SignedVote, VoterSet,
+    Ballot, ChatId, Course, Entry, Generation, Hash, Incarnation, Membership, Number, Past,
+    Payload, PeerId, Signature, SignedVote, VoterSet,
 };
 
 const ENTRY: &[u8] = b"demes/v1/entry\0";
@@ -56,8 +56,9 @@ impl Signer {
     }
 
     /// For a permission of this peer, which hosts.
-    pub(super) fn hand_over(&self, hand_over: &HandOver) -> Signature {
-        (self.sign)(&signed_hand_over(self.chat, hand_over))
+    pub(super) fn hand_over(&self, generation: Generation, hand_over: &HandOver) -> Signature {
+        let course = Course { chat: self.chat, generation };
+        (self.sign)(&signed_hand_over(course, hand_over))
     }
 }
 
@@ -90,10 +91,10 @@ pub(super) fn entry_hash(head: &[u8]) -> Hash {
     Hash(digest.finalize().into())
 }
 
-/// What the author of a submission signs: chat, author, session, number and payload. For the
-/// founding entry, which makes the chat's id, the chat is all zeros.
+/// What the author of a submission signs: chat, generation, author, session, number and payload.
+/// For the founding entry, which makes the chat's id, the chat is all zeros.
 pub fn signed_submission(
-    chat: ChatId,
+    course: Course,
     author: PeerId,
     session: Incarnation,
     number: Number,
@@ -101,7 +102,7 @@ pub fn signed_submission(
 ) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.fixed(SUBMISSION);
-    writer.fixed(&chat.0);
+    writer.course(course);
     writer.fixed(&author.0);
     writer.number(session);
     writer.number(number);
@@ -121,10 +122,10 @@ pub fn signed_invite_link(chat: ChatId, peer: PeerId, incarnation: Incarnation) 
 }
 
 /// What a peer signs of itself, so that others can show it what it has forgotten (L5).
-pub fn signed_past(chat: ChatId, peer: PeerId, incarnation: Incarnation, past: &Past) -> Vec<u8> {
+pub fn signed_past(course: Course, peer: PeerId, incarnation: Incarnation, past: &Past) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.fixed(PAST);
-    writer.fixed(&chat.0);
+    writer.course(course);
     writer.fixed(&peer.0);
     writer.number(incarnation);
     writer.number(past.boot);
@@ -135,10 +136,10 @@ pub fn signed_past(chat: ChatId, peer: PeerId, incarnation: Incarnation, past: &
 }
 
 /// What a host signs to let `target` follow it in its term.
-pub fn signed_hand_over(chat: ChatId, hand_over: &HandOver) -> Vec<u8> {
+pub fn signed_hand_over(course: Course, hand_over: &HandOver) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.fixed(HAND_OVER);
-    writer.fixed(&chat.0);
+    writer.course(course);
     writer.fixed(&hand_over.host.0);
     writer.number(hand_over.host_incarnation);
     writer.number(hand_over.term);
@@ -147,8 +148,8 @@ pub fn signed_hand_over(chat: ChatId, hand_over: &HandOver) -> Vec<u8> {
 }
 
 /// What a voter signs for a candidate (L3). The hash of the last entry stands for all of the log
-/// before it, and so for the generation too; the position is signed beside it because a voter
-/// compares logs by that, and cannot look behind the hash of an entry that it does not have.
+/// before it. Position and generation are signed beside it because a voter compares logs by them,
+/// and cannot look behind the hash of an entry that it does not have.
 pub fn signed_vote(
     chat: ChatId,
     ballot: &Ballot,
@@ -157,7 +158,7 @@ pub fn signed_vote(
 ) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.fixed(VOTE);
-    writer.fixed(&chat.0);
+    writer.course(Course { chat, generation: ballot.generation });
     writer.fixed(&voter.0);
     writer.number(incarnation);
     writer.number(ballot.term);
@@ -167,6 +168,13 @@ pub fn signed_vote(
     writer.number(ballot.end.last.index);
     writer.fixed(&ballot.end.hash.0);
     writer.0
+}
+
+impl Writer {
+    fn course(&mut self, course: Course) {
+        self.fixed(&course.chat.0);
+        self.number(course.generation);
+    }
 }
 
 /// A signature, whose it must be, and what it must cover.
@@ -179,7 +187,8 @@ pub struct Claim {
 /// What a vote that is granted in `message` claims.
 pub fn vote_claim(chat: ChatId, message: &Message, vote: &Vote, granted: &Granted) -> Claim {
     let (candidate, incarnation) = (message.to, message.to_incarnation);
-    let ballot = Ballot { term: vote.term, candidate, incarnation, end: granted.end };
+    let (generation, term) = (message.generation, vote.term);
+    let ballot = Ballot { generation, term, candidate, incarnation, end: granted.end };
     let signed = signed_vote(chat, &ballot, message.from, message.from_incarnation);
     Claim { signer: message.from, signed, signature: granted.signature }
 }
@@ -203,7 +212,8 @@ pub fn signed_entry(chat: ChatId, entry: &Entry) -> Vec<u8> {
     }
     // The founding entry makes the chat's id.
     let chat = if entry.index == 1 { ChatId::default() } else { chat };
-    signed_submission(chat, entry.author, entry.session, entry.number, &entry.payload)
+    let course = Course { chat, generation: entry.generation };
+    signed_submission(course, entry.author, entry.session, entry.number, &entry.payload)
 }
 
 /// What a host signs to change the voters (L3). It holds at one place of one log: the next reign
@@ -211,7 +221,7 @@ pub fn signed_entry(chat: ChatId, entry: &Entry) -> Vec<u8> {
 pub fn signed_voters(chat: ChatId, entry: &Entry, voters: &VoterSet) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.fixed(VOTERS);
-    writer.fixed(&chat.0);
+    writer.course(Course { chat, generation: entry.generation });
     writer.fixed(&entry.author.0);
     writer.number(entry.session);
     writer.number(entry.term);

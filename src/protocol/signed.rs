@@ -13,7 +13,8 @@ use super::invite_link::InviteLinks;
 use super::membership::ChatState;
 use super::planted::{Bug, planted};
 use super::types::{
-    Entry, Incarnation, InviteLinkId, MemberState, Membership, Number, Payload, PeerId, Signature,
+    Entry, Generation, Incarnation, InviteLinkId, MemberState, Membership, Number, Payload, PeerId,
+    Signature,
 };
 
 /// The most words that one message carries.
@@ -27,9 +28,21 @@ pub struct SignedChange {
     pub author: PeerId,
     pub session: Incarnation,
     pub number: Number,
+    /// The course of the chat that it was said in, and says nothing outside of (R30).
+    pub generation: Generation,
     pub change: Membership,
     /// The core passes on what it was given; the runtime lets none through without.
     pub signature: Option<Signature>,
+}
+
+/// That a link has let somebody in, as far as words show that and the log does not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ByLink {
+    pub link: InviteLinkId,
+    /// How many it may still let in.
+    pub uses: u32,
+    pub peer: PeerId,
+    pub incarnation: Incarnation,
 }
 
 /// What bears out a message.
@@ -43,9 +56,15 @@ impl SignedChange {
             author: entry.author,
             session: entry.session,
             number: entry.number,
+            generation: entry.generation,
             change: change.clone(),
             signature: entry.signature,
         }))
+    }
+
+    /// Whether it was said in that course of the chat.
+    pub(super) fn is_of(&self, generation: Generation) -> bool {
+        self.generation == generation || planted(Bug::WordOfAnotherCourse)
     }
 }
 
@@ -145,37 +164,51 @@ impl ChatState {
         words
     }
 
-    /// Whether these words show that the peer has joined in this incarnation, let in by one whom
-    /// this log names as an active member, or whom the words before show to be one.
+    /// Whether these words show that the peer has joined in this incarnation and this course of the
+    /// chat, let in by one whom this log names as an active member, or whom the words before show
+    /// to be one. `None` where they do not; else which links have let in whom.
     pub(super) fn shows_joining(
         &self,
-        peer: PeerId,
-        incarnation: Incarnation,
+        (generation, peer, incarnation): (Generation, PeerId, Incarnation),
         words: &[Arc<SignedChange>],
-    ) -> bool {
+    ) -> Option<Vec<ByLink>> {
         let mut invited = BTreeSet::new();
-        let mut links = BTreeSet::new();
+        let mut links = BTreeMap::new();
         let mut joined = BTreeSet::new();
-        for word in words {
+        let mut by_link = Vec::new();
+        // What was said before the own course of the chat began stands in the log already.
+        for word in words.iter().filter(|word| word.is_of(generation)) {
             let author = (word.author, word.session);
             let may = self.may_let_in(word) || joined.contains(&author);
             match &word.change {
                 Membership::Invited { peer, .. } if may => drop(invited.insert(*peer)),
-                Membership::InviteLinkCreated { link, .. } if may => drop(links.insert(*link)),
+                // A link that this log knows is what the log says of it.
+                Membership::InviteLinkCreated { link, uses_max, .. } if may => {
+                    links.insert(*link, *uses_max);
+                }
                 Membership::Joined { proof, .. } => {
-                    let link = proof.as_ref().is_some_and(|proof| {
-                        let known = self.invite_links.get(&proof.link);
-                        links.contains(&proof.link)
-                            || known.is_some_and(|link| !link.revoked && link.uses_left > 0)
+                    let link = proof.as_ref().and_then(|proof| {
+                        let uses = match self.invite_links.get(&proof.link) {
+                            Some(known) if known.revoked => 0,
+                            Some(known) => known.uses_left,
+                            None => links.get(&proof.link).copied().unwrap_or_default(),
+                        };
+                        let (link, (peer, incarnation)) = (proof.link, author);
+                        (uses > 0).then_some(ByLink { link, uses, peer, incarnation })
                     });
                     let is_known = self.members.contains_key(&word.author);
-                    let let_in = invited.contains(&word.author) || link || is_known;
-                    let_in.then(|| joined.insert(author));
+                    if invited.contains(&word.author) || is_known {
+                        joined.insert(author);
+                    } else if let Some(link) = link {
+                        by_link.push(link);
+                        joined.insert(author);
+                    }
                 }
                 _ => {}
             }
         }
-        joined.contains(&(peer, incarnation)) || planted(Bug::JoiningNotShown)
+        let is_shown = joined.contains(&(peer, incarnation)) || planted(Bug::JoiningNotShown);
+        is_shown.then_some(by_link)
     }
 
     /// Whether the word's author may let others in, as far as this log has come. It may have come
@@ -197,10 +230,12 @@ impl ChatState {
     /// the same.
     pub(super) fn ends_membership(
         &self,
-        peer: PeerId,
-        incarnation: Incarnation,
+        (generation, peer, incarnation): (Generation, PeerId, Incarnation),
         word: &SignedChange,
     ) -> Option<Option<PeerId>> {
+        if !word.is_of(generation) {
+            return None;
+        }
         let (author, session) = (word.author, word.session);
         // Before the own joining is read, nobody knows which words are of an earlier membership.
         let has_joined = self.members.get(&peer).is_some_and(|it| it.incarnation == incarnation);

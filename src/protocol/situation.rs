@@ -167,6 +167,7 @@ impl Replica {
             has_gone,
             removed_by,
             sent_away_by,
+            shown_by_link,
             evidence,
             foreign_words_of,
             // So little is added in a model that nobody comes near what they may.
@@ -240,7 +241,7 @@ impl Replica {
         into.hash((ranking.term, ranking.version, &ranking.candidates));
         into.hash((goodbyes, links, round_trips, syncs, heard_terms, newer_incarnations));
         into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by, sent_away_by));
-        into.hash((evidence, foreign_words_of, is_over_quota, knows_own_words));
+        into.hash((shown_by_link, evidence, foreign_words_of, is_over_quota, knows_own_words));
 
         into.hash((pasts, receipts));
         into.due_if(*pasts_due_at);

@@ -3,7 +3,10 @@
 use super::message::{Body, Message, RefusedReason};
 use super::planted::{Bug, planted};
 use super::replica::Replica;
-use super::types::{HardState, Incarnation, MemberState, Membership, Payload, PeerId};
+use super::signed::ByLink;
+use super::types::{
+    HardState, INVITE_LINKS_MAX, Incarnation, MemberState, Membership, Payload, PeerId,
+};
 
 impl Replica {
     // R39: a stranger cannot raise a term, name a host or say goodbye, whatever it knows of the
@@ -51,9 +54,28 @@ impl Replica {
 
     // L2: how far somebody's log claims to be, anybody could say. That it has joined, only those
     // could who have let it in.
-    fn is_shown_to_have_joined(&self, message: &Message) -> bool {
-        let (from, incarnation) = (message.from, message.from_incarnation);
-        self.log.state().shows_joining(from, incarnation, &message.words)
+    fn is_shown_to_have_joined(&mut self, message: &Message) -> bool {
+        let who = (self.generation, message.from, message.from_incarnation);
+        let state = self.log.state();
+        let Some(by_link) = state.shows_joining(who, &message.words) else { return false };
+        // L2: whoever has a link's secret signs as many joinings as it likes, and the log takes as
+        // many as the link has uses. Those that it has taken, it counts itself.
+        for joined in self.shown_by_link.values_mut() {
+            joined.retain(|(peer, incarnation)| !state.is_present(*peer, *incarnation));
+        }
+        self.shown_by_link.retain(|_, joined| !joined.is_empty());
+        for ByLink { link, uses, peer, incarnation } in by_link {
+            let has_room = self.shown_by_link.len() < INVITE_LINKS_MAX;
+            let joined = self.shown_by_link.get(&link);
+            let has_use = joined.map_or(has_room, |joined| {
+                joined.contains(&(peer, incarnation)) || joined.len() < uses as usize
+            });
+            if !has_use && !planted(Bug::LinkUsesNotCounted) {
+                return false;
+            }
+            self.shown_by_link.entry(link).or_default().insert((peer, incarnation));
+        }
+        true
     }
 
     /// Whether the log names that incarnation of the peer, as a member or as a voter.

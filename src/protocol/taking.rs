@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::evidence::Offence;
 use super::following::Hint;
 use super::planted::{Bug, planted};
 use super::replica::Replica;
@@ -27,11 +28,11 @@ impl Replica {
         }
         if own.is_some() {
             if entry.index <= commit && !planted(Bug::CutsCommitted) {
-                self.blame(from, "the host's log conflicts with what is committed here");
+                self.blame(from, Offence::HostAgainstCommitted);
                 return false;
             }
             if own == Some(host_term) && !planted(Bug::CutsOwnTerm) {
-                self.blame(from, "the host has made different entries at one place");
+                self.blame(from, Offence::TwoEntries);
                 return false;
             }
         }
@@ -55,7 +56,7 @@ impl Replica {
         let arrived =
             self.log.state().generation == self.generation && !planted(Bug::RunningChatRecovered);
         if arrived && matches!(entry.payload, Payload::Membership(Membership::Recovered { .. })) {
-            self.blame(from, "a recovery of the chat came from a host of the same generation");
+            self.blame(from, Offence::RunningChatRecovered);
             return false;
         }
         // L3: a reign that is proven does not make true what came before it, or comes in it.
@@ -64,7 +65,10 @@ impl Replica {
             Some(_) => self.log.head_at(entry.index - 1).is_none_or(|head| head.admits(entry)),
         };
         if !is_admitted {
-            self.blame(from, "the host shows a reign, or voters, that nobody has chosen");
+            let own = self.log.generation_at(entry.index - 1);
+            let is_elsewhere = own.is_some_and(|own| own != entry.generation);
+            let what = if is_elsewhere { Offence::AnotherCourse } else { Offence::NotChosen };
+            self.blame(from, what);
             return false;
         }
         if self.is_foreign_word(from, entry) {
@@ -88,7 +92,7 @@ impl Replica {
         let commit = self.log.commit();
         let Some(attached) = &self.attached else { return };
         if entry.index != since + 1 || since <= commit {
-            self.blame(from, "the chain of hashes is broken");
+            self.blame(from, Offence::BrokenChain);
             return;
         }
         let reign = Hint { host: attached.host, term: attached.term };

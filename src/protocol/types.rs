@@ -10,6 +10,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use super::planted::{Bug, planted};
+use super::quota::Quota;
 
 /// A host's reign. Terms only grow; there is at most one host in a term.
 pub type Term = u64;
@@ -79,8 +80,24 @@ pub struct InviteLinkId(pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Hash(pub [u8; 32]);
 
-/// An Ed25519 signature over a domain tag, the chat, the signer's incarnation and a canonical form.
+/// An Ed25519 signature over a domain tag, the chat and its generation, the signer's incarnation
+/// and a canonical form.
 pub type Signature = [u8; 64];
+
+/// One course of a chat, from its founding or a recovery on (R30). What is signed for one says
+/// nothing in another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Course {
+    pub chat: ChatId,
+    pub generation: Generation,
+}
+
+impl Course {
+    /// The chat as it was founded.
+    pub fn founded(chat: ChatId) -> Self {
+        Self { chat, generation: 0 }
+    }
+}
 
 /// W3C trace context of the call that made an entry: trace id, span id and flags, 25 bytes; absent
 /// when the call was not sampled.
@@ -170,6 +187,9 @@ pub struct Entry {
     pub session: Incarnation,
     /// The author's count (R31), 0 for entries that the host makes itself and for joins.
     pub number: Number,
+    /// The course of the chat that it was said in (R30): that of the log up to it, and of a
+    /// recovery the one that it begins.
+    pub generation: Generation,
     /// The author's wall clock in milliseconds since 1970. It is shown and never sorted by.
     pub created_at_ms: u64,
     pub trace: TraceContext,
@@ -213,14 +233,15 @@ pub struct Reign {
 pub struct SignedVote {
     /// The voter's.
     pub incarnation: Incarnation,
-    /// Over the chat, both peers in their incarnations, the term, and the end of the candidate's
-    /// log with its hash.
+    /// Over the chat and its generation, both peers in their incarnations, the term, and the end of
+    /// the candidate's log with its hash.
     pub signature: Signature,
 }
 
 /// What a vote is given for (L3).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ballot {
+    pub generation: Generation,
     pub term: Term,
     pub candidate: PeerId,
     pub incarnation: Incarnation,
@@ -275,10 +296,19 @@ pub struct InviteLinkProof {
     pub signature: Signature,
 }
 
-/// What the group has agreed on about itself.
+/// A change of what the group has agreed on about itself. What it leaves out stays as it is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Policy {
-    pub chat_name: String,
+    pub chat_name: Option<String>,
+    /// How much an author may add in a day from here on (L8).
+    pub quota: Option<Quota>,
+}
+
+impl Policy {
+    /// Renames the chat.
+    pub fn named(chat_name: impl Into<String>) -> Self {
+        Self { chat_name: Some(chat_name.into()), quota: None }
+    }
 }
 
 /// The voters of a chat, each a peer in one incarnation (R9).

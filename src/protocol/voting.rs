@@ -61,7 +61,8 @@ impl Replica {
             && (planted(Bug::DoubtVotes) || !self.is_in_doubt());
         let granted = granted.then(|| {
             let (candidate, incarnation) = (message.from, message.from_incarnation);
-            let ballot = Ballot { term, candidate, incarnation, end: request.end };
+            let (generation, end) = (self.generation, request.end);
+            let ballot = Ballot { generation, term, candidate, incarnation, end };
             let SignedVote { signature, .. } = self.signer.vote(&ballot, self.me, self.incarnation);
             Granted { end: request.end, signature }
         });
@@ -113,7 +114,7 @@ impl Replica {
         let term = self.hard_state.term;
         let mut permission =
             HandOver { host, host_incarnation, term, target: host, signature: None };
-        permission.signature = Some(self.signer.hand_over(&permission));
+        permission.signature = Some(self.signer.hand_over(self.generation, &permission));
         self.become_follower();
         self.stand(Some(permission), beyond);
     }

@@ -22,7 +22,7 @@ use crate::protocol::event::{Event, Proposal, ProposeError};
 use crate::protocol::sign::{needs_signature, signed_submission};
 use crate::protocol::time::Instant;
 use crate::protocol::types::{
-    Entry, Incarnation, Index, MemberState, Membership, Payload, PeerId, Submission,
+    Course, Entry, Incarnation, Index, MemberState, Membership, Payload, PeerId, Submission,
 };
 use crate::storage::{ChatReader, StorageError};
 
@@ -309,7 +309,8 @@ impl Chat {
         proposal.signature = needs_signature(&proposal.payload).then(|| {
             let (me, session) = (io.identity.peer_id(), self.shared.incarnation);
             let payload = &proposal.payload;
-            io.identity.sign(&signed_submission(self.id, me, session, number, payload))
+            let course = Course { chat: self.id, generation: self.replica.generation() };
+            io.identity.sign(&signed_submission(course, me, session, number, payload))
         });
         if let Some(measures) = &mut self.measures {
             measures.set_now(now);
@@ -399,7 +400,7 @@ mod tests {
     }
 
     fn policy(name: &str) -> Payload {
-        Payload::Policy(Policy { chat_name: name.into() })
+        Payload::Policy(Policy::named(name))
     }
 
     fn submission(number: u64, payload: Payload) -> Submission {
@@ -418,6 +419,7 @@ mod tests {
                 author,
                 session,
                 number,
+                generation: 0,
                 created_at_ms: number,
                 trace: None,
                 payload,
@@ -519,6 +521,7 @@ mod tests {
                 author,
                 session,
                 number,
+                generation: 0,
                 created_at_ms: 1,
                 trace: None,
                 payload,

@@ -25,7 +25,8 @@ use crate::protocol::replica::Replica;
 use crate::protocol::sign::{signed_hand_over, signed_past, signed_submission};
 use crate::protocol::time::{Instant, MS, Micros};
 use crate::protocol::types::{
-    CallId, ChatId, Entry, Incarnation, Index, Member, Number, Past, Payload, PeerId, TraceContext,
+    CallId, ChatId, Course, Entry, Incarnation, Index, Member, Number, Past, Payload, PeerId,
+    TraceContext,
 };
 
 /// R24: how long a sync may take before the host hands over, before it pauses, and before the
@@ -362,6 +363,7 @@ impl Chat {
 
     /// Sends a message the way that its kind takes.
     fn route(&mut self, mut message: Message, io: &mut Io) {
+        let course = Course { chat: self.id, generation: message.generation };
         match &mut message.body {
             Body::Append(_) | Body::LookBack(_) => {
                 let Some(streams) = self.streams.get_mut(&message.to) else { return };
@@ -372,7 +374,7 @@ impl Chat {
                 }
             }
             Body::Heartbeat(heartbeat) => {
-                sign_own_past(self.id, &message.from, heartbeat, &io.identity);
+                sign_own_past(course, &message.from, heartbeat, &io.identity);
                 let streams = self.streams.get(&message.to);
                 if let Some(lane) = streams.and_then(|streams| streams.heartbeats.as_ref()) {
                     lane.put_heartbeat(message);
@@ -381,7 +383,7 @@ impl Chat {
             body if body.is_answer() => io.answer(message),
             Body::HandOver(hand_over) => {
                 if hand_over.signature.is_none() {
-                    let signed = signed_hand_over(self.id, hand_over);
+                    let signed = signed_hand_over(course, hand_over);
                     hand_over.signature = Some(io.identity.sign(&signed));
                 }
                 self.send(message, io);
@@ -389,13 +391,13 @@ impl Chat {
             Body::Submit(submit)
                 if submit.author.is_some_and(|(author, _)| author == message.from) =>
             {
-                sign_submissions(self.id, submit, &io.identity);
+                sign_submissions(course, submit, &io.identity);
                 self.send(message, io);
             }
             Body::ReportDelays(report) => {
                 let (me, incarnation) = (message.from, message.from_incarnation);
                 if let Some(past) = &mut report.past {
-                    sign_past(self.id, me, incarnation, past, &io.identity);
+                    sign_past(course, me, incarnation, past, &io.identity);
                 }
                 self.send(message, io);
             }
@@ -483,6 +485,7 @@ impl Chat {
                 self.view_due = Some(Instant::default());
             }
             Notice::Evidence { peer, term, what } => {
+                let what = what.text();
                 tracing::error!(chat = ?self.id, ?peer, term, what, "a peer lies or is broken and \
                     is not followed in this term: if it goes on, remove it");
                 self.view_due = Some(Instant::default());
@@ -549,28 +552,34 @@ fn replace_lane(place: &mut Option<Arc<Lane>>, newer: Arc<Lane>) {
 }
 
 /// Signs what goes to the host through another member (R35).
-fn sign_submissions(chat: ChatId, submit: &mut Submit, identity: &Identity) {
+fn sign_submissions(course: Course, submit: &mut Submit, identity: &Identity) {
     let Some((author, session)) = submit.author else { return };
     for submission in &mut submit.submissions {
         if submission.signature.is_none() {
             let (number, payload) = (submission.number, &submission.payload);
-            let signed = signed_submission(chat, author, session, number, payload);
+            let signed = signed_submission(course, author, session, number, payload);
             submission.signature = Some(identity.sign(&signed));
         }
     }
 }
 
 /// Signs what this peer says of itself (L5).
-fn sign_past(chat: ChatId, me: PeerId, session: Incarnation, past: &mut Past, identity: &Identity) {
+fn sign_past(
+    course: Course,
+    me: PeerId,
+    session: Incarnation,
+    past: &mut Past,
+    identity: &Identity,
+) {
     if past.signature.is_none() {
-        past.signature = Some(identity.sign(&signed_past(chat, me, session, past)));
+        past.signature = Some(identity.sign(&signed_past(course, me, session, past)));
     }
 }
 
-fn sign_own_past(chat: ChatId, me: &PeerId, heartbeat: &mut Heartbeat, identity: &Identity) {
+fn sign_own_past(course: Course, me: &PeerId, heartbeat: &mut Heartbeat, identity: &Identity) {
     let own = heartbeat.pasts.iter_mut().find(|(peer, _, _)| peer == me);
     if let Some((me, incarnation, past)) = own {
-        sign_past(chat, *me, *incarnation, past, identity);
+        sign_past(course, *me, *incarnation, past, identity);
     }
 }
 

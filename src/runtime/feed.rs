@@ -193,6 +193,7 @@ mod tests {
             author: PeerId([1; 32]),
             session: 1,
             number: index,
+            generation: 0,
             created_at_ms: 0,
             trace: None,
             payload: Payload::TermStart(Default::default()),

@@ -170,6 +170,7 @@ fn append(first: &mut Persist, next: Persist) {
         checkpoint,
         read,
         pasts,
+        evidence,
         generation,
         removed_by,
     } = next;
@@ -183,6 +184,7 @@ fn append(first: &mut Persist, next: Persist) {
     first.checkpoint = checkpoint.or(first.checkpoint.take());
     first.read = read.or(first.read);
     first.pasts = pasts.or(first.pasts.take());
+    first.evidence = evidence.or(first.evidence.take());
     first.generation = generation.or(first.generation);
     first.removed_by = removed_by.or(first.removed_by);
 }

@@ -1,7 +1,7 @@
 //! What the loop counts of one chat. While nobody asked for metrics there is none of this.
 //!
 //! The loop pays for what it counts, so it notes one time for each write and each batch of commits,
-//! never one for each entry, and everything that can be read later is left to `rpc/observe.rs`.
+//! never one for each entry, and everything that can be read later is left to `serve/observe.rs`.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

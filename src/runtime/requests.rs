@@ -179,6 +179,7 @@ mod tests {
             author: ME,
             session: 3,
             number: 1,
+            generation: 0,
             created_at_ms: 0,
             trace: None,
             payload: submission(1, "a").payload,

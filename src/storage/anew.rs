@@ -21,6 +21,7 @@ use super::files::{self, sync_directory};
 use super::recover::{self, decode_submission, get_state};
 use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
+use crate::protocol::evidence::Findings;
 use crate::protocol::types::{
     ChatId, Generation, HardState, Incarnation, Index, Membership, Pasts, Payload, Submission,
 };
@@ -44,6 +45,7 @@ struct Remains {
     generation: Generation,
     read: Index,
     pasts: Pasts,
+    evidence: Findings,
     submissions: Vec<Submission>,
 }
 
@@ -75,6 +77,7 @@ pub(super) fn begin_anew(
         generation,
         read: remains.read,
         pasts,
+        evidence: remains.evidence,
         carried,
     };
     let new = write_new(dir, chat, &beginning)?;
@@ -143,6 +146,8 @@ fn read_remains(path: &Path, chat: ChatId) -> Result<Remains, StorageError> {
     remains.read = position.unwrap_or_default();
     let pasts = read(state::PASTS).as_deref().and_then(schema::decode_pasts);
     remains.pasts = pasts.unwrap_or_default();
+    let evidence = read(state::EVIDENCE).as_deref().and_then(schema::decode_evidence);
+    remains.evidence = evidence.unwrap_or_default();
     let removed_by = read(state::REMOVED_BY);
     remains.was_removed = removed_by.is_some_and(|removed_by| !removed_by.is_empty());
     remains.is_complete = true;

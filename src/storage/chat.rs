@@ -19,6 +19,7 @@ use super::schema::{
     self, Batch, CARRIED, CHECKPOINTS, ENTRIES, OUTBOX, REQUESTS, STATE, Table as Tag, Vows, state,
 };
 use crate::protocol::event::{Persist, Recovered};
+use crate::protocol::evidence::Findings;
 use crate::protocol::types::{
     ChatId, Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Position, Submission,
 };
@@ -74,6 +75,7 @@ pub(super) struct Beginning<'a> {
     pub generation: Generation,
     pub read: Index,
     pub pasts: Pasts,
+    pub evidence: Findings,
     pub carried: &'a [Submission],
 }
 
@@ -152,6 +154,7 @@ impl ChatStore {
             || persist.truncate_from.is_some()
             || !persist.outbox_put.is_empty()
             || !carry.put.is_empty()
+            || persist.evidence.is_some()
             || persist.removed_by.is_some();
         for (id, _) in &persist.request_ids {
             self.known_requests.add(id);
@@ -171,6 +174,10 @@ impl ChatStore {
             }
             if batch != self.batch {
                 put_state(&mut table, state::BATCH, &batch.encode())?;
+            }
+            if let Some(evidence) = &persist.evidence {
+                let evidence = schema::encode_evidence(evidence);
+                put_state(&mut table, state::EVIDENCE, &evidence)?;
             }
             let before = &self.counts;
             let changed = |now: u64, before: u64| (now != before).then_some(now);
@@ -298,6 +305,8 @@ fn write_beginning(new: &Path, chat: ChatId, beginning: &Beginning) -> Result<()
         put_state(&mut table, state::VOWS, &vows.encode())?;
         put_state(&mut table, state::BATCH, &Batch { previous_end: end, end }.encode())?;
         put_state(&mut table, state::PASTS, &schema::encode_pasts(&beginning.pasts))?;
+        let evidence = schema::encode_evidence(&beginning.evidence);
+        put_state(&mut table, state::EVIDENCE, &evidence)?;
         put_state(&mut table, state::REMOVED_BY, &[])?;
         let numbers = [
             (state::COMMIT, end),

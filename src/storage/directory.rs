@@ -3,7 +3,7 @@
 //! ```text
 //! lock              held by the running process
 //! identity.pem …    the peer's key (see `crypto`)
-//! client.token …    what programs show, and where they come in (see `rpc/client_door.rs`)
+//! client.token …    what programs show, and where they come in (see `serve/client_door.rs`)
 //! peer.redb         what belongs to the peer as a whole
 //! chats/ID.redb     one chat
 //! *.mark            how many writes the file of that name has seen (see `mark`)

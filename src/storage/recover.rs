@@ -20,6 +20,7 @@ use super::reader::ChatReader;
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::planted::{Mistake, planted};
 use crate::protocol::event::Recovered;
+use crate::protocol::evidence::Findings;
 use crate::protocol::log::Checkpoint;
 use crate::protocol::types::{ChatId, Entry, Generation, Hash, Index, Pasts, PeerId, Submission};
 
@@ -82,6 +83,7 @@ pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
         read: found.read,
         removed_by: found.removed_by,
         pasts: found.pasts,
+        evidence: found.evidence,
         furthest: found.vows.furthest,
         tail_in_doubt: doubt_through.is_some(),
     };
@@ -120,6 +122,7 @@ struct Found {
     read: Index,
     removed_by: Option<PeerId>,
     pasts: Pasts,
+    evidence: Findings,
     doubt: Index,
 }
 
@@ -149,6 +152,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         key => Some(Some(PeerId(key.try_into().ok()?))),
     })?;
     let pasts = get_state(&table, state::PASTS, schema::decode_pasts)?;
+    let evidence = get_state(&table, state::EVIDENCE, schema::decode_evidence)?;
 
     let log = transaction.open_table(ENTRIES)?;
     let last = log.last()?.map_or(0, |(key, _)| key.value());
@@ -180,6 +184,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         read,
         removed_by,
         pasts,
+        evidence,
         doubt,
     })
 }

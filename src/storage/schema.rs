@@ -6,10 +6,11 @@
 
 use redb::TableDefinition;
 
+use crate::protocol::evidence::{Evidence, Findings, Offence};
 use crate::protocol::types::{Boot, HardState, Incarnation, Index, Past, Pasts, PeerId, Position};
 
 /// Written by every version that this one can read. Another number: another format.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// The log: an entry's canonical form by its index.
 pub const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
@@ -53,6 +54,8 @@ pub mod state {
     pub const READ: &str = "read";
     /// What is remembered of other peers, as `encode_pasts` writes it.
     pub const PASTS: &str = "pasts";
+    /// What was found of other peers, as `encode_evidence` writes it.
+    pub const EVIDENCE: &str = "evidence";
     /// `Batch`.
     pub const BATCH: &str = "batch";
     /// The end of a batch that was cut; 0 when there is no doubt (R37).
@@ -75,6 +78,7 @@ pub enum Table {
 
 const CHECKSUM_LEN: usize = 4;
 const PAST_LEN: usize = 136;
+const EVIDENCE_LEN: usize = 41;
 
 /// The checksum of a record.
 pub fn checksum(table: Table, key: &[u8], payload: &[u8]) -> [u8; CHECKSUM_LEN] {
@@ -176,6 +180,31 @@ pub fn decode_pasts(bytes: &[u8]) -> Option<Pasts> {
     records.map(past).collect()
 }
 
+/// What was found of other peers (L6): 41 bytes each.
+pub fn encode_evidence(findings: &Findings) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(findings.len() * EVIDENCE_LEN);
+    for (peer, evidence) in findings {
+        bytes.extend_from_slice(&peer.0);
+        bytes.extend_from_slice(&evidence.term.to_be_bytes());
+        bytes.push(evidence.what.code());
+    }
+    bytes
+}
+
+pub fn decode_evidence(bytes: &[u8]) -> Option<Findings> {
+    let records = bytes.chunks_exact(EVIDENCE_LEN);
+    if !records.remainder().is_empty() {
+        return None;
+    }
+    let evidence = |record: &[u8]| {
+        let (key, rest) = record.split_first_chunk::<32>()?;
+        let (term, what) = rest.split_at_checked(8)?;
+        let what = Offence::from_code(*what.first()?)?;
+        Some((PeerId(*key), Evidence { term: number(term)?, what }))
+    };
+    records.map(evidence).collect()
+}
+
 /// The last batch that was written: the entries after `previous_end`, through `end`. Everything up
 /// to `previous_end` was synced before, so only what is after it can be torn (R37).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -233,5 +262,15 @@ mod tests {
         assert_eq!(Batch::decode(&batch.encode()), Some(batch));
         assert_eq!(Batch::decode(&batch.encode()[..15]), None);
         assert_eq!(Batch::decode(b""), None);
+        let evidence = Evidence { term: 7, what: Offence::TwoEntries };
+        let findings = Findings::from([1, 2].map(|peer| (PeerId([peer; 32]), evidence)));
+        let bytes = encode_evidence(&findings);
+        assert_eq!(decode_evidence(&bytes).as_ref(), Some(&findings));
+        assert_eq!(decode_evidence(&bytes[1..]), None);
+        assert_eq!(decode_evidence(&[&bytes[..81], &[0]].concat()), None, "no such offence");
+        for code in 0..=u8::MAX {
+            let offence = Offence::from_code(code);
+            assert!(offence.is_none_or(|offence| offence.code() == code));
+        }
     }
 }

@@ -1,10 +1,9 @@
 //! The names of calls, as metrics and traces have them.
 
+use demes_api::METHODS as OURS;
+
 /// What stands for a call that does not exist. Anybody can make up names, with anything in them.
 const OTHER: &str = "_OTHER";
-
-/// The calls of `proto/`, in order; `build.rs` writes them down.
-const OURS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 /// Those of the standard services that a peer has.
 const STANDARD: [&str; 4] = [

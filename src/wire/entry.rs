@@ -7,6 +7,7 @@ use super::{
     WireError, check_address, check_name, hex, milliseconds, pb, peer_id, signature, timestamp,
     trace_context,
 };
+use crate::protocol::quota::Quota;
 use crate::protocol::signed::{SignedChange, WORDS_MAX, Words};
 use crate::protocol::traceparent::to_traceparent;
 use crate::protocol::types::{
@@ -24,6 +25,7 @@ pub fn to_entry(entry: &Entry) -> pb::Entry {
         author_peer_id: hex(&entry.author.0),
         session: entry.session,
         number: entry.number,
+        generation: entry.generation,
         created_at: Some(timestamp(entry.created_at_ms)),
         traceparent: to_traceparent(&entry.trace),
         signature: entry.signature.map(|s| s.to_vec()).unwrap_or_default().into(),
@@ -37,9 +39,7 @@ pub fn to_entry(entry: &Entry) -> pb::Entry {
             }),
             Payload::Membership(change) => Out::Membership(to_membership(change)),
             Payload::VoterChange(voters) => Out::VoterChange(to_voters(voters)),
-            Payload::Policy(policy) => {
-                Out::Policy(pb::Policy { chat_name: policy.chat_name.clone() })
-            }
+            Payload::Policy(policy) => Out::Policy(to_policy(policy)),
         }),
     }
 }
@@ -63,6 +63,7 @@ pub fn from_entry(entry: pb::Entry) -> Result<Entry, WireError> {
         author: peer_id(&entry.author_peer_id, "author_peer_id")?,
         session: entry.session,
         number: entry.number,
+        generation: entry.generation,
         created_at_ms: milliseconds(entry.created_at, "created_at")?,
         trace: trace_context(&entry.traceparent)?,
         payload,
@@ -86,9 +87,7 @@ pub fn to_submission(submission: &Submission) -> pb::Submission {
                 sealed: sealed.clone(),
             })),
             Payload::Membership(change) => Some(Out::Membership(to_membership(change))),
-            Payload::Policy(policy) => {
-                Some(Out::Policy(pb::Policy { chat_name: policy.chat_name.clone() }))
-            }
+            Payload::Policy(policy) => Some(Out::Policy(to_policy(policy))),
             // Only hosts make these; no member submits them.
             Payload::TermStart(_) | Payload::VoterChange(_) => None,
         },
@@ -127,8 +126,27 @@ fn from_message(message: pb::SealedMessage) -> Result<Payload, WireError> {
 }
 
 fn from_policy(policy: pb::Policy) -> Result<Policy, WireError> {
-    check_name(&policy.chat_name, "chat_name")?;
-    Ok(Policy { chat_name: policy.chat_name })
+    let quota = policy.quota.map(from_quota).transpose()?;
+    // There is no chat without a name, so that none is left out.
+    let chat_name = Some(policy.chat_name).filter(|name| !name.is_empty() || quota.is_none());
+    chat_name.as_ref().map_or(Ok(()), |name| check_name(name, "chat_name"))?;
+    Ok(Policy { chat_name, quota })
+}
+
+fn to_policy(policy: &Policy) -> pb::Policy {
+    let chat_name = policy.chat_name.clone().unwrap_or_default();
+    pb::Policy { chat_name, quota: policy.quota.map(to_quota) }
+}
+
+/// How much an author may add in a day, as others get it.
+pub fn to_quota(quota: Quota) -> pb::Quota {
+    pb::Quota { bytes_per_day: quota.bytes, changes_per_day: quota.rare }
+}
+
+/// The same as another has sent it.
+pub fn from_quota(quota: pb::Quota) -> Result<Quota, WireError> {
+    let quota = Quota { bytes: quota.bytes_per_day, rare: quota.changes_per_day };
+    if quota.is_sound() { Ok(quota) } else { Err(WireError::Invalid("quota")) }
 }
 
 fn to_membership(change: &Membership) -> pb::Membership {
@@ -210,6 +228,7 @@ pub fn to_words(words: &Words) -> Vec<pb::SignedChange> {
         author_peer_id: hex(&word.author.0),
         session: word.session,
         number: word.number,
+        generation: word.generation,
         change: Some(to_membership(&word.change)),
         signature: word.signature.map(|s| s.to_vec()).unwrap_or_default(),
     });
@@ -226,6 +245,7 @@ pub fn from_words(words: Vec<pb::SignedChange>) -> Result<Words, WireError> {
             author: peer_id(&word.author_peer_id, "author_peer_id")?,
             session: word.session,
             number: word.number,
+            generation: word.generation,
             change: from_membership(word.change.ok_or(WireError::Missing("change"))?)?,
             signature: signature(&word.signature)?,
         }))
@@ -320,6 +340,7 @@ mod tests {
             author: PeerId([9; 32]),
             session: 11,
             number: 5,
+            generation: 6,
             created_at_ms: 1_700_000_000_123,
             trace: Some([1; 25]),
             payload,
@@ -370,7 +391,8 @@ mod tests {
             link_created(INVITE_LINK_USES_MAX),
             Payload::Membership(Membership::InviteLinkRevoked { link }),
             Payload::VoterChange(VoterSet([(peer, 3)].into())),
-            Payload::Policy(Policy { chat_name: "d".into() }),
+            Payload::Policy(Policy::named("d")),
+            Payload::Policy(Policy { chat_name: None, quota: Some(Quota::LEAST) }),
         ] {
             let entry = entry(payload);
             assert_eq!(from_entry(to_entry(&entry)), Ok(entry));
@@ -382,7 +404,14 @@ mod tests {
         let word = |number| {
             let (author, peer) = (PeerId([1; 32]), PeerId([2; 32]));
             let change = Membership::Removing { peer };
-            Arc::new(SignedChange { author, session: 3, number, change, signature: Some([4; 64]) })
+            Arc::new(SignedChange {
+                author,
+                session: 3,
+                number,
+                generation: 5,
+                change,
+                signature: Some([4; 64]),
+            })
         };
         let words: Words = (1..=WORDS_MAX as u64).map(word).collect();
         assert_eq!(from_words(to_words(&words)), Ok(words.clone()));

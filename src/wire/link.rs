@@ -23,7 +23,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use data_encoding::BASE64URL_NOPAD;
 
-use super::check_address;
+use super::address::{Address, check_address};
 use crate::protocol::types::{ChatId, PeerId};
 
 /// What every link begins with.
@@ -162,14 +162,12 @@ fn decode_body(body: &[u8]) -> Result<Vec<u8>, LinkTextError> {
 
 /// `None` where the address is not `host:port`, or the host's name too long for any link.
 fn encode_address(address: &str) -> Option<Vec<u8>> {
-    let (host, port) = address.rsplit_once(':')?;
-    let port: u16 = port.parse().ok()?;
+    let Address { host, port } = Address::parse(address).ok()?;
+    let is_bracketed = address.starts_with('[');
     let mut bytes = Vec::new();
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     // Only in its one form, so that the text reads back.
     let v4 = host.parse::<Ipv4Addr>().ok().filter(|v4| v4.to_string() == host);
-    let v6 =
-        bare.and_then(|host| host.parse::<Ipv6Addr>().ok().filter(|v6| v6.to_string() == host));
+    let v6 = host.parse::<Ipv6Addr>().ok().filter(|v6| v6.to_string() == host);
     match (v4, v6) {
         (Some(v4), _) => {
             bytes.push(IS_V4);
@@ -180,6 +178,8 @@ fn encode_address(address: &str) -> Option<Vec<u8>> {
             bytes.extend_from_slice(&v6.octets());
         }
         (None, None) => {
+            // As it is written, so that the text reads back.
+            let host = if is_bracketed { &address[..host.len() + 2] } else { host };
             let length = u8::try_from(host.len()).ok().filter(|length| *length < IS_NAME)?;
             bytes.push(IS_NAME | length);
             bytes.extend_from_slice(host.as_bytes());

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use super::entry::to_quota;
 use super::message::to_ranking;
 use super::{hex, pb, timestamp};
 use crate::protocol::event::{LinkState, Role, Status};
@@ -71,6 +72,7 @@ pub fn to_chat(
         generation: generation_text(status.generation),
         majority_lost: status.majority_lost,
         over_quota: status.is_over_quota,
+        quota: status.quota.map(to_quota),
         removed_by_peer_id: status.removed_by.map_or_else(String::new, |by| hex(&by.0)),
         evidence: status
             .evidence
@@ -81,7 +83,7 @@ pub fn to_chat(
 }
 
 fn to_evidence(peer: &PeerId, evidence: &Evidence) -> pb::Evidence {
-    let what = evidence.what.to_owned();
+    let what = evidence.what.text().to_owned();
     pb::Evidence { peer_id: hex(&peer.0), term: evidence.term, what }
 }
 
@@ -109,9 +111,10 @@ pub fn to_event(
         Payload::VoterChange(voters) => Kind::Voters(pb::VotersEvent {
             peer_ids: voters.peers().map(|peer| hex(&peer.0)).collect(),
         }),
-        Payload::Policy(policy) => {
-            Kind::Policy(pb::PolicyEvent { chat_name: policy.chat_name.clone() })
-        }
+        Payload::Policy(policy) => Kind::Policy(pb::PolicyEvent {
+            chat_name: policy.chat_name.clone().unwrap_or_default(),
+            quota: policy.quota.map(to_quota),
+        }),
     };
     pb::Event {
         chat_id: hex(&chat.0),

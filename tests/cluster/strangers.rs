@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use demes::crypto::link::LinkSeed;
 use demes::crypto::{Identity, tls};
 use demes::protocol::sign::signed_submission;
-use demes::protocol::types::{ChatId, InviteLinkProof, Membership, Payload};
+use demes::protocol::types::{ChatId, Course, InviteLinkProof, Membership, Payload};
 use demes::wire::entry::to_proof;
 use demes::wire::link::LinkText;
 use demes::wire::pb;
@@ -72,7 +72,13 @@ impl Stranger {
         let joined = Membership::Joined { name: name.clone(), address: address.clone(), proof };
         let payload = Payload::Membership(joined);
         let me = self.identity.peer_id();
-        let signature = self.identity.sign(&signed_submission(chat, me, INCARNATION, 0, &payload));
+        let signature = self.identity.sign(&signed_submission(
+            Course::founded(chat),
+            me,
+            INCARNATION,
+            0,
+            &payload,
+        ));
         let request = pb::JoinRequest {
             header: Self::header(chat),
             name,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
+use demes_protocol::evidence::Findings;
 use demes_protocol::log::Checkpoint;
 use demes_protocol::types::{
     Entry, Generation, HardState, Incarnation, Index, Number, Pasts, PeerId, Position, Submission,
@@ -24,6 +25,7 @@ pub struct Image {
     pub removed_by: Option<PeerId>,
     pub furthest: Position,
     pub pasts: Pasts,
+    pub evidence: Findings,
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
@@ -69,6 +71,7 @@ impl Image {
             read: 0,
             removed_by: None,
             pasts: Pasts::new(),
+            evidence: Findings::new(),
             furthest: Position::default(),
             checkpoint: None,
         }
@@ -101,6 +104,7 @@ impl Image {
             read: self.read,
             removed_by: self.removed_by,
             pasts: self.pasts.clone(),
+            evidence: self.evidence.clone(),
             furthest: self.furthest,
             tail_in_doubt,
         }
@@ -141,6 +145,9 @@ impl Image {
         }
         if let Some(pasts) = &persist.pasts {
             self.pasts = (**pasts).clone();
+        }
+        if let Some(evidence) = &persist.evidence {
+            self.evidence = (**evidence).clone();
         }
         self.removed_by = persist.removed_by.or(self.removed_by);
         self.furthest = persist.furthest.unwrap_or(self.furthest);

@@ -9,7 +9,7 @@ use super::signing::sign;
 
 /// The first entry of a reign that nobody has voted for but who claims it.
 pub fn reign_of_one(liar: PeerId, incarnation: u64, end: End, term: u64) -> Arc<Entry> {
-    let ballot = Ballot { term, candidate: liar, incarnation, end };
+    let ballot = Ballot { generation: 0, term, candidate: liar, incarnation, end };
     let signed = signed_vote(ChatId::default(), &ballot, liar, incarnation);
     let vote = SignedVote { incarnation, signature: sign(liar, &signed) };
     let votes = [(liar, vote)].into();
@@ -19,6 +19,7 @@ pub fn reign_of_one(liar: PeerId, incarnation: u64, end: End, term: u64) -> Arc<
         author: liar,
         session: incarnation,
         number: 0,
+        generation: 0,
         created_at_ms: 0,
         trace: None,
         payload: Payload::TermStart(Reign { last_term: end.last.term, votes }),

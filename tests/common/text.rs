@@ -9,9 +9,10 @@ use demes_protocol::message::{
     Accepted, Announce, Body, HandOver, HostAlive, Join, Message, Ranking, Receipt, RefusedReason,
     SubmitProblem,
 };
+use demes_protocol::quota::Quota;
 use demes_protocol::types::{
-    Entry, InviteLinkId, MemberState, Membership, Past, Payload, PeerId, Position, Submission,
-    VoterSet,
+    Entry, InviteLinkId, MemberState, Membership, Past, Payload, PeerId, Policy, Position,
+    Submission, VoterSet,
 };
 
 /// A peer's number: the byte that its id is made of.
@@ -50,7 +51,11 @@ fn payload(payload: &Payload) -> String {
         Payload::TermStart(_) => "TermStart".into(),
         Payload::Message { sealed, .. } => format!("{:?}", String::from_utf8_lossy(sealed)),
         Payload::VoterChange(set) => format!("VoterChange to {}", voters(set)),
-        Payload::Policy(policy) => format!("Policy {:?}", policy.chat_name),
+        Payload::Policy(Policy { chat_name: Some(name), .. }) => format!("Policy {name:?}"),
+        Payload::Policy(Policy { quota, .. }) => {
+            let Quota { bytes, rare } = quota.unwrap_or_default();
+            format!("Policy {bytes} bytes, {rare} changes")
+        }
         Payload::Membership(change) => match change {
             Membership::Founded { .. } => "Founded".into(),
             Membership::Invited { peer: invited, .. } => format!("Invited {}", peer(invited)),
@@ -319,6 +324,10 @@ pub fn persist(persist: &Persist) -> Option<String> {
     if let Some(by) = &persist.removed_by {
         parts.push(format!("removed by {}", peer(by)));
     }
+    if let Some(evidence) = &persist.evidence {
+        let peers: Vec<_> = evidence.keys().map(|peer_id| peer(peer_id).to_string()).collect();
+        parts.push(format!("evidence of {}", peers.join(" ")));
+    }
     if let Some(read) = persist.read {
         parts.push(format!("read {read}"));
     }
@@ -347,7 +356,9 @@ pub fn notice(notice: &Notice) -> String {
         Notice::Removed { by: None } => "removed".into(),
         Notice::Removed { by: Some(by) } => format!("removed by {}", peer(by)),
         Notice::BelowOwnPast => "below its own past".into(),
-        Notice::Evidence { peer: liar, what, .. } => format!("{} is at fault: {what}", peer(liar)),
+        Notice::Evidence { peer: liar, what, .. } => {
+            format!("{} is at fault: {}", peer(liar), what.text())
+        }
         Notice::Fault { what } => format!("FAULT {what}"),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use demes::protocol::event::{Persist, Recovered};
+use demes::protocol::evidence::{Evidence, Findings, Offence};
 use demes::protocol::log::{Checkpoint, Log};
 use demes::protocol::types::{
     ChatId, Entry, HardState, Hash, Index, Past, Pasts, Payload, PeerId, Submission,
@@ -174,9 +175,14 @@ fn write_of(write: u64, batch: &[Arc<Entry>], log: &mut Log) -> Persist {
         checkpoint: write.is_multiple_of(3).then(|| Arc::new(log.checkpoint())),
         read: Some(last.index / 2),
         pasts: Some(Arc::new([((PeerId([8; 32]), write), Past::default())].into())),
+        evidence: Some(Arc::new(findings(write))),
         generation: Some(write),
         removed_by: None,
     }
+}
+
+fn findings(term: u64) -> Findings {
+    [(PeerId([8; 32]), Evidence { term, what: Offence::BrokenChain })].into()
 }
 
 /// `count` chained messages after `previous`.
@@ -200,6 +206,7 @@ fn entry(index: Index, previous: Hash) -> Arc<Entry> {
         author: ME,
         session: INCARNATION,
         number: index,
+        generation: 0,
         created_at_ms: 1_700_000_000_000 + index,
         trace: Some([3; 25]),
         payload: Payload::Message { request_id: format!("r{index}"), sealed },

@@ -82,7 +82,7 @@ fn payloads() -> Vec<(&'static str, Payload)> {
         ("link_created", of(created)),
         ("link_revoked", of(Membership::InviteLinkRevoked { link: link.id() })),
         ("voters", Payload::VoterChange(VoterSet([(peer(1), 7), (peer(2), 8)].into()))),
-        ("policy", Payload::Policy(Policy { chat_name: "another".into() })),
+        ("policy", Payload::Policy(Policy::named("another"))),
     ]
 }
 
@@ -98,6 +98,7 @@ fn entry(payload: Payload) -> Entry {
         author: peer(1),
         session: incarnation(1),
         number: 4,
+        generation: 0,
         created_at_ms: 1_700_000_000_000,
         trace: Some([3; 25]),
         payload,

@@ -16,13 +16,13 @@ use demes_protocol::reign::ballot_of;
 use demes_protocol::sign::{signed_entry, signed_vote};
 use demes_protocol::signed::SignedChange;
 use demes_protocol::types::{
-    Ballot, ChatId, End, Entry, Hash, Membership, Past, Payload, PeerId, Position, Reign,
-    SignedVote, Submission, VoterSet,
+    Ballot, ChatId, End, Entry, Hash, InviteLinkProof, Membership, Past, Payload, PeerId, Position,
+    Reign, SignedVote, Submission, VoterSet,
 };
 
 use super::disk::Image;
 use super::signing::sign;
-use super::world::{World, first_incarnation, id};
+use super::world::{World, first_incarnation, id, link_id};
 
 /// `key=value` words.
 struct Words<'a>(BTreeMap<&'a str, &'a str>);
@@ -75,30 +75,36 @@ pub fn message(
     let incarnation = sender.map_or(first_incarnation(from), |image| image.incarnation);
     let from_incarnation = words.or("from_incarnation", incarnation)?;
     let known = world.peers.get(&to).map_or(first_incarnation(to), |p| p.disk.image.incarnation);
+    let generation = words.or("generation", sender.map_or(0, |image| image.generation))?;
+    let said_by = (from_incarnation, words.or("course", generation)?);
     Ok(Message {
         from: id(from),
         from_incarnation,
         from_boot: words.or("boot", sender.map_or(1, |image| image.boot))?,
         to: id(to),
         to_incarnation: words.or("to_incarnation", known)?,
-        generation: words.or("generation", sender.map_or(0, |image| image.generation))?,
+        generation,
         call: 1,
-        words: shown(from, to, from_incarnation, &words)?,
+        words: shown(from, to, said_by, &words)?,
         body: body(world, from, to, kind, &words)?,
     })
 }
 
 /// What bears the message out. `removed_by=2 number=3`: member 2's word, its third, that the
-/// addressee is to go, in its first incarnation or `of_session=9`. `let_in_by=2`: 2's invitation of the sender, and the sender's joining.
+/// addressee is to go, in 2's first incarnation or `of_session=9`, said in generation `course` or
+/// else in that of the message. `let_in_by=2`: 2's invitation of the sender, and the sender's
+/// joining.
+/// `by_link=1`: the sender's joining by link 1, and with `made_by=2 uses=3` 2's making of it.
 /// `outlived_by=9`: the addressee's joining as incarnation 9.
 fn shown(
     from: u8,
     to: u8,
-    from_incarnation: u64,
+    (from_incarnation, generation): (u64, u64),
     words: &Words,
 ) -> Result<Vec<Arc<SignedChange>>, String> {
     let word = |author: PeerId, session, number, change| {
-        Arc::new(SignedChange { author, session, number, change, signature: None })
+        let signature = None;
+        Arc::new(SignedChange { author, session, number, generation, change, signature })
     };
     let joined = |peer: u8| Membership::Joined {
         name: format!("person {peer}"),
@@ -118,6 +124,19 @@ fn shown(
         let invited = Membership::Invited { peer: id(from), address: format!("h:{from}") };
         shown.push(word(by, first_incarnation(by.0[0]), number, invited));
         shown.push(word(id(from), from_incarnation, 0, joined(from)));
+    }
+    if words.text("by_link").is_some() {
+        let link = link_id(words.or("by_link", 0)?);
+        if words.text("made_by").is_some() {
+            let by = words.peer_or("made_by", id(to))?;
+            let (uses_max, expires_at_ms) = (words.or("uses", 1)?, u64::MAX);
+            let made = Membership::InviteLinkCreated { link, uses_max, expires_at_ms };
+            shown.push(word(by, first_incarnation(by.0[0]), number, made));
+        }
+        let (name, address) = (format!("person {from}"), format!("h:{from}"));
+        let proof = Some(InviteLinkProof { link, signature: [0; 64] });
+        let joined = Membership::Joined { name, address, proof };
+        shown.push(word(id(from), from_incarnation, 0, joined));
     }
     if words.text("outlived_by").is_some() {
         shown.push(word(id(to), words.or("outlived_by", 0)?, 0, joined(to)));
@@ -266,7 +285,8 @@ fn granted(world: &World, from: u8, to: u8, term: u64, for_end: Option<Position>
     let last = for_end.unwrap_or(last);
     let end = End { last, hash: hash_of_end(image) };
     let incarnation = image.map_or(first_incarnation(to), |image| image.incarnation);
-    let ballot = Ballot { term, candidate: id(to), incarnation, end };
+    let generation = image.map_or(0, |image| image.generation);
+    let ballot = Ballot { generation, term, candidate: id(to), incarnation, end };
     Granted { end, signature: vote(&ballot, from).signature }
 }
 
@@ -327,7 +347,8 @@ fn submissions(words: &Words) -> Result<Vec<Submission>, String> {
 
 /// `entries=5,5,6`: one entry per term, following `previous` in the addressee's log: a message, or
 /// `kind=TermStart votes=2,3`, with votes that those have given for that very place. `kinds` says
-/// what each of them is; `VoterChange:23` makes 2 and 3 the voters.
+/// what each of them is; `VoterChange:23` makes 2 and 3 the voters. `entries=log`: what the
+/// sender's own log has after `previous`.
 fn entries(
     world: &World,
     from: u8,
@@ -336,6 +357,11 @@ fn entries(
     words: &Words,
 ) -> Result<Vec<Arc<Entry>>, String> {
     match words.text("entries") {
+        Some("log") => {
+            let own = world.peers.get(&from).map(|peer| &peer.disk.image.entries[..]);
+            let after = own.unwrap_or_default().iter().filter(|it| it.index > previous.index);
+            Ok(after.cloned().collect())
+        }
         Some(terms) => made(world, from, to, previous, terms, words),
         None => Ok(Vec::new()),
     }
@@ -356,6 +382,7 @@ fn made(
         hash = Hash([7; 32]);
     }
     let mut entries = Vec::new();
+    let mut course = words.or("course", before.map_or(0, |entry| entry.generation))?;
     let mut before_term = previous.term;
     let mut kinds = words.text("kinds").into_iter().flat_map(|kinds| kinds.split(','));
     for (index, term) in (previous.index.saturating_add(1)..=u64::MAX).zip(terms.split(',')) {
@@ -366,6 +393,7 @@ fn made(
             author: words.peer_or("author", id(from))?,
             session: first_incarnation(words.peer_or("author", id(from))?.0[0]),
             number: words.or("number", 0)?,
+            generation: course,
             created_at_ms: 0,
             trace: None,
             payload: match kinds.next().or(words.text("kind")) {
@@ -398,6 +426,10 @@ fn made(
             previous: hash,
             hash: Hash::default(),
         };
+        if let Payload::Membership(Membership::Recovered { generation }) = &entry.payload {
+            course = *generation;
+            entry.generation = course;
+        }
         if let Payload::TermStart(reign) = &mut entry.payload {
             reign.last_term = before_term;
         }

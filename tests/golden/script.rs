@@ -4,7 +4,8 @@
 //!   the first peer alone; `invite A B`, `uninvite A B`, `join B via A`, `decline B via A`
 //! - `invite-link A L uses N for T` (link L, made by A), `revoke-link A L`, `join B via A with L`
 //! - `set KEY VALUE`, `distance A B T` (round trip), `show KIND...`, `hide KIND...`: beforehand
-//! - `say A TEXT`, `say-many A N`, `read A INDEX`, `rename A NAME`, `leave A`, `remove A B` (A
+//! - `say A TEXT`, `say-many A N`, `read A INDEX`, `rename A NAME`, `agree A BYTES
+//!   CHANGES` (the quota), `leave A`, `remove A B` (A
 //!   wants B to go)
 //! - `deliver`, `deliver A->B [KIND]`, `deliver-one A->B [KIND]`, `double A->B [KIND]` (twice),
 //!   `drop`, `drop A->B [KIND]`
@@ -23,6 +24,7 @@
 use bytes::Bytes;
 use demes_protocol::event::{DiskState, Event, LinkState, Proposal};
 use demes_protocol::message::Message;
+use demes_protocol::quota::Quota;
 use demes_protocol::types::{Membership, Payload, Policy};
 
 use super::craft;
@@ -220,7 +222,12 @@ impl Runner {
                 self.world.join(number(newcomer)?, number(host)?, true, None)?;
             }
             ["rename", peer, name] => {
-                let policy = Policy { chat_name: name.to_owned() };
+                let policy = Policy::named(name);
+                self.propose(number(peer)?, Payload::Policy(policy))?;
+            }
+            ["agree", peer, bytes, rare] => {
+                let quota = Some(Quota { bytes: count(bytes)?, rare: count(rare)? });
+                let policy = Policy { chat_name: None, quota };
                 self.propose(number(peer)?, Payload::Policy(policy))?;
             }
             ["leave", peer] => self.propose_membership(peer, Membership::Leaving)?,

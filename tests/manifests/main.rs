@@ -154,7 +154,11 @@ fn ports_are_those_of_the_listeners() {
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
             assert_eq!(set.program()[probe]["grpc"]["port"], health, "{probe}");
         }
-        assert_eq!(settings.client_listen.to_string(), "127.0.0.1:7444", "as the README says");
+        assert_eq!(
+            settings.client_listen.to_string(),
+            "127.0.0.1:7444",
+            "as docs/programs.md says"
+        );
         for member in &settings.bootstrap[0].members {
             assert!(member.ends_with(&format!(":{peer}")), "{member}");
         }

@@ -18,6 +18,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::LearnerStands | Bug::WithdrawnNominated => "who_may_stand",
         Bug::RemovalNotShown | Bug::OldRemovalBelieved | Bug::OutlivedNotShown => "shown",
         Bug::JoiningNotShown => "strangers",
+        Bug::LinkUsesNotCounted => "strangers_with_a_link",
         Bug::UnknownVoterRefused => "voter_behind_the_candidate",
         Bug::JoiningVoterRefused => "host_behind_a_joining",
         Bug::HalfIsMajority => "newcomer",
@@ -137,6 +138,8 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::QuotaIgnored => "quota",
         Bug::InvitationsUnbounded => "invited_by_one",
         Bug::ForeignWordBelieved => "foreign_words",
+        Bug::AgreedQuotaIgnored => "quota_agreed",
+        Bug::EvidenceForgotten => "evidence_kept",
         Bug::LiarFollowed | Bug::LiarStopsAll | Bug::GapTaken => "liar_hosts",
         Bug::GapAccepted | Bug::InFlightUnbounded => "submissions",
         Bug::NotSentAgain => "accepted_by_a_dying_host",
@@ -154,6 +157,9 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::StrangerAnswered => "strangers",
         Bug::FormerMemberAnswered | Bug::RemovalForgotten => "member_removed",
         Bug::GenerationsMixed | Bug::RunningChatRecovered => "recover_and_return",
+        Bug::WordOfAnotherCourse | Bug::EntryOfAnotherCourse | Bug::EarlierCourseFollowed => {
+            "words_of_another_course"
+        }
         Bug::LostKeepVotes => "recover",
         Bug::TrialUnbounded => "trial_is_bounded",
         Bug::ReignUnproven

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use demes::rpc::Limits;
+use demes::serve::Limits;
 use demes::wire::pb;
 use demes::wire::pb::client_service_client::ClientServiceClient;
 use demes::wire::pb::event::Kind;

@@ -126,6 +126,7 @@ impl Liar {
             author: self.0.speaker.identity.peer_id(),
             session: self.0.speaker.incarnation,
             number,
+            generation: 0,
             created_at_ms: 1,
             trace: None,
             payload: text(words),

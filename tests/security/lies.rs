@@ -6,7 +6,7 @@ use std::sync::Arc;
 use demes::crypto::Identity;
 use demes::protocol::sign::{signed_past, signed_submission};
 use demes::protocol::signed::SignedChange;
-use demes::protocol::types::{Membership, Past, Payload, PeerId, Position};
+use demes::protocol::types::{Course, Membership, Past, Payload, PeerId, Position};
 use demes::wire::entry::to_words;
 use demes::wire::pb;
 use futures_util::FutureExt as _;
@@ -27,9 +27,10 @@ fn word(
     change: Membership,
 ) -> pb::SignedChange {
     let payload = Payload::Membership(change.clone());
-    let signed = signed_submission(speaker.chat, author, session, number, &payload);
+    let signed =
+        signed_submission(Course::founded(speaker.chat), author, session, number, &payload);
     let signature = Some(identity.sign(&signed));
-    let word = Arc::new(SignedChange { author, session, number, change, signature });
+    let word = Arc::new(SignedChange { author, session, number, generation: 0, change, signature });
     to_words(&vec![word]).remove(0)
 }
 
@@ -105,7 +106,8 @@ async fn a_members_word_about_anothers_past_stops_nobody() {
         let acknowledged = Position { term: 1 << 40, index: 1 << 40 };
         let past = Past { boot: 1 << 60, term: 1 << 40, acknowledged, signature: None };
         let of: PeerId = peer.id().parse().expect("an id");
-        let by_eva = eva.identity.sign(&signed_past(eva.chat, of, incarnation, &past));
+        let by_eva =
+            eva.identity.sign(&signed_past(Course::founded(eva.chat), of, incarnation, &past));
         for signature in [Vec::new(), vec![1; 64], by_eva.to_vec()] {
             let acknowledged = Some(pb::Position { term: 1 << 40, index: 1 << 40 });
             let (boot, signature) = (1 << 60, signature);

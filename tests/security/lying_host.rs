@@ -120,7 +120,7 @@ async fn a_forged_hash_or_signature_is_dropped() {
         let mut wrong_hash = liar.next(last, number, "never said");
         wrong_hash.hash = Hash([9; 32]);
         let mut unsigned = liar.next(last, number, "");
-        let name = Policy { chat_name: "hers".to_owned() };
+        let name = Policy::named("hers");
         unsigned.payload = Payload::Policy(name);
         unsigned.hash = unsigned.computed_hash();
         // What is true comes only after both lies have been told.

@@ -1,8 +1,8 @@
 //! What a member that lies may try: signatures, replays, numbers, and calling without end.
 
 use demes::protocol::sign::signed_submission;
-use demes::protocol::types::{ChatId, Membership, Payload, Policy};
-use demes::rpc::Limits;
+use demes::protocol::types::{ChatId, Course, Membership, Payload, Policy};
+use demes::serve::Limits;
 use demes::wire::pb;
 use demes::wire::pb::SubmitProblem;
 use tonic::{Code, Status};
@@ -11,7 +11,7 @@ use crate::peer::{LUNCH, Peer, assert_refused, lunch_of, reason, three};
 use crate::raw::{Calls, Speaker, text};
 
 fn renamed(name: &str) -> Payload {
-    Payload::Policy(Policy { chat_name: name.to_owned() })
+    Payload::Policy(Policy::named(name))
 }
 
 // R41: entries that change the chat are their author's, and nobody can make or move one.
@@ -24,23 +24,27 @@ async fn a_signature_holds_for_its_entry_and_for_nothing_else() {
     let me = eva.identity.peer_id();
     let payload = renamed("supper");
     let good = eva.sign(1, &payload);
-    let sign = |chat, session, number, payload: &Payload| {
-        eva.identity.sign(&signed_submission(chat, me, session, number, payload))
+    let sign = |course, session, number, payload: &Payload| {
+        eva.identity.sign(&signed_submission(course, me, session, number, payload))
     };
-    let (chat, session) = (eva.chat, eva.incarnation);
+    let (chat, session) = (Course::founded(eva.chat), eva.incarnation);
     // The identity point as commitment, and S = 0: a loose check takes it for keys of small order.
     let mut small = [0; 64];
     small[0] = 1;
     let mut malleable = good;
     malleable[63] |= 0x80;
-    let unsigned_tag = [&b"demes/v1/hand-over\0"[..], &chat.0, &me.0].concat();
+    let unsigned_tag = [&b"demes/v1/hand-over\0"[..], &eva.chat.0, &me.0].concat();
     let denied = [
         ("none", Vec::new()),
         ("another's", other.sign(1, &payload).to_vec()),
         ("of small order", small.to_vec()),
         ("zeros", vec![0; 64]),
         ("flipped", malleable.to_vec()),
-        ("for another chat", sign(ChatId([7; 16]), session, 1, &payload).to_vec()),
+        ("for another chat", sign(Course::founded(ChatId([7; 16])), session, 1, &payload).to_vec()),
+        (
+            "for another generation",
+            sign(Course { generation: 1, ..chat }, session, 1, &payload).to_vec(),
+        ),
         ("for another incarnation", sign(chat, session ^ 1, 1, &payload).to_vec()),
         ("for another number", sign(chat, session, 2, &payload).to_vec()),
         ("for another name", sign(chat, session, 1, &renamed("Supper")).to_vec()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use demes::protocol::config::Config;
-use demes::rpc::{Limits, OnStop, RunningPeer, ServeOptions, serve};
+use demes::serve::{Limits, OnStop, RunningPeer, ServeOptions, serve};
 use demes::wire::pb;
 use demes::wire::pb::client_service_client::ClientServiceClient;
 use tempfile::TempDir;

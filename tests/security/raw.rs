@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use demes::crypto::{Identity, tls};
 use demes::protocol::sign::signed_submission;
-use demes::protocol::types::{ChatId, Entry, Payload, Submission};
+use demes::protocol::types::{ChatId, Course, Entry, Payload, Submission};
 use demes::storage::DataDir;
 use demes::wire::{entry, pb};
 use hyper_util::rt::TokioIo;
@@ -213,7 +213,8 @@ impl Speaker {
     /// The right signature.
     pub fn sign(&self, number: u64, payload: &Payload) -> [u8; 64] {
         let me = self.identity.peer_id();
-        let signed = signed_submission(self.chat, me, self.incarnation, number, payload);
+        let signed =
+            signed_submission(Course::founded(self.chat), me, self.incarnation, number, payload);
         self.identity.sign(&signed)
     }
 

@@ -1,7 +1,7 @@
 //! `DialBack`: a peer dials for members of a chat alone, where the chat says that they listen, and
 //! only so often.
 
-use demes::rpc::Limits;
+use demes::serve::Limits;
 use demes::wire::pb;
 use demes::wire::pb::Reach;
 use tonic::{Code, Status};

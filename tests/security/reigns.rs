@@ -17,6 +17,7 @@ fn start(speaker: &Speaker, term: u64, before: &Entry, votes: &[(PeerId, SignedV
         author: speaker.identity.peer_id(),
         session: speaker.incarnation,
         number: 0,
+        generation: 0,
         created_at_ms: 1,
         trace: None,
         payload: Payload::TermStart(Reign::default()),

@@ -1,7 +1,7 @@
 //! Who removes whom: any member any other one, under its own name, and nobody else anybody.
 
 use demes::protocol::sign::signed_submission;
-use demes::protocol::types::{Membership, Payload, PeerId};
+use demes::protocol::types::{Course, Membership, Payload, PeerId};
 use demes::wire::pb;
 use demes::wire::pb::{RefusedReason, SubmitProblem};
 use tonic::{Code, Status};
@@ -99,7 +99,7 @@ async fn a_member_removes_in_its_own_name_only() {
     let term = ann.lunch().await.term;
     let (ben_id, payload): (PeerId, _) = (ben.id().parse().expect("an id"), removing(&ann.id()));
     let author = Some(pb::Author { peer_id: ben.id(), incarnation: ben_in_the_log });
-    let as_ben = signed_submission(eva.chat, ben_id, ben_in_the_log, 1, &payload);
+    let as_ben = signed_submission(Course::founded(eva.chat), ben_id, ben_in_the_log, 1, &payload);
     let mut calls = Calls::to(&eva.identity, &ann.address()).await;
     // As Ben: signed as what Ben would have said, and as what Eva says.
     for signature in [eva.identity.sign(&as_ben), eva.sign(1, &payload)] {

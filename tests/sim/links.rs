@@ -1,5 +1,5 @@
-//! Every peer's own connections to the others, as `src/rpc/peers.rs` keeps them: dialled again when
-//! they close, measured while they stand.
+//! Every peer's own connections to the others, as `src/links/peers.rs` keeps them: dialled again
+//! when they close, measured while they stand.
 
 use demes_protocol::event::{Event, LinkState, Role};
 use demes_protocol::message::{Body, Message};

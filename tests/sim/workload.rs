@@ -114,7 +114,7 @@ fn mark_read(peer: usize) -> Action {
 fn rename(peer: usize) -> Action {
     Action::new(format!("{} renames the chat", peer + 1), move |world| {
         let chat_name = format!("chat of {} at {}", peer + 1, world.now);
-        world.propose(peer, Payload::Policy(Policy { chat_name }));
+        world.propose(peer, Payload::Policy(Policy::named(chat_name)));
     })
 }
 

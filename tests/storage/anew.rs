@@ -1,8 +1,11 @@
 //! Beginning anew where a file can no longer be used (R9, R37).
 
+use demes::protocol::evidence::{Evidence, Offence};
 use demes::protocol::types::{Past, Pasts, Position};
 
 use super::*;
+
+const FOUND: Evidence = Evidence { term: 3, what: Offence::TwoEntries };
 
 /// A chat with a log, a vote, a reading position and three submissions that wait.
 fn busy_chat(data: &DataDir) {
@@ -14,7 +17,9 @@ fn busy_chat(data: &DataDir) {
     let outbox_remove_through = Some(2);
     let pasts = Some(Arc::new([((PeerId([8; 32]), 5), Past::default())].into()));
     let generation = Some(3);
-    let persist = Persist { read: Some(7), outbox_remove_through, pasts, generation, ..commit(9) };
+    let evidence = Some(Arc::new([(PeerId([8; 32]), FOUND)].into()));
+    let persist =
+        Persist { read: Some(7), outbox_remove_through, pasts, evidence, generation, ..commit(9) };
     store.persist(&persist).unwrap();
 }
 
@@ -48,6 +53,7 @@ fn what_only_this_peer_had_is_taken_along_and_the_old_file_is_kept() {
         removed_by: None,
         pasts: known,
         furthest: Position::default(),
+        evidence: [(PeerId([8; 32]), FOUND)].into(),
         tail_in_doubt: false,
     };
     assert_eq!(recovered, expected);

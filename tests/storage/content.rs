@@ -1,5 +1,6 @@
 //! What is written comes back (R9, R37).
 
+use demes::protocol::evidence::{Evidence, Findings, Offence};
 use demes::protocol::types::{Past, Pasts, Position};
 
 use super::*;
@@ -16,6 +17,8 @@ fn every_field_of_persist_comes_back() {
     };
     let pasts: Pasts = [((PeerId([8; 32]), 5), past(1)), ((PeerId([9; 32]), 6), past(2))].into();
     let pasts = Arc::new(pasts);
+    let found = Evidence { term: 3, what: Offence::TwoEntries };
+    let evidence = Findings::from([(PeerId([8; 32]), found)]);
     store
         .persist(&Persist {
             hard_state: Some(hard_state),
@@ -29,6 +32,7 @@ fn every_field_of_persist_comes_back() {
             read: Some(3),
             removed_by: Some(PeerId([7; 32])),
             pasts: Some(Arc::clone(&pasts)),
+            evidence: Some(Arc::new(evidence.clone())),
             furthest: Some(Position { term: 6, index: 12 }),
             generation: Some(5),
         })
@@ -49,6 +53,7 @@ fn every_field_of_persist_comes_back() {
             read: 3,
             removed_by: Some(PeerId([7; 32])),
             pasts: Pasts::clone(&pasts),
+            evidence,
             furthest: Position { term: 6, index: 12 },
             tail_in_doubt: false,
         }

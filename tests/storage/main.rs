@@ -40,6 +40,7 @@ fn entry(index: Index, term: Term, payload: Payload, previous: Hash) -> Arc<Entr
         author: PeerId([1; 32]),
         session: INCARNATION,
         number: index,
+        generation: 0,
         created_at_ms: 1_700_000_000_000 + index,
         trace: Some([3; 25]),
         payload,

@@ -93,6 +93,14 @@ impl Cluster {
         Ok(())
     }
 
+    /// Everybody may add so much in a day from here on.
+    pub async fn allow(&self, peer: usize, quota: pb::Quota) -> Result<()> {
+        let (chat, name) = (self.chat.clone(), String::new());
+        let request = pb::UpdateChatRequest { chat, name, quota: Some(quota) };
+        self.peers[peer].client().update_chat(request).await?;
+        Ok(())
+    }
+
     /// Returns when every running peer sees the same serving host, all peers as active members, and
     /// as many voters as the chat can have.
     pub async fn settled(&self) -> Result<()> {

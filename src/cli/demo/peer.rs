@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::proxy::{Gate, Proxy};
-use crate::rpc::client_door::connect_socket;
+use crate::serve::client_door::connect_socket;
 use crate::wire::pb;
 use crate::wire::pb::client_service_client::ClientServiceClient;
 

@@ -13,6 +13,7 @@ use super::{Finding, Level, Report, Section};
 use crate::cli::output::{People, Table, clean, count, milliseconds};
 use crate::cli::status::absence;
 use crate::cli::{errors, pb};
+use crate::wire::reason::Reason;
 
 /// Left to tell what was found.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -219,15 +220,16 @@ fn inward(reach: pb::Reach) -> (&'static str, &'static str) {
 }
 
 fn unasked(problem: &str) -> (&'static str, &'static str) {
-    match problem {
-        "UNIMPLEMENTED" => {
-            ("their demes is older than the question", "ask them to install a newer one")
-        }
-        "RATE_LIMITED" => ("they were asked too often", "wait a minute"),
-        "CHAT_NOT_FOUND" => (
+    // It has a reason's name, or else a code's.
+    match Reason::named(problem) {
+        Some(Reason::RateLimited) => ("they were asked too often", "wait a minute"),
+        Some(Reason::ChatNotFound) => (
             "they do not take you for a member",
             "they may not have caught up with the chat yet: look again in a moment",
         ),
+        None if problem == "UNIMPLEMENTED" => {
+            ("their demes is older than the question", "ask them to install a newer one")
+        }
         _ => ("they did not answer in time", "look again in a moment"),
     }
 }

@@ -8,7 +8,8 @@ use demes::protocol::invite_link::InviteLinkProblem;
 use demes::protocol::message::*;
 use demes::protocol::sign::{signed_hand_over, signed_past, signed_submission};
 use demes::protocol::types::{
-    ChatId, End, Entry, InviteLinkProof, Membership, Past, Payload, PeerId, Position, Submission,
+    ChatId, Course, End, Entry, InviteLinkProof, Membership, Past, Payload, PeerId, Position,
+    Submission,
 };
 use demes::wire::entry::to_proof;
 use demes::wire::message as convert;
@@ -77,7 +78,10 @@ fn of_programs() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("list_chats", pb::ListChatsRequest {}.encode_to_vec()),
         ("get_chat", pb::GetChatRequest { chat: chat() }.encode_to_vec()),
-        ("update_chat", pb::UpdateChatRequest { chat: chat(), name: "new".into() }.encode_to_vec()),
+        (
+            "update_chat",
+            pb::UpdateChatRequest { chat: chat(), name: "new".into(), quota: None }.encode_to_vec(),
+        ),
         (
             "invite_member",
             pb::InviteMemberRequest { chat: chat(), address: "a:1".into(), timeout_s: 9 }
@@ -207,7 +211,7 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
     let alive = Some(HostAlive { host: peer(2), term: 1, retry_in_us: 90_000 });
     let said = |number: u8| {
         let past = Past { boot: 1, term: 1, acknowledged: end, signature: None };
-        let signed = signed_past(chat, peer(number), incarnation(number), &past);
+        let signed = signed_past(Course::founded(chat), peer(number), incarnation(number), &past);
         Past { signature: Some(key(number).sign(&signed).to_bytes()), ..past }
     };
     let past = Some(said(3));
@@ -218,7 +222,8 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
         target: peer(3),
         signature: None,
     };
-    hand_over.signature = Some(key(1).sign(&signed_hand_over(chat, &hand_over)).to_bytes());
+    hand_over.signature =
+        Some(key(1).sign(&signed_hand_over(Course::founded(chat), &hand_over)).to_bytes());
     let ranking = Ranking {
         term: 1,
         version: 2,
@@ -376,7 +381,8 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
 fn submit(chat: ChatId, author: Option<(PeerId, u64)>) -> Submit {
     let of = |number| {
         let (from, session) = author.unwrap_or((peer(1), incarnation(1)));
-        let signed = signed_submission(chat, from, session, number, &message("a text"));
+        let signed =
+            signed_submission(Course::founded(chat), from, session, number, &message("a text"));
         let key = key(if author.is_some() { 2 } else { 1 });
         let signature = Some(key.sign(&signed).to_bytes());
         Submission { signature, ..submission(number, message("a text")) }
@@ -391,7 +397,7 @@ fn join(chat: ChatId, proof: Option<InviteLinkProof>) -> Join {
         address: address.clone(),
         proof,
     });
-    let signed = signed_submission(chat, peer(1), incarnation(1), 0, &payload);
+    let signed = signed_submission(Course::founded(chat), peer(1), incarnation(1), 0, &payload);
     Join {
         name,
         address,
