@@ -35,8 +35,22 @@ impl Replica {
             let (candidate, incarnation) = (self.me, self.incarnation);
             let ballot = Ballot { generation: self.generation, term, candidate, incarnation, end };
             candidacy.votes.insert(self.me, self.signer.vote(&ballot, candidate, incarnation));
+            if !planted(Bug::VotesTimedFromStart) {
+                // The voters' syncs may take as long as the own one has.
+                let own_us = 2 * self.now.since(candidacy.since);
+                let own_us = own_us.min(2 * self.config.lease_max_us);
+                let deadline = self.now + self.time_for_votes().max(own_us);
+                let Part::Candidate(candidacy) = &mut self.part else { return };
+                candidacy.deadline = deadline;
+            }
             self.count_votes();
+            self.count_refusals();
         }
+    }
+
+    /// Whether the term that this peer is in is on its disk.
+    pub(super) fn is_term_durable(&self) -> bool {
+        self.persisted_ready >= self.term_ready
     }
 
     /// Whether something is on its way to the disk, or will be with this `Ready`.

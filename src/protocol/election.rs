@@ -1,10 +1,11 @@
 //! How a host is chosen: suspicion, nominations down the ranked list, candidacy, votes.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::adoption::TailReport;
-use super::event::{DiskState, LinkState, Notice};
+use super::event::{DiskState, Notice};
 use super::message::{
     Body, HandOver, HostAlive, Message, Nominate, NominateAnswer, RequestVote, SolicitAnswer,
     Withdraw, WithdrawReason,
@@ -36,6 +37,8 @@ pub(super) struct Suspicion {
     pub nominee: Option<PeerId>,
     pub round_until: Instant,
     pub withdrawn: BTreeSet<PeerId>,
+    /// When this voter asked all others last, while it wants to be nominated (R20).
+    pub asked_at: Option<Instant>,
     /// The span of the fallback's next back-off; 0 while the list is not used up.
     pub back_off: Micros,
     /// This peer has told the others that it cannot stand.
@@ -101,6 +104,7 @@ impl Replica {
             round_until: self.now,
             withdrawn: BTreeSet::new(),
             back_off: 0,
+            asked_at: None,
             has_withdrawn: false,
         });
         self.next_round();
@@ -122,9 +126,17 @@ impl Replica {
         round.min(self.config.lease_max_us).max(self.config.round_min_us)
     }
 
-    /// The round trip to the slowest voter, as far as is known.
+    /// How long a candidate waits for votes once it has asked for them: two rounds, of which its
+    /// own sync is over.
+    pub(super) fn time_for_votes(&self) -> Micros {
+        let round = self.round();
+        (2 * round).saturating_sub(2 * self.syncs.p99()).max(round)
+    }
+
+    /// The round trip to the slowest voter that can answer, as far as is known.
     pub(super) fn slowest_round_trip(&self) -> Micros {
-        let voters = self.log.voters().peers();
+        let may_answer = |peer: &&PeerId| self.is_up(peer) || planted(Bug::UnreachableWaitedFor);
+        let voters = self.log.voters().peers().filter(may_answer);
         let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
         let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
         slowest.max(self.lateness.longer_by().min(self.config.stretch_max_us()))
@@ -173,6 +185,7 @@ impl Replica {
     // asks all others to nominate it. A majority is needed as ever.
     fn fall_back(&mut self, suspicion: &mut Suspicion, round: Micros) {
         if suspicion.back_off > 0 {
+            suspicion.asked_at = Some(self.now);
             let solicit = Nominate { term: self.hard_state.term, last: self.log.last() };
             for peer in self.other_voters() {
                 self.send(peer, Body::Solicit(solicit));
@@ -210,14 +223,25 @@ impl Replica {
         self.try_stand();
     }
 
-    pub(super) fn on_solicit(&mut self, message: &Message, _solicit: Nominate) {
+    pub(super) fn on_solicit(&mut self, message: &Message, solicit: Nominate) {
         let last = self.log.last();
+        // R21: whoever asks so follows nobody in its later term, and could not be elected by this
+        // host, whose log is further.
+        let is_paused = matches!(&self.part, Part::Host(hosting) if hosting.paused);
+        let is_needed = is_paused && self.is_voting(message.from, message.from_incarnation);
+        if is_needed && solicit.last < last && !planted(Bug::LaterVoterLeft) {
+            self.on_stale_term(message, solicit.term);
+        }
         let host_alive = self.host_alive();
-        let dialled = self.links.get(&message.from) == Some(&LinkState::Up);
+        let dialled = self.is_up(&message.from);
         // R7: whether its own set has it or not: the asker counts by the set that it has. Who
-        // may not vote does not nominate either (R37).
-        let may = !self.is_in_doubt() && dialled && host_alive.is_none();
-        let nominated = may && !self.has_just_paused();
+        // may not vote does not nominate either (R37), nor does one whose vote is out (R17): the
+        // asker would only stand against that candidate.
+        let is_bound = self.awaits_candidate() && self.hard_state.vote != Some(message.from);
+        let is_bound = is_bound && !planted(Bug::NominatesBesideVote);
+        let may = !self.is_in_doubt() && dialled && host_alive.is_none() && !is_bound;
+        let may = may && !self.has_just_paused();
+        let nominated = may && self.lets_go_first(message.from, solicit.last);
         let term = self.hard_state.term;
         let in_doubt = self.is_in_doubt();
         if nominated {
@@ -225,6 +249,23 @@ impl Replica {
         }
         let answer = SolicitAnswer { term, nominated, last, in_doubt, host_alive };
         self.answer(message, Body::SolicitAnswer(answer));
+    }
+
+    // R20: two who have asked each other would both be nominated, and stand against each other. The
+    // one whose log goes further stands, of two as far the first by its id.
+    /// Whether the asker may be nominated; whoever asks too then takes its own question back.
+    fn lets_go_first(&mut self, asker: PeerId, last: Position) -> bool {
+        let (round, own, now) = (self.round(), self.log.last(), self.now);
+        let Some(suspicion) = &mut self.suspicion else { return true };
+        let asks = suspicion.asked_at.is_some_and(|at| now.since(at) < round);
+        if !asks || planted(Bug::AskersBothStand) {
+            return true;
+        }
+        let is_first = (last, Reverse(asker)) > (own, Reverse(self.me));
+        if is_first {
+            suspicion.asked_at = None;
+        }
+        is_first
     }
 
     pub(super) fn on_solicit_answer(&mut self, message: &Message, answer: SolicitAnswer) {
@@ -235,7 +276,8 @@ impl Replica {
             is_served: answer.host_alive.is_some(),
         };
         self.on_tail_report(message, report);
-        if answer.nominated {
+        let asks = self.suspicion.as_ref().is_none_or(|suspicion| suspicion.asked_at.is_some());
+        if answer.nominated && (asks || planted(Bug::AskersBothStand)) {
             self.take_nomination(message, answer.term, answer.last);
             self.try_stand();
         }
@@ -251,13 +293,15 @@ impl Replica {
 
     fn take_nomination(&mut self, message: &Message, term: Term, last: Position) {
         // R25: who cannot be dialled back could not be led either.
-        let dialled = self.links.get(&message.from) == Some(&LinkState::Up)
-            || planted(Bug::OneWayNominationCounts);
+        let dialled = self.is_up(&message.from) || planted(Bug::OneWayNominationCounts);
         if !dialled || !self.is_voting(message.from, message.from_incarnation) {
             return;
         }
-        // R16: what is held until the end of the own lease must still count then.
-        let until = (self.now + self.config.lease_min_us).max(self.suspect_at + self.round());
+        // R16: what is held until the end of the own lease must still count then. R15: those who
+        // go down the same list a round apart must meet on it all the same.
+        let rounds = if planted(Bug::NominationShort) { 0 } else { 2 * self.round() };
+        let until =
+            (self.now + self.config.lease_min_us.max(rounds)).max(self.suspect_at + self.round());
         let incarnation = message.from_incarnation;
         let at = self.now;
         self.nominations.insert(message.from, Nomination { at, until, incarnation, term, last });
@@ -391,6 +435,21 @@ impl Replica {
         }
     }
 
+    /// R17: whose vote goes to one has no nomination for another: that one would stand against it.
+    /// It says so before the vote is durable, in the term that it is in until then.
+    pub(super) fn unbind_nominations(&mut self, candidate: Option<PeerId>) {
+        let term = self.hard_state.term;
+        for peer in std::mem::take(&mut self.nominated) {
+            if Some(peer) != candidate
+                && self.is_term_durable()
+                && !planted(Bug::NominationOutlivesVote)
+            {
+                let reason = WithdrawReason::HostHeard;
+                self.send_early(peer, Body::Withdraw(Withdraw { term, reason }));
+            }
+        }
+    }
+
     /// R16: a nominee that still hears the host may hold a nomination for as long as its lease
     /// runs. Whoever was wrong about the host takes its own back.
     pub(super) fn take_nominations_back(&mut self) {
@@ -409,10 +468,38 @@ impl Replica {
         if withdraw.reason == WithdrawReason::HostHeard {
             self.nominations.remove(&message.from);
         }
+        if withdraw.reason == WithdrawReason::NoMajority {
+            self.stop_awaiting(message.from);
+        }
         let Some(suspicion) = &mut self.suspicion else { return };
         suspicion.withdrawn.insert(message.from);
         if suspicion.nominee == Some(message.from) {
             self.next_round();
+        }
+    }
+
+    /// R17: whom this peer has voted for comes to nothing, or cannot be heard any more.
+    pub(super) fn stop_awaiting(&mut self, candidate: PeerId) {
+        let is_awaited = matches!(self.part, Part::Follower)
+            && self.hard_state.vote == Some(candidate)
+            && self.awaits_candidate();
+        if is_awaited && !planted(Bug::LostCandidateAwaited) {
+            self.suspect_at = self.now;
+            if let Some(suspicion) = &mut self.suspicion {
+                suspicion.round_until = suspicion.round_until.min(self.now);
+            }
+        }
+    }
+
+    /// Whether this peer's vote is out, its own or another's, and may still make a host.
+    pub(super) fn awaits_candidate(&self) -> bool {
+        match self.part {
+            Part::Candidate(_) => true,
+            Part::Host(_) => false,
+            Part::Follower => {
+                let has_voted = self.hard_state.vote.is_some_and(|vote| vote != self.me);
+                has_voted && self.host.is_none() && self.now < self.suspect_at
+            }
         }
     }
 
@@ -422,17 +509,24 @@ impl Replica {
     /// requests leave after that is durable, and the own vote counts then.
     pub(super) fn stand(&mut self, hand_over: Option<HandOver>, beyond: Term) {
         let beyond = self.believed_term(beyond).max(self.log.last().term);
+        self.unbind_nominations(None);
         let term = beyond.max(self.hard_state.term) + 1;
         self.hard_state = HardState { term, vote: Some(self.me) };
         self.ready.persist.hard_state = Some(self.hard_state);
+        self.term_ready = self.ready_number();
         self.heard_terms.retain(|_, heard| *heard > term);
         self.ready.notices.push(Notice::Standing { term });
+        // The time for votes begins when they are asked for, which is after the own one's sync.
+        let deadline = match planted(Bug::VotesTimedFromStart) {
+            true => self.now + 2 * self.round(),
+            false => self.now + self.config.lease_max_us.max(2 * self.round()),
+        };
         self.part = Part::Candidate(Candidacy {
             since: self.now,
             votes: BTreeMap::new(),
             refusals: BTreeSet::new(),
             own_vote_ready: Some(self.ready_number()),
-            deadline: self.now + 2 * self.round(),
+            deadline,
             was_handed_over: hand_over.is_some(),
         });
         self.host = None;
@@ -453,7 +547,16 @@ impl Replica {
     /// R18: a candidate whom a majority cannot choose any more does not wait for the others.
     pub(super) fn count_refusals(&mut self) {
         let Part::Candidate(candidacy) = &self.part else { return };
-        let may_vote = |peer: &PeerId, _: &Incarnation| !candidacy.refusals.contains(peer);
+        // Who cannot be reached was not asked, or cannot answer.
+        let can_answer = |peer: &PeerId| {
+            let is_here = *peer == self.me || self.is_up(peer);
+            let may = is_here && !candidacy.refusals.contains(peer);
+            candidacy.votes.contains_key(peer) || may
+        };
+        let may_vote = |peer: &PeerId, _: &Incarnation| match planted(Bug::UnreachableWaitedFor) {
+            true => !candidacy.refusals.contains(peer),
+            false => can_answer(peer),
+        };
         if !is_majority(self.log.voters(), may_vote) && !planted(Bug::RefusalsNotCounted) {
             self.give_up_candidacy();
         }

@@ -27,6 +27,8 @@ const SEEK_PEERS_MAX: usize = 3;
 const HOLES_MAX: u32 = 20;
 /// One who reads through another member looks for the host itself again after this.
 pub(super) const RELAY_US: Micros = 5 * SECOND;
+/// An attach waits no longer for its answer.
+const PATIENCE_MAX_US: Micros = 8 * SECOND;
 /// The pause before attaching again where a stream, but not the connection, was lost.
 const REATTACH_US: Micros = 10 * MS;
 /// Delays that have merely changed are told again no sooner than this, and all of them after this.
@@ -53,12 +55,16 @@ impl Replica {
         match &self.attached {
             None if self.now >= self.seek_host_at => self.seek_host(),
             Some(attached) if self.now >= self.attach_ends_at(attached) => {
+                let patience_us = self.next_patience(attached);
                 if attached.is_proven {
                     self.attached = None;
                 } else {
                     self.give_up_claim(false);
                 }
                 self.seek_host();
+                if let Some(attached) = &mut self.attached {
+                    attached.patience_us = attached.patience_us.max(patience_us);
+                }
             }
             Some(_) if self.now >= self.report_at => self.report_delays(),
             _ => {}
@@ -71,7 +77,7 @@ impl Replica {
     /// When the source of the log is to be looked for anew: one that does not answer, one that
     /// passes the log on and is not the host, and a host that says nothing any more, because it has
     /// forgotten this member.
-    fn attach_ends_at(&self, attached: &Attached) -> Instant {
+    pub(super) fn attach_ends_at(&self, attached: &Attached) -> Instant {
         if Some(attached.source) != self.host || attached.term != self.hard_state.term {
             let limit = match attached.matched {
                 Some(_) if planted(Bug::RelayedForEver) => Micros::MAX / 2,
@@ -82,9 +88,28 @@ impl Replica {
         }
         let heard = match attached.matched {
             Some(_) => attached.since.max(self.lease_until),
-            None => attached.since,
+            None => return attached.since + attached.patience_us,
         };
         heard + self.config.lease_max_us
+    }
+
+    /// For how long the first attach waits for its answer: longer where ways and syncs are, which it
+    /// leaves after.
+    pub(super) fn first_patience(&self) -> Micros {
+        let usual = 2 * self.slowest_round_trip() + 4 * self.syncs.p99();
+        let usual = if planted(Bug::AttachImpatient) { 0 } else { usual };
+        usual.clamp(self.config.lease_max_us, PATIENCE_MAX_US.max(self.config.lease_max_us))
+    }
+
+    /// For how long the next attach waits for its answer. Where the host is heard and says nothing
+    /// of its log, that is on its way over a line that is full, and to ask for it again and again
+    /// would keep it so.
+    fn next_patience(&self, attached: &Attached) -> Micros {
+        let is_on_its_way = self.is_attached_to_host()
+            && attached.matched.is_none()
+            && self.now < self.lease_until
+            && !planted(Bug::AttachImpatient);
+        if is_on_its_way { (2 * attached.patience_us).min(PATIENCE_MAX_US) } else { 0 }
     }
 
     /// M10: attaches to the host if it is known and linked, and else asks others for it.
@@ -329,7 +354,7 @@ impl Replica {
         let all = planted(Bug::UnmatchedAcknowledged).then_some(self.log.last().index);
         let is_syncing = self.is_syncing() && !planted(Bug::EchoWaitsForSync);
         let synced = self.synced;
-        let is_term_durable = self.persisted_ready >= self.term_ready;
+        let is_term_durable = self.is_term_durable();
         let Some(attached) = &mut self.attached else { return };
         let acknowledge = std::mem::take(&mut attached.acknowledge);
         let echo = std::mem::take(&mut attached.echo);

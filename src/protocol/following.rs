@@ -48,6 +48,8 @@ pub(super) struct Attached {
     /// The position that it named.
     pub look: Position,
     pub since: Instant,
+    /// So long an answer is waited for.
+    pub patience_us: Micros,
     /// The log equals the host's up to here; `None` until the host has answered with entries.
     pub matched: Option<Index>,
     /// Where the source's log ended when it answered.
@@ -162,8 +164,8 @@ impl Replica {
         self.become_follower();
         self.vain_votes.clear();
         self.host = Some(host);
-        // It needs some round trips until its heartbeats come.
-        let until = self.now + self.config.lease_min_us.max(3 * self.round());
+        // It needs a round trip until its heartbeats come, and the attach waits for a sync.
+        let until = self.now + self.config.lease_min_us.max(2 * self.round());
         // R10: who follows a host takes its log over, and nobody else's.
         self.adoption.take_if(|_| !planted(Bug::LateLogAdopted));
         self.suspicion = None;
@@ -195,6 +197,12 @@ impl Replica {
     /// R8: refuses what is of an older term, and names the host of the later one: that one proves
     /// itself, where this peer's word would prove nothing.
     fn refuse_older(&mut self, message: &Message) {
+        if self.awaits_candidate() && !planted(Bug::RenewedBesideCandidate) {
+            // R21: where somebody may host in the later term before long, the host of this one
+            // would only stand against it.
+            self.refuse(message, RefusedReason::NotHost { host: None });
+            return;
+        }
         match self.host.filter(|host| *host != self.me && self.now < self.lease_until) {
             Some(host) => self.refuse(message, RefusedReason::NotHost { host: Some(host) }),
             None => self.refuse(message, RefusedReason::StaleTerm),
@@ -215,9 +223,11 @@ impl Replica {
         // Who has voted in a later term cannot follow that host any more. What is passed on counts
         // for nothing, so that it may read all the same.
         let may_read = !is_over || (self.host.is_none() && !planted(Bug::LaterTermReadsNothing));
+        // Who has claimed a reign falsely may have won it since: whoever follows it has its proof.
+        let is_doubted = self.is_distrusted(reign) && planted(Bug::ProofFromNobody);
         if informant != host
             && may_read
-            && !self.is_distrusted(reign)
+            && !is_doubted
             && !self.is_distrusted(Hint { host: informant, term })
             && self.may_attach_through(informant)
         {
@@ -364,6 +374,7 @@ impl Replica {
             attach,
             look,
             since: self.now,
+            patience_us: self.first_patience(),
             matched: None,
             end: None,
             caught_up: false,

@@ -20,7 +20,12 @@ impl Replica {
     pub(super) fn on_refused(&mut self, message: &Message, refused: Refused) {
         let by_source = |attached: &mut Attached| attached.source == message.from;
         self.hand_over_refused(message.from, refused);
-        if self.attached.as_ref().is_some_and(|it| it.source == message.from && !it.is_proven) {
+        // Whatever was meant for an earlier incarnation: the log is asked of the newer one.
+        let is_address = matches!(refused.reason, RefusedReason::WrongIncarnation { .. })
+            && !planted(Bug::AddressTakenForProof);
+        let is_tried =
+            self.attached.as_ref().is_some_and(|it| it.source == message.from && !it.is_proven);
+        if is_tried && !is_address {
             // It does not prove itself, and another may.
             self.give_up_claim(false);
             self.attach();
@@ -66,8 +71,11 @@ impl Replica {
         let known = self.log.state().members.get(&peer).map(|member| member.incarnation);
         let Some(outlived) = known.filter(|known| *known != incarnation) else { return };
         let learned = (outlived, incarnation);
-        if self.newer_incarnations.insert(peer, learned) != Some(learned) && self.host == Some(peer)
-        {
+        if self.newer_incarnations.insert(peer, learned) == Some(learned) {
+            return;
+        }
+        let is_tried = self.attached.take_if(|it| it.source == peer && !it.is_proven).is_some();
+        if self.host == Some(peer) || is_tried {
             self.attach();
         }
     }
@@ -83,7 +91,14 @@ impl Replica {
         if self.host == Some(from) && !matches!(message.body, Body::RequestVote(_)) {
             self.lose_host();
         }
-        if self.is_known(from, incarnation) {
+        // Who asks for the log of a reign that has not shown its proof names that one's term, which
+        // anybody may have made up.
+        let is_own = match &message.body {
+            Body::Attach(_) => false,
+            Body::Acknowledge(acknowledge) => acknowledge.received == 0,
+            _ => true,
+        };
+        if self.is_known(from, incarnation) && (is_own || planted(Bug::AskedTermHeard)) {
             let known = self.heard_terms.entry(from).or_default();
             *known = term.max(*known);
         }

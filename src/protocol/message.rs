@@ -370,7 +370,8 @@ pub enum WithdrawReason {
     LogBehind,
     /// The disk stalls or is full.
     Unfit,
-    /// It hears the host again, and takes back its nomination of the addressee (R16).
+    /// It hears the host again, stands itself, or has voted for another, and takes back its
+    /// nomination of the addressee (R16, R17).
     HostHeard,
 }
 

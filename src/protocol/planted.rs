@@ -427,6 +427,36 @@ bugs! {
     R16 NominationNotTakenBack,
     /// A candidate waits for the others when it can win no more.
     R18 RefusalsNotCounted,
+    /// Those who cannot be reached are waited for like the others.
+    R18 UnreachableWaitedFor,
+    /// The time for votes runs while the candidate's own vote is being written.
+    R18 VotesTimedFromStart,
+    /// Whose vote is out nominates others beside it.
+    R17 NominatesBesideVote,
+    /// Who stands or votes leaves its nominations of others as they are.
+    R17 NominationOutlivesVote,
+    /// A paused host leaves one alone that is in a later term and cannot do without it.
+    R21 LaterVoterLeft,
+    /// Whom a voter has voted for is waited for though it has given up or is gone.
+    R17 LostCandidateAwaited,
+    /// A nomination counts for the shortest lease, however long rounds are.
+    R15 NominationShort,
+    /// Two who ask for nominations at the same time nominate each other.
+    R20 AskersBothStand,
+    /// Nominations and what answers them wait for the syncs that run.
+    R24 NominationWaitsForSync,
+    /// A host stands anew against one who is about to be elected.
+    R21 RenewedBesideCandidate,
+    /// The log is asked for again and again while it is on its way.
+    R35 AttachImpatient,
+    /// A refusal for the sake of an outlived incarnation counts as one of the claim to host.
+    R9 AddressTakenForProof,
+    /// Whose claim was false is not read of through others either.
+    L1 ProofFromNobody,
+    /// A removal is not believed where the remover has begun anew meanwhile.
+    L1 RemoverBeganAnew,
+    /// The term that somebody asks for the log of counts as its own.
+    L5 AskedTermHeard,
     /// Rounds are no longer in a search that has come to nothing so far.
     R19 SearchNotPatient,
 

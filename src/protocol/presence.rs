@@ -50,12 +50,24 @@ impl Replica {
                 }
             }
             LinkState::Up => {}
-            LinkState::Down => self.detach_from(peer),
+            LinkState::Down => self.lose_link(peer),
             LinkState::Refused => {
-                self.detach_from(peer);
+                self.lose_link(peer);
                 self.host_process_is_gone(peer);
             }
         }
+    }
+
+    fn lose_link(&mut self, peer: PeerId) {
+        self.detach_from(peer);
+        // R17, R18: nothing comes over it any more.
+        self.stop_awaiting(peer);
+        self.count_refusals();
+    }
+
+    /// Whether that peer can be reached.
+    pub(super) fn is_up(&self, peer: &PeerId) -> bool {
+        self.links.get(peer) == Some(&LinkState::Up)
     }
 
     /// Whether that peer can be reached, and has not said that it goes.
@@ -260,7 +272,9 @@ impl Replica {
     /// it works too (R25).
     fn is_ready(&self, peer: &PeerId, incarnation: &Incarnation) -> bool {
         let steady = self.steady_us(peer, incarnation);
-        steady.is_some_and(|steady| steady >= self.config.steady_us) && self.is_linked(*peer)
+        let is_steady = steady.is_some_and(|steady| steady >= self.config.steady_us);
+        // One that is about to join anew will have outlived this incarnation.
+        is_steady && self.is_linked(*peer) && !self.has_pending_membership(*peer)
     }
 
     /// For how long the member has kept up without a break; `None` while it does not.

@@ -49,7 +49,23 @@ impl Replica {
     }
 
     fn send_synced(&mut self, message: Message) {
-        match is_too_early(&message.body) {
+        // R24: who is nominated does not depend on disks. Such words bind nobody, and what waits
+        // for a slow sync speaks of what has changed by then.
+        let is_unbinding = match &message.body {
+            Body::Vote(vote) => vote.granted.is_none(),
+            Body::Nominate(_)
+            | Body::NominateAnswer(_)
+            | Body::Solicit(_)
+            | Body::SolicitAnswer(_)
+            | Body::Withdraw(_)
+            | Body::LookBack(_) => true,
+            _ => false,
+        };
+        let is_early = is_unbinding
+            && self.is_syncing()
+            && self.is_term_durable()
+            && !planted(Bug::NominationWaitsForSync);
+        match is_early || is_too_early(&message.body) {
             true => self.ready.early.push(message),
             false => self.ready.messages.push(message),
         }
@@ -98,7 +114,14 @@ impl Replica {
     }
 }
 
-/// Whether this is what a member says to its host.
+/// Whether this is what a member says to its host, or to who may be it.
 fn follows(body: &Body) -> bool {
-    matches!(body, Body::Attach(_) | Body::Acknowledge(_) | Body::Submit(_) | Body::ReportDelays(_))
+    matches!(
+        body,
+        Body::Attach(_)
+            | Body::Acknowledge(_)
+            | Body::Submit(_)
+            | Body::ReportDelays(_)
+            | Body::FindHost
+    )
 }

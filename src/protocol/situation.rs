@@ -21,6 +21,7 @@ use super::replica::{Candidacy, Part, Replica, Stopping};
 use super::succession::HandingOver;
 use super::time::{Instant, Micros};
 use super::types::{Index, PeerId, Term};
+use super::voting::RENEW_US;
 
 /// What is left of a replica: a hash, and the numbers that other peers repeat.
 pub struct Situation<H> {
@@ -198,7 +199,7 @@ impl Replica {
             into.hash((peer, distrust.term));
             into.due(distrust.until);
         }
-        into.was_if(*renewed_at);
+        into.due_if(renewed_at.map(|at| at + RENEW_US));
         into.hash(vain_votes.len());
         for (peer, (count, until)) in vain_votes {
             into.hash((peer, count));
@@ -209,6 +210,7 @@ impl Replica {
         into.hash(attached.is_some());
         if let Some(attached) = attached {
             attached.situation(*me, *host, hard_state.term, into);
+            into.due(self.attach_ends_at(attached));
         }
         into.hash(relays.len());
         for (peer, progress) in relays {
@@ -261,7 +263,7 @@ impl Part {
         match self {
             Part::Follower => into.hash(0_u8),
             Part::Candidate(Candidacy {
-                since: _,
+                since,
                 refusals,
                 votes,
                 own_vote_ready,
@@ -276,6 +278,8 @@ impl Part {
                     own_vote_ready.map(|number| ready_count - number),
                 ));
                 into.due(*deadline);
+                // How long the own vote takes to be durable, the others' may take too.
+                into.was_if(own_vote_ready.map(|_| *since));
             }
             Part::Host(hosting) => {
                 into.hash(2_u8);
@@ -448,6 +452,7 @@ impl Attached {
             attach,
             look,
             since,
+            patience_us,
             matched,
             end,
             caught_up: _,
@@ -471,6 +476,7 @@ impl Attached {
             echo,
             reported.is_some(),
             interval_us,
+            patience_us,
         ));
         into.hash(told_past.map(|(_, past)| past));
         into.due_if(told_past.map(|(at, _)| at + PAST_AGAIN * *interval_us));
@@ -508,9 +514,11 @@ impl Suspicion {
             round_until,
             withdrawn,
             back_off,
+            asked_at,
             has_withdrawn,
         } = self;
         into.hash((suspected, place, nominee, withdrawn, back_off, has_withdrawn));
+        into.was_if(*asked_at);
         into.due(*round_until);
     }
 }

@@ -9,7 +9,7 @@ use super::time::{Micros, SECOND};
 use super::types::{Ballot, HardState, PeerId, SignedVote, Term};
 
 /// A host stands anew for one in a later term no more often than this.
-const RENEW_US: Micros = 10 * SECOND;
+pub(super) const RENEW_US: Micros = 10 * SECOND;
 
 /// So often a voter votes for one that comes to nothing before it lets it wait.
 const VOTES_FREE: u32 = 3;
@@ -66,6 +66,9 @@ impl Replica {
             let SignedVote { signature, .. } = self.signer.vote(&ballot, self.me, self.incarnation);
             Granted { end: request.end, signature }
         });
+        if granted.is_some() {
+            self.unbind_nominations(Some(message.from));
+        }
         if is_later && (granted.is_some() || planted(Bug::AskedTermEntered)) {
             self.enter_term(term);
         }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use demes_protocol::message::{
-    Acknowledge, Announce, Append, Attach, Body, FetchLog, FetchLogAnswer, Granted, HandOver,
-    Heartbeat, Message, Nominate, Receipt, Refused, RefusedReason, ReportDelays, RequestVote,
-    Submit, Vote, Withdraw, WithdrawReason,
+    Acknowledge, Announce, Append, Attach, Body, FetchLog, FetchLogAnswer, FindHostAnswer, Granted,
+    HandOver, Heartbeat, Message, Nominate, Receipt, Refused, RefusedReason, ReportDelays,
+    RequestVote, Submit, Vote, Withdraw, WithdrawReason,
 };
 use demes_protocol::reign::ballot_of;
 use demes_protocol::sign::{signed_entry, signed_vote};
@@ -91,8 +91,9 @@ pub fn message(
 }
 
 /// What bears the message out. `removed_by=2 number=3`: member 2's word, its third, that the
-/// addressee is to go, said in generation `course` or else in that of the message. `let_in_by=2`:
-/// 2's invitation of the sender, and the sender's joining.
+/// addressee is to go, in 2's first incarnation or `of_session=9`, said in generation `course` or
+/// else in that of the message. `let_in_by=2`: 2's invitation of the sender, and the sender's
+/// joining.
 /// `by_link=1`: the sender's joining by link 1, and with `made_by=2 uses=3` 2's making of it.
 /// `outlived_by=9`: the addressee's joining as incarnation 9.
 fn shown(
@@ -115,7 +116,8 @@ fn shown(
     if words.text("removed_by").is_some() {
         let by = words.peer_or("removed_by", id(to))?;
         let removing = Membership::Removing { peer: id(to) };
-        shown.push(word(by, first_incarnation(by.0[0]), number, removing));
+        let session = words.or("of_session", first_incarnation(by.0[0]))?;
+        shown.push(word(by, session, number, removing));
     }
     if words.text("let_in_by").is_some() {
         let by = words.peer_or("let_in_by", id(to))?;
@@ -224,7 +226,13 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             last,
             look_back: None,
         }),
-        "Withdraw" => Body::Withdraw(Withdraw { term, reason: WithdrawReason::Unfit }),
+        "Withdraw" => {
+            let reason = match words.text("reason") {
+                Some("HostHeard") => WithdrawReason::HostHeard,
+                _ => WithdrawReason::Unfit,
+            };
+            Body::Withdraw(Withdraw { term, reason })
+        }
         "Announce" => {
             let image = world.peers.get(&to).map(|peer| &peer.disk.image);
             let end = image.and_then(|image| image.entries.last());
@@ -245,6 +253,9 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             term,
             reason: match words.text("reason") {
                 Some("StaleTerm") => RefusedReason::StaleTerm,
+                Some("WrongIncarnation") => {
+                    RefusedReason::WrongIncarnation { incarnation: words.or("incarnation", 9)? }
+                }
                 Some("Outlived") => RefusedReason::Outlived { is_here: false },
                 Some("Removed") => {
                     RefusedReason::Removed { by: Some(words.peer_or("by", id(from))?) }
@@ -253,6 +264,10 @@ fn body(world: &World, from: u8, to: u8, kind: &str, words: &Words) -> Result<Bo
             },
         }),
         "FindHost" => Body::FindHost,
+        "FindHostAnswer" => {
+            let host = Some(words.peer_or("host", id(from))?);
+            Body::FindHostAnswer(FindHostAnswer { term, host })
+        }
         "Goodbye" => Body::Goodbye,
         other => return Err(format!("no message {other} can be made up")),
     })

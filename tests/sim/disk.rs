@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use demes_protocol::event::{Persist, Ready, Recovered};
 use demes_protocol::log::Checkpoint;
-use demes_protocol::types::{Boot, Entry, Incarnation, Index, Payload, Position, Term, VoterSet};
+use demes_protocol::types::{
+    Boot, Entry, Incarnation, Index, Number, Payload, Position, Term, VoterSet,
+};
 
 pub use super::image::Image;
 
@@ -39,6 +41,17 @@ struct Store {
     /// The end of a batch that was cut; 0 when there is no doubt.
     doubt: Index,
     bad: BTreeSet<Record>,
+}
+
+fn voters_of(entries: &[Arc<Entry>]) -> VoterSet {
+    let mut sets = entries.iter().rev().filter_map(|entry| match &entry.payload {
+        Payload::VoterChange(voters) => Some(voters.clone()),
+        _ => None,
+    });
+    sets.next().unwrap_or_else(|| {
+        let founder = entries.first();
+        VoterSet(founder.map(|entry| (entry.author, entry.session)).into_iter().collect())
+    })
 }
 
 /// One peer's store of the chat.
@@ -141,15 +154,7 @@ impl Disk {
 
     /// The voter set that is in force in the stored log (R5).
     pub fn voters(&self) -> VoterSet {
-        let latest = self.store.image.entries.iter().rev();
-        let mut sets = latest.filter_map(|entry| match &entry.payload {
-            Payload::VoterChange(voters) => Some(voters.clone()),
-            _ => None,
-        });
-        sets.next().unwrap_or_else(|| {
-            let founder = self.store.image.entries.first();
-            VoterSet(founder.map(|entry| (entry.author, entry.session)).into_iter().collect())
-        })
+        voters_of(&self.store.image.entries)
     }
 
     // ---- writing ----
@@ -256,6 +261,18 @@ impl Disk {
     /// Somebody copies the file.
     pub fn make_copy(&mut self) {
         self.copy = Some(self.store.clone());
+    }
+
+    /// Whether a peer on the copy would be the only voter. It hosts by itself before anybody who
+    /// knows better could tell it so, and no rule could help that.
+    pub fn copy_needs_nobody(&self) -> bool {
+        let Some(copy) = &self.copy else { return false };
+        voters_of(&copy.image.entries).len() == 1
+    }
+
+    /// The last number that the store has given away.
+    pub fn last_number(&self) -> Number {
+        self.store.image.last_number
     }
 
     /// The copy takes the place of the file. Says whether that forgets anything.

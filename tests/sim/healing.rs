@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::mem;
 
 use demes_protocol::prng::Prng;
-use demes_protocol::types::{MemberState, Position, VoterSet};
+use demes_protocol::types::{MemberState, PeerId, Position, VoterSet};
 
 use super::invariants::{Broken, End};
+use super::liars::Lie;
 use super::network::{Condition, Way};
 use super::queue::What;
 use super::text;
@@ -160,8 +161,10 @@ impl World {
     }
 
     fn has_majority(&self, quorum: &BTreeSet<usize>, set: &VoterSet) -> bool {
-        let count = quorum.iter().filter(|peer| self.is_voter_of(**peer, set)).count();
-        count >= set.majority()
+        let counts = |peer: &&usize| {
+            self.is_voter_of(**peer, set) && !self.leads_astray(&self.peers[**peer].id)
+        };
+        quorum.iter().filter(counts).count() >= set.majority()
     }
 
     /// What becomes of a peer that does not heal. It may be as bad as it likes, but it must not
@@ -225,10 +228,16 @@ impl World {
     fn is_majority_lost(&self, healed: &BTreeSet<usize>) -> bool {
         healed.iter().filter(|peer| self.peers[**peer].joined).any(|peer| {
             let voters = self.voters_at(*peer);
-            let sound =
-                voters.0.iter().filter(|(id, incarnation)| self.is_sound(id, **incarnation));
+            let sound = voters.0.iter().filter(|(id, incarnation)| {
+                self.is_sound(id, **incarnation) && !self.leads_astray(id)
+            });
             sound.count() < voters.majority()
         })
+    }
+
+    /// Whether that peer claims what is not so of who hosts. Where so many do, nothing is promised.
+    fn leads_astray(&self, id: &PeerId) -> bool {
+        self.peers.iter().any(|peer| peer.id == *id && peer.lie == Some(Lie::Reigns))
     }
 
     fn is_voter_of(&self, peer: usize, set: &VoterSet) -> bool {
@@ -261,6 +270,10 @@ impl World {
     fn disagreement(&self, healed: &BTreeSet<usize>, is_whole: bool) -> Option<String> {
         let wanting = healed.iter().copied().filter(|peer| self.peers[*peer].wants_in);
         let wanting: Vec<_> = wanting.collect();
+        // A chat that all have left is over, and takes nobody in.
+        if self.oracle.roll.is_over() && self.peers.iter().all(|peer| !peer.joined) {
+            return None;
+        }
         if let Some(out) = wanting.iter().find(|peer| self.peers[**peer].replica.is_none()) {
             return Some(format!("{} does not run", out + 1));
         }
@@ -288,6 +301,9 @@ impl World {
             };
             return Some(format!("{} {problem}", peer + 1));
         }
+        // Who has no log yet can be shown anything by who hosts.
+        let is_host_honest = self.peers[*host].lie != Some(Lie::Reigns);
+        let is_soon = is_soon && is_host_honest;
         let inside = self.peers.iter().filter(|peer| peer.wants_in).map(|peer| &peer.id);
         let active = first.members.iter();
         let active = active.filter(|(_, member)| member.state == MemberState::Active);
@@ -303,11 +319,31 @@ impl World {
         let status = &self.peers[self.host()?].status;
         let voting = healed.iter().filter(|peer| self.is_voter_of(**peer, &status.voters));
         let (count, voting) = (status.voters.len(), voting.count());
-        let here = healed.iter().filter(|peer| self.is_active(**peer)).count();
+        // One to whom the host has lied follows it no more, and has no vote in its reign (L6).
+        let follows = |peer: &&usize| {
+            let evidence = &self.peers[**peer].status.evidence;
+            evidence.keys().all(|liar| Some(liar) != status.host.as_ref())
+        };
+        let here = healed.iter().filter(|peer| self.is_active(**peer));
+        if !here.clone().all(|peer| follows(&peer)) {
+            return None;
+        }
+        let here = here.count();
         let wanted = here.min(self.plan.config.voters_max);
-        let is_fit = (count % 2 == 1 || here == 2)
+        // Who leaves keeps its vote as long as those who stay would be no majority without it, and
+        // silence alone leaves no fewer than three of them (R27).
+        let is_leaving = |id: &&PeerId| {
+            let member = status.members.get(id);
+            member.is_none_or(|member| member.state == MemberState::Leaving)
+        };
+        let leaving = status.voters.peers().filter(is_leaving).count();
+        let most = match leaving {
+            0 => wanted.max(2) + 1,
+            _ => wanted.max(2) + 1 + leaving,
+        };
+        let is_fit = (count % 2 == 1 || here == 2 || leaving > 0)
             && voting >= status.voters.majority()
-            && (wanted.saturating_sub(1)..=wanted.max(2) + 1).contains(&count)
+            && (wanted.saturating_sub(1)..=most).contains(&count)
             && count >= wanted.min(3);
         (!is_fit).then(|| format!("{count} voters, {voting} of them among the {here} here"))
     }

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::invariants::Broken;
+use super::liars::Lie;
 use super::queue::What;
 use super::world::{MS, SECOND, World};
 
@@ -46,7 +47,14 @@ impl World {
             self.liveness.since = now;
             self.liveness.connected = connected;
         }
-        let waits = |peer: &usize| self.peers[*peer].status.queued > 0 && self.is_active(*peer);
+        // Nothing more is taken from one whose membership is known to have ended, though it may not
+        // have heard of that from anybody whom it can believe.
+        let waits = |peer: &usize| {
+            let state = &self.peers[*peer];
+            state.status.queued > 0
+                && self.is_active(*peer)
+                && self.oracle.roll.takes_part(state.id, state.disk.incarnation())
+        };
         let is_waiting = self.liveness.connected.iter().any(waits);
         let liveness = &mut self.liveness;
         if !is_waiting {
@@ -76,6 +84,8 @@ impl World {
                 && !state.disk.fails
                 && state.disk.stalled_until <= self.now
                 && state.trap.is_none()
+                // A majority that needs one who leads the others astray is none.
+                && state.lie != Some(Lie::Reigns)
                 && self.is_sound(&state.id, state.disk.incarnation())
         };
         let working: Vec<usize> = (0..self.peers.len()).filter(works).collect();

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cargo test --release -p demes-protocol --test sim -- --nocapture
-//!     SEEDS=100000    so many seeds, from FIRST_SEED (1) on, on THREADS (all) threads
+//!     SEEDS=100000    so many seeds, from FIRST_SEED (1) on, on THREADS (all) threads, until
+//!                     FAILURES (10) of them have failed
 //!     SEED=17         one seed, with its transcript
 //!     KEEP=3,17,21    and only these steps of its plan, with another LUCK (0) or not
 //! ```
@@ -72,6 +73,10 @@ fn threads() -> usize {
     number("THREADS").map_or(cores, |threads| threads as usize)
 }
 
+fn failures_max() -> usize {
+    number("FAILURES").map_or(FAILURES_MAX, |most| most as usize)
+}
+
 /// The steps that `KEEP` names.
 fn keep() -> Option<Vec<usize>> {
     let keep = env::var("KEEP").ok()?;
@@ -99,7 +104,7 @@ fn chats_survive_faults_and_agree_after_healing() {
     }
     let first = number("FIRST_SEED").unwrap_or(1);
     let seeds = number("SEEDS").unwrap_or(SEEDS);
-    let summary = run_many(first, seeds, threads(), FAILURES_MAX);
+    let summary = run_many(first, seeds, threads(), failures_max());
     print!("{}", summary.counts.table());
     let rate = summary.seeds as f64 / summary.seconds;
     println!("{} seeds in {:.1} s, {rate:.0} a second", summary.seeds, summary.seconds);
@@ -227,8 +232,7 @@ fn fuzzed_chats_agree_and_come_to_rest() {
     let first = number("FUZZ_FIRST").unwrap_or(1);
     let seeds = number("FUZZ_SEEDS").unwrap_or(FUZZ_SEEDS);
     let started = std::time::Instant::now();
-    let failures_max = number("FAILURES").map_or(FAILURES_MAX, |most| most as usize);
-    let summary = fuzzer::run_many(first, seeds, threads(), failures_max);
+    let summary = fuzzer::run_many(first, seeds, threads(), failures_max());
     for (what, count) in &summary.seen {
         println!("{count:>12} {what}");
     }

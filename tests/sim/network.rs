@@ -309,7 +309,9 @@ impl Network {
         }
         if is_lost {
             stream.is_open = false;
-            return Fate::Breaks(arrival.max(stream.until) + BREAK_NOTICED_US);
+            // Whatever waits for its line longer than that is given up, with the connection.
+            let at = arrival.max(stream.until).min(now + LINE_WAIT_US);
+            return Fate::Breaks(at + BREAK_NOTICED_US);
         }
         if is_slow && stream.until > now + SLOW_STREAM_MAX * SLOW_READ_US {
             stream.is_open = false;

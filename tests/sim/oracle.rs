@@ -50,6 +50,12 @@ impl Oracle {
         self.queued.insert(submitted);
     }
 
+    /// The store that had what was queued after that is gone.
+    pub fn unqueue(&mut self, (peer, session, last): Submitted) {
+        self.queued
+            .retain(|(author, of, number)| (*author, *of) != (peer, session) || *number <= last);
+    }
+
     /// A person was told that it is confirmed.
     pub fn confirm(&mut self, submitted: Submitted, index: Index) {
         self.confirmed.insert(submitted, index);

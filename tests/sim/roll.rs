@@ -152,6 +152,19 @@ impl Roll {
         all.rfind(|one| incarnation == 0 || one.incarnation == incarnation)
     }
 
+    /// Whether that peer takes part in that incarnation, and has not said that it goes.
+    pub fn takes_part(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+        let latest = self.memberships.get(&peer).and_then(|all| all.last());
+        let is_there =
+            latest.is_some_and(|it| it.incarnation == incarnation && it.through.is_none());
+        is_there && self.states.get(&peer) == Some(&State::Active)
+    }
+
+    /// Whether all have left, or said that they go.
+    pub fn is_over(&self) -> bool {
+        self.states.values().all(|state| *state != State::Active)
+    }
+
     /// Whether that peer has ever been a member.
     pub fn was_member(&self, peer: PeerId) -> bool {
         self.memberships.contains_key(&peer)

@@ -101,8 +101,11 @@ pub fn old_copy(draw: &mut Draw, _rest_us: u64) -> Action {
             && world.is_calm()
             && !world.hosts(peer)
         {
+            if world.peers[peer].disk.copy_needs_nobody() {
+                return;
+            }
             world.kill(peer, down_us, false);
-            if world.peers[peer].disk.put_copy_back() {
+            if world.put_copy_back(peer) {
                 world.at(WATCH_US_MAX, What::StopWatching { peer });
             }
         }
@@ -147,7 +150,7 @@ pub fn old_copy_and_another_host(draw: &mut Draw, _rest_us: u64) -> Action {
                 if !may || world.peers[peer].replica.is_some() {
                     return;
                 }
-                if world.peers[peer].disk.put_copy_back() {
+                if world.put_copy_back(peer) {
                     world.counts.add("old copies that met another host");
                     world.part(&[peer], false, apart_us);
                     world.at(apart_us / 2, What::Say { peer, count: after });
@@ -203,6 +206,17 @@ impl World {
                     set.0.get(&id) != Some(&incarnation) || others.count() >= set.majority()
                 })
         })
+    }
+
+    /// The copy takes the place of the store, and what was queued since is gone with that. Whether
+    /// that forgets anything.
+    fn put_copy_back(&mut self, peer: usize) -> bool {
+        let forgets = self.peers[peer].disk.put_copy_back();
+        let (id, disk) = (self.peers[peer].id, &self.peers[peer].disk);
+        if forgets {
+            self.oracle.unqueue((id, disk.incarnation(), disk.last_number()));
+        }
+        forgets
     }
 
     /// Whether somebody runs on an old copy and has not been shown that.
