@@ -1,7 +1,7 @@
 //! The configuration, and the only reader of configuration files, environment and flags.
 //!
-//! Four layers, each over the one before: built-in defaults, a TOML file, variables called
-//! `DEMES__SECTION__KEY`, flags. One table, `KEYS`, says what keys there are; the file written at
+//! Five layers, each over the one before: built-in defaults, what flags of an earlier `demes up`
+//! said about the directory, a TOML file, variables called `DEMES__SECTION__KEY`, flags. One table, `KEYS`, says what keys there are; the file written at
 //! the first start, the checks and `demes config` all come from it. Whatever is wrong is refused
 //! before anything starts, with the name of the key and where the value came from.
 
@@ -31,6 +31,19 @@ pub use keys::default_file;
 
 /// The name of the configuration file, wherever it is.
 pub const FILE_NAME: &str = "demes.toml";
+/// The file in the data directory with what an earlier `demes up` was told by flags.
+pub const REMEMBERED_FILE: &str = "up.toml";
+/// What of it belongs to the directory, and so is remembered: who this is, and where it listens.
+const REMEMBERED_KEYS: [&str; 6] = [
+    "peer.name",
+    "peer.listen",
+    "peer.advertise",
+    "client.listen",
+    "health.listen",
+    "metrics.listen",
+];
+/// Names the data directory, where no flag does.
+const DATA_DIR_VARIABLE: &str = "DEMES_DATA_DIR";
 /// The longest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What a variable must begin with. The two underscores keep the variables apart that Kubernetes
@@ -155,7 +168,7 @@ pub enum ConfigError {
         must: String,
     },
     /// There is no place for the peer's data.
-    #[error("no home directory is known: name a directory with --data-dir")]
+    #[error("no home directory is known: name a directory with --data-dir or DEMES_DATA_DIR")]
     NoHome,
 }
 
@@ -172,8 +185,10 @@ pub fn load(arguments: &Arguments) -> Result<Settings, ConfigError> {
         Err(error) => return Err(ConfigError::Read { path: file, error }),
     };
     let login_name = login_name(|name| env::var(name).ok());
+    let remembered = remembered(&data_dir)?;
     let mut settings = merge(Layers {
         data_dir,
+        remembered,
         file,
         text,
         variables: env::vars_os().collect(),
@@ -182,6 +197,43 @@ pub fn load(arguments: &Arguments) -> Result<Settings, ConfigError> {
     })?;
     settings.telemetry.color = wants_color(&io::stderr());
     Ok(settings)
+}
+
+fn remembered(data_dir: &Path) -> Result<Option<String>, ConfigError> {
+    let path = data_dir.join(REMEMBERED_FILE);
+    match read(&path) {
+        Ok(text) => Ok(Some(text)),
+        // A directory of somebody else is refused by whoever uses it.
+        Err(error) if is_absence(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(None)
+        }
+        Err(error) => Err(ConfigError::Read { path, error }),
+    }
+}
+
+/// Remembers for later starts what flags say about the directory, beside what earlier ones said.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn remember(data_dir: &Path, flags: &[Flag]) -> io::Result<()> {
+    let is_remembered = |flag: &&Flag| REMEMBERED_KEYS.contains(&flag.key);
+    let new: Vec<&Flag> = flags.iter().filter(is_remembered).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let path = data_dir.join(REMEMBERED_FILE);
+    let earlier = read(&path).ok().and_then(|text| file_layer(&path, &text).ok());
+    let mut keys = earlier.unwrap_or_default().0;
+    for Flag { key, text, .. } in new {
+        keys.insert((*key).to_owned(), Value::new(None, text.clone()));
+    }
+    let mut text = "# What the flags of the last `demes up` said, for those that leave them out; \
+                    demes.toml goes before it.\n"
+        .to_owned();
+    for (key, value) in keys.into_iter().collect::<BTreeMap<_, _>>() {
+        text += &format!("{key} = {}\n", keys::to_json(&value.kind));
+    }
+    put_whole(&path, &text, true).map(drop)
 }
 
 /// A file may be anything that a person names, a device that never ends too.
@@ -206,6 +258,7 @@ fn is_absence(error: &io::Error) -> bool {
 pub fn check_file(text: &str) -> Result<(), ConfigError> {
     let layers = Layers {
         data_dir: PathBuf::new(),
+        remembered: None,
         file: FILE_NAME.into(),
         text: Some(text.to_owned()),
         variables: Vec::new(),
@@ -220,18 +273,20 @@ pub fn wants_color(stream: &impl IsTerminal) -> bool {
     env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && stream.is_terminal()
 }
 
-/// Where the data and the configuration file are: `--data-dir` brings its own file along, unless
-/// `--config` names another.
+/// Where the data and the configuration file are: a directory that `--data-dir` or DEMES_DATA_DIR
+/// names brings its own file along, unless `--config` names another.
 ///
 /// # Errors
 /// When neither a flag nor the environment names a directory.
 pub fn locate(arguments: &Arguments) -> Result<(PathBuf, PathBuf), ConfigError> {
     let xdg = || etcetera::base_strategy::Xdg::new().map_err(|_| ConfigError::NoHome);
-    let data_dir = match &arguments.data_dir {
+    let variable = || env::var_os(DATA_DIR_VARIABLE).filter(|path| !path.is_empty());
+    let named = arguments.data_dir.clone().or_else(|| variable().map(PathBuf::from));
+    let data_dir = match &named {
         Some(data_dir) => data_dir.clone(),
         None => xdg()?.data_dir().join("demes"),
     };
-    let file = match (&arguments.file, &arguments.data_dir) {
+    let file = match (&arguments.file, &named) {
         (Some(file), _) => file.clone(),
         (None, Some(data_dir)) => data_dir.join(FILE_NAME),
         (None, None) => xdg()?.config_dir().join("demes").join(FILE_NAME),
@@ -248,15 +303,25 @@ pub fn write_default_file(path: &Path) -> io::Result<bool> {
     if path.try_exists()? {
         return Ok(false);
     }
+    put_whole(path, &default_file(), false)
+}
+
+/// Writes a file whole or not at all, and says whether it did: one that is there stays, unless it
+/// may be replaced.
+fn put_whole(path: &Path, text: &str, replaces: bool) -> io::Result<bool> {
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
     // It may lie in the data directory, of which nothing is for others.
     let private = fs::Permissions::from_mode(0o600);
     let mut file = tempfile::Builder::new().permissions(private).tempfile_in(directory)?;
-    file.write_all(default_file().as_bytes())?;
+    file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;
-    match file.persist_noclobber(path) {
+    let put = match replaces {
+        true => file.persist(path),
+        false => file.persist_noclobber(path),
+    };
+    match put {
         Ok(_) => Ok(true),
         Err(kept) if kept.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(kept) => Err(kept.error),
@@ -266,6 +331,8 @@ pub fn write_default_file(path: &Path) -> io::Result<bool> {
 /// Everything that the result depends on.
 struct Layers {
     data_dir: PathBuf,
+    /// What is remembered of earlier starts.
+    remembered: Option<String>,
     file: PathBuf,
     text: Option<String>,
     variables: Vec<(OsString, OsString)>,
@@ -287,12 +354,17 @@ impl Source for Layer {
 }
 
 fn merge(layers: Layers) -> Result<Settings, ConfigError> {
+    let remembered = match &layers.remembered {
+        Some(text) => file_layer(&layers.data_dir.join(REMEMBERED_FILE), text)?,
+        None => Layer::default(),
+    };
     let file = match &layers.text {
         Some(text) => file_layer(&layers.file, text)?,
         None => Layer::default(),
     };
     let merged = config::Config::builder()
         .add_source(default_layer(&layers.login_name))
+        .add_source(remembered)
         .add_source(file)
         .add_source(variable_layer(&layers.variables)?)
         .add_source(flag_layer(&layers.flags)?)

@@ -5,7 +5,7 @@ use std::process::{self, ExitCode};
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use demes::cli::{self, Cli, EXIT_BUG, EXIT_DISK, EXIT_USAGE};
+use demes::cli::{self, Cli, EXIT_BUG, EXIT_DISK, EXIT_USAGE, Failure};
 use demes::storage::{self, Panic};
 use mimalloc::MiMalloc;
 
@@ -20,16 +20,20 @@ fn main() -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     }
     exit_on_panic();
+    let is_json = cli::wants_json(std::env::args_os());
     let done = match Cli::try_parse() {
         Ok(cli) => cli::run(cli),
-        Err(error) => usage(&error),
+        Err(error) => usage(&error, is_json),
     };
     match done {
         Ok(code) => code,
         Err(error) => {
             let failure = cli::explain(&error);
             if let Some(failure) = &failure {
-                complain(&format!("demes: {failure}\n"));
+                complain(&match is_json {
+                    true => format!("{}\n", failure.to_json()),
+                    false => format!("demes: {failure}\n"),
+                });
             }
             ExitCode::from(cli::exit_code(failure.as_ref()))
         }
@@ -37,16 +41,18 @@ fn main() -> ExitCode {
 }
 
 /// Prints what clap has to say: help and the version are data, everything else is a usage error.
-fn usage(error: &clap::Error) -> anyhow::Result<ExitCode> {
-    let printed = error.print();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            printed?;
-            Ok(ExitCode::SUCCESS)
-        }
-        // Nothing can be done when nobody reads.
-        _ => Ok(ExitCode::from(EXIT_USAGE)),
+fn usage(error: &clap::Error, is_json: bool) -> anyhow::Result<ExitCode> {
+    let is_data = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if is_json && !is_data {
+        return Err(Failure::usage(error.render().to_string().trim_end()).into());
     }
+    let printed = error.print();
+    if is_data {
+        printed?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Nothing can be done when nobody reads.
+    Ok(ExitCode::from(EXIT_USAGE))
 }
 
 /// A panic is our own fault, on whatever thread: a peer that goes on without one of its tasks would

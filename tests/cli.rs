@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use demes::wire::feed::{FeedFrame, encode_event};
 use demes::wire::pb;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pb::client_service_server::{ClientService, ClientServiceServer};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 use tokio_stream::wrappers::{BroadcastStream, TcpListenerStream};
@@ -31,6 +33,8 @@ struct FakePeer {
     majority: bool,
     /// Whether streams never begin.
     hangs: bool,
+    /// Whether a call that waits for a majority waits on.
+    waits: bool,
     messages: Mutex<Vec<pb::Event>>,
     live: broadcast::Sender<pb::Event>,
 }
@@ -39,7 +43,7 @@ impl FakePeer {
     fn new(majority: bool) -> Self {
         let (live, _) = broadcast::channel(16);
         let messages = Mutex::new(vec![message(7, "hello", "")]);
-        Self { majority, hangs: false, messages, live }
+        Self { majority, hangs: false, waits: false, messages, live }
     }
 
     async fn start(majority: bool) -> SocketAddr {
@@ -116,6 +120,14 @@ macro_rules! unimplemented_calls {
                 Err(Status::unimplemented("not in this test"))
             })*
 
+            async fn get_peer(
+                &self,
+                _: Request<pb::GetPeerRequest>,
+            ) -> Reply<pb::GetPeerResponse> {
+                let peer_id = "a".repeat(64);
+                Ok(Response::new(pb::GetPeerResponse { peer_id, ..Default::default() }))
+            }
+
             async fn list_chats(
                 &self,
                 _: Request<pb::ListChatsRequest>,
@@ -137,6 +149,9 @@ macro_rules! unimplemented_calls {
             ) -> Reply<pb::SendMessageResponse> {
                 let request = request.into_inner();
                 self.find(&request.chat)?;
+                if self.waits && request.wait() == pb::Wait::Committed {
+                    std::future::pending::<()>().await;
+                }
                 if !self.majority && request.wait() == pb::Wait::Committed {
                     return Err(refusal(Code::Unavailable, "NO_MAJORITY", "too few are online"));
                 }
@@ -208,7 +223,6 @@ macro_rules! unimplemented_calls {
 }
 
 unimplemented_calls! {
-    get_peer: GetPeerRequest => GetPeerResponse,
     create_chat: CreateChatRequest => CreateChatResponse,
     update_chat: UpdateChatRequest => UpdateChatResponse,
     invite_member: InviteMemberRequest => InviteMemberResponse,
@@ -223,19 +237,30 @@ unimplemented_calls! {
     hand_over: ClientServiceHandOverRequest => ClientServiceHandOverResponse,
 }
 
-/// Runs `demes` on a peer, with this input.
-async fn demes(peer: SocketAddr, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_demes"))
+/// Starts `demes` on a peer.
+fn started(peer: SocketAddr, arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_demes"))
         .args(["--peer-api", &peer.to_string()])
         .args(arguments)
+        .env("TZ", "Asia/Tokyo")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .expect("starts");
+        .expect("starts")
+}
+
+/// Runs `demes` on a peer, with this input.
+async fn demes(peer: SocketAddr, arguments: &[&str], input: &str) -> Output {
+    demes_on(peer, arguments, input.as_bytes()).await
+}
+
+async fn demes_on(peer: SocketAddr, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = started(peer, arguments);
     let mut stdin = child.stdin.take().expect("piped");
-    stdin.write_all(input.as_bytes()).await.expect("it reads");
+    // It may have refused before it reads.
+    let _ = stdin.write_all(input).await;
     drop(stdin);
     timeout(LIMIT, child.wait_with_output()).await.expect("ends in time").expect("ran")
 }
@@ -251,10 +276,124 @@ async fn a_sent_message_says_what_is_sure() {
     assert_eq!((text(&sent.stdout), sent.status.code()), ("sent (8)\n", Some(0)));
     let queued = "queued; it will be sent when a majority is reachable\n";
     let sent = demes(alone, &["send", "club", "-"], "hi\n").await;
-    assert_eq!((text(&sent.stdout), sent.status.code()), (queued, Some(0)));
+    assert_eq!((text(&sent.stdout), sent.status.code()), (queued, Some(75)));
     let sent = demes(alone, &["send", "club", "--no-wait", "--json", "hi"], "").await;
     let json: serde_json::Value = serde_json::from_slice(&sent.stdout).expect("JSON");
     assert_eq!(json["state"], "MESSAGE_STATE_QUEUED");
+    assert_eq!(sent.status.code(), Some(0), "that is what was asked for");
+}
+
+/// It is not left to guess whether the text will be sent.
+#[tokio::test]
+async fn whoever_waits_is_told_for_what_and_what_ctrl_c_leaves() {
+    let peer = FakePeer { waits: true, ..FakePeer::new(false) };
+    let peer = FakePeer::start_as(peer).await;
+    let late = demes(peer, &["send", "club", "hi", "--timeout", "1"], "").await;
+    let queued = "queued; it will be sent when a majority is reachable\n";
+    assert_eq!((text(&late.stdout), late.status.code()), (queued, Some(75)));
+
+    let mut child = started(peer, &["send", "club", "hi", "--timeout", "600"]);
+    let mut said = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let line = timeout(LIMIT, said.next_line()).await.expect("in time").unwrap();
+    let expected = "not confirmed yet: waiting for a majority (1 of 2); Ctrl-C leaves it queued";
+    assert_eq!(line.as_deref(), Some(expected));
+    let pid = Pid::from_raw(i32::try_from(child.id().expect("it runs")).unwrap());
+    kill(pid, Signal::SIGINT).expect("it is ours");
+    let ended = timeout(LIMIT, child.wait_with_output()).await.expect("in time").unwrap();
+    assert_eq!((text(&ended.stdout), ended.status.code()), (queued, Some(130)));
+}
+
+#[tokio::test]
+async fn what_a_tired_person_types_is_understood_or_refused() {
+    let peer = FakePeer::start(true).await;
+    // The only chat needs no name.
+    let history = demes(peer, &["history"], "").await;
+    assert_eq!(text(&history.stdout), "--:--  Ben: hello\n", "{}", text(&history.stderr));
+    let sent = demes(peer, &["send", "hi"], "").await;
+    assert_eq!((text(&sent.stdout), sent.status.code()), ("sent (8)\n", Some(0)));
+    for (arguments, says) in [
+        (&["send", "club"][..], "there is no text"),
+        (&["send", "Club"], "there is no text"),
+        (&["invite", "club"], "--link"),
+        (&["send", "club", "it's", "late"], r"demes send club 'it'\''s late'"),
+    ] {
+        let refused = demes(peer, arguments, "").await;
+        let error = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(64), "{arguments:?}: {error}");
+        assert!(error.contains(says), "{arguments:?}: {error}");
+    }
+    for (input, says) in [
+        (&b" \n\t\n"[..], "blank"),
+        (b"\xff\xfeh\0i\0", "UTF-16"),
+        (b"h\0i\0", "UTF-16"),
+        (b"\xe4", "not UTF-8"),
+    ] {
+        let refused = demes_on(peer, &["send", "club", "-"], input).await;
+        let error = text(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{error}");
+        assert!(error.contains(says), "{error}");
+    }
+    // A byte order mark is no part of the text.
+    demes(peer, &["send", "club", "-"], "\u{feff}marked\n").await;
+    let history = demes(peer, &["history", "--json"], "").await;
+    let json: serde_json::Value = serde_json::from_slice(&history.stdout).expect("JSON");
+    let texts: Vec<_> = json["messages"].as_array().unwrap().iter().collect();
+    assert_eq!(texts.last().unwrap()["message"]["text"], "marked");
+    assert_eq!(texts.len(), 3, "nothing else was sent");
+}
+
+#[tokio::test]
+async fn sequences_and_the_time_where_the_person_is_are_shown() {
+    let created_at = Some(prost_types::Timestamp { seconds: 0, nanos: 0 });
+    let first = pb::Event { created_at, ..message(7, "hello", "") };
+    let peer = FakePeer { messages: Mutex::new(vec![first]), ..FakePeer::new(true) };
+    let peer = FakePeer::start_as(peer).await;
+    let history = demes(peer, &["history", "-s"], "").await;
+    assert_eq!(text(&history.stdout), "   7  1970-01-01 09:00  Ben: hello\n");
+    let chats = demes(peer, &["ls", "--json"], "").await;
+    let json: serde_json::Value = serde_json::from_slice(&chats.stdout).expect("JSON");
+    assert_eq!(json["chats"][0]["unread"], 1);
+}
+
+#[tokio::test]
+async fn a_feed_of_all_chats_names_them() {
+    let peer = FakePeer::start(true).await;
+    let mut feed = started(peer, &["feed", "--new", "-s"]);
+    let mut lines = BufReader::new(feed.stdout.take().expect("piped")).lines();
+    // The fake tells only those who listen already.
+    let line = async {
+        loop {
+            demes(peer, &["send", "club", "psst"], "").await;
+            if let Ok(line) = timeout(Duration::from_millis(300), lines.next_line()).await {
+                return line.unwrap().expect("a line");
+            }
+        }
+    };
+    let line = timeout(LIMIT, line).await.expect("in time");
+    assert!(line.starts_with("club  ") && line.ends_with("--:--  Ben: psst"), "{line}");
+}
+
+#[tokio::test]
+async fn failures_are_json_for_programs() {
+    let peer = FakePeer::start(true).await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let nobody = gone.local_addr().expect("bound");
+    drop(gone);
+    for (peer, arguments, code, reason, exit_code) in [
+        (peer, &["history", "nowhere", "--json"][..], "NOT_FOUND", "CHAT_NOT_FOUND", 1),
+        (nobody, &["chats", "--json"], "UNAVAILABLE", "PEER_UNREACHABLE", 69),
+        (peer, &["--json", "frobnicate"], "INVALID_ARGUMENT", "USAGE", 64),
+        (peer, &["chat", "club", "--json"], "INVALID_ARGUMENT", "USAGE", 64),
+        (peer, &["send", "club", "", "--json"], "FAILED_PRECONDITION", "REFUSED", 1),
+    ] {
+        let failed = demes(peer, arguments, "").await;
+        let json: serde_json::Value = serde_json::from_slice(&failed.stderr).expect("JSON");
+        let error = &json["error"];
+        assert_eq!((&error["code"], &error["reason"]), (&code.into(), &reason.into()), "{json}");
+        assert_eq!(error["exit_code"], exit_code, "{json}");
+        assert_eq!(failed.status.code(), Some(exit_code));
+        assert!(error["metadata"].is_object() && error["message"].is_string(), "{json}");
+    }
 }
 
 #[tokio::test]

@@ -13,11 +13,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Status, Streaming};
 
-use super::client::{Client, connect, get_chat, opened, request_id};
+use super::client::{Client, connect, get_chat, opened, pick_chat, request_id};
 use super::errors::reason_of;
-use super::messages::{check_text, last_messages};
+use super::messages::last_messages;
 use super::output::{Output, People, chat_state, clean, count, event_text, stdout_closed};
-use super::{ChatArg, Failure, Global, pb};
+use super::send::checked_text;
+use super::{AnyChatArg, Failure, Global, pb};
 use crate::wire::reason::Reason;
 use pb::event::Kind;
 
@@ -34,7 +35,7 @@ const LINES_MAX: usize = 16;
 #[derive(Args, Debug)]
 pub struct ChatArgs {
     #[command(flatten)]
-    chat: ChatArg,
+    chat: AnyChatArg,
 }
 
 /// Talks until the input ends.
@@ -44,7 +45,7 @@ pub async fn run(global: &Global, args: ChatArgs) -> Result<()> {
         return Err(Failure::usage(text).into());
     }
     let mut client = connect(global).await?;
-    let chat = get_chat(&mut client, &args.chat.chat).await?;
+    let chat = pick_chat(&mut client, args.chat.chat.as_deref()).await?;
     let mut talk = Talk {
         output: global.output(),
         people: People::of(&chat),
@@ -139,10 +140,13 @@ impl Talk {
         if line.trim().is_empty() {
             return Ok(());
         }
-        if let Err(failure) = check_text(&line) {
-            self.output.line(&self.output.dim(&format!("not sent: {failure}")))?;
-            return Ok(());
-        }
+        let line = match checked_text(&line) {
+            Ok(line) => line,
+            Err(failure) => {
+                let said = format!("not sent: {failure}");
+                return Ok(self.output.line(&self.output.dim(&said))?);
+            }
+        };
         let request = pb::SendMessageRequest {
             chat: self.chat_id.clone(),
             text: line.clone(),

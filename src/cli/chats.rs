@@ -1,11 +1,12 @@
-//! Commands about chats as a whole: `new`, `chats`, `quota`, `remove`, `leave`,
+//! Commands about chats as a whole: `new`, `chats`, `rename`, `quota`, `remove`, `leave`,
 //! `hand-over`.
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::client::{connect, get_chat, invite_timeout_s, required};
+use super::client::{Client, connect, get_chat, invite_timeout_s, no_chats, required};
+use super::messages::PAGE_SIZE_MAX;
 use super::output::{People, Table, chat_state, clean, count, quota_text, short};
 use super::{ChatArg, Global, json, pb};
 use crate::protocol::quota::Quota;
@@ -35,6 +36,15 @@ pub struct QuotaArgs {
     #[arg(long, value_name = "NUMBER", requires = "mib",
           value_parser = clap::value_parser!(u64).range(16..=1_000_000))]
     changes: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+pub struct RenameArgs {
+    #[command(flatten)]
+    chat: ChatArg,
+    /// The new name, up to 64 characters
+    #[arg(value_name = "NAME")]
+    name: String,
 }
 
 #[derive(Args, Debug)]
@@ -88,13 +98,66 @@ pub async fn new(global: &Global, args: NewArgs) -> Result<()> {
 
 /// Lists the chats.
 pub async fn list(global: &Global) -> Result<()> {
-    let response = connect(global).await?.list_chats(pb::ListChatsRequest {}).await?;
-    let chats = response.into_inner().chats;
+    let mut client = connect(global).await?;
+    let me = client.get_peer(pb::GetPeerRequest {}).await?.into_inner().peer_id;
+    let chats = client.list_chats(pb::ListChatsRequest {}).await?.into_inner().chats;
+    let unread = unread_in(&mut client, &chats, &me).await;
     global.output().emit(
-        || json!({ "chats": chats.iter().map(json::chat).collect::<Vec<_>>() }),
+        || {
+            let all = chats.iter().zip(&unread);
+            let all = all.map(|(chat, unread)| {
+                let mut value = json::chat(chat);
+                value["unread"] = json!(unread);
+                value
+            });
+            json!({ "chats": all.collect::<Vec<_>>() })
+        },
         || match chats.is_empty() {
-            true => "no chats yet: found one with `demes new NAME ADDRESS…`\n".into(),
-            false => chat_lines(&chats),
+            true => format!("{}\n", no_chats()),
+            false => chat_lines(&chats, &unread),
+        },
+    )?;
+    Ok(())
+}
+
+/// How many messages of others the person `me` has not read, chat by chat.
+pub async fn unread_in(client: &mut Client, chats: &[pb::Chat], me: &str) -> Vec<Option<u64>> {
+    let mut unread = Vec::with_capacity(chats.len());
+    for chat in chats {
+        unread.push(unread_of(client, chat, me).await);
+    }
+    unread
+}
+
+/// How many messages of others this person has not read: at most a page of them, and none where it
+/// cannot be told.
+async fn unread_of(client: &mut Client, chat: &pb::Chat, me: &str) -> Option<u64> {
+    let read = chat.members.iter().find(|member| member.peer_id == me)?.read;
+    if read >= chat.committed {
+        return Some(0);
+    }
+    let request = pb::ListMessagesRequest {
+        chat: chat.chat_id.clone(),
+        page_size: PAGE_SIZE_MAX as i32,
+        page_token: String::new(),
+        from: Some(pb::list_messages_request::From::After(read)),
+    };
+    let page = client.list_messages(request).await.ok()?.into_inner();
+    Some(page.messages.iter().filter(|message| message.author_peer_id != me).count() as u64)
+}
+
+/// Gives a chat another name.
+pub async fn rename(global: &Global, args: RenameArgs) -> Result<()> {
+    let mut client = connect(global).await?;
+    let chat = get_chat(&mut client, &args.chat.chat).await?;
+    let (id, name) = (chat.chat_id.clone(), args.name.clone());
+    let request = pb::UpdateChatRequest { chat: id, name, quota: None };
+    let renamed = client.update_chat(request).await?.into_inner();
+    global.output().emit(
+        || json!({ "chat_id": chat.chat_id, "sequence": renamed.sequence }),
+        || {
+            let (old, new) = (clean(&chat.name), clean(&args.name));
+            format!("{old} is called {new} now ({})\n", short(&chat.chat_id))
         },
     )?;
     Ok(())
@@ -162,9 +225,9 @@ pub async fn hand_over(global: &Global, args: HandOverArgs) -> Result<()> {
 }
 
 /// One line for each chat.
-pub fn chat_lines(chats: &[pb::Chat]) -> String {
-    let mut table = Table::new(["CHAT", "ID", "MEMBERS", "LAST", "QUEUED", "STATE"]);
-    for chat in chats {
+pub fn chat_lines(chats: &[pb::Chat], unread: &[Option<u64>]) -> String {
+    let mut table = Table::new(["CHAT", "ID", "MEMBERS", "LAST", "UNREAD", "QUEUED", "STATE"]);
+    for (chat, unread) in chats.iter().zip(unread) {
         let state = match chat.fault.is_empty() {
             true => chat_state(chat, &People::of(chat)),
             false => "stopped here".into(),
@@ -174,6 +237,11 @@ pub fn chat_lines(chats: &[pb::Chat]) -> String {
             short(&chat.chat_id).into(),
             chat.members.len().to_string(),
             chat.committed.to_string(),
+            match unread {
+                Some(unread) if *unread >= u64::from(PAGE_SIZE_MAX) => format!("{unread}+"),
+                Some(unread) => unread.to_string(),
+                None => "?".into(),
+            },
             chat.queued.to_string(),
             state,
         ]);
@@ -193,10 +261,10 @@ mod tests {
 
     #[test]
     fn chats_are_listed_in_lines() {
-        let lines = chat_lines(&[super::super::output::tests::sample_chat()]);
+        let lines = chat_lines(&[super::super::output::tests::sample_chat()], &[Some(3)]);
         let expected = "\
-CHAT  ID        MEMBERS  LAST  QUEUED  STATE
-club  c0ffee00  3        42    0       hosted here
+CHAT  ID        MEMBERS  LAST  UNREAD  QUEUED  STATE
+club  c0ffee00  3        42    3       0       hosted here
 ";
         assert_eq!(lines, expected);
     }
@@ -204,10 +272,11 @@ club  c0ffee00  3        42    0       hosted here
     #[test]
     fn a_fault_stands_below_the_table() {
         let chat = super::super::output::tests::sample_chat();
-        let lines = chat_lines(&[pb::Chat { fault: "it is bad: do this".into(), ..chat }]);
+        let chat = pb::Chat { fault: "it is bad: do this".into(), ..chat };
+        let lines = chat_lines(&[chat], &[None]);
         let expected = "\
-CHAT  ID        MEMBERS  LAST  QUEUED  STATE
-club  c0ffee00  3        42    0       stopped here
+CHAT  ID        MEMBERS  LAST  UNREAD  QUEUED  STATE
+club  c0ffee00  3        42    ?       0       stopped here
 
 club (c0ffee00) is stopped here: it is bad: do this
 ";

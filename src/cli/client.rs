@@ -15,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{GrpcMethod, Request, Response, Status, Streaming};
 use tower::service_fn;
 
+use super::output::clean;
 use super::pb::client_service_client::ClientServiceClient;
 use super::{Failure, Global, pb};
 use crate::config::{self, ConfigError};
@@ -153,6 +154,10 @@ impl Interceptor for Limit {
         if let Some(authorization) = &self.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
+        // A call whose person says how long it may take.
+        if request.metadata().contains_key("grpc-timeout") {
+            return Ok(request);
+        }
         let method = request.extensions().get::<GrpcMethod<'_>>().map(GrpcMethod::method);
         let deadline = match method {
             Some("Feed" | "WatchChat") => return Ok(request),
@@ -189,6 +194,31 @@ pub async fn get_chat(client: &mut Client, chat: &str) -> Result<pb::Chat> {
     required(client.get_chat(request).await?.into_inner().chat)
 }
 
+/// The chat that is meant: the one of that name, or the only one.
+///
+/// # Errors
+/// When there is no such chat, or several where none is named.
+pub async fn pick_chat(client: &mut Client, chat: Option<&str>) -> Result<pb::Chat> {
+    if let Some(chat) = chat {
+        return get_chat(client, chat).await;
+    }
+    let chats = client.list_chats(pb::ListChatsRequest {}).await?.into_inner().chats;
+    match &chats[..] {
+        [] => Err(no_chats().into()),
+        [only] => get_chat(client, &only.chat_id).await,
+        several => {
+            let names = several.iter().map(|chat| clean(&chat.name)).collect::<Vec<_>>();
+            let text = format!("which chat is meant? there are: {}", names.join(", "));
+            Err(Failure::usage(text).into())
+        }
+    }
+}
+
+/// Nothing can be done without a chat.
+pub fn no_chats() -> Failure {
+    Failure::refused("no chats yet: found one with `demes new NAME ADDRESS…`")
+}
+
 /// A part of a response that our own peer always fills in.
 pub fn required<T>(part: Option<T>) -> Result<T> {
     Ok(part.ok_or_else(|| Failure::bug("the peer sent an incomplete answer"))?)
@@ -215,13 +245,16 @@ pub fn invite_timeout_s(global: &Global, flag: Option<u32>) -> Result<u32> {
 }
 
 fn running_peer(data_dir: &Path) -> Result<String, Failure> {
-    let address = fs::read_to_string(data_dir.join(ADDRESS_FILE)).map_err(|_| {
-        Failure::unreachable(format!(
+    let path = data_dir.join(ADDRESS_FILE);
+    let address = fs::read_to_string(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => denied(data_dir),
+        io::ErrorKind::NotFound => Failure::unreachable(format!(
             "no peer runs on {}\n\
              is the peer running? start it with `demes up`; a peer elsewhere is named with \
              --data-dir DIR or --peer-api ADDR",
             data_dir.display()
-        ))
+        )),
+        _ => Failure::disk(format!("{} cannot be read: {error}", path.display())),
     })?;
     Ok(address.trim().to_owned())
 }

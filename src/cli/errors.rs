@@ -1,13 +1,17 @@
 //! Failures: what they mean for a person, and the exit code.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
+use serde_json::{Value, json};
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::config::ConfigError;
 pub use crate::links::asking::reason_of;
-use crate::wire::reason::Reason;
+use crate::telemetry::code_name;
+use crate::wire::reason::{DOMAIN, Reason};
 
 /// The peer refused, or the command did not succeed for another reason of this world.
 pub const EXIT_REFUSED: u8 = 1;
@@ -17,8 +21,13 @@ pub const EXIT_USAGE: u8 = 64;
 pub const EXIT_UNREACHABLE: u8 = 69;
 /// demes itself is wrong.
 pub const EXIT_BUG: u8 = 70;
-/// The disk is full, broken or not writable.
+/// The disk is full, broken or not writable; or what lies on it may not be used so, as a key that
+/// others can read.
 pub const EXIT_DISK: u8 = 74;
+/// What was to be sent is queued, and not confirmed yet.
+pub const EXIT_QUEUED: u8 = 75;
+/// The person has interrupted the command.
+pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// A failure with its exit code and a text that says what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,28 +36,54 @@ pub struct Failure {
     pub code: u8,
     /// Complete, without "error:" before it.
     pub text: String,
+    /// For programs: the peer's reason, or one of ours.
+    reason: String,
+    /// The gRPC code as the protos would write it.
+    status: &'static str,
+    /// Values that go with the reason.
+    metadata: BTreeMap<String, String>,
 }
 
 impl Failure {
+    fn of(code: u8, status: Code, reason: &str, text: impl Into<String>) -> Self {
+        // As grpcurl and the protos write it.
+        let status = code_name((status as i32).to_string().as_bytes());
+        let reason = reason.to_owned();
+        Self { code, text: text.into(), reason, status, metadata: BTreeMap::new() }
+    }
     /// The command was understood and cannot be done.
     pub fn refused(text: impl Into<String>) -> Self {
-        Self { code: EXIT_REFUSED, text: text.into() }
+        Self::of(EXIT_REFUSED, Code::FailedPrecondition, "REFUSED", text)
     }
     /// The command line or the configuration is wrong.
     pub fn usage(text: impl Into<String>) -> Self {
-        Self { code: EXIT_USAGE, text: text.into() }
+        Self::of(EXIT_USAGE, Code::InvalidArgument, "USAGE", text)
     }
     /// Nobody answers.
     pub fn unreachable(text: impl Into<String>) -> Self {
-        Self { code: EXIT_UNREACHABLE, text: text.into() }
+        Self::of(EXIT_UNREACHABLE, Code::Unavailable, "PEER_UNREACHABLE", text)
     }
     /// The disk does not do.
     pub fn disk(text: impl Into<String>) -> Self {
-        Self { code: EXIT_DISK, text: text.into() }
+        Self::of(EXIT_DISK, Code::Unavailable, "STORAGE_FAILED", text)
     }
     /// demes itself is wrong.
     pub fn bug(text: impl fmt::Display) -> Self {
-        Self { code: EXIT_BUG, text: format!("this is a bug in demes: {text}") }
+        let text = format!("this is a bug in demes: {text}");
+        Self::of(EXIT_BUG, Code::Internal, "INTERNAL", text)
+    }
+
+    /// The same for programs: one object on one line.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "error": {
+                "code": self.status,
+                "reason": self.reason,
+                "message": self.text,
+                "metadata": self.metadata,
+                "exit_code": self.code,
+            }
+        })
     }
 }
 
@@ -70,7 +105,8 @@ pub fn explain(error: &anyhow::Error) -> Option<Failure> {
         return Some(of_status(status));
     }
     if let Some(error) = error.downcast_ref::<ConfigError>() {
-        return Some(Failure::usage(error.to_string()));
+        let text = error.to_string();
+        return Some(Failure { reason: "CONFIG_INVALID".into(), ..Failure::usage(text) });
     }
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return match error.kind() {
@@ -101,22 +137,21 @@ pub fn of_status(status: &Status) -> Failure {
         "" => status.code().description(),
         message => message,
     };
-    if let Some(reason) = reason_of(status) {
+    if let Some(info) = status.get_details_error_info().filter(|info| info.domain == DOMAIN) {
+        let reason = Reason::named(&info.reason);
         let code = match reason {
-            Reason::Internal => return Failure::bug(said),
-            Reason::StorageFull | Reason::StorageDamaged | Reason::StorageFailed => EXIT_DISK,
-            Reason::Stopping => EXIT_UNREACHABLE,
+            Some(Reason::Internal) => return Failure::bug(said),
+            Some(Reason::StorageFull | Reason::StorageDamaged | Reason::StorageFailed) => EXIT_DISK,
+            Some(Reason::Stopping) => EXIT_UNREACHABLE,
+            // Or one of a newer peer than this program.
             _ => EXIT_REFUSED,
         };
-        let text = match next_step(reason) {
+        let text = match reason.and_then(next_step) {
             Some(step) => format!("{said}\n{step}"),
             None => said.to_owned(),
         };
-        return Failure { code, text };
-    }
-    if !status.details().is_empty() {
-        // A newer peer than this program has more reasons.
-        return Failure::refused(said);
+        let metadata = info.metadata.into_iter().collect();
+        return Failure { metadata, ..Failure::of(code, status.code(), &info.reason, text) };
     }
     match status.code() {
         Code::Unavailable => unreachable(said),
@@ -125,10 +160,15 @@ pub fn of_status(status: &Status) -> Failure {
         // The client's own clock shows as cancelled: no peer of ours cancels a call.
         Code::DeadlineExceeded | Code::Cancelled => frozen(),
         Code::Internal | Code::Unknown => Failure::bug(said),
-        Code::Unimplemented => {
-            Failure::refused(format!("the running peer does not know this command: {said}"))
+        code => {
+            let text = match code {
+                Code::Unimplemented => {
+                    format!("the running peer does not know this command: {said}")
+                }
+                _ => said.to_owned(),
+            };
+            Failure::of(EXIT_REFUSED, code, "REFUSED", text)
         }
-        _ => Failure::refused(said),
     }
 }
 
@@ -154,7 +194,7 @@ fn next_step(reason: Reason) -> Option<&'static str> {
         Reason::ChatAmbiguous => "use more of the chat's id: `demes chats` shows it",
         Reason::PeerNotFound => "`demes status CHAT` lists the members",
         Reason::PeerAmbiguous => "use more of the peer's id: `demes status CHAT --json` shows it",
-        Reason::InviteNotFound => "`demes invites` lists what waits for your answer",
+        Reason::InviteNotFound => "`demes invites` lists invitations and links",
         Reason::InviteAmbiguous => "use more of the id: `demes invites` shows it",
         Reason::LinkUnknown | Reason::LinkExpired | Reason::LinkUsedUp | Reason::LinkRevoked => {
             "ask whoever gave it to you for a new one"
@@ -217,6 +257,23 @@ mod tests {
     fn a_reason_of_a_newer_peer_is_a_refusal_like_others() {
         let failure = refused(Code::Internal, "SOMETHING_NEW");
         assert_eq!((failure.code, &failure.text[..]), (EXIT_REFUSED, "said"));
+    }
+
+    #[test]
+    fn programs_get_the_code_the_reason_and_its_values() {
+        let metadata = HashMap::from([("chat_ids".to_owned(), "c0,c1".to_owned())]);
+        let details = ErrorDetails::with_error_info("CHAT_AMBIGUOUS", "demes", metadata);
+        let status = Status::with_error_details(Code::FailedPrecondition, "which?", details);
+        let error = &explain(&status.into()).expect("a failure").to_json()["error"];
+        assert_eq!(error["code"], "FAILED_PRECONDITION");
+        assert_eq!(error["reason"], "CHAT_AMBIGUOUS");
+        assert_eq!(error["metadata"]["chat_ids"], "c0,c1");
+        assert_eq!(error["exit_code"], 1);
+        let own = Failure::unreachable("gone").to_json();
+        assert_eq!(
+            (&own["error"]["code"], &own["error"]["exit_code"]),
+            (&json!("UNAVAILABLE"), &json!(69))
+        );
     }
 
     #[test]

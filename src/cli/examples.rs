@@ -32,14 +32,23 @@ Examples:
   export DEMES_TOKEN=$(demes token)            what stands in a command line, others can see
   grpcurl -plaintext -expand-headers -H 'authorization: Bearer ${DEMES_TOKEN}' 127.0.0.1:7444 list
   DEMES_TOKEN=$(kubectl exec demes-0 -- demes token) demes --peer-api 127.0.0.1:7444 chats";
+pub const RENAME: &str = "\
+Examples:
+  demes rename Friday 'Friday evening'";
 pub const SEND: &str = "\
+It waits until a majority has the message on disk. What is queued is sent later, by itself; then the
+exit code is 75.
+
 Examples:
   demes send Friday 'See you at eight.'
   uptime | demes send Friday -
   demes send Friday 'On my way.' --no-wait   queued here is enough";
 pub const FEED: &str = "\
 Examples:
+  demes feed                                 all chats, also those that come later
   demes feed Friday                          from the beginning, and on until Ctrl-C
+  demes feed Friday --new                    only what happens from now on
+  demes feed Friday -n 20 -s                 with the last 20 messages, and sequences
   demes feed Friday --after 42               what came after sequence 42
   demes feed Friday --json | jq -r '.message.text // empty'";
 pub const HISTORY: &str = "\
@@ -66,4 +75,5 @@ Examples:
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0 done   1 refused   64 wrong usage or configuration   69 peer not reached
-  70 a bug in demes   74 the disk is full, broken or not writable";
+  70 a bug in demes   74 the disk is full, broken or not writable, or a key on it is not private
+  75 queued, and not confirmed yet   130 interrupted";

@@ -21,6 +21,8 @@ use crate::wire::reason::Reason;
 const VALID_S_MAX: i64 = 90 * 24 * 3_600;
 /// More than a link or a name could have.
 const STDIN_BYTES_MAX: u64 = 4_096;
+/// Longer than any name, and shorter than any link.
+const LINK_CHARS_MIN: usize = 72;
 /// Between looks at how far a join is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -29,7 +31,7 @@ pub struct InviteArgs {
     #[command(flatten)]
     chat: ChatArg,
     /// Where the invited person's peer listens; without the id, the key seen first is pinned
-    #[arg(value_name = "[PEERID@]HOST:PORT", required_unless_present = "link")]
+    #[arg(value_name = "[PEERID@]HOST:PORT")]
     address: Option<String>,
     /// How long the invitation is resent, in seconds [default: `invite.timeout_s`]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
@@ -86,7 +88,17 @@ fn seconds(text: &str) -> Result<u32, String> {
 
 /// Invites one person, or makes a link.
 pub async fn invite(global: &Global, args: InviteArgs) -> Result<()> {
-    let Some(address) = args.address else { return create_link(global, args).await };
+    let Some(address) = args.address else {
+        if args.link {
+            return create_link(global, args).await;
+        }
+        let chat = clean(&args.chat.chat);
+        return Err(Failure::usage(format!(
+            "whom? name the address of their peer: demes invite '{chat}' ben.example:7443\n\
+             or make a link, by which whoever has it can join: demes invite '{chat}' --link"
+        ))
+        .into());
+    };
     let request = pb::InviteMemberRequest {
         chat: args.chat.chat,
         address,
@@ -174,10 +186,9 @@ pub async fn accept(global: &Global, args: AcceptArgs) -> Result<()> {
     let output = global.output();
     let invite = given(args.invite)?;
     let client = connect(global).await?;
-    let is_link = invite.trim_start().starts_with(PREFIX);
-    let request = match is_link {
-        true => pb::AcceptInviteRequest { chat: String::new(), link: invite },
-        false => pb::AcceptInviteRequest { chat: invite, link: String::new() },
+    let request = match link_in(&invite) {
+        Some(link) => pb::AcceptInviteRequest { chat: String::new(), link },
+        None => pb::AcceptInviteRequest { chat: invite, link: String::new() },
     };
     let mut calling = client.clone();
     let accepting = calling.accept_invite(request);
@@ -187,6 +198,20 @@ pub async fn accept(global: &Global, args: AcceptArgs) -> Result<()> {
         || format!("you take part; talk with `demes chat {}`\n", short(&chat_id)),
     )?;
     Ok(())
+}
+
+/// The link that is meant. It may have lost its beginning where it was copied, or got capitals there.
+fn link_in(invite: &str) -> Option<String> {
+    let text: String = invite.split_whitespace().collect();
+    let begins = text.get(..PREFIX.len()).is_some_and(|it| it.eq_ignore_ascii_case(PREFIX));
+    let rest = if begins { &text[PREFIX.len()..] } else { &text };
+    let is_bare = || {
+        let is_of_link = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        rest.len() >= LINK_CHARS_MIN && rest.chars().all(is_of_link)
+    };
+    // An invitation's chat and inviter are hexadecimal, and have an @ between them.
+    let is_id = || rest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (begins || (is_bare() && !is_id())).then(|| format!("{PREFIX}{rest}"))
 }
 
 /// Waits for the call, and says meanwhile what hinders it.
@@ -388,6 +413,20 @@ club  2ea72ea7  revoked  2 of 3  --:--
 1ea71ea7  demes:AXgB
 ";
         assert_eq!(invite_lines(&[], &[link, revoked]), expected);
+    }
+
+    #[test]
+    fn a_link_is_known_without_its_beginning() {
+        let rest = format!("AXgB{}", "zZ_-9".repeat(20));
+        let link = format!("demes:{rest}");
+        for given in
+            [&link, &rest, &format!(" DEMES:{rest}\n"), &format!("Demes:AXgB\n{}", &rest[4..])]
+        {
+            assert_eq!(link_in(given).as_ref(), Some(&link), "{given:?}");
+        }
+        for name in ["Friday", &"c0ffee00".repeat(4), &"a".repeat(100), &"x ".repeat(32)] {
+            assert_eq!(link_in(name), None, "{name}");
+        }
     }
 
     #[test]

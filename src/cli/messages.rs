@@ -1,107 +1,183 @@
-//! Commands about messages: `send`, `feed`, `history`.
+//! Commands that read messages: `feed`, `history`.
 
-use std::io::{IsTerminal as _, Read};
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::client::{Client, connect, get_chat, opened, request_id};
+use super::client::{Client, connect, get_chat, no_chats, opened, pick_chat};
 use super::errors::{of_status, reason_of};
-use super::output::{Output, People, event_text, short, stdout_closed};
-use super::{ChatArg, Failure, Global, json, pb};
-use crate::protocol::types::TEXT_CHARS_MAX;
+use super::output::{Output, People, clean, event_text, short, stdout_closed};
+use super::{AnyChatArg, Global, json, pb};
 use crate::wire::reason::Reason;
+use pb::event::Kind;
 
 /// The most messages of one page; the peer's own limit.
-const PAGE_SIZE_MAX: u32 = 500;
-
-#[derive(Args, Debug)]
-pub struct SendArgs {
-    #[command(flatten)]
-    chat: ChatArg,
-    /// The text, up to 2,048 characters; - reads it from stdin
-    #[arg(value_name = "TEXT", allow_hyphen_values = true)]
-    text: String,
-    /// Return once the message is on this disk, without waiting for a majority
-    #[arg(long)]
-    no_wait: bool,
-}
+pub const PAGE_SIZE_MAX: u32 = 500;
+/// The most messages that are asked for at one time.
+const NUMBER_MAX: i64 = 100_000;
 
 #[derive(Args, Debug)]
 pub struct FeedArgs {
-    #[command(flatten)]
-    chat: ChatArg,
+    /// The chat: its name, its id, or the beginning of its id [default: all chats]
+    #[arg(value_name = "CHAT")]
+    chat: Option<String>,
     /// Begin after this sequence [default: from the beginning]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    after: u64,
+    #[arg(long, value_name = "N", requires = "chat")]
+    after: Option<u64>,
+    /// Begin with the last N messages
+    #[arg(short = 'n', value_name = "N", conflicts_with = "after",
+          value_parser = clap::value_parser!(u32).range(1..=NUMBER_MAX))]
+    number: Option<u32>,
+    /// Begin with what happens from now on
+    #[arg(long, conflicts_with_all = ["after", "number"])]
+    new: bool,
+    /// Show sequences
+    #[arg(short = 's', long)]
+    sequences: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct HistoryArgs {
     #[command(flatten)]
-    chat: ChatArg,
+    chat: AnyChatArg,
     /// How many messages
     #[arg(short = 'n', value_name = "N", default_value_t = 20,
-          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+          value_parser = clap::value_parser!(u32).range(1..=NUMBER_MAX))]
     number: u32,
     /// The newest before this sequence [default: the newest]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     before: u64,
+    /// Show sequences
+    #[arg(short = 's', long)]
+    sequences: bool,
 }
 
-/// Sends one message.
-pub async fn send(global: &Global, args: SendArgs) -> Result<()> {
-    let text = if args.text == "-" { read_stdin()? } else { args.text };
-    check_text(&text)?;
-    let mut client = connect(global).await?;
-    let sent = send_text(&mut client, &args.chat.chat, text, !args.no_wait).await?;
-    global.output().emit(
-        || {
-            json!({
-                "chat_id": sent.chat_id,
-                "request_id": sent.request_id,
-                "state": sent.state().as_str_name(),
-                "sequence": sent.sequence,
-            })
-        },
-        || match sent.state() {
-            pb::MessageState::Committed => format!("sent ({})\n", sent.sequence),
-            _ => "queued; it will be sent when a majority is reachable\n".into(),
-        },
-    )?;
-    Ok(())
-}
-
-/// Follows a chat until the peer or the person ends it.
+/// Follows one chat, or all, until the peer or the person ends it.
 pub async fn feed(global: &Global, args: FeedArgs) -> Result<()> {
-    let output = global.output();
+    let output = global.output().with_sequences(args.sequences);
     let mut client = connect(global).await?;
-    let chat = get_chat(&mut client, &args.chat.chat).await?;
-    let people = People::of(&chat);
-    let mut after = args.after;
+    let chats = match &args.chat {
+        Some(chat) => vec![get_chat(&mut client, chat).await?],
+        None => client.list_chats(pb::ListChatsRequest {}).await?.into_inner().chats,
+    };
+    let mut following = Following { output, one: None, known: BTreeMap::new() };
+    let mut cursors = Vec::new();
+    for chat in chats {
+        let after = match (args.after, args.number) {
+            (Some(after), _) => Some(after),
+            (None, Some(number)) => {
+                let last = last_messages(&mut client, &chat.chat_id, number, 0).await?;
+                Some(last.first().map_or(chat.committed, |first| first.sequence - 1))
+            }
+            (None, None) if args.new => Some(chat.committed),
+            // Without cursors, chats that come later are followed, too.
+            (None, None) => args.chat.as_ref().map(|_| 0),
+        };
+        if args.chat.is_some() {
+            following.one = Some(chat.chat_id.clone());
+        }
+        cursors.extend(after.map(|after| (chat.chat_id.clone(), after)));
+        following.learn(chat);
+    }
+    let mut cursors: BTreeMap<String, u64> = cursors.into_iter().collect();
+    if cursors.is_empty() && (args.new || args.number.is_some()) {
+        return Err(no_chats().into());
+    }
     loop {
         let ended = tokio::select! {
-            ended = follow(&mut client, &chat.chat_id, &mut after, output, &people) => ended?,
+            ended = following.follow(&mut client, &mut cursors) => ended?,
             // As behind `demes feed | head -1`, where the next event may be hours away.
             () = stdout_closed() => return Ok(()),
         };
         // Whoever reads our output was slow for a while; nothing is lost by going on from there.
         if reason_of(&ended) != Some(Reason::SlowConsumer) {
             let mut failure = of_status(&ended);
-            let chat = short(&chat.chat_id);
-            failure.text += &format!("\ngo on with `demes feed {chat} --after {after}`");
+            if let Some((chat, after)) =
+                following.one.as_ref().and_then(|it| cursors.get_key_value(it))
+            {
+                let chat = short(chat);
+                failure.text += &format!("\ngo on with `demes feed {chat} --after {after}`");
+            }
             return Err(failure.into());
         }
     }
 }
 
+/// What is followed, and what is known of it.
+struct Following {
+    output: Output,
+    /// The chat, where it is one that was named.
+    one: Option<String>,
+    /// Names of chats and of their members, by the chats' ids.
+    known: BTreeMap<String, (String, People)>,
+}
+
+impl Following {
+    fn learn(&mut self, chat: pb::Chat) {
+        let people = People::of(&chat);
+        self.known.insert(chat.chat_id, (clean(&chat.name), people));
+    }
+
+    /// Shows events behind the cursors, which move along; returns how the stream ended.
+    async fn follow(
+        &mut self,
+        client: &mut Client,
+        cursors: &mut BTreeMap<String, u64>,
+    ) -> Result<Status> {
+        let behind = cursors.iter();
+        let behind =
+            behind.map(|(chat, after)| pb::FeedCursor { chat: chat.clone(), after: *after });
+        let request = pb::FeedRequest { cursors: behind.collect() };
+        let mut feed = opened(client.feed(request)).await?;
+        loop {
+            let response = match feed.message().await {
+                Ok(Some(response)) => response,
+                Ok(None) => return Ok(Status::unavailable("the feed has ended")),
+                Err(status) => return Ok(status),
+            };
+            let mut lines = String::new();
+            for event in response.events {
+                let is_news = matches!(event.kind, Some(Kind::Member(_) | Kind::Policy(_)));
+                if !self.output.is_json() && (is_news || !self.known.contains_key(&event.chat_id)) {
+                    // Names of people and chats that have just come.
+                    if let Ok(chat) = get_chat(client, &event.chat_id).await {
+                        self.learn(chat);
+                    }
+                }
+                let after = cursors.entry(event.chat_id.clone()).or_default();
+                *after = event.sequence.max(*after);
+                if let Some(line) = self.line(&event) {
+                    lines += &line;
+                    lines.push('\n');
+                }
+            }
+            self.output.write(&lines)?;
+        }
+    }
+
+    fn line(&self, event: &pb::Event) -> Option<String> {
+        if self.output.is_json() {
+            return Some(json::event(event).to_string());
+        }
+        let nobody = (short(&event.chat_id).to_owned(), People::default());
+        let (name, people) = self.known.get(&event.chat_id).unwrap_or(&nobody);
+        let text = event_text(self.output, event, people)?;
+        Some(match self.one {
+            Some(_) => text,
+            None => format!("{}  {text}", self.output.bold(name)),
+        })
+    }
+}
+
 /// Shows earlier messages, oldest first.
 pub async fn history(global: &Global, args: HistoryArgs) -> Result<()> {
-    let output = global.output();
+    let output = global.output().with_sequences(args.sequences);
     let mut client = connect(global).await?;
-    let chat = get_chat(&mut client, &args.chat.chat).await?;
+    let chat = pick_chat(&mut client, args.chat.chat.as_deref()).await?;
     let messages = last_messages(&mut client, &chat.chat_id, args.number, args.before).await?;
     let people = People::of(&chat);
     output.emit(
@@ -121,18 +197,6 @@ pub async fn history(global: &Global, args: HistoryArgs) -> Result<()> {
         output.note(&output.dim(&format!("earlier: `demes history {chat} --before {before}`")));
     }
     Ok(())
-}
-
-/// Refuses what no peer would take, before anything is sent.
-pub fn check_text(text: &str) -> Result<(), Failure> {
-    let chars = text.chars().count();
-    match chars {
-        0 => Err(Failure::refused("the text is empty: there is nothing to send")),
-        1..=TEXT_CHARS_MAX => Ok(()),
-        _ => Err(Failure::refused(format!(
-            "the text has {chars} characters; a message has at most {TEXT_CHARS_MAX}: split it"
-        ))),
-    }
 }
 
 /// The newest `number` messages before `before` (0: of all), oldest first.
@@ -162,96 +226,4 @@ pub async fn last_messages(
     }
     // Each page is in order; the pages lead backwards.
     Ok(pages.into_iter().rev().flatten().collect())
-}
-
-/// Sends a text. With `confirmed` it waits for a majority until the call's deadline; the answer's
-/// state says how far the message has come.
-async fn send_text(
-    client: &mut Client,
-    chat: &str,
-    text: String,
-    confirmed: bool,
-) -> Result<pb::SendMessageResponse> {
-    let mut request = pb::SendMessageRequest {
-        chat: chat.to_owned(),
-        text,
-        request_id: request_id()?,
-        wait: pb::Wait::Committed.into(),
-    };
-    if confirmed {
-        match client.send_message(request.clone()).await {
-            Ok(sent) => return Ok(sent.into_inner()),
-            Err(status) if !is_late(&status) => return Err(status.into()),
-            Err(_) => {}
-        }
-    }
-    // A repeat with the same id gets the first result: what has become of the message by now.
-    request.set_wait(pb::Wait::Queued);
-    Ok(client.send_message(request).await?.into_inner())
-}
-
-/// Whether only the confirmation is missing.
-fn is_late(status: &Status) -> bool {
-    let waits = matches!(reason_of(status), Some(Reason::NoMajority | Reason::NoHost));
-    waits || matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
-}
-
-/// Shows events from `after` on, which moves along; returns how the stream ended.
-async fn follow(
-    client: &mut Client,
-    chat: &str,
-    after: &mut u64,
-    output: Output,
-    people: &People,
-) -> Result<Status> {
-    let cursor = pb::FeedCursor { chat: chat.to_owned(), after: *after };
-    let mut feed = opened(client.feed(pb::FeedRequest { cursors: vec![cursor] })).await?;
-    loop {
-        let response = match feed.message().await {
-            Ok(Some(response)) => response,
-            Ok(None) => return Ok(Status::unavailable("the feed has ended")),
-            Err(status) => return Ok(status),
-        };
-        let mut lines = String::new();
-        for event in response.events {
-            *after = event.sequence.max(*after);
-            let line = match output.is_json() {
-                true => Some(json::event(&event).to_string()),
-                false => event_text(output, &event, people),
-            };
-            if let Some(line) = line {
-                lines += &line;
-                lines.push('\n');
-            }
-        }
-        output.write(&lines)?;
-    }
-}
-
-fn read_stdin() -> Result<String, Failure> {
-    // No more than could be sent, and one byte to tell that there was more.
-    let limit = 4 * TEXT_CHARS_MAX as u64 + 1;
-    let mut bytes = Vec::new();
-    let read = std::io::stdin().take(limit).read_to_end(&mut bytes);
-    read.map_err(|error| Failure::refused(format!("stdin cannot be read: {error}")))?;
-    if bytes.len() as u64 == limit {
-        return Err(Failure::refused(format!(
-            "the text is too long; a message has at most {TEXT_CHARS_MAX} characters: split it"
-        )));
-    }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Failure::refused("stdin is not UTF-8 text; a message is text"))?;
-    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_is_counted_in_characters() {
-        assert_eq!(check_text(&"é".repeat(TEXT_CHARS_MAX)), Ok(()));
-        assert!(check_text(&"a".repeat(TEXT_CHARS_MAX + 1)).is_err());
-        assert!(check_text("").is_err());
-    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Data goes to stdout and everything else to stderr. No command asks questions. `errors.rs` turns
 //! every failure into a text that says what to do next, and an exit code; `output.rs` has what the
-//! commands share for showing things, `json.rs` the same for programs.
+//! commands share for showing things, `json.rs` the same for programs. With `--json` a failure is
+//! an object too.
 
 mod chat;
 mod chats;
@@ -17,9 +18,11 @@ mod messages;
 mod output;
 mod peer;
 mod recover;
+mod send;
 mod status;
 mod up;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -55,7 +58,8 @@ struct Global {
     #[arg(long, global = true, help_heading = COMMON, value_name = "ADDR",
           value_parser = client::host_and_port)]
     peer_api: Option<String>,
-    /// Where the peer keeps its identity and chats [default: ~/.local/share/demes]
+    /// Where the peer keeps its identity and chats [default: what the variable DEMES_DATA_DIR says,
+    /// else ~/.local/share/demes]
     #[arg(long, global = true, help_heading = COMMON, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The configuration file [default: ~/.config/demes/demes.toml, or DIR/demes.toml]
@@ -82,13 +86,19 @@ enum Command {
     /// Run this person's peer until it is stopped
     #[command(after_help = examples::UP)]
     Up(up::UpArgs),
+    /// Stop the peer that runs on the data directory
+    Down,
     /// Five peers on this machine talk, the host is killed, the next one takes over
     Demo,
     /// Found a chat, and invite people by their addresses
     #[command(after_help = examples::NEW)]
     New(chats::NewArgs),
     /// List the chats
+    #[command(visible_alias = "ls")]
     Chats,
+    /// Give a chat another name, for everybody
+    #[command(after_help = examples::RENAME)]
+    Rename(chats::RenameArgs),
     /// Invite somebody to a chat, by address or with a link
     #[command(after_help = examples::INVITE)]
     Invite(invites::InviteArgs),
@@ -98,7 +108,7 @@ enum Command {
     #[command(after_help = examples::REVOKE)]
     Revoke(invites::RevokeArgs),
     /// Accept an invitation, or join by a link
-    #[command(after_help = examples::ACCEPT)]
+    #[command(visible_alias = "join", after_help = examples::ACCEPT)]
     Accept(invites::AcceptArgs),
     /// Decline an invitation
     Decline(invites::DeclineArgs),
@@ -110,8 +120,8 @@ enum Command {
     Leave(chats::LeaveArgs),
     /// Send a message
     #[command(after_help = examples::SEND)]
-    Send(messages::SendArgs),
-    /// Follow what happens in a chat
+    Send(send::SendArgs),
+    /// Follow what happens in a chat, or in all
     #[command(after_help = examples::FEED)]
     Feed(messages::FeedArgs),
     /// Show earlier messages
@@ -161,8 +171,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(args) => up::run(&global, args).await,
         Command::Demo => demo::run(global.json).await,
         Command::Config => done(peer::config(&global)),
+        Command::Down => done(peer::down(&global).await),
         Command::New(args) => done(chats::new(&global, args).await),
         Command::Chats => done(chats::list(&global).await),
+        Command::Rename(args) => done(chats::rename(&global, args).await),
         Command::Leave(args) => done(chats::leave(&global, args).await),
         Command::HandOver(args) => done(chats::hand_over(&global, args).await),
         Command::Invite(args) => done(invites::invite(&global, args).await),
@@ -172,7 +184,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Remove(args) => done(chats::remove(&global, args).await),
         Command::Accept(args) => done(invites::accept(&global, args).await),
         Command::Decline(args) => done(invites::decline(&global, args).await),
-        Command::Send(args) => done(messages::send(&global, args).await),
+        Command::Send(args) => send::run(&global, args).await,
         Command::Feed(args) => done(messages::feed(&global, args).await),
         Command::History(args) => done(messages::history(&global, args).await),
         Command::Chat(args) => done(chat::run(&global, args).await),
@@ -182,6 +194,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Health(args) => peer::health(&global, args).await,
         Command::Doctor(args) => doctor::run(&global, args).await,
     }
+}
+
+/// Whether these arguments ask for JSON: so that an error in them is told as JSON, too.
+pub fn wants_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    let mut flags = arguments.take_while(|argument| argument != "--");
+    flags.any(|argument| argument == "--json")
 }
 
 fn done(result: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
@@ -194,6 +212,14 @@ struct ChatArg {
     /// The chat: its name, its id, or the beginning of its id
     #[arg(value_name = "CHAT")]
     chat: String,
+}
+
+/// The same where only one chat may be there, which needs no name.
+#[derive(Args, Clone, Debug)]
+struct AnyChatArg {
+    /// The chat: its name, its id, or the beginning of its id [default: the only one]
+    #[arg(value_name = "CHAT")]
+    chat: Option<String>,
 }
 
 #[cfg(test)]
@@ -225,8 +251,18 @@ mod tests {
             "demes send club hello",
             "demes send club -",
             "demes send club hello --no-wait",
+            "demes send club -5",
+            "demes send hello",
+            "demes send club hello --timeout 3",
             "demes feed club --after 3",
+            "demes feed -s -n 5",
+            "demes feed --new",
             "demes history club -n 5 --before 9",
+            "demes history -s",
+            "demes rename club guild",
+            "demes ls",
+            "demes join -",
+            "demes down",
             "demes status club --json",
             "demes --data-dir d status",
             "demes hand-over club",
@@ -240,9 +276,11 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        assert!(Cli::try_parse_from(["demes", "send", "club"]).is_err());
+        assert!(Cli::try_parse_from(["demes", "send"]).is_err());
         for line in [
-            "demes invite club",
+            "demes send club hello --no-wait --timeout 3",
+            "demes feed club --after 3 -n 3",
+            "demes feed club --new -n 3",
             "demes invite club ana.example:7443 --link",
             "demes invite club ana.example:7443 --uses 2",
             "demes invite club --link --uses 0",
@@ -258,6 +296,8 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
+        let json = |line: &str| wants_json(line.split(' ').map(OsString::from));
+        assert!(json("demes --json frobnicate") && !json("demes send club -- --json"));
         assert!(Cli::try_parse_from(["demes", "chats", "--peer-api", "here/there"]).is_err());
     }
 

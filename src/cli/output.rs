@@ -22,12 +22,19 @@ const SHORT_ID: usize = 8;
 pub struct Output {
     json: bool,
     color: bool,
+    /// Whether events come with their sequences.
+    sequences: bool,
 }
 
 impl Output {
     /// For people unless `json`; with colours only at a terminal, and without NO_COLOR.
     pub fn new(json: bool) -> Self {
-        Self { json, color: !json && wants_color(&io::stdout()) }
+        Self { json, color: !json && wants_color(&io::stdout()), sequences: false }
+    }
+
+    /// The same, with sequences before events if `shown`.
+    pub fn with_sequences(self, shown: bool) -> Self {
+        Self { sequences: shown, ..self }
     }
 
     /// Whether a program reads.
@@ -261,7 +268,11 @@ pub fn chat_state(chat: &pb::Chat, people: &People) -> String {
 
 /// An event in one line, or several for a text of several lines; none where people need not know.
 pub fn event_text(output: Output, event: &pb::Event, people: &People) -> Option<String> {
-    let time = output.dim(&local_time(event.created_at.as_ref()));
+    let time = local_time(event.created_at.as_ref());
+    let time = match output.sequences {
+        true => output.dim(&format!("{:>4}  {time}", event.sequence)),
+        false => output.dim(&time),
+    };
     let author = people.author(event);
     let notice = |text: String| Some(format!("{time}  {}", output.dim(&format!("* {text}"))));
     match event.kind.as_ref()? {
@@ -448,9 +459,11 @@ pub mod tests {
             })),
             ..pb::Event::default()
         };
-        let output = Output { json: false, color: false };
+        let output = Output { json: false, color: false, sequences: false };
         let text = event_text(output, &event, &People::default());
         let shown = "--:--  B\u{fffd}en: hi\u{fffd}]0;x\n       there";
         assert_eq!(text.as_deref(), Some(shown));
+        let numbered = event_text(output.with_sequences(true), &event, &People::default());
+        assert_eq!(numbered.expect("a text"), format!("   0  {shown}"));
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::chats::chat_lines;
+use super::chats::{chat_lines, unread_in};
 use super::client::{connect, get_chat};
 use super::output::{
     People, Table, chat_state, clean, count, local_time, milliseconds, quota_text, short,
@@ -30,17 +30,18 @@ pub async fn run(global: &Global, args: StatusArgs) -> Result<()> {
     }
     let peer = client.get_peer(pb::GetPeerRequest {}).await?.into_inner();
     let chats = client.list_chats(pb::ListChatsRequest {}).await?.into_inner().chats;
+    let unread = unread_in(&mut client, &chats, &peer.peer_id).await;
     global.output().emit(
         || {
             let chats: Vec<_> = chats.iter().map(json::chat).collect();
             json!({ "peer": json::peer(&peer), "chats": chats })
         },
-        || peer_text(&peer, &chats),
+        || peer_text(&peer, &chats, &unread),
     )?;
     Ok(())
 }
 
-fn peer_text(peer: &pb::GetPeerResponse, chats: &[pb::Chat]) -> String {
+fn peer_text(peer: &pb::GetPeerResponse, chats: &[pb::Chat], unread: &[Option<u64>]) -> String {
     let mut text = format!(
         "{}, demes {}\n  invite me   {}@{}\n  programs    {}\n  {}\n",
         clean(&peer.name),
@@ -52,7 +53,7 @@ fn peer_text(peer: &pb::GetPeerResponse, chats: &[pb::Chat]) -> String {
     );
     if !chats.is_empty() {
         text.push('\n');
-        text += &chat_lines(chats);
+        text += &chat_lines(chats, unread);
     }
     text
 }

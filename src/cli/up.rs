@@ -101,8 +101,12 @@ pub async fn run(global: &Global, args: UpArgs) -> Result<ExitCode> {
         level: guard.log_level(),
     };
     let mut stops = Stops { signals, reload, stdin: args.until_stdin_ends.then(tokio::io::stdin) };
+    let directory = settings.data_dir.clone();
     let result = match serve(options(settings, repair)).await {
         Ok(peer) => {
+            if let Err(error) = config::remember(&directory, &args.flags()) {
+                tracing::warn!(%error, "what the flags say could not be remembered");
+            }
             announce(global, &peer, &name, &data_dir)?;
             until_stopped(peer, &mut stops).await
         }

@@ -6,6 +6,7 @@ use super::*;
 fn layers() -> Layers {
     Layers {
         data_dir: "data".into(),
+        remembered: None,
         file: "demes.toml".into(),
         text: None,
         variables: Vec::new(),
@@ -46,6 +47,8 @@ fn each_layer_goes_before_the_one_below_and_says_so() {
     };
     let mut layers = layers();
     assert_eq!(origin(copy(&layers)), ("ana".into(), "default".into()));
+    layers.remembered = Some("peer.name = \"Ann\"\n".into());
+    assert_eq!(origin(copy(&layers)), ("Ann".into(), "data/up.toml".into()));
     layers.text = Some("[peer]\nname = \"Ben\"\n".into());
     assert_eq!(origin(copy(&layers)), ("Ben".into(), "demes.toml".into()));
     layers.variables = vec![("DEMES__PEER__NAME".into(), "Cleo".into())];
@@ -57,6 +60,7 @@ fn each_layer_goes_before_the_one_below_and_says_so() {
 fn copy(of: &Layers) -> Layers {
     Layers {
         data_dir: of.data_dir.clone(),
+        remembered: of.remembered.clone(),
         file: of.file.clone(),
         text: of.text.clone(),
         variables: of.variables.clone(),
@@ -205,4 +209,32 @@ fn a_login_name_that_cannot_be_a_name_is_passed_over() {
     let name = |user: &'static str| login_name(move |key| (key == "USER").then(|| user.to_owned()));
     assert_eq!(name("ana"), "ana");
     assert_eq!(name(""), "me");
+}
+
+#[test]
+fn a_directory_remembers_who_it_is_and_where_it_listens() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let start = |flags: &[(&'static str, &'static str, &str)]| {
+        let flag = |(key, flag, text): &(&'static str, &'static str, &str)| Flag {
+            key,
+            flag,
+            text: (*text).to_owned(),
+        };
+        let flags: Vec<Flag> = flags.iter().map(flag).collect();
+        let data_dir = Some(directory.path().to_owned());
+        let settings = load(&Arguments { data_dir, flags: flags.clone(), file: None });
+        remember(directory.path(), &flags).expect("it can be written");
+        settings.expect("valid")
+    };
+    start(&[
+        ("peer.name", "--name", "O'\"Neil"),
+        ("peer.listen", "--listen", "127.0.0.1:7453"),
+        ("telemetry.log_level", "--log-level", "debug"),
+    ]);
+    let again = start(&[("client.listen", "--client-listen", "127.0.0.1:7454")]);
+    assert_eq!(again.name, "O'\"Neil");
+    assert_eq!(again.peer_listen.port(), 7453);
+    assert_eq!(again.telemetry.log_level, "info", "how a run logs is its own");
+    let once_more = start(&[]);
+    assert_eq!((once_more.peer_listen.port(), once_more.client_listen.port()), (7453, 7454));
 }

@@ -4,6 +4,7 @@
 //! lock              held by the running process
 //! identity.pem …    the peer's key (see `crypto`)
 //! client.token …    what programs show, and where they come in (see `serve/client_door.rs`)
+//! up.toml           what flags of `demes up` said (see `config`)
 //! peer.redb         what belongs to the peer as a whole
 //! chats/ID.redb     one chat
 //! *.mark            how many writes the file of that name has seen (see `mark`)
@@ -12,7 +13,7 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -259,6 +260,32 @@ pub(super) fn put_in_place(new: &Path, path: &Path) -> Result<(), StorageError> 
     sync_directory(path.parent().unwrap_or(path))?;
     remove_if_there(&mark_of(path))?;
     remove_if_there(&marker_of(path))
+}
+
+/// The process that runs on the directory at `path`, if one does.
+///
+/// # Errors
+/// When it cannot be told: the directory belongs to somebody else, or the disk fails.
+pub fn process_on(path: &Path) -> Result<Option<u32>, StorageError> {
+    let path = path.join("lock");
+    let io = |doing| {
+        let path = path.clone();
+        move |error| StorageError::io(doing, &path, error)
+    };
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io("open")(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            file.read_to_string(&mut text).map_err(io("read"))?;
+            Ok(text.trim().parse().ok())
+        }
+        Err(TryLockError::Error(error)) => Err(io("lock")(error)),
+    }
 }
 
 /// The lock goes with the process, however that ends. The file says which one has it.

@@ -35,7 +35,7 @@ pub use anew::Anew;
 pub use apart::apart;
 pub use chat::{Carry, ChatStore, new_incarnation};
 pub use database::{Panic, take_panic};
-pub use directory::{DataDir, free_bytes};
+pub use directory::{DataDir, free_bytes, process_on};
 pub use error::StorageError;
 pub use peer::PeerStore;
 pub use probe::{is_in_memory, sync_times};

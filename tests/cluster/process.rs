@@ -38,6 +38,32 @@ async fn a_second_process_on_the_same_data_directory_is_refused() {
     .await;
 }
 
+/// `down` returns when the peer has ended, and says so when there is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_is_stopped_by_a_command_and_comes_back_as_it_was() {
+    story(async {
+        let mut chat = Chat::of(1, &[]).await;
+        chat.says(0).await;
+        let data_dir = chat.peers[0].data_dir();
+        let command = async |arguments: &[&str]| {
+            let mut command = Command::new(binary());
+            command.args(arguments).env("DEMES_DATA_DIR", &data_dir).stdin(Stdio::null());
+            tokio::time::timeout(STEP, command.output()).await.expect("it ends").unwrap()
+        };
+        let before = command(&["config", "--json"]).await;
+        let stopped = command(&["down"]).await;
+        assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
+        chat.peers[0].gone().await.unwrap();
+        assert_eq!(command(&["down"]).await.status.code(), Some(1));
+        let config: serde_json::Value = serde_json::from_slice(&before.stdout).unwrap();
+        let listen = &config["keys"]["peer.listen"];
+        assert!(listen["origin"].as_str().unwrap().ends_with("up.toml"), "{listen}");
+        chat.peers[0].start().await.unwrap();
+        chat.finish().await;
+    })
+    .await;
+}
+
 /// The votes and promises in a data directory are those of one key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_data_directory_is_refused_without_its_key_and_with_another_one() {
