@@ -89,8 +89,8 @@ impl Replica {
         heard + self.config.lease_max_us
     }
 
-    /// For how long the first attach waits for its answer: longer where ways and syncs are, which it
-    /// leaves after.
+    /// For how long the first attach waits for its answer: longer where ways and syncs are, after
+    /// which it leaves.
     pub(super) fn first_patience(&self) -> Micros {
         let usual = 2 * self.slowest_round_trip() + 4 * self.syncs.p99();
         let usual = if planted(Bug::AttachImpatient) { 0 } else { usual };
