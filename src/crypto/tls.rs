@@ -4,6 +4,9 @@
 //! authorities and no host names: whoever proves a key *is* that peer. What a peer may then do is
 //! decided by who it is. Sessions are never resumed, because a resumed one would skip the question
 //! whether the key is still admitted.
+//!
+//! What is recorded today stays closed to a quantum computer of tomorrow: keys are agreed on by
+//! X25519 and ML-KEM-768 together.
 
 use std::fmt;
 use std::io::{self, BufReader};
@@ -12,14 +15,15 @@ use std::time::Duration;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
+use rustls::crypto::aws_lc_rs::{self, kx_group::X25519MLKEM768};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    PeerIncompatible, RootCertStore, ServerConfig, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName,
+    Error, OtherError, PeerIncompatible, RootCertStore, ServerConfig, SignatureScheme,
 };
 
 use super::identity::Identity;
@@ -50,7 +54,7 @@ pub fn server_config(identity: &Identity, admit: Admit) -> Arc<ServerConfig> {
     });
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
-        .expect("ring has cipher suites for TLS 1.3")
+        .expect("the provider has cipher suites for TLS 1.3")
         .with_client_cert_verifier(verifier)
         .with_single_cert(vec![identity.certificate()], identity.private_key())
         .expect("the certificate was made from this key");
@@ -69,7 +73,7 @@ pub fn client_config(identity: &Identity, expected: Option<PeerId>) -> Arc<Clien
     });
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
-        .expect("ring has cipher suites for TLS 1.3")
+        .expect("the provider has cipher suites for TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(vec![identity.certificate()], identity.private_key())
@@ -151,9 +155,24 @@ fn peer_id_of_certificate(certificate: &CertificateDer<'_>) -> Option<PeerId> {
     key.try_into().ok().map(PeerId)
 }
 
-/// Named, never the process's default, which others may set.
+/// Named, never the process's default, which others may set. Keys are agreed on by X25519 and
+/// ML-KEM-768 together, and in no other way (decision 0011).
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
+    Arc::new(CryptoProvider { kx_groups: vec![X25519MLKEM768], ..aws_lc_rs::default_provider() })
+}
+
+/// Whether a handshake has failed because the other side does not know the hybrid key exchange: it
+/// offered others only, or it refused this one. Its alert also stands for no common cipher suite,
+/// of which TLS 1.3 has so few that everybody has one.
+pub fn lacks_hybrid(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
+    matches!(
+        error,
+        Some(
+            Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon)
+                | Error::AlertReceived(AlertDescription::HandshakeFailure)
+        )
+    )
 }
 
 /// Which keys one side takes.
@@ -295,7 +314,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
     use rustls::client::WantsClientCert;
     use rustls::pki_types::PrivatePkcs8KeyDer;
-    use rustls::{AlertDescription, ClientConnection, ConfigBuilder, ServerConnection};
+    use rustls::{ClientConnection, ConfigBuilder, NamedGroup, ServerConnection};
 
     use super::*;
 
@@ -365,6 +384,63 @@ mod tests {
         }
     }
 
+    /// The same configuration with a key exchange of before, which every TLS 1.3 has.
+    fn without_hybrid(provider: &Arc<CryptoProvider>) -> Arc<CryptoProvider> {
+        let kx_groups = vec![aws_lc_rs::kx_group::X25519];
+        Arc::new(CryptoProvider { kx_groups, ..CryptoProvider::clone(provider) })
+    }
+
+    // S15: no connection between peers is open to who records it and has a quantum computer later.
+    #[test]
+    fn keys_are_agreed_on_by_the_hybrid_exchange() {
+        let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let mut client =
+            ClientConnection::new(client_config(&bob, None), SERVER_NAME.try_into().unwrap())
+                .unwrap();
+        let mut server = ServerConnection::new(server_config(&alice, everybody())).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut sent = Vec::new();
+            client.write_tls(&mut sent).unwrap();
+            server.read_tls(&mut &sent[..]).unwrap();
+            server.process_new_packets().unwrap();
+            sent.clear();
+            server.write_tls(&mut sent).unwrap();
+            client.read_tls(&mut &sent[..]).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        let agreed =
+            [client.negotiated_key_exchange_group(), server.negotiated_key_exchange_group()];
+        for group in agreed {
+            assert_eq!(group.unwrap().name(), NamedGroup::X25519MLKEM768);
+        }
+    }
+
+    #[test]
+    fn who_does_not_know_the_hybrid_exchange_is_refused_and_both_sides_know_why() {
+        let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let (server, client) = (server_config(&alice, everybody()), client_config(&bob, None));
+        let old_server =
+            ServerConfig::builder_with_provider(without_hybrid(server.crypto_provider()))
+                .with_protocol_versions(&[&TLS13])
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(server.cert_resolver.clone());
+        let old_client =
+            ClientConfig::builder_with_provider(without_hybrid(client.crypto_provider()))
+                .with_protocol_versions(&[&TLS13])
+                .unwrap()
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+        for (server, client) in [(server, Arc::new(old_client)), (Arc::new(old_server), client)] {
+            let (at_server, at_client) = connect(server, client);
+            for error in [at_server.unwrap_err(), at_client.unwrap_err()] {
+                assert!(lacks_hybrid(&error), "{error}");
+            }
+        }
+        let other = io::Error::new(io::ErrorKind::InvalidData, Error::DecryptError);
+        assert!(!lacks_hybrid(&other) && !lacks_hybrid(&io::ErrorKind::UnexpectedEof.into()));
+    }
+
     #[test]
     fn a_key_other_than_the_pinned_one_is_refused_and_named() {
         let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
@@ -400,7 +476,7 @@ mod tests {
     fn a_shown_certificate_without_its_key_proves_nothing() {
         let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
         let mallory = Identity::generate().unwrap();
-        let signer = ring::sign::any_eddsa_type(&match mallory.private_key() {
+        let signer = aws_lc_rs::sign::any_eddsa_type(&match mallory.private_key() {
             rustls::pki_types::PrivateKeyDer::Pkcs8(key) => key,
             _ => unreachable!("identities are PKCS#8"),
         });

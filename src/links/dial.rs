@@ -74,6 +74,11 @@ pub enum DialError {
     NoAnswer,
     #[error("there is no way to that address from here")]
     NoRoute,
+    #[error(
+        "what answers there does not know the key exchange X25519MLKEM768: it is an older demes, \
+         or no peer"
+    )]
+    NoHybrid,
     #[error("{0}")]
     Other(String),
 }
@@ -176,6 +181,9 @@ fn tcp_error(error: &io::Error) -> DialError {
 fn tls_error(error: &io::Error) -> DialError {
     if let Some(tls::Refusal::OtherKey { found, .. }) = tls::refusal_of(error) {
         return DialError::WrongKey(found);
+    }
+    if tls::lacks_hybrid(error) {
+        return DialError::NoHybrid;
     }
     match error.kind() {
         io::ErrorKind::UnexpectedEof

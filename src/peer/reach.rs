@@ -65,7 +65,7 @@ fn reach_of(error: &DialError) -> pb::Reach {
         DialError::NameUnknown => pb::Reach::NameUnknown,
         DialError::NoAnswer => pb::Reach::NoAnswer,
         DialError::NoRoute => pb::Reach::NoRoute,
-        DialError::Other(_) => pb::Reach::NoPeer,
+        DialError::NoHybrid | DialError::Other(_) => pb::Reach::NoPeer,
     }
 }
 

@@ -59,7 +59,8 @@ impl Replica {
 
     /// For how long the line to a member still counts as narrow.
     fn late_us(&self, hosting: &Hosting, peer: &PeerId) -> Micros {
-        hosting.progress.get(peer).map_or(0, |progress| progress.late_us(self.now))
+        let inherited = hosting.late_until.since(self.now);
+        hosting.progress.get(peer).map_or(inherited, |progress| progress.late_us(self.now))
     }
 
     /// Whether those lines that matter are narrow: then what is only shown is told less often.
@@ -105,6 +106,7 @@ impl Replica {
             hosting.heartbeats_sent.pop_front();
         }
         let peers: Vec<_> = hosting.progress.keys().copied().collect();
+        self.learn_pace(interval_us);
         for (turn, peer) in (0..).zip(peers) {
             self.send_heartbeat(peer, interval_us, turn);
             self.recall(peer);
@@ -122,7 +124,6 @@ impl Replica {
     }
 
     pub(super) fn send_heartbeat(&mut self, peer: PeerId, interval_us: Micros, turn: u64) {
-        let all_receipts = self.all_receipts();
         let is_voter = self.log.voters().contains(&peer);
         let term = self.hard_state.term;
         let commit = self.log.commit();
@@ -135,12 +136,8 @@ impl Replica {
         // R36: on a narrow line, what is only shown waits for some heartbeats, one member after the
         // other: this host's line may be the narrow one.
         let is_late = progress.late_us(self.now) > 0;
-        let is_turn = |every| !is_late || (hosting.heartbeat + turn).is_multiple_of(every);
-        let news =
-            progress.receipts_version_sent != hosting.receipts_version && is_turn(RECEIPTS_EVERY);
-        if news {
-            progress.receipts_version_sent = hosting.receipts_version;
-        }
+        let heartbeats = hosting.heartbeat + turn;
+        let is_turn = |every| !is_late || heartbeats.is_multiple_of(every);
         let are_pasts_new = is_voter
             && progress.pasts_version_sent != hosting.pasts_version
             && is_turn(PASTS_EVERY);
@@ -148,17 +145,23 @@ impl Replica {
             progress.pasts_version_sent = hosting.pasts_version;
         }
         let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
+        let number = hosting.heartbeat;
+        let probe = hosting.paused && !planted(Bug::PausedStillHeartbeats);
+        let pasts = if are_pasts_new { hosting.pasts.clone() } else { Vec::new() };
+        let ranking = tells_ranking.then(|| Arc::clone(ranking));
+        let tells_receipts = is_turn(RECEIPTS_EVERY);
+        let positions = if tells_receipts { self.new_receipts(peer) } else { Vec::new() };
         let heartbeat = Heartbeat {
             term,
-            number: hosting.heartbeat,
+            number,
             interval_us,
             sent_us,
             lease_us,
-            probe: hosting.paused && !planted(Bug::PausedStillHeartbeats),
+            probe,
             commit,
-            positions: if news { all_receipts.into_iter().collect() } else { Vec::new() },
-            pasts: if are_pasts_new { hosting.pasts.clone() } else { Vec::new() },
-            ranking: tells_ranking.then(|| Arc::clone(ranking)),
+            positions,
+            pasts,
+            ranking,
         };
         self.send_early(peer, Body::Heartbeat(heartbeat));
     }

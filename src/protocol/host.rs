@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::config::Config;
 use super::event::{DiskState, Load, Notice};
 use super::message::{
-    Acknowledge, Announce, Append, Attach, Body, LookBack, Message, Ranking, RefusedReason,
+    Acknowledge, Announce, Append, Attach, Body, LookBack, Message, Ranking, Receipt, RefusedReason,
 };
 use super::planted::{Bug, planted};
 use super::presence::Presence;
@@ -56,8 +56,14 @@ pub(super) struct Hosting {
     /// What the last two heartbeats said of the time to the next.
     pub intervals_us: (Micros, Micros),
     pub active_at: Instant,
+    /// Until then the lines to those who have not attached count as narrow.
+    pub late_until: Instant,
     pub announce_at: Instant,
     pub receipts_version: u64,
+    /// In which version each receipt was changed last.
+    pub receipts_changed: BTreeMap<PeerId, u64>,
+    /// This host's own receipt in the newest version.
+    pub own_receipt: Receipt,
     /// What voters had said of themselves a moment ago, and how often that has changed.
     pub pasts: Vec<(PeerId, Incarnation, Past)>,
     pub pasts_version: u64,
@@ -128,8 +134,11 @@ impl Replica {
             heartbeats_sent: VecDeque::new(),
             intervals_us: (self.config.heartbeat_us, self.config.heartbeat_us),
             active_at: now,
+            late_until: self.late_until,
             announce_at: now + ANNOUNCE_US,
             receipts_version: 1,
+            receipts_changed: BTreeMap::new(),
+            own_receipt: Receipt::default(),
             pasts: Vec::new(),
             pasts_version: 0,
             gathered_at: None,
@@ -181,8 +190,11 @@ impl Replica {
         };
         let others = (0..).zip(self.others());
         let silent: Vec<_> = others.filter(|one| !heard(one)).map(|(_, peer)| peer).collect();
+        let term = self.hard_state.term;
         for peer in silent {
-            self.announce_to(peer);
+            // The first one had the proof, and is longer than many heartbeats. Whom that has not
+            // reached is given it when it asks (L3).
+            self.send_early(peer, Body::Announce(Announce { term, reign: None }));
         }
     }
 
@@ -334,6 +346,7 @@ impl Replica {
         let mut progress = Progress::new(incarnation, attach.attach, past);
         progress.boot = message.from_boot;
         progress.first_heartbeat = hosting.heartbeat;
+        progress.late_until = hosting.late_until;
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation
         {
@@ -348,6 +361,10 @@ impl Replica {
             progress.copied_soon = before.copied_soon;
             progress.late_until = before.late_until;
             progress.receipt = before.receipt;
+            if progress.late_us(self.now) > 0 && progress.boot == before.boot {
+                // It may well have come, and what is sent twice fills the line.
+                progress.ranking_sent = before.ranking_sent;
+            }
         }
         if known {
             progress.matched = attach.look.index;
@@ -391,6 +408,7 @@ impl Replica {
         if progress.receipt != receipt {
             progress.receipt = receipt;
             hosting.receipts_version += 1;
+            hosting.receipts_changed.insert(from, hosting.receipts_version);
         }
         // R22: contact is dated by when the echoed heartbeat was sent.
         let sent = hosting.heartbeats_sent.iter();

@@ -27,10 +27,38 @@ impl Replica {
                 receipts.entry(*peer).or_default().advance(progress.receipt);
             }
         }
-        // A host commits with the others' copies. What it has delivered itself is on its own disk.
-        let delivered = self.log.commit().min(self.synced);
-        receipts.entry(self.me).or_default().advance(Receipt { delivered, read: self.read });
+        receipts.entry(self.me).or_default().advance(self.own_receipt());
         receipts
+    }
+
+    // A host commits with the others' copies. What it has delivered itself is on its own disk.
+    fn own_receipt(&self) -> Receipt {
+        Receipt { delivered: self.log.commit().min(self.synced), read: self.read }
+    }
+
+    /// What a host tells a member now: all receipts at first, then those that have changed, and
+    /// nothing of itself. They are taken for told.
+    pub(super) fn new_receipts(&mut self, member: PeerId) -> Vec<(PeerId, Receipt)> {
+        let (me, own) = (self.me, self.own_receipt());
+        let Part::Host(hosting) = &mut self.part else { return Vec::new() };
+        if hosting.own_receipt != own {
+            hosting.own_receipt = own;
+            hosting.receipts_version += 1;
+            hosting.receipts_changed.insert(me, hosting.receipts_version);
+        }
+        let version = hosting.receipts_version;
+        let Some(progress) = hosting.progress.get_mut(&member) else { return Vec::new() };
+        let told = std::mem::replace(&mut progress.receipts_version_sent, version);
+        if told == version {
+            return Vec::new();
+        }
+        let Part::Host(hosting) = &self.part else { return Vec::new() };
+        let is_new = |peer: &PeerId| {
+            let changed = hosting.receipts_changed.get(peer);
+            *peer != member && (told == 0 || changed.is_some_and(|changed| *changed > told))
+        };
+        let all = self.all_receipts().into_iter();
+        all.filter(|(peer, _)| is_new(peer) || planted(Bug::AllReceiptsTold)).collect()
     }
 
     /// What a host was told itself outlives its hosting.

@@ -150,6 +150,7 @@ impl Replica {
             round_trips,
             syncs,
             lateness: _,
+            late_until,
             persisted_ready,
             apart_since: _,
             pasts,
@@ -236,6 +237,7 @@ impl Replica {
         if let Some(adoption) = adoption {
             adoption.situation(*me, into);
         }
+        into.due(*late_until);
         into.due(*seek_host_at);
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
@@ -308,8 +310,11 @@ impl Hosting {
             heartbeats_sent,
             intervals_us,
             active_at,
+            late_until,
             announce_at,
             receipts_version,
+            receipts_changed,
+            own_receipt,
             pasts,
             pasts_version,
             gathered_at,
@@ -328,7 +333,12 @@ impl Hosting {
         for (peer, progress) in progress {
             into.hash(peer);
             progress.situation(*peer, (*receipts_version, *pasts_version), into);
+            let told = progress.receipts_version_sent;
+            let untold: Vec<_> =
+                receipts_changed.iter().filter(|(_, version)| **version > told).collect();
+            into.hash((told == 0, untold.iter().map(|(peer, _)| *peer).collect::<Vec<_>>()));
         }
+        into.hash(own_receipt);
         into.due(*publish_at);
         into.was(*published_at);
         into.due(*heartbeat_at);
@@ -343,6 +353,7 @@ impl Hosting {
             }
         }
         into.was(*active_at);
+        into.due(*late_until);
         into.due_if(gathered_at.map(|at| at + GATHER_US));
         into.due(*announce_at);
         into.hash(hand_over.is_some());

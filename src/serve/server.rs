@@ -319,6 +319,7 @@ impl Door {
         let tls = tokio::select! {
             shaken = timeout(HANDSHAKE_MAX, shaking) => match shaken {
                 Ok(Ok(tls)) => tls,
+                Ok(Err(error)) if tls::lacks_hybrid(&error) => return rejected("HYBRID_MISSING"),
                 Ok(Err(_)) => return rejected("HANDSHAKE_FAILED"),
                 Err(_) => return rejected("HANDSHAKE_TIMEOUT"),
             },

@@ -127,6 +127,8 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::ReportsAllTheTime
         | Bug::AllSentAgainAtOnce
         | Bug::FlapsFillLines
+        | Bug::AllReceiptsTold
+        | Bug::PaceForgotten
         | Bug::AnnouncedToLate => "narrow_line",
         Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",

@@ -58,14 +58,14 @@ impl ServerCertVerifier for Anybody {
 
 /// Shows `certificate` and signs with `key`, which need not belong together.
 fn showing(certificate: CertificateDer<'static>, key: PrivatePkcs8KeyDer<'static>) -> ClientConfig {
-    let provider = rustls::crypto::ring::default_provider();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
     let key = PrivateKeyDer::from(key);
-    let signer = rustls::crypto::ring::sign::any_supported_type(&key).expect("a key");
+    let signer = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).expect("a key");
     let certified = rustls::sign::CertifiedKey::new(vec![certificate], signer);
     let resolver = rustls::sign::SingleCertAndKey::from(certified);
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("ring has TLS 1.3")
+        .expect("it has TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_client_cert_resolver(Arc::new(resolver));
@@ -131,10 +131,10 @@ async fn only_a_key_that_is_shown_and_proven_connects() {
     for (what, config) in cases {
         assert!(is_let_in(config, &address).await.is_err(), "{what}");
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut nothing = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("ring has TLS 1.3")
+        .expect("it has TLS 1.3")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_no_client_auth();
