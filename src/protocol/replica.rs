@@ -73,8 +73,7 @@ pub struct Replica {
     pub(super) attach_count: u64,
     /// Members that this one passes the committed log on to (R35).
     pub(super) relays: BTreeMap<PeerId, Progress>,
-    /// From then on, a host that cannot be dialled is read through another member: it has not been
-    /// heard for so long.
+    /// From then on a host that is not heard and cannot be dialled is read through a member.
     pub(super) relay_at: Instant,
     /// Who passes the log on and was found to be behind this peer; not asked until then.
     pub(super) relay_behind: Option<(PeerId, Instant)>,
@@ -112,8 +111,7 @@ pub struct Replica {
     pub(super) pasts_due_at: Option<Instant>,
     /// The later terms that members have said they are in, each of itself (L5).
     pub(super) heard_terms: BTreeMap<PeerId, Term>,
-    /// Whom this peer has voted for since it followed a host last, how often, and until when not
-    /// again (L5).
+    /// Who got this peer's votes since it followed a host, how often, until when not again (L5).
     pub(super) vain_votes: BTreeMap<Option<PeerId>, (u32, Instant)>,
     /// When this peer, as host, stood anew for one in a later term.
     pub(super) renewed_at: Option<Instant>,
