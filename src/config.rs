@@ -1,9 +1,10 @@
 //! The configuration, and the only reader of configuration files, environment and flags.
 //!
 //! Five layers, each over the one before: built-in defaults, what flags of an earlier `demes up`
-//! said about the directory, a TOML file, variables called `DEMES__SECTION__KEY`, flags. One table, `KEYS`, says what keys there are; the file written at
-//! the first start, the checks and `demes config` all come from it. Whatever is wrong is refused
-//! before anything starts, with the name of the key and where the value came from.
+//! said about the directory, a TOML file, variables called `DEMES__SECTION__KEY`, flags. One table,
+//! `KEYS`, says what keys there are; the file written at the first start, the checks and `demes
+//! config` all come from it. Whatever is wrong is refused before anything starts, with the name of
+//! the key and where the value came from.
 
 mod keys;
 mod values;

@@ -200,7 +200,8 @@ pub async fn accept(global: &Global, args: AcceptArgs) -> Result<()> {
     Ok(())
 }
 
-/// The link that is meant. It may have lost its beginning where it was copied, or got capitals there.
+/// The link that is meant. It may have lost its beginning where it was copied, or got capitals
+/// there.
 fn link_in(invite: &str) -> Option<String> {
     let text: String = invite.split_whitespace().collect();
     let begins = text.get(..PREFIX.len()).is_some_and(|it| it.eq_ignore_ascii_case(PREFIX));
