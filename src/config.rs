@@ -35,14 +35,7 @@ pub const FILE_NAME: &str = "demes.toml";
 /// The file in the data directory with what an earlier `demes up` was told by flags.
 pub const REMEMBERED_FILE: &str = "up.toml";
 /// What of it belongs to the directory, and so is remembered: who this is, and where it listens.
-const REMEMBERED_KEYS: [&str; 6] = [
-    "peer.name",
-    "peer.listen",
-    "peer.advertise",
-    "client.listen",
-    "health.listen",
-    "metrics.listen",
-];
+const REMEMBERED_KEYS: [&str; 4] = ["peer.name", "peer.listen", "peer.advertise", "client.listen"];
 /// Names the data directory, where no flag does.
 const DATA_DIR_VARIABLE: &str = "DEMES_DATA_DIR";
 /// The longest configuration file that is read.

@@ -143,6 +143,8 @@ pub fn of_status(status: &Status) -> Failure {
             Some(Reason::Internal) => return Failure::bug(said),
             Some(Reason::StorageFull | Reason::StorageDamaged | Reason::StorageFailed) => EXIT_DISK,
             Some(Reason::Stopping) => EXIT_UNREACHABLE,
+            // What was wanted stays queued, and happens once a majority is there.
+            Some(Reason::NoMajority) => EXIT_QUEUED,
             // Or one of a newer peer than this program.
             _ => EXIT_REFUSED,
         };

@@ -64,9 +64,14 @@ pub async fn feed(global: &Global, args: FeedArgs) -> Result<()> {
         Some(chat) => vec![get_chat(&mut client, chat).await?],
         None => client.list_chats(pb::ListChatsRequest {}).await?.into_inner().chats,
     };
-    let mut following = Following { output, one: None, known: BTreeMap::new() };
+    let is_all = args.chat.is_none() && !args.new && args.number.is_none() && args.after.is_none();
+    let mut following = Following { output, is_all, one: None, known: BTreeMap::new() };
     let mut cursors = Vec::new();
     for chat in chats {
+        let has_failed = args.chat.is_none() && !chat.fault.is_empty();
+        if has_failed && (args.new || args.number.is_some()) {
+            continue; // it gives nothing, and the others do
+        }
         let after = match (args.after, args.number) {
             (Some(after), _) => Some(after),
             (None, Some(number)) => {
@@ -110,6 +115,9 @@ pub async fn feed(global: &Global, args: FeedArgs) -> Result<()> {
 /// What is followed, and what is known of it.
 struct Following {
     output: Output,
+    /// All chats from their beginnings, those that come later too: only without cursors are they
+    /// all sent, and what has been shown is sent again after a break.
+    is_all: bool,
     /// The chat, where it is one that was named.
     one: Option<String>,
     /// Names of chats and of their members, by the chats' ids.
@@ -128,11 +136,12 @@ impl Following {
         client: &mut Client,
         cursors: &mut BTreeMap<String, u64>,
     ) -> Result<Status> {
-        let behind = cursors.iter();
+        let behind = cursors.iter().filter(|_| !self.is_all);
         let behind =
             behind.map(|(chat, after)| pb::FeedCursor { chat: chat.clone(), after: *after });
         let request = pb::FeedRequest { cursors: behind.collect() };
         let mut feed = opened(client.feed(request)).await?;
+        let shown = cursors.clone();
         loop {
             let response = match feed.message().await {
                 Ok(Some(response)) => response,
@@ -141,6 +150,10 @@ impl Following {
             };
             let mut lines = String::new();
             for event in response.events {
+                let is_shown = shown.get(&event.chat_id).is_some_and(|it| event.sequence <= *it);
+                if is_shown && event.sequence > 0 {
+                    continue;
+                }
                 let is_news = matches!(event.kind, Some(Kind::Member(_) | Kind::Policy(_)));
                 if !self.output.is_json() && (is_news || !self.known.contains_key(&event.chat_id)) {
                     // Names of people and chats that have just come.

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use tonic::{Code, Request, Response, Status};
 
 use super::client::{Client, connect, get_chat, pick_chat, request_id};
-use super::errors::{EXIT_INTERRUPTED, EXIT_QUEUED, reason_of};
+use super::errors::{EXIT_INTERRUPTED, EXIT_QUEUED, EXIT_UNREACHABLE, of_status, reason_of};
 use super::output::{Output, People, chat_state, clean};
 use super::{Failure, Global, pb};
 use crate::protocol::types::TEXT_CHARS_MAX;
@@ -107,27 +107,42 @@ async fn confirmed(
     call.set_timeout(timeout);
     let sending = async { asking.send_message(call).await.map(Response::into_inner) };
     let mut sending = std::pin::pin!(sending);
+    let mut interrupted = std::pin::pin!(ctrl_c());
     let mut is_said = false;
     let late = loop {
         tokio::select! {
             sent = &mut sending => match sent {
                 Ok(sent) => return Ok((sent, ExitCode::from(EXIT_QUEUED))),
-                Err(status) if !is_late(&status) => return Err(status.into()),
+                Err(status) if !is_late(&status) => return Err(perhaps_queued(&status).into()),
                 Err(_) => break EXIT_QUEUED,
             },
             () = sleep(SAY_AFTER), if !is_said => {
                 is_said = true;
-                if let Ok(chat) = get_chat(client, &request.chat).await {
+                let looked = tokio::select! {
+                    looked = get_chat(client, &request.chat) => looked,
+                    _ = &mut interrupted => break EXIT_INTERRUPTED,
+                };
+                if let Ok(chat) = looked {
                     let state = chat_state(&chat, &People::of(&chat));
                     output.note(&format!("not confirmed yet: {state}; Ctrl-C leaves it queued"));
                 }
             }
-            _ = ctrl_c() => break EXIT_INTERRUPTED,
+            _ = &mut interrupted => break EXIT_INTERRUPTED,
         }
     };
     // A repeat with the same id gets the first result: what has become of the message by now.
     let sent = client.send_message(request).await?.into_inner();
     Ok((sent, ExitCode::from(late)))
+}
+
+/// A peer that went away meanwhile may have the text on its disk, and sends it when it is back.
+fn perhaps_queued(status: &Status) -> Failure {
+    let mut failure = of_status(status);
+    if failure.code == EXIT_UNREACHABLE {
+        failure.text += "\nyour text may be queued all the same: see what `demes chats` shows as \
+                         QUEUED before you send it again";
+    }
+    failure
 }
 
 /// Whether only the confirmation is missing.

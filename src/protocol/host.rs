@@ -25,6 +25,8 @@ use super::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, R
 const ANNOUNCE_US: Micros = SECOND;
 /// On narrow lines, one of so many rounds tells a member that has attached.
 const NARROW_ANNOUNCE_EVERY: u64 = 8;
+/// One of so many announcements to one member has the proof of the reign again.
+const PROVEN_ANNOUNCE_EVERY: u64 = 8;
 /// So much of the log is on its way to a member over a narrow line.
 const NARROW_AHEAD_BYTES: usize = 2 << 10;
 
@@ -191,10 +193,11 @@ impl Replica {
         let others = (0..).zip(self.others());
         let silent: Vec<_> = others.filter(|one| !heard(one)).map(|(_, peer)| peer).collect();
         let term = self.hard_state.term;
+        // The first one had the proof, which is longer than many heartbeats. Whom that has not
+        // reached is given it when it asks (L3), but one who takes this host for a stranger.
+        let reign = self.own_proof().filter(|_| round.is_multiple_of(PROVEN_ANNOUNCE_EVERY));
         for peer in silent {
-            // The first one had the proof, and is longer than many heartbeats. Whom that has not
-            // reached is given it when it asks (L3).
-            self.send_early(peer, Body::Announce(Announce { term, reign: None }));
+            self.send_early(peer, Body::Announce(Announce { term, reign: reign.clone() }));
         }
     }
 
@@ -346,6 +349,7 @@ impl Replica {
         let mut progress = Progress::new(incarnation, attach.attach, past);
         progress.boot = message.from_boot;
         progress.first_heartbeat = hosting.heartbeat;
+        progress.receipts_from = self.log.commit();
         progress.late_until = hosting.late_until;
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation

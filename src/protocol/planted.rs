@@ -453,8 +453,6 @@ bugs! {
     R9 AddressTakenForProof,
     /// Whose claim was false is not read of through others either.
     L1 ProofFromNobody,
-    /// A removal is not believed where the remover has begun anew meanwhile.
-    L1 RemoverBeganAnew,
     /// The term that somebody asks for the log of counts as its own.
     L5 AskedTermHeard,
     /// Rounds are no longer in a search that has come to nothing so far.

@@ -68,6 +68,9 @@ pub(super) struct Progress {
     pub receipt: Receipt,
     /// The version of the host's receipts that the member has been sent.
     pub receipts_version_sent: u64,
+    /// What was committed when it attached. A member takes no receipt of whom its log does not name
+    /// yet: until it has come so far it is told all of them again.
+    pub receipts_from: Index,
     /// The same of what voters have said of themselves.
     pub pasts_version_sent: u64,
     pub ranking_version: u64,
@@ -111,6 +114,7 @@ impl Progress {
             late_until: Instant(0),
             receipt: Receipt::default(),
             receipts_version_sent: 0,
+            receipts_from: 0,
             pasts_version_sent: 0,
             ranking_version: 0,
             ranking_sent: None,

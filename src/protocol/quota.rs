@@ -54,11 +54,12 @@ impl Default for Quota {
 }
 
 impl Added {
-    /// What is left of it at `now`, if that much may be added in a day.
+    /// What is left of it at `now`, if that much may be added in a day. Of what was added while it
+    /// was more, no more counts, or one who has agreed to less would be silent for many days.
     fn faded(self, now: Instant, quota: Quota) -> Self {
         let faded = |added: u64, most: u64| {
             let part = u128::from(most) * u128::from(now.since(self.at)) / u128::from(DAY_US);
-            added.saturating_sub(u64::try_from(part).unwrap_or(u64::MAX))
+            added.min(most).saturating_sub(u64::try_from(part).unwrap_or(u64::MAX))
         };
         Self { bytes: faded(self.bytes, quota.bytes), rare: faded(self.rare, quota.rare), at: now }
     }

@@ -48,9 +48,12 @@ impl Replica {
         }
         let version = hosting.receipts_version;
         let Some(progress) = hosting.progress.get_mut(&member) else { return Vec::new() };
-        let told = std::mem::replace(&mut progress.receipts_version_sent, version);
+        let told = progress.receipts_version_sent;
         if told == version {
             return Vec::new();
+        }
+        if progress.matched >= progress.receipts_from {
+            progress.receipts_version_sent = version;
         }
         let Part::Host(hosting) = &self.part else { return Vec::new() };
         let is_new = |peer: &PeerId| {

@@ -225,9 +225,7 @@ impl ChatState {
     // L1: only a member's own word ends another's membership, and only its own word its own.
     /// Who says with this word that `peer`, in this incarnation, is to go; `Some(None)` where it
     /// says so itself. Another must be one who may say so as far as this log has come, and its word
-    /// none that the log has of an earlier membership: an author's numbers are dense. One that goes
-    /// on in an incarnation of which the log knows nothing has joined in it since, and its key is
-    /// the same.
+    /// none that the log has of an earlier membership: an author's numbers are dense.
     pub(super) fn ends_membership(
         &self,
         (generation, peer, incarnation): (Generation, PeerId, Incarnation),
@@ -246,10 +244,7 @@ impl ChatState {
             Membership::Leaving if author == peer => (session == incarnation).then_some(None),
             Membership::Removing { peer: target } if *target == peer && author != peer => {
                 let member = self.members.get(&author)?;
-                let is_later =
-                    !self.outlived.contains(author, session) && !planted(Bug::RemoverBeganAnew);
-                let may = member.state == MemberState::Active
-                    && (member.incarnation == session || is_later);
+                let may = member.state == MemberState::Active && member.incarnation == session;
                 let is_new = word.number > self.submissions.last(author, session);
                 let is_new = is_new || planted(Bug::OldRemovalBelieved);
                 (may && is_new).then_some(Some(author))

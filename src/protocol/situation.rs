@@ -407,6 +407,7 @@ impl Progress {
             late_until,
             receipt,
             receipts_version_sent,
+            receipts_from,
             pasts_version_sent,
             ranking_version,
             ranking_sent: _,
@@ -423,6 +424,7 @@ impl Progress {
             into.hash((last, bytes));
         }
         into.hash(*receipts_version_sent == receipts_version);
+        into.hash(*matched >= *receipts_from);
         into.hash(*pasts_version_sent == pasts_version);
         into.was_if(*contact);
         into.due(*late_until);

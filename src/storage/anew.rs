@@ -21,7 +21,7 @@ use super::files::{self, sync_directory};
 use super::recover::{self, decode_submission, get_state};
 use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
-use crate::protocol::evidence::Findings;
+use crate::protocol::evidence::{Findings, Offence};
 use crate::protocol::types::{
     ChatId, Generation, HardState, Incarnation, Index, Membership, Pasts, Payload, Submission,
 };
@@ -77,7 +77,7 @@ pub(super) fn begin_anew(
         generation,
         read: remains.read,
         pasts,
-        evidence: remains.evidence,
+        evidence: kept_evidence(remains.evidence),
         carried,
     };
     let new = write_new(dir, chat, &beginning)?;
@@ -85,6 +85,13 @@ pub(super) fn begin_anew(
     put_in_place(&new, &path)?;
     let (store, recovered) = recover::open(&path)?;
     Ok(Anew { store, recovered, kept_at })
+}
+
+/// A store that has forgotten what its peer said (R9) takes those words for another's: what it holds
+/// against who showed them is void once its peer begins anew.
+fn kept_evidence(mut evidence: Findings) -> Findings {
+    evidence.retain(|_, found| found.what != Offence::ForeignWords);
+    evidence
 }
 
 /// Makes room for a chat that is no longer here: its file is kept aside if anything waits in it, or

@@ -35,7 +35,7 @@ pub(super) const PEER_FILE: &str = "peer.redb";
 /// What the names of a peer's own files begin with. Others may lie beside them. The token of
 /// programs is not among them, as the key is not: one that others could read is made anew by who
 /// reads it.
-const OURS: [&str; 4] = ["lock", "client.addr", "certificate.pem", PEER_FILE];
+const OURS: [&str; 5] = ["lock", "client.addr", "certificate.pem", "up.toml", PEER_FILE];
 
 /// An own, locked data directory. Dropping it gives the lock back.
 pub struct DataDir {

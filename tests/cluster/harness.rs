@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use demes::cli::demo::check::{Confirmed, check};
 use demes::cli::demo::cluster::{Cluster, say};
@@ -30,6 +30,15 @@ pub async fn story(story: impl Future<Output = ()>) {
 }
 
 const NAMES: [&str; 7] = ["Ada", "Ben", "Cleo", "Dan", "Eve", "Fay", "Gus"];
+
+/// Whether every thread of the process has stopped: a signal is only on its way at first.
+fn is_stopped(pid: Pid) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    })
+}
 
 /// The program under test.
 pub fn binary() -> &'static Path {
@@ -163,6 +172,13 @@ impl Chat {
         let pid = self.peers[peer].pid().expect("the peer runs");
         let pid = Pid::from_raw(i32::try_from(pid).expect("process ids are small"));
         kill(pid, signal).expect("the process exists");
+        if signal == Signal::SIGSTOP {
+            let until = Instant::now() + STEP;
+            while !is_stopped(pid) {
+                assert!(Instant::now() < until, "{pid} runs on");
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// Waits until `seen` holds for the chat as one peer sees it.

@@ -143,6 +143,9 @@ impl Truth {
         if let Some(pasts) = &persist.pasts {
             recovered.pasts = Pasts::clone(pasts);
         }
+        if let Some(evidence) = &persist.evidence {
+            recovered.evidence = Findings::clone(evidence);
+        }
         if let Some(checkpoint) = &persist.checkpoint {
             recovered.checkpoint = Checkpoint::clone(checkpoint);
         }

@@ -48,7 +48,6 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::AttachImpatient => "patience",
         Bug::AddressTakenForProof => "refused_address",
         Bug::ProofFromNobody => "false_claim_made_true",
-        Bug::RemoverBeganAnew => "remover_began_anew",
         Bug::AskedTermHeard => "asked_term",
         Bug::LateLogAdopted => "stale_adoption",
         Bug::PiecesAdopted => "fetch_loop",

@@ -185,7 +185,10 @@ fn outward(reach: pb::Reach) -> (&'static str, &'static str) {
             "the address has become somebody else's: they must leave, and be invited at the one \
              that they have now",
         ),
-        _ => ("what answers there is no peer", "another program has taken that port there"),
+        _ => (
+            "what answers there is no peer",
+            "another program has taken that port there, or it is an older demes: update it",
+        ),
     }
 }
 
@@ -214,7 +217,8 @@ fn inward(reach: pb::Reach) -> (&'static str, &'static str) {
         ),
         _ => (
             "what answers there is no peer",
-            "another program has that port: correct `peer.advertise`, or what forwards the port",
+            "another program has that port (correct `peer.advertise`, or what forwards the port), \
+             or their demes is older: update it",
         ),
     }
 }

@@ -116,7 +116,9 @@ async fn bring(node: &Arc<Node>, chat: ChatId, progress: &watch::Sender<Joining>
             Ok(Answering::Go) => {}
             Ok(Answering::Done) => return Joining::Done,
             Ok(Answering::Later) => {
-                let _ = timeout(RETRY_MIN, changed).await;
+                if timeout(backoff.pause(), changed).await.is_ok() {
+                    backoff.reset();
+                }
                 continue;
             }
             Err(refusal) => return Joining::Failed(refusal),
