@@ -87,8 +87,8 @@ pub(super) fn begin_anew(
     Ok(Anew { store, recovered, kept_at })
 }
 
-/// A store that has forgotten what its peer said (R9) takes those words for another's: what it holds
-/// against who showed them is void once its peer begins anew.
+/// A store that has forgotten what its peer said (R9) takes those words for another's: what it
+/// holds against who showed them is void once its peer begins anew.
 fn kept_evidence(mut evidence: Findings) -> Findings {
     evidence.retain(|_, found| found.what != Offence::ForeignWords);
     evidence
