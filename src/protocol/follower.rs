@@ -10,16 +10,12 @@ use super::message::{
     Submit, SubmitAnswer, SubmitProblem,
 };
 use super::planted::{Bug, planted};
-use super::progress::{LATE_KEPT_US, LATE_US};
 use super::replica::{Part, Replica};
 use super::time::{Instant, MS, Micros, SECOND};
 use super::types::{Entry, Index, PeerId, Position, Term};
 
 /// What a member has told of itself, it tells anew no sooner than after so many heartbeats.
 pub(super) const PAST_AGAIN: Micros = 16;
-/// Where leases are longer by so much, heartbeats came late by a third of it: as late as makes a
-/// host take a line for narrow.
-const LATE_LEASE_US: Micros = 3 * LATE_US;
 /// How many members are asked at once who the host is.
 const SEEK_PEERS_MAX: usize = 3;
 /// Heartbeats that tell of entries which do not come, before the member attaches again. Heartbeats
@@ -280,7 +276,6 @@ impl Replica {
 
     pub(super) fn take_heartbeat(&mut self, host: PeerId, heartbeat: &Heartbeat) {
         self.lateness.add(self.now, heartbeat.number, heartbeat.sent_us);
-        self.learn_pace(heartbeat.interval_us);
         if !heartbeat.probe {
             self.renew_lease(host, heartbeat.interval_us, heartbeat.lease_us);
         }
@@ -308,19 +303,6 @@ impl Replica {
         self.commit_to(heartbeat.commit.min(compared));
         if lost {
             self.attach();
-        }
-    }
-
-    /// R22: a host that begins as if nothing were wrong with the lines fills them before it
-    /// notices. It goes on as its members were led, and as it was led itself.
-    pub(super) fn learn_pace(&mut self, interval_us: Micros) {
-        let levels = match interval_us >= self.config.heartbeat_narrow_us() {
-            true => 3,
-            false if self.lateness.longer_by() > LATE_LEASE_US => 2,
-            false => return,
-        };
-        if !planted(Bug::PaceForgotten) {
-            self.late_until = self.late_until.max(self.now + levels * LATE_KEPT_US);
         }
     }
 

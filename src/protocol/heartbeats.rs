@@ -59,8 +59,7 @@ impl Replica {
 
     /// For how long the line to a member still counts as narrow.
     fn late_us(&self, hosting: &Hosting, peer: &PeerId) -> Micros {
-        let inherited = hosting.late_until.since(self.now);
-        hosting.progress.get(peer).map_or(inherited, |progress| progress.late_us(self.now))
+        hosting.progress.get(peer).map_or(0, |progress| progress.late_us(self.now))
     }
 
     /// Whether those lines that matter are narrow: then what is only shown is told less often.
@@ -106,7 +105,6 @@ impl Replica {
             hosting.heartbeats_sent.pop_front();
         }
         let peers: Vec<_> = hosting.progress.keys().copied().collect();
-        self.learn_pace(interval_us);
         for (turn, peer) in (0..).zip(peers) {
             self.send_heartbeat(peer, interval_us, turn);
             self.recall(peer);

@@ -58,8 +58,6 @@ pub(super) struct Hosting {
     /// What the last two heartbeats said of the time to the next.
     pub intervals_us: (Micros, Micros),
     pub active_at: Instant,
-    /// Until then the lines to those who have not attached count as narrow.
-    pub late_until: Instant,
     pub announce_at: Instant,
     pub receipts_version: u64,
     /// In which version each receipt was changed last.
@@ -136,7 +134,6 @@ impl Replica {
             heartbeats_sent: VecDeque::new(),
             intervals_us: (self.config.heartbeat_us, self.config.heartbeat_us),
             active_at: now,
-            late_until: self.late_until,
             announce_at: now + ANNOUNCE_US,
             receipts_version: 1,
             receipts_changed: BTreeMap::new(),
@@ -350,7 +347,6 @@ impl Replica {
         progress.boot = message.from_boot;
         progress.first_heartbeat = hosting.heartbeat;
         progress.receipts_from = self.log.commit();
-        progress.late_until = hosting.late_until;
         if let Some(before) = hosting.progress.get(&from)
             && before.incarnation == incarnation
         {

@@ -407,8 +407,6 @@ bugs! {
     R22 FlapsFillLines,
     /// All receipts are told whenever one has changed.
     R36 AllReceiptsTold,
-    /// A new host begins as if nothing were wrong with the lines.
-    R22 PaceForgotten,
     /// Over narrow lines it announces itself each second to all whose echoes are late.
     R21 AnnouncedToLate,
     /// Where no answer comes, everything is sent again at once.

@@ -18,9 +18,7 @@ pub(super) const RECALL_US: Micros = 5 * SECOND;
 const RANKING_RESEND_US: Micros = SECOND;
 /// Where an echo takes so much longer than the shortest one lately, something fills the line, most
 /// likely heartbeats themselves.
-pub(super) const LATE_US: Micros = 120 * MS;
-/// And where it takes so much longer, so much waits there that a little less does not end it.
-const FULL_US: Micros = 500 * MS;
+const LATE_US: Micros = 120 * MS;
 /// How far back the shortest echo is looked for, and as far again.
 const SHORTEST_US: Micros = 30 * SECOND;
 /// For so long each, after an echo was late, heartbeats are as far apart as on a slow line and as
@@ -137,9 +135,7 @@ impl Progress {
         if took > usual + LATE_US && stretch_max_us > 0 {
             let left = self.late_us(now);
             let is_late_all_the_same = left > LATE_KEPT_US && left + SETTLED_US <= 2 * LATE_KEPT_US;
-            let is_full = took > usual + FULL_US;
-            let levels =
-                if is_full || is_late_all_the_same || left > 2 * LATE_KEPT_US { 3 } else { 2 };
+            let levels = if is_late_all_the_same || left > 2 * LATE_KEPT_US { 3 } else { 2 };
             self.late_until = self.late_until.max(now + levels * LATE_KEPT_US);
         }
         if now.since(self.echoed_at) >= ECHOES_APART_US {

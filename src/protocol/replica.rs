@@ -100,8 +100,6 @@ pub struct Replica {
     pub(super) syncs: Estimate,
     /// Of the present host, or the last one of this term.
     pub(super) lateness: Lateness,
-    /// Until then the lines count as narrow, should this peer host: so it was led.
-    pub(super) late_until: Instant,
     /// The last `Ready` that is known to be durable.
     pub(super) persisted_ready: u64,
     /// Since when no majority of the voters has been linked to this peer (R30).
@@ -244,7 +242,6 @@ impl Replica {
             round_trips: BTreeMap::new(),
             syncs: Estimate::default(),
             lateness: Lateness::default(),
-            late_until: Instant(0),
             persisted_ready: 0,
             apart_since: Some(now),
             pasts: recovered.pasts,

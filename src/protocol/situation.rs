@@ -150,7 +150,6 @@ impl Replica {
             round_trips,
             syncs,
             lateness: _,
-            late_until,
             persisted_ready,
             apart_since: _,
             pasts,
@@ -237,7 +236,6 @@ impl Replica {
         if let Some(adoption) = adoption {
             adoption.situation(*me, into);
         }
-        into.due(*late_until);
         into.due(*seek_host_at);
         into.due(*report_at);
         into.hash((ranking.term, ranking.version, &ranking.candidates));
@@ -310,7 +308,6 @@ impl Hosting {
             heartbeats_sent,
             intervals_us,
             active_at,
-            late_until,
             announce_at,
             receipts_version,
             receipts_changed,
@@ -353,7 +350,6 @@ impl Hosting {
             }
         }
         into.was(*active_at);
-        into.due(*late_until);
         into.due_if(gathered_at.map(|at| at + GATHER_US));
         into.due(*announce_at);
         into.hash(hand_over.is_some());

@@ -127,7 +127,6 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::AllSentAgainAtOnce
         | Bug::FlapsFillLines
         | Bug::AllReceiptsTold
-        | Bug::PaceForgotten
         | Bug::AnnouncedToLate => "narrow_line",
         Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",
