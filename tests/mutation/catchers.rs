@@ -122,11 +122,11 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::BackAtOnce | Bug::NewHostTrustsLearners => "flapping",
         Bug::ShortChatWaits => "stores_lost_in_a_row",
         Bug::SyncBreaksKeepingUp => "busy_and_back",
+        Bug::AllReceiptsTold => "receipts_changed",
         Bug::LateEchoesIgnored
         | Bug::ReportsAllTheTime
         | Bug::AllSentAgainAtOnce
         | Bug::FlapsFillLines
-        | Bug::AllReceiptsTold
         | Bug::AnnouncedToLate => "narrow_line",
         Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",
