@@ -215,9 +215,9 @@ pub fn plan(fault: Fault, scene: &Scene, prng: &mut Prng) -> Option<Plan> {
             if fault == NarrowLoaded {
                 plan.judge(Duration::from_secs(12), Duration::from_secs(10), Some(3));
             } else {
-                // It should be 6 s and no other host. That goal is not met with real processes, and
-                // how often the host changes is told and not judged (`docs/verification.md`).
-                plan.judge(Duration::from_secs(12), Duration::from_secs(60), None);
+                // It should be 6 s and no other host: that is not always so with real processes
+                // (`docs/verification.md`).
+                plan.judge(Duration::from_secs(12), Duration::from_secs(60), Some(2));
             }
         }
         DiskShort | DiskFull => {
