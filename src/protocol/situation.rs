@@ -7,21 +7,14 @@
 
 use std::hash::{Hash, Hasher};
 
-use super::adoption::Adoption;
 use super::durable::Later;
-use super::election::{Nomination, Suspicion};
-use super::follower::{PAST_AGAIN, RELAY_US};
-use super::following::{Attached, Trial};
-use super::host::{HeartbeatSent, Hosting};
-use super::outbox::Outbox;
-use super::past::GATHER_US;
-use super::presence::Presence;
-use super::progress::{Batch, Progress, RECALL_US};
-use super::replica::{Candidacy, Part, Replica, Stopping};
-use super::succession::HandingOver;
+use super::election::{Adoption, Candidacy, Nomination, RENEW_US, Suspicion};
+use super::host::{Batch, HandingOver, HeartbeatSent, Hosting, Presence, Progress, RECALL_US};
+use super::member::{Attached, Outbox, PAST_AGAIN, RELAY_US, Trial};
+use super::replica::{Part, Replica, Stopping};
+use super::sender::GATHER_US;
 use super::time::{Instant, Micros};
 use super::types::{Index, PeerId, Term};
-use super::voting::RENEW_US;
 
 /// What is left of a replica: a hash, and the numbers that other peers repeat.
 pub struct Situation<H> {
