@@ -22,11 +22,12 @@ use super::prng::Prng;
 use super::progress::Progress;
 use super::quota::Added;
 use super::sign::Signer;
+use super::strangers::ShownByLink;
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
 use super::types::{
-    Boot, Entry, Generation, HardState, Incarnation, Index, InviteLinkId, MemberState, Number,
-    Pasts, PeerId, Position, SignedVote, Term,
+    Boot, Entry, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId,
+    Position, SignedVote, Term,
 };
 
 /// One chat at one peer. See the module's text and `event.rs`.
@@ -132,7 +133,7 @@ pub struct Replica {
     /// Voters that say so, and could not show it (L1).
     pub(super) sent_away_by: BTreeSet<PeerId>,
     /// Whom links have let in, as strangers have shown and the log does not tell yet (L2).
-    pub(super) shown_by_link: BTreeMap<InviteLinkId, BTreeSet<(PeerId, Incarnation)>>,
+    pub(super) shown_by_link: ShownByLink,
     /// Peers that were found out (L6).
     pub(super) evidence: Findings,
     /// Who has shown words in this peer's name that its store does not know.
@@ -259,7 +260,7 @@ impl Replica {
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
             removed_by: recovered.removed_by,
             sent_away_by: BTreeSet::new(),
-            shown_by_link: BTreeMap::new(),
+            shown_by_link: ShownByLink::new(),
             evidence: match planted(Bug::EvidenceForgotten) {
                 true => Findings::new(),
                 false => recovered.evidence,
