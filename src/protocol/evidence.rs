@@ -64,4 +64,5 @@ offences! {
     Doubled 12 "the host has put a message into the log a second time",
     LeftOut 13 "the host has left out what an author said before",
     OutsidersWords 14 "the host has put words into the mouth of one who takes no part",
+    ForgedWords 15 "the host has put words into this peer's mouth",
 }

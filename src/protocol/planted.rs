@@ -260,6 +260,10 @@ bugs! {
     L2 JoiningNotShown,
     /// A link whose secret somebody has lets in any number of candidates.
     L2 LinkUsesNotCounted,
+    /// Whom a link has let in, as it has shown once, uses it up for ever.
+    L2 ShownByLinkForEver,
+    /// What an author has added fades only in steps that a whole one fades in.
+    L8 PartsOfOneForgotten,
     /// What a peer said of itself last takes the place of more that it has said before.
     L5 PastForgotten,
     /// Only the host remembers what voters have said of themselves.
@@ -304,6 +308,8 @@ bugs! {
     L4 AnyVotersTaken,
     /// One host's word is enough to show a peer that it has forgotten what it said.
     L4 ForeignWordBelieved,
+    /// A peer that knows its own words takes those that a host made up for forgotten ones.
+    L4 ForgeryTakenForForgotten,
     /// A host takes whatever an author adds.
     L8 QuotaIgnored,
     /// One member may fill the chat with invitations.

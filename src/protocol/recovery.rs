@@ -214,8 +214,9 @@ pub fn recovery(
     });
     Ok(Persist {
         outbox_put: outbox_put.collect(),
-        // What others have said of themselves counts where they said it.
+        // What others have said of themselves, and what was found of them, counts where it was so.
         pasts: Some(Arc::default()),
+        evidence: Some(Arc::default()),
         request_ids: request_ids.collect(),
         // R1: nobody else hosts in this term of the new generation.
         hard_state: Some(HardState { term, vote: Some(me) }),
@@ -354,6 +355,7 @@ mod tests {
         let put: Vec<_> = persist.outbox_put.iter().map(|it| (it.number, it.signature)).collect();
         assert_eq!(put, [(2, Some([3; 64]))], "a message carries no signature");
         assert_eq!(persist.pasts, Some(Arc::default()), "they were signed for the one before");
+        assert_eq!(persist.evidence, Some(Arc::default()), "terms do not cross");
     }
 
     #[test]

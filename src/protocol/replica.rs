@@ -19,12 +19,12 @@ use super::member::{Attached, Distrust, Hint, Outbox};
 use super::message::{Body, Message, Ranking, Receipt, RefusedReason};
 use super::planted::{Bug, planted};
 use super::prng::Prng;
-use super::sender::Added;
+use super::sender::{Added, ShownByLink};
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
 use super::types::{
-    Boot, Entry, Generation, HardState, Incarnation, Index, InviteLinkId, MemberState, Number,
-    Pasts, PeerId, Position, Term,
+    Boot, Entry, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId,
+    Position, Term,
 };
 
 /// One chat at one peer. See the module's text and `event.rs`.
@@ -130,7 +130,7 @@ pub struct Replica {
     /// Voters that say so, and could not show it (L1).
     pub(super) sent_away_by: BTreeSet<PeerId>,
     /// Whom links have let in, as strangers have shown and the log does not tell yet (L2).
-    pub(super) shown_by_link: BTreeMap<InviteLinkId, BTreeSet<(PeerId, Incarnation)>>,
+    pub(super) shown_by_link: ShownByLink,
     /// Peers that were found out (L6).
     pub(super) evidence: Findings,
     /// Who has shown words in this peer's name that its store does not know.
@@ -244,7 +244,7 @@ impl Replica {
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
             removed_by: recovered.removed_by,
             sent_away_by: BTreeSet::new(),
-            shown_by_link: BTreeMap::new(),
+            shown_by_link: ShownByLink::new(),
             evidence: match planted(Bug::EvidenceForgotten) {
                 true => Findings::new(),
                 false => recovered.evidence,

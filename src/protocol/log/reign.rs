@@ -28,7 +28,7 @@ pub(crate) struct Head {
 }
 
 /// Who hosts from the entry on, if it begins a reign.
-pub(super) fn host_of(entry: &Entry) -> Option<(PeerId, Incarnation)> {
+pub(crate) fn host_of(entry: &Entry) -> Option<(PeerId, Incarnation)> {
     match &entry.payload {
         Payload::TermStart(_) => Some((entry.author, entry.session)),
         Payload::Membership(Membership::Founded { .. }) if entry.index > 1 => None,

@@ -19,21 +19,40 @@ const DAY_US: Micros = 86_400 * SECOND;
 /// What an author has added of late.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Added {
-    pub bytes: u64,
-    pub rare: u64,
-    /// When that was counted last.
+    pub bytes: Fading,
+    pub rare: Fading,
+}
+
+/// A count that fades away over a day.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Fading {
+    pub amount: u64,
+    /// Up to here it has faded.
     pub at: Instant,
 }
 
 impl Added {
-    /// What is left of it at `now`, if that much may be added in a day. Of what was added while it
-    /// was more, no more counts, or one who has agreed to less would be silent for many days.
+    /// What is left of it at `now`, if that much may be added in a day.
     fn faded(self, now: Instant, quota: Quota) -> Self {
-        let faded = |added: u64, most: u64| {
-            let part = u128::from(most) * u128::from(now.since(self.at)) / u128::from(DAY_US);
-            added.min(most).saturating_sub(u64::try_from(part).unwrap_or(u64::MAX))
-        };
-        Self { bytes: faded(self.bytes, quota.bytes), rare: faded(self.rare, quota.rare), at: now }
+        Self { bytes: self.bytes.faded(now, quota.bytes), rare: self.rare.faded(now, quota.rare) }
+    }
+}
+
+impl Fading {
+    /// What is left of it at `now`, if `most` may be added in a day. Of what was added while it
+    /// was more, no more counts, or one who has agreed to less would be silent for many days.
+    fn faded(self, now: Instant, most: u64) -> Self {
+        let (most, day) = (u128::from(most), u128::from(DAY_US));
+        let amount = u128::from(self.amount).min(most);
+        let part = most * u128::from(now.since(self.at)) / day;
+        let left = u64::try_from(amount.saturating_sub(part)).unwrap_or(u64::MAX);
+        if left == 0 || planted(Bug::PartsOfOneForgotten) {
+            return Self { amount: left, at: now };
+        }
+        // Only whole ones fade. The time that has gone towards the next one is kept, or nothing
+        // would ever fade of who is counted again and again before that.
+        let faded_in = Micros::try_from((part * day).div_ceil(most)).unwrap_or(Micros::MAX);
+        Self { amount: left, at: self.at + faded_in }
     }
 }
 
@@ -48,7 +67,7 @@ fn is_rare(payload: &Payload) -> bool {
 
 impl Replica {
     /// How much an author may add in a day, as the members have agreed.
-    fn quota(&self) -> Quota {
+    pub(crate) fn quota(&self) -> Quota {
         let agreed = self.log.state().quota.filter(|_| !planted(Bug::AgreedQuotaIgnored));
         agreed.unwrap_or(self.config.quota)
     }
@@ -67,8 +86,8 @@ impl Replica {
         }
         let quota = self.quota();
         let added = self.added.get(&author).copied().unwrap_or_default().faded(self.now, quota);
-        let bytes_fit = added.bytes.saturating_add(size as u64) <= quota.bytes;
-        let rare_fit = !is_rare(payload) || added.rare < quota.rare;
+        let bytes_fit = added.bytes.amount.saturating_add(size as u64) <= quota.bytes;
+        let rare_fit = !is_rare(payload) || added.rare.amount < quota.rare;
         (bytes_fit && rare_fit) || planted(Bug::QuotaIgnored)
     }
 
@@ -80,12 +99,38 @@ impl Replica {
             return;
         }
         if !self.added.contains_key(&entry.author) {
-            let is_left = |added: Added| added.bytes > 0 || added.rare > 0;
+            let is_left = |added: Added| added.bytes.amount > 0 || added.rare.amount > 0;
             self.added.retain(|_, added| is_left(added.faded(now, quota)));
         }
         let added = self.added.entry(entry.author).or_default();
         *added = added.faded(now, quota);
-        added.bytes = added.bytes.saturating_add(entry.size() as u64);
-        added.rare += u64::from(is_rare(&entry.payload));
+        added.bytes.amount = added.bytes.amount.saturating_add(entry.size() as u64);
+        added.rare.amount += u64::from(is_rare(&entry.payload));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Micros = 3_600 * SECOND;
+
+    #[test]
+    fn l8_what_is_counted_often_fades_as_fast_as_what_is_counted_once() {
+        // One in an hour; and far less than one in the time between two messages.
+        for (most, step) in [(24, HOUR / 7), (24, 1), (1 << 20, 1_000), (1 << 30, 7)] {
+            let mut often = Fading { amount: most, at: Instant(5) };
+            for i in 1..=1_000 {
+                often = often.faded(Instant(5 + i * step), most);
+            }
+            let once = Fading { amount: most, at: Instant(5) };
+            let once = once.faded(Instant(5 + 1_000 * step), most);
+            assert_eq!(often.amount, once.amount, "{most} in a day, each {step} us");
+            assert!(often.at <= Instant(5 + 1_000 * step));
+        }
+        let counted = Fading { amount: 24, at: Instant(0) };
+        assert_eq!(counted.faded(Instant(HOUR), 24).amount, 23);
+        assert_eq!(counted.faded(Instant(24 * HOUR), 24).amount, 0, "all of it in a day");
+        assert_eq!(counted.faded(Instant(0), 10).amount, 10, "no more counts than is agreed now");
     }
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use crate::event::Notice;
 use crate::evidence::{Evidence, Offence};
+use crate::log::reign::host_of;
 use crate::planted::{Bug, planted};
 use crate::replica::{Part, Replica};
-use crate::types::{Entry, MEMBERS_MAX, PeerId};
+use crate::types::{Entry, MEMBERS_MAX, PeerId, Term};
 
 /// So many peers' faults are remembered; of more, that of the earliest term is forgotten.
 const EVIDENCE_MAX: usize = MEMBERS_MAX;
@@ -60,7 +61,8 @@ impl Replica {
 
     // R9, R31, L4: this peer's numbers are durable before they leave, and each stands for one
     // content. Who shows another content under one lies; or this store is older than its own words,
-    // which then most others have too.
+    // which then most others have too. But once this run has read all that the log has of it, it
+    // knows its words: what most show then, their host has made up, and nobody else can tell.
     /// Whether the entry is in this peer's name and not what it has said.
     pub(crate) fn is_foreign_word(&mut self, from: PeerId, entry: &Entry) -> bool {
         let own = entry.author == self.me && entry.session == self.incarnation && entry.number > 0;
@@ -75,10 +77,28 @@ impl Replica {
             show += usize::from(self.foreign_words_of.contains(peer));
         }
         if show > all / 2 || planted(Bug::ForeignWordBelieved) {
+            if self.knows_own_words && !planted(Bug::ForgeryTakenForForgotten) {
+                self.blame_for_own_words(entry.term);
+            }
             self.stop_below_own_past("the log has words of this peer that its store does not know");
         } else {
             self.blame(from, Offence::ForeignWords);
         }
         true
+    }
+
+    /// Keeps what the host of that term has made up, and nothing of it against those who have only
+    /// read it: this outlives the store, and others followed that host in good faith.
+    fn blame_for_own_words(&mut self, term: Term) {
+        let in_log = || {
+            let log = self.log.entries_from(self.log.base() + 1, usize::MAX);
+            log.into_iter().find(|entry| entry.term == term)
+        };
+        let reign = self.reign.clone().filter(|reign| reign.term == term).or_else(in_log);
+        let Some((host, _)) = reign.as_ref().and_then(|reign| host_of(reign)) else { return };
+        let what = Offence::ForgedWords;
+        self.evidence.retain(|_, found| (found.term, found.what) != (term, Offence::ForeignWords));
+        self.keep_evidence(host, Evidence { term, what });
+        self.ready.notices.push(Notice::Evidence { peer: host, term, what });
     }
 }

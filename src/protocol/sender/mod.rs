@@ -16,3 +16,4 @@ mod strangers;
 
 pub(crate) use added::Added;
 pub(crate) use past::GATHER_US;
+pub(crate) use strangers::{SHOWN_US, ShownByLink};

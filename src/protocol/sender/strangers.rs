@@ -1,12 +1,23 @@
 //! Who may ask the peers of a chat for anything: its members, and nobody else (R39).
 
+use std::collections::BTreeMap;
+
 use crate::log::signed::ByLink;
 use crate::message::{Body, Message, RefusedReason};
 use crate::planted::{Bug, planted};
 use crate::replica::Replica;
+use crate::time::{Instant, Micros, SECOND};
 use crate::types::{
-    HardState, INVITE_LINKS_MAX, Incarnation, MemberState, Membership, Payload, PeerId,
+    HardState, INVITE_LINKS_MAX, Incarnation, InviteLinkId, MemberState, Membership, Payload,
+    PeerId,
 };
+
+/// Whom links have let in, as strangers have shown, and when each has shown it last.
+pub(crate) type ShownByLink = BTreeMap<InviteLinkId, BTreeMap<(PeerId, Incarnation), Instant>>;
+
+/// One whom the log does not tell of in this time, and who asks no more, has the use of its link
+/// no longer: its joining may have been lost with the host that had it.
+pub(crate) const SHOWN_US: Micros = 600 * SECOND;
 
 impl Replica {
     // R39: a stranger cannot raise a term, name a host or say goodbye, whatever it knows of the
@@ -60,20 +71,25 @@ impl Replica {
         let Some(by_link) = state.shows_joining(who, &message.words) else { return false };
         // L2: whoever has a link's secret signs as many joinings as it likes, and the log takes as
         // many as the link has uses. Those that it has taken, it counts itself.
+        let is_over =
+            |at: Instant| self.now.since(at) >= SHOWN_US && !planted(Bug::ShownByLinkForEver);
         for joined in self.shown_by_link.values_mut() {
-            joined.retain(|(peer, incarnation)| !state.is_present(*peer, *incarnation));
+            joined.retain(|(peer, incarnation), at| {
+                !state.is_present(*peer, *incarnation) && !is_over(*at)
+            });
         }
         self.shown_by_link.retain(|_, joined| !joined.is_empty());
         for ByLink { link, uses, peer, incarnation } in by_link {
             let has_room = self.shown_by_link.len() < INVITE_LINKS_MAX;
             let joined = self.shown_by_link.get(&link);
             let has_use = joined.map_or(has_room, |joined| {
-                joined.contains(&(peer, incarnation)) || joined.len() < uses as usize
+                joined.contains_key(&(peer, incarnation)) || joined.len() < uses as usize
             });
             if !has_use && !planted(Bug::LinkUsesNotCounted) {
                 return false;
             }
-            self.shown_by_link.entry(link).or_default().insert((peer, incarnation));
+            let joined = self.shown_by_link.entry(link).or_default();
+            joined.insert((peer, incarnation), self.now);
         }
         true
     }
