@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use super::event::{Notice, Persist, Recovered};
 use super::log::Log;
+use super::log::sign::signed_submission;
 use super::message::{Message, RefusedReason};
 use super::replica::Replica;
-use super::sign::signed_submission;
 use super::time::{Micros, SECOND};
 use super::types::{
     ChatId, Course, Entry, Generation, HardState, Hash, MEMBERS_MAX, MemberState, Membership,
@@ -269,8 +269,8 @@ fn log_of(recovered: &Recovered) -> Log {
 
 #[cfg(test)]
 mod tests {
-    use super::super::founding::founding_entry;
     use super::super::log::Checkpoint;
+    use super::super::log::founding::founding_entry;
     use super::super::types::{Pasts, VoterSet};
     use super::*;
 

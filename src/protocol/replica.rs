@@ -1,33 +1,30 @@
 //! The state machine of one chat at one peer: what goes in, what comes out, and who deals with it.
 //!
-//! Control flow only. What a host does stands in `host.rs`, what a member does in `follower.rs`,
-//! how a host is chosen in `election.rs`, and what leaves how in `sending.rs`.
+//! Control flow only. What a host does stands in `host/`, what a member does in `member/`, how a
+//! host is chosen in `election/`, who is listened to in `sender/`, and what leaves how in
+//! `sending.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::adoption::{Adoption, Doubt};
 use super::config::Config;
 use super::durable::Later;
-use super::election::{Nomination, Suspicion};
+use super::election::{Doubt, Search};
 use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
 use super::evidence::Findings;
-use super::following::{Attached, Distrust, Hint};
-use super::host::Hosting;
 use super::log::Log;
+use super::log::sign::Signer;
+use super::member::{Distrust, Hint, Outbox};
 use super::message::{Body, Message, Ranking, Receipt, RefusedReason};
-use super::outbox::Outbox;
-use super::planted::{Bug, planted, remembered};
+use super::part::Part;
+use super::planted::{Bug, planted};
 use super::prng::Prng;
-use super::progress::Progress;
-use super::quota::Added;
-use super::sign::Signer;
-use super::strangers::ShownByLink;
+use super::sender::{Added, ShownByLink};
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
 use super::types::{
     Boot, Entry, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId,
-    Position, SignedVote, Term,
+    Position, Term,
 };
 
 /// One chat at one peer. See the module's text and `event.rs`.
@@ -62,18 +59,13 @@ pub struct Replica {
 
     // The part that this peer plays.
     pub(super) part: Part,
-    /// The host of this term, whose reign is proven.
-    pub(super) host: Option<PeerId>,
     /// The first entry of the newest reign that is known to be one.
     pub(super) reign: Option<Arc<Entry>>,
     /// Who is said to host, unproven (L1).
     pub(super) hint: Option<Hint>,
     /// Who has said so falsely, as far as this peer could tell.
     pub(super) distrusted: BTreeMap<PeerId, Distrust>,
-    pub(super) attached: Option<Attached>,
     pub(super) attach_count: u64,
-    /// Members that this one passes the committed log on to (R35).
-    pub(super) relays: BTreeMap<PeerId, Progress>,
     /// From then on a host that is not heard and cannot be dialled is read through a member.
     pub(super) relay_at: Instant,
     /// Who passes the log on and was found to be behind this peer; not asked until then.
@@ -82,11 +74,9 @@ pub struct Replica {
     pub(super) lease_until: Instant,
     /// From then on the host is suspected (R14).
     pub(super) suspect_at: Instant,
-    pub(super) suspicion: Option<Suspicion>,
-    pub(super) nominations: BTreeMap<PeerId, Nomination>,
+    pub(super) search: Search,
     /// Whom this peer has nominated since it heard the host last.
     pub(super) nominated: BTreeSet<PeerId>,
-    pub(super) adoption: Option<Adoption>,
     pub(super) fetch_count: u64,
     pub(super) seek_host_at: Instant,
     pub(super) report_at: Instant,
@@ -110,8 +100,6 @@ pub struct Replica {
     pub(super) pasts_due_at: Option<Instant>,
     /// The later terms that members have said they are in, each of itself (L5).
     pub(super) heard_terms: BTreeMap<PeerId, Term>,
-    /// Who got this peer's votes since it followed a host, how often, until when not again (L5).
-    pub(super) vain_votes: BTreeMap<Option<PeerId>, (u32, Instant)>,
     /// When this peer, as host, stood anew for one in a later term.
     pub(super) renewed_at: Option<Instant>,
     /// Peers that have said themselves that they have outlived the incarnation which this log
@@ -148,27 +136,6 @@ pub struct Replica {
     pub(super) ready: Ready,
     pub(super) ready_count: u64,
     pub(super) later: Later,
-}
-
-/// What this peer is in the current term.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Part {
-    Follower,
-    Candidate(Candidacy),
-    Host(Box<Hosting>),
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Candidacy {
-    pub since: Instant,
-    /// The votes that count, with which it will prove its reign (L3).
-    pub votes: BTreeMap<PeerId, SignedVote>,
-    /// Who has said no.
-    pub refusals: BTreeSet<PeerId>,
-    /// The `Ready` that makes the candidate's own vote durable; it counts afterwards (R1).
-    pub own_vote_ready: Option<u64>,
-    pub deadline: Instant,
-    pub was_handed_over: bool,
 }
 
 /// How far a graceful stop has come.
@@ -214,14 +181,11 @@ impl Replica {
             furthest: recovered.furthest,
             doubt: doubt
                 .then(|| Doubt { term: recovered.hard_state.term, reports: BTreeMap::new() }),
-            part: Part::Follower,
-            host: None,
+            part: Part::follower(),
             reign: log.reign().cloned(),
             hint: None,
             distrusted: BTreeMap::new(),
-            attached: None,
             attach_count: 0,
-            relays: BTreeMap::new(),
             relay_at: now + config.lease_max_us,
             relay_behind: None,
             lease_until: now,
@@ -229,10 +193,8 @@ impl Replica {
                 true => now,
                 false => now + config.lease_min_us,
             },
-            suspicion: None,
-            nominations: BTreeMap::new(),
+            search: Search::default(),
             nominated: BTreeSet::new(),
-            adoption: None,
             fetch_count: 0,
             seek_host_at: now,
             report_at: now + config.report_us,
@@ -248,7 +210,6 @@ impl Replica {
             pasts: recovered.pasts,
             pasts_due_at: None,
             heard_terms: BTreeMap::new(),
-            vain_votes: BTreeMap::new(),
             renewed_at: None,
             newer_incarnations: BTreeMap::new(),
             other_generations: BTreeMap::new(),
@@ -338,7 +299,7 @@ impl Replica {
         match &self.part {
             Part::Host(hosting) => at(self.host_timeout(hosting)),
             Part::Candidate(candidacy) => at(candidacy.deadline),
-            Part::Follower => {
+            Part::Follower(_) => {
                 self.follower_timeouts(&mut at);
                 self.election_timeouts(&mut at);
             }
@@ -366,7 +327,7 @@ impl Replica {
             part => {
                 let role = match part {
                     Part::Candidate(_) => Role::Candidate,
-                    _ if self.suspicion.is_some() => Role::Suspecting,
+                    _ if self.search.suspicion.is_some() => Role::Suspecting,
                     _ => Role::Follower,
                 };
                 let (serving, caught_up) = (self.is_served_now(), self.is_caught_up());
@@ -422,6 +383,11 @@ impl Replica {
         self.generation
     }
 
+    /// The host of this term, whose reign is proven.
+    pub(super) fn host(&self) -> Option<PeerId> {
+        self.part.host(self.me)
+    }
+
     /// What the committed log says.
     pub fn log(&self) -> &Log {
         &self.log
@@ -437,7 +403,7 @@ impl Replica {
                     self.give_up_candidacy();
                 }
             }
-            Part::Follower => {
+            Part::Follower(_) => {
                 self.follower_on_time();
                 self.election_on_time();
             }
@@ -559,9 +525,6 @@ impl Replica {
         self.term_ready = self.ready_count;
         self.heard_terms.retain(|_, heard| *heard > term);
         self.become_follower();
-        self.host = None;
-        self.attached = None;
-        self.relays.clear();
         self.nominated.clear();
         self.lateness.forget_host();
         // There is nobody left whose lease could run.
@@ -581,7 +544,7 @@ impl Replica {
             self.lease_until = self.now;
             self.keep_receipts();
         }
-        self.part = Part::Follower;
+        self.part = Part::follower();
         self.outbox.resend_all();
     }
 
@@ -595,4 +558,10 @@ impl Replica {
         self.fault = Some(what);
         self.ready.notices.push(Notice::Fault { what });
     }
+}
+
+/// What a restarted peer knows of its terms and votes.
+fn remembered(hard_state: HardState) -> HardState {
+    let vote = hard_state.vote.filter(|_| !planted(Bug::VoteForgotten));
+    HardState { vote, ..hard_state }
 }
