@@ -51,7 +51,7 @@ pub struct RenameArgs {
 pub struct RemoveArgs {
     #[command(flatten)]
     chat: ChatArg,
-    /// Who is to go: name, id, or beginning of the id
+    /// Who is to go: name, id, or at least 8 digits of the id
     #[arg(value_name = "PEER")]
     peer: String,
 }
@@ -196,8 +196,11 @@ pub async fn remove(global: &Global, args: RemoveArgs) -> Result<()> {
     };
     let removed = client.remove_member(request).await?.into_inner();
     global.output().emit(
-        || json!({ "sequence": removed.sequence }),
-        || format!("{} is removed from {}\n", clean(&args.peer), clean(&chat.name)),
+        || json!({ "sequence": removed.sequence, "peer_id": removed.peer_id }),
+        || {
+            let who = format!("{} ({})", clean(&removed.name), removed.peer_id);
+            format!("{who} is removed from {} ({})\n", clean(&chat.name), chat.chat_id)
+        },
     )?;
     Ok(())
 }
@@ -205,10 +208,13 @@ pub async fn remove(global: &Global, args: RemoveArgs) -> Result<()> {
 /// Leaves a chat.
 pub async fn leave(global: &Global, args: LeaveArgs) -> Result<()> {
     let request = pb::LeaveChatRequest { chat: args.chat.chat, request_id: request_id()? };
-    connect(global).await?.leave_chat(request).await?;
+    let left = connect(global).await?.leave_chat(request).await?.into_inner();
     global.output().emit(
-        || json!({}),
-        || "you are leaving; the chat disappears here when the others know\n".into(),
+        || json!({ "chat_id": left.chat_id }),
+        || {
+            let chat = format!("{} ({})", clean(&left.name), left.chat_id);
+            format!("you are leaving {chat}; it disappears here when the others know\n")
+        },
     )?;
     Ok(())
 }

@@ -55,8 +55,8 @@ pub struct InviteArgs {
 pub struct RevokeArgs {
     #[command(flatten)]
     chat: ChatArg,
-    /// The link, its id or the beginning of that; or the invited peer's id or address; `-` reads
-    /// it from standard input
+    /// The link, its id or at least 8 digits of that; or the invited peer's name, id or address;
+    /// `-` reads it from standard input
     #[arg(value_name = "LINK|PEER|-")]
     invite: String,
 }
@@ -164,8 +164,15 @@ pub async fn revoke(global: &Global, args: RevokeArgs) -> Result<()> {
     let invite = given(args.invite)?;
     let request =
         pb::RevokeInviteRequest { chat: args.chat.chat, invite, request_id: request_id()? };
-    connect(global).await?.revoke_invite(request).await?;
-    global.output().emit(|| json!({}), || "it lets nobody in any more\n".into())?;
+    let ended = connect(global).await?.revoke_invite(request).await?.into_inner();
+    global.output().emit(
+        || json!({ "link_id": ended.link_id, "peer_id": ended.peer_id }),
+        || match (ended.link_id.as_str(), ended.peer_id.as_str()) {
+            ("", "") => "the invitation is taken back; it had reached nobody\n".into(),
+            ("", peer) => format!("{peer} is invited no more\n"),
+            (link, _) => format!("the link {link} lets nobody in any more\n"),
+        },
+    )?;
     Ok(())
 }
 

@@ -128,6 +128,26 @@ pub fn chat_not_found() -> Refusal {
     refuse(Reason::ChatNotFound, "there is no such chat here", [])
 }
 
+/// No chat is called so; perhaps that one was meant.
+pub fn chat_unknown(alike: Option<String>) -> Refusal {
+    perhaps(chat_not_found(), alike)
+}
+
+/// Too few digits of a chat's id, where it is to be surely that one.
+pub fn chat_unsure(id: String) -> Refusal {
+    let message = format!("give the chat's name, or at least 8 digits of its id ({id})");
+    refuse(Reason::ChatAmbiguous, message, [("chat_ids", id)])
+}
+
+fn perhaps(mut refusal: Refusal, alike: Option<String>) -> Refusal {
+    if let Some(name) = alike {
+        // As it would be written in a program: somebody else has chosen it.
+        refusal.text += &format!(": did you mean {name:?}?");
+        refusal.metadata.push(("did_you_mean", name));
+    }
+    refusal
+}
+
 pub fn chat_ambiguous(ids: Vec<String>) -> Refusal {
     let message = "several chats have that name or beginning: give more of the id";
     refuse(Reason::ChatAmbiguous, message, [("chat_ids", ids.join(","))])
@@ -140,8 +160,15 @@ pub fn inviter_ambiguous(ids: Vec<String>) -> Refusal {
     refuse(Reason::ChatAmbiguous, message, [("chat_ids", ids.join(","))])
 }
 
-pub fn peer_not_found() -> Refusal {
-    refuse(Reason::PeerNotFound, "no member has that name or id", [])
+/// No member is called so; perhaps that one was meant.
+pub fn peer_unknown(alike: Option<String>) -> Refusal {
+    perhaps(refuse(Reason::PeerNotFound, "no member has that name or id", []), alike)
+}
+
+/// Too few digits of a member's id, where it is to be surely that one.
+pub fn peer_unsure(id: String) -> Refusal {
+    let message = format!("give the member's name, or at least 8 digits of the id ({id})");
+    refuse(Reason::PeerAmbiguous, message, [("peer_ids", id)])
 }
 
 pub fn peer_ambiguous(ids: Vec<String>) -> Refusal {
@@ -156,6 +183,12 @@ pub fn invite_not_found() -> Refusal {
 
 pub fn invite_ambiguous() -> Refusal {
     let message = "several invitations or links begin like that: give more of the id";
+    refuse(Reason::InviteAmbiguous, message, [])
+}
+
+/// Too few digits of the id of what is to end.
+pub fn invite_unsure() -> Refusal {
+    let message = "give the whole link or address, a name, or at least 8 digits of the id";
     refuse(Reason::InviteAmbiguous, message, [])
 }
 

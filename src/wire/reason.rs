@@ -38,17 +38,19 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// No chat here has that id, beginning of an id, or name.
+    /// No chat here has that id, beginning of an id, or name; `did_you_mean` has one that is alike.
     ChatNotFound = "CHAT_NOT_FOUND", NotFound;
-    /// Several chats do; `chat_ids` has them, with commas between.
+    /// Several chats do, or one by fewer digits than are asked for; `chat_ids` has them, with
+    /// commas between.
     ChatAmbiguous = "CHAT_AMBIGUOUS", FailedPrecondition;
-    /// No member has that id, beginning of an id, or name.
+    /// No member has that id, beginning of an id, or name; `did_you_mean` has one that is alike.
     PeerNotFound = "PEER_NOT_FOUND", NotFound;
-    /// Several members do; `peer_ids` has them, with commas between.
+    /// Several members do, or one by fewer digits than are asked for; `peer_ids` has them, with
+    /// commas between.
     PeerAmbiguous = "PEER_AMBIGUOUS", FailedPrecondition;
     /// No open invitation or link is called that; it may have ended.
     InviteNotFound = "INVITE_NOT_FOUND", NotFound;
-    /// Several begin like that.
+    /// Several begin like that, or too few digits are given.
     InviteAmbiguous = "INVITE_AMBIGUOUS", FailedPrecondition;
     /// The peer listener: the invitation had ended before it arrived.
     InviteExpired = "INVITE_EXPIRED", FailedPrecondition;

@@ -256,3 +256,55 @@ async fn history_comes_in_pages_both_ways() {
     })
     .await;
 }
+
+/// One wrong digit of a short beginning removed somebody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_something_is_named_surely_and_said_in_full() {
+    story(async {
+        let chat = Chat::of(2, &[]).await;
+        let host = chat.host().await.unwrap();
+        let other = chat.others(&[host])[0];
+        let (mut client, id) = (chat.peers[host].client(), chat.peers[other].id.clone());
+        let remove = |peer: &str| pb::RemoveMemberRequest {
+            chat: chat.chat.clone(),
+            peer: peer.to_owned(),
+            ..Default::default()
+        };
+        for short in [&id[..1], &id[..7]] {
+            let refused = client.remove_member(remove(short)).await;
+            assert_refused(refused, Code::FailedPrecondition, "PEER_AMBIGUOUS");
+        }
+        let refused = client.remove_member(remove("nobody of the kind")).await;
+        assert_refused(refused, Code::NotFound, "PEER_NOT_FOUND");
+        for chat in [&chat.chat[..1], &chat.chat[..7]] {
+            let leave = pb::LeaveChatRequest { chat: chat.to_owned(), ..Default::default() };
+            let refused = client.leave_chat(leave).await;
+            assert_refused(refused, Code::FailedPrecondition, "CHAT_AMBIGUOUS");
+        }
+        let link = pb::CreateInviteLinkRequest { chat: chat.chat.clone(), ..Default::default() };
+        let made = client.create_invite_link(link).await.unwrap().into_inner();
+        let link_id = made.link.expect("a link").link_id;
+        let revoke = |invite: &str| pb::RevokeInviteRequest {
+            chat: chat.chat.clone(),
+            invite: invite.to_owned(),
+            ..Default::default()
+        };
+        let refused = client.revoke_invite(revoke(&link_id[..7])).await;
+        assert_refused(refused, Code::FailedPrecondition, "INVITE_AMBIGUOUS");
+        let digits = link_id[..8].to_uppercase();
+        let ended = client.revoke_invite(revoke(&digits)).await.unwrap().into_inner();
+        assert_eq!(ended.link_id, link_id);
+
+        let found = client.get_chat(pb::GetChatRequest { chat: chat.chat.clone() }).await.unwrap();
+        let name = found.into_inner().chat.expect("a chat").name;
+        // Case does not matter, and what is nearly right is asked about.
+        let (capital, nearly) = (name.to_uppercase(), format!("{name}x"));
+        client.get_chat(pb::GetChatRequest { chat: capital }).await.unwrap();
+        let refused = client.get_chat(pb::GetChatRequest { chat: nearly }).await.unwrap_err();
+        assert!(refused.message().contains(&format!("did you mean {name:?}?")), "{refused}");
+
+        let removed = client.remove_member(remove(&id[..8])).await.unwrap().into_inner();
+        assert_eq!((removed.peer_id, removed.name.is_empty()), (id, false));
+    })
+    .await;
+}

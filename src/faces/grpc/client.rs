@@ -295,7 +295,7 @@ impl ClientService for Person {
         }
         let target = match request.peer.as_str() {
             "" => None,
-            peer => Some(resolve_peer(&status, peer)?),
+            peer => Some(resolve_peer(&status, peer, 1)?),
         };
         if target == Some(me) {
             let (host_peer_id, term) = (hex(&me.0), status.term);

@@ -14,11 +14,11 @@ use crate::peer::node::parse_address;
 use crate::peer::own_address::refuse_own;
 use crate::peer::person::wish;
 use crate::peer::refusal::{self, Refusal, unable};
-use crate::peer::resolve::{Named, resolve_any, resolve_chat, resolve_peer};
+use crate::peer::resolve::{Named, SURE_DIGITS, resolve_any, resolve_chat, resolve_peer};
 use crate::protocol::types::{Membership, Payload, Policy};
 use crate::runtime::handle::Wait;
 use crate::wire::entry::from_quota;
-use crate::wire::{check_name, pb};
+use crate::wire::{check_name, hex, pb};
 
 const INVITE_S: u32 = 900;
 
@@ -141,8 +141,11 @@ impl Person {
         deadline: Option<Instant>,
     ) -> Result<pb::RevokeInviteResponse, Refusal> {
         let chat = resolve_chat(&self.node, &request.chat)?;
-        self.node.revoke(&chat, &request.invite, deadline).await?;
-        Ok(pb::RevokeInviteResponse {})
+        let (link, peer) = self.node.revoke(&chat, &request.invite, deadline).await?;
+        Ok(pb::RevokeInviteResponse {
+            link_id: link.map(|link| hex(&link.0)).unwrap_or_default(),
+            peer_id: peer.map(|peer| hex(&peer.0)).unwrap_or_default(),
+        })
     }
 
     pub(super) async fn remove(
@@ -152,13 +155,18 @@ impl Person {
     ) -> Result<pb::RemoveMemberResponse, Refusal> {
         let chat = resolve_chat(&self.node, &request.chat)?;
         let status = self.node.handle.view(chat.id).await.map_err(unable)?.status;
-        let peer = resolve_peer(&status, &request.peer)?;
+        let peer = resolve_peer(&status, &request.peer, SURE_DIGITS)?;
         if peer == self.node.identity.peer_id() {
             return Err(refusal::peer_is_self());
         }
         let wish = wish(Payload::Membership(Membership::Removing { peer }), Wait::Committed);
         let granted = self.node.propose(&chat, wish, deadline, "").await?;
-        Ok(pb::RemoveMemberResponse { sequence: granted.index.unwrap_or(0) })
+        let name = status.members.get(&peer).map(|member| member.name.clone());
+        Ok(pb::RemoveMemberResponse {
+            sequence: granted.index.unwrap_or(0),
+            peer_id: hex(&peer.0),
+            name: name.unwrap_or_default(),
+        })
     }
 
     pub(super) async fn leave(
@@ -166,17 +174,18 @@ impl Person {
         request: pb::LeaveChatRequest,
         deadline: Option<Instant>,
     ) -> Result<pb::LeaveChatResponse, Refusal> {
-        let id = match resolve_any(&self.node, &request.chat)? {
-            Named::Running(chat) => chat.id,
-            Named::Ailing(chat, _) => chat,
+        let (id, name) = match resolve_any(&self.node, &request.chat, SURE_DIGITS)? {
+            Named::Running(chat) => (chat.id, chat.view.borrow().status.chat_name.clone()),
+            Named::Ailing(chat, ailing) => (chat, ailing.name),
         };
+        let left = pb::LeaveChatResponse { chat_id: hex(&id.0), name };
         if life::leave(&self.node, id).await? {
-            return Ok(pb::LeaveChatResponse {});
+            return Ok(left);
         }
         let chat = self.node.handle.chat(id).ok_or_else(refusal::chat_not_found)?;
         let wish = wish(Payload::Membership(Membership::Leaving), Wait::Queued);
         self.node.propose(&chat, wish, deadline, "").await?;
-        Ok(pb::LeaveChatResponse {})
+        Ok(left)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::crypto::link::LinkSeed;
 use crate::peer::node::{Node, now_ms, storage};
 use crate::peer::person::wish;
 use crate::peer::refusal::{self, Refusal, unable};
+use crate::peer::resolve::SURE_DIGITS;
 use crate::protocol::event::Status as ChatStatus;
 use crate::protocol::invite_link::InviteLink;
 use crate::protocol::types::{
@@ -74,29 +75,30 @@ impl Node {
         Ok((id, *link, own))
     }
 
-    /// Ends a link, or takes an invitation back that is not answered.
+    /// Ends a link, or takes an invitation back that is not answered. Gives which, and whose;
+    /// neither for an invitation that has reached nobody.
     pub async fn revoke(
         &self,
         chat: &ChatShared,
         text: &str,
         deadline: Option<Instant>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(Option<InviteLinkId>, Option<PeerId>), Refusal> {
         let now = self.handle.view(chat.id).await.map_err(unable)?.status;
-        let change = match self.find_open(chat.id, &now, text)? {
-            Target::Link(link) => Membership::InviteLinkRevoked { link },
+        let (change, ended) = match self.find_open(chat.id, &now, text)? {
+            Target::Link(link) => (Membership::InviteLinkRevoked { link }, (Some(link), None)),
             Target::Invite { key, peer } => {
                 if let Some(key) = key {
                     let mut invites = self.lock_invites();
                     invites.remove_outgoing(&self.store, &key).map_err(storage)?;
                     self.invite_changed.notify_waiters();
                 }
-                let Some(peer) = peer else { return Ok(()) };
-                Membership::InviteRevoked { peer }
+                let Some(peer) = peer else { return Ok((None, None)) };
+                (Membership::InviteRevoked { peer }, (None, Some(peer)))
             }
         };
         let wish = wish(Payload::Membership(change), Wait::Committed);
         self.propose(chat, wish, deadline, "").await?;
-        Ok(())
+        Ok(ended)
     }
 
     /// The open link or invitation that the text names.
@@ -124,9 +126,21 @@ impl Node {
                 return Ok(Target::Invite { key: Some(key), peer });
             }
         }
-        let begins = |id: &[u8; 32]| !text.is_empty() && hex(id).starts_with(text);
+        let digits = text.to_ascii_lowercase();
+        let names = |peer: &PeerId| {
+            let is_called =
+                |name: &str| !text.is_empty() && name.to_lowercase() == text.to_lowercase();
+            let reached = peer.to_string();
+            invites.outgoing().any(|sent| {
+                sent.chat == chat
+                    && sent.reached.as_ref() == Some(&reached)
+                    && is_called(&sent.name)
+            })
+        };
+        let begins = |id: &[u8; 32]| !digits.is_empty() && hex(id).starts_with(&digits);
         let links = open.filter(|id| begins(&id.0)).map(Target::Link);
-        let invited = now.members.keys().filter(|peer| begins(&peer.0) && is_invited(peer));
+        let is_meant = |peer: &PeerId| is_invited(peer) && (begins(&peer.0) || names(peer));
+        let invited = now.members.keys().filter(|peer| is_meant(peer));
         let invited = invited.map(|peer| {
             let reached = peer.to_string();
             let mut sent = invites.outgoing();
@@ -135,7 +149,14 @@ impl Node {
             Target::Invite { key, peer: Some(*peer) }
         });
         let mut found: Vec<Target> = links.chain(invited).collect();
+        let is_named = |target: &Target| match target {
+            Target::Invite { peer: Some(peer), .. } => names(peer),
+            _ => false,
+        };
         match found.len() {
+            1 if digits.len() < SURE_DIGITS && !is_named(&found[0]) => {
+                Err(refusal::invite_unsure())
+            }
             1 => Ok(found.remove(0)),
             0 => Err(refusal::invite_over()),
             _ => Err(refusal::invite_ambiguous()),
