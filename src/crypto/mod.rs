@@ -5,7 +5,7 @@
 //! (signatures), `link` (keys of invite links), `tls` (mutual TLS 1.3 pinned to keys), `seal` (the
 //! room for end-to-end encryption).
 
-mod certificate;
+pub mod certificate;
 pub mod identity;
 pub mod link;
 pub mod seal;
