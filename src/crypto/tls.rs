@@ -239,14 +239,16 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
+    use std::time::Duration;
 
     use ed25519_dalek::pkcs8::EncodePrivateKey as _;
     use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
     use rustls::client::WantsClientCert;
     use rustls::crypto::{CryptoProvider, aws_lc_rs};
     use rustls::pki_types::PrivatePkcs8KeyDer;
-    use rustls::{ClientConnection, ConfigBuilder, NamedGroup, ServerConnection};
+    use rustls::{ClientConnection, ConfigBuilder, NamedGroup, RootCertStore, ServerConnection};
 
+    use super::super::certificate::validity_of;
     use super::*;
 
     /// What one side has of a handshake: whom it met, or why there was none.

@@ -306,7 +306,7 @@ mod tests {
     use crate::protocol::message::{
         Absence, Candidate, Heartbeat, Ranking, Refused, RefusedReason,
     };
-    use crate::protocol::types::DELAYS_SHOWN_MAX;
+    use crate::protocol::types::{DELAYS_SHOWN_MAX, Past, Position};
 
     const CHAT: ChatId = ChatId([7; 16]);
 
