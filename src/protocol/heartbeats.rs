@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use super::event::DiskState;
 use super::host::{HeartbeatSent, Hosting};
 use super::message::{Body, Heartbeat};
 use super::planted::{Bug, planted};
-use super::progress::LATE_KEPT_US;
+use super::progress::{LATE_KEPT_US, LATE_US};
 use super::quorum::is_majority;
 use super::replica::{Part, Replica};
 use super::time::{MS, Micros};
@@ -20,6 +21,10 @@ const SLOW_US: Micros = 250 * MS;
 /// said of themselves, which is more.
 const RECEIPTS_EVERY: u64 = 8;
 const PASTS_EVERY: u64 = 32;
+/// One of so many heartbeats tells a member the list, where the member has an older one.
+const LIST_EVERY: u64 = 4;
+/// From then on echoes have been owed for long.
+const OWED_LONG_US: Micros = 3 * LATE_US;
 /// Heartbeats whose moment of sending is remembered.
 const HEARTBEATS_MAX: usize = 256;
 
@@ -36,7 +41,7 @@ impl Replica {
         before.max(newest)
     }
 
-    pub(super) fn heartbeat_interval(&self) -> Micros {
+    fn heartbeat_interval(&self) -> Micros {
         let Part::Host(hosting) = &self.part else { return self.config.heartbeat_us };
         let config = &self.config;
         let within = |limit: Micros, late_us: Micros| {
@@ -55,6 +60,45 @@ impl Replica {
         } else {
             config.heartbeat_narrow_us()
         }
+    }
+
+    /// How far the next heartbeat is from this one: as on a far line while a majority owes echoes,
+    /// and as in an idle chat when it does so for longer. What is sent meanwhile would only wait
+    /// behind what is on its way.
+    pub(super) fn next_interval(&self) -> Micros {
+        let usual = self.heartbeat_interval();
+        let Part::Host(hosting) = &self.part else { return usual };
+        match self.owed_us(hosting) {
+            ..LATE_US => usual,
+            LATE_US..OWED_LONG_US => usual.max(self.config.heartbeat_far_us),
+            _ => usual.max(self.config.heartbeat_idle_us),
+        }
+    }
+
+    /// For how long a majority of the voters has owed an echo, of those that owe it least.
+    fn owed_us(&self, hosting: &Hosting) -> Micros {
+        let voters = self.log.voters();
+        let owed_by =
+            |peer: &PeerId| if *peer == self.me { 0 } else { self.owed_by(hosting, peer) };
+        let mut owed: Vec<_> = voters.peers().map(owed_by).collect();
+        owed.sort_unstable();
+        owed.get(voters.majority() - 1).copied().unwrap_or(0)
+    }
+
+    /// By how much longer than the way takes the oldest heartbeat has been on its way that the
+    /// member has not echoed.
+    fn owed_by(&self, hosting: &Hosting, peer: &PeerId) -> Micros {
+        let Some(progress) = hosting.progress.get(peer) else { return 0 };
+        let Some(usual) = progress.shortest_echo.known() else { return 0 };
+        // Where no lease can be longer, nothing is to be gained.
+        if self.config.stretch_max_us() == 0 || planted(Bug::OwedEchoesIgnored) {
+            return 0;
+        }
+        let first = progress.first_heartbeat.max(hosting.measured_from);
+        let is_owed = |sent: &&HeartbeatSent| progress.contact < Some(sent.at);
+        let owed = hosting.heartbeats_sent.iter().rev().take_while(is_owed);
+        let oldest = owed.filter(|sent| sent.number > first).last();
+        oldest.map_or(0, |sent| self.now.since(sent.at).saturating_sub(usual))
     }
 
     /// For how long the line to a member still counts as narrow.
@@ -92,11 +136,19 @@ impl Replica {
     }
 
     pub(super) fn send_heartbeats(&mut self) {
-        let interval_us = self.heartbeat_interval();
+        let usual_us = self.heartbeat_interval();
+        let interval_us = self.next_interval();
         let now = self.now;
         let Part::Host(hosting) = &mut self.part else { return };
-        hosting.heartbeat_at = now + interval_us;
-        hosting.intervals_us = (hosting.intervals_us.1, interval_us);
+        hosting.heartbeat_at = now + usual_us;
+        if now < hosting.heartbeat_from {
+            hosting.heartbeat_at = hosting.heartbeat_at.min(hosting.heartbeat_from);
+            return;
+        }
+        if interval_us > usual_us {
+            hosting.heartbeat_from = now + interval_us;
+        }
+        hosting.intervals_us = (hosting.intervals_us.1, usual_us);
         hosting.heartbeat += 1;
         let commit = self.log.commit();
         let sent = HeartbeatSent { number: hosting.heartbeat, at: now, commit };
@@ -121,19 +173,34 @@ impl Replica {
         }
     }
 
+    /// Whether heartbeats renew no lease: the host has paused, and that is no mere want of echoes
+    /// that are on their way. Who waits for them confirms nothing and keeps its members for as long
+    /// as the slower heartbeats of one that is owed echoes would be answered late.
+    fn is_probe(&self) -> bool {
+        let Part::Host(hosting) = &self.part else { return false };
+        let told_us = (3 * self.config.heartbeat_idle_us).min(self.config.lease_max_us);
+        let keeps = is_majority(self.log.voters(), |peer, incarnation| {
+            self.in_contact_by(hosting, peer, incarnation, told_us)
+        });
+        let is_stalled = self.disk == DiskState::Stalled;
+        hosting.paused && (is_stalled || !keeps) && !planted(Bug::PausedStillHeartbeats)
+    }
+
     pub(super) fn send_heartbeat(&mut self, peer: PeerId, interval_us: Micros, turn: u64) {
         let is_voter = self.log.voters().contains(&peer);
         let term = self.hard_state.term;
         let commit = self.log.commit();
         let ranking = &self.ranking;
         let Part::Host(hosting) = &self.part else { return };
-        let lease_us = self.lease_of(hosting, &peer);
+        let lease_us = self.lease_of(hosting, &peer).max(3 * interval_us);
+        let is_overdue = self.owed_by(hosting, &peer) >= LATE_US;
+        let probe = self.is_probe();
         let sent_us = self.now.since(hosting.since);
         let Part::Host(hosting) = &mut self.part else { return };
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
         // R36: on a narrow line, what is only shown waits for some heartbeats, one member after the
         // other: this host's line may be the narrow one.
-        let is_late = progress.late_us(self.now) > 0;
+        let is_late = is_overdue || progress.late_us(self.now) > 0;
         let heartbeats = hosting.heartbeat + turn;
         let is_turn = |every| !is_late || heartbeats.is_multiple_of(every);
         let are_pasts_new = is_voter
@@ -142,9 +209,14 @@ impl Replica {
         if are_pasts_new {
             progress.pasts_version_sent = hosting.pasts_version;
         }
-        let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
+        // R13: a list is larger than a heartbeat. Who has one already waits for its turn, so that
+        // not all members' lists leave at once.
+        let is_lists_turn = progress.ranking_version == 0
+            || heartbeats.is_multiple_of(LIST_EVERY)
+            || planted(Bug::ListToAllAtOnce);
+        let tells_ranking =
+            is_lists_turn && !is_overdue && progress.is_ranking_due(self.now, ranking.version);
         let number = hosting.heartbeat;
-        let probe = hosting.paused && !planted(Bug::PausedStillHeartbeats);
         let pasts = if are_pasts_new { hosting.pasts.clone() } else { Vec::new() };
         let ranking = tells_ranking.then(|| Arc::clone(ranking));
         let tells_receipts = is_turn(RECEIPTS_EVERY);

@@ -54,6 +54,8 @@ pub(super) struct Hosting {
     /// Echoes of later heartbeats measure the ways.
     pub measured_from: u64,
     pub heartbeat_at: Instant,
+    /// Before that none is sent all the same, since those before it are not echoed.
+    pub heartbeat_from: Instant,
     pub heartbeats_sent: VecDeque<HeartbeatSent>,
     /// What the last two heartbeats said of the time to the next.
     pub intervals_us: (Micros, Micros),
@@ -131,6 +133,7 @@ impl Replica {
             heartbeat: 0,
             measured_from: 0,
             heartbeat_at: now,
+            heartbeat_from: now,
             heartbeats_sent: VecDeque::new(),
             intervals_us: (self.config.heartbeat_us, self.config.heartbeat_us),
             active_at: now,
@@ -246,6 +249,17 @@ impl Replica {
         peer: &PeerId,
         incarnation: &Incarnation,
     ) -> bool {
+        self.in_contact_by(hosting, peer, incarnation, 0)
+    }
+
+    /// The same where the peer was told a lease of at least so long.
+    pub(super) fn in_contact_by(
+        &self,
+        hosting: &Hosting,
+        peer: &PeerId,
+        incarnation: &Incarnation,
+        told_us: Micros,
+    ) -> bool {
         if *peer == self.me {
             return true;
         }
@@ -253,7 +267,7 @@ impl Replica {
         // heartbeat arrives; contact is dated by when that was sent.
         let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
         let round_trip = round_trip.min(self.config.stretch_max_us());
-        let lease = self.lease_of(hosting, peer);
+        let lease = self.lease_of(hosting, peer).max(told_us);
         let span = lease * self.config.pause_percent / 100 + round_trip / 2;
         let progress = hosting.progress.get(peer);
         let progress = progress.filter(|progress| progress.incarnation == *incarnation);
@@ -286,6 +300,7 @@ impl Replica {
             // contact comes and goes since lines are full, that would fill them the more.
             if !is_narrow || planted(Bug::FlapsFillLines) {
                 hosting.heartbeat_at = self.now;
+                hosting.heartbeat_from = self.now;
             }
             self.ready.notices.push(Notice::Paused { paused });
         }
@@ -341,7 +356,7 @@ impl Replica {
         let known = self.log.has(attach.look);
         let index = self.log.look_back(attach.look).min(attach.look.index.saturating_sub(1));
         let term = self.hard_state.term;
-        let interval_us = self.heartbeat_interval();
+        let interval_us = self.next_interval();
         let Part::Host(hosting) = &mut self.part else { return };
         let mut progress = Progress::new(incarnation, attach.attach, past);
         progress.boot = message.from_boot;

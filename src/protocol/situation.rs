@@ -305,6 +305,7 @@ impl Hosting {
             heartbeat: _,
             measured_from: _,
             heartbeat_at,
+            heartbeat_from,
             heartbeats_sent,
             intervals_us,
             active_at,
@@ -339,6 +340,7 @@ impl Hosting {
         into.due(*publish_at);
         into.was(*published_at);
         into.due(*heartbeat_at);
+        into.due(*heartbeat_from);
         for (place, sent) in heartbeats_sent.iter().enumerate() {
             let HeartbeatSent { number, at, commit } = *sent;
             let ago_us = into.now.since(at).min(into.scale.past_us);

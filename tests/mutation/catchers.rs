@@ -96,10 +96,7 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::RelayedAtOnce => "relay",
         Bug::RelayWithoutHost => "relay_without_host",
         Bug::RemovedStillServed => "removed",
-        Bug::NeverPauses
-        | Bug::PausedStillHeartbeats
-        | Bug::ContactDatedByArrival
-        | Bug::PausedCommits => "pause_and_resume",
+        Bug::NeverPauses | Bug::ContactDatedByArrival | Bug::PausedCommits => "pause_and_resume",
         Bug::StalledNotPaused => "disk_stalled",
         Bug::FeedRenewsLease | Bug::ServedBySilence => "feed_renews_nothing",
         Bug::HandOverToLagging | Bug::HandOverNeverEnds | Bug::HandOverByAnyone => {
@@ -128,6 +125,8 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::AllSentAgainAtOnce
         | Bug::FlapsFillLines
         | Bug::AnnouncedToLate => "narrow_line",
+        Bug::ListToAllAtOnce => "list_in_turns",
+        Bug::OwedEchoesIgnored | Bug::PausedStillHeartbeats => "owed_echoes",
         Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",
         Bug::SaysBeforeReading => "old_copy_reads_first",
