@@ -262,9 +262,16 @@ pub fn check_file(text: &str) -> Result<(), ConfigError> {
     merge(layers).map(drop)
 }
 
-/// Whether to write colours: only for a person at a terminal who has not set `NO_COLOR`.
+/// Whether to write colours: only for a person at a terminal that has some, who has not set
+/// `NO_COLOR`.
 pub fn wants_color(stream: &impl IsTerminal) -> bool {
-    env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && stream.is_terminal()
+    let is_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    is_wanted && stream.is_terminal() && !is_dumb_terminal()
+}
+
+/// Whether the terminal knows no control sequences, as far as TERM says.
+pub fn is_dumb_terminal() -> bool {
+    env::var_os("TERM").is_none_or(|name| name.is_empty() || name == "dumb")
 }
 
 /// Where the data and the configuration file are: a directory that `--data-dir` or DEMES_DATA_DIR

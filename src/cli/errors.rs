@@ -28,6 +28,8 @@ pub const EXIT_DISK: u8 = 74;
 pub const EXIT_QUEUED: u8 = 75;
 /// The person has interrupted the command.
 pub const EXIT_INTERRUPTED: u8 = 130;
+/// The command was asked to end, by SIGTERM.
+pub const EXIT_TERMINATED: u8 = 143;
 
 /// A failure with its exit code and a text that says what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -57,8 +57,9 @@ Examples:
   demes history Friday -n 100 --before 42    the 100 before sequence 42
   demes history Friday --json | jq '.messages[].sequence'";
 pub const CHAT: &str = "\
-What you type is sent, line by line; ✓ stands behind what a majority has on disk. Ctrl-D leaves
-when your own messages are confirmed, Ctrl-C at once: what is queued is sent all the same.
+What you type is sent; ✓ stands behind what a majority has on disk. Ctrl-D leaves when your own
+messages are confirmed, Ctrl-C at once: what is queued is sent all the same. The exit code is 75 if
+something is. /help shows what else can be typed.
 
 Examples:
   demes chat Friday
@@ -76,4 +77,4 @@ pub const EXIT_CODES: &str = "\
 Exit codes:
   0 done   1 refused   64 wrong usage or configuration   69 peer not reached
   70 a bug in demes   74 the disk is full, broken or not writable, or a key on it is not private
-  75 queued, and not confirmed yet   130 interrupted";
+  75 queued, and not confirmed yet   130 interrupted   143 ended by SIGTERM";

@@ -19,7 +19,9 @@ mod output;
 mod peer;
 mod recover;
 mod send;
+mod slash;
 mod status;
+mod typing;
 mod up;
 
 use std::ffi::OsString;
@@ -187,7 +189,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Send(args) => send::run(&global, args).await,
         Command::Feed(args) => done(messages::feed(&global, args).await),
         Command::History(args) => done(messages::history(&global, args).await),
-        Command::Chat(args) => done(chat::run(&global, args).await),
+        Command::Chat(args) => chat::run(&global, args).await,
         Command::Status(args) => done(status::run(&global, args).await),
         Command::Recover(args) => done(recover::run(&global, args)),
         Command::Token => done(peer::token(&global)),

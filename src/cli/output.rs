@@ -12,6 +12,7 @@ use tokio::net::unix::pipe::Sender;
 
 use super::pb;
 use super::pb::event::Kind;
+use super::slash::ACTION;
 use crate::config::wants_color;
 
 /// How many digits of an id people see.
@@ -278,7 +279,12 @@ pub fn event_text(output: Output, event: &pb::Event, people: &People) -> Option<
     match event.kind.as_ref()? {
         Kind::Message(message) => {
             let text = clean(&message.text).replace('\n', "\n       ");
-            Some(format!("{time}  {}: {text}", output.bold(&author)))
+            let name = output.bold(&author);
+            // Another mark than that of notices: nobody can write one.
+            Some(match text.strip_prefix(ACTION) {
+                Some(action) => format!("{time}  ~ {name} {action}"),
+                None => format!("{time}  {name}: {text}"),
+            })
         }
         Kind::Member(change) => notice(member_text(&author, change, people)?),
         Kind::Host(host) => notice(format!("{author} hosts now (term {})", host.term)),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::evidence::{Findings, Offence};
-use super::invite_link::InviteLinks;
 use super::log::Checkpoint;
+use super::log::invite_link::InviteLinks;
 use super::message::{Message, Ranking, Receipt};
 use super::quota::Quota;
 use super::time::Micros;

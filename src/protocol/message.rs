@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use super::invite_link::InviteLinkProblem;
-use super::signed::Words;
+use super::log::invite_link::InviteLinkProblem;
+use super::log::signed::Words;
 use super::time::Micros;
 use super::types::{
     Boot, CallId, End, Entry, Generation, Incarnation, Index, InviteLinkProof, Number, Past,

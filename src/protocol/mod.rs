@@ -10,59 +10,36 @@
 //!
 //! The rules have the numbers of `docs/protocol.md`; `// R22:` marks the place of a rule. A reader
 //! goes from [`types`], [`message`] and [`event`], the words, to [`replica`], the control flow, and
-//! from there to `host`, `follower` and `election`, one file per part that a peer can play.
+//! from there into one room at a time: `host` and `member`, the parts that a peer can play,
+//! `election`, which takes it from one to the other, and `sender`, which says whom it listens to.
+//! All of them stand on [`log`], what is written.
 
 // What has no place in here; clippy.toml says why.
 #![deny(clippy::disallowed_types, clippy::disallowed_methods, clippy::float_arithmetic)]
 
-mod adoption;
-mod checkpoint;
-mod codec;
 pub mod config;
 mod durable;
 mod election;
 pub mod event;
 pub mod evidence;
-mod follower;
-mod following;
-pub mod founding;
-mod hearsay;
-mod heartbeats;
 mod host;
-pub mod invite_link;
 pub mod log;
-pub mod membership;
+mod member;
 pub mod message;
-mod ordering;
-mod outbox;
-mod past;
 pub mod planted;
-mod presence;
 pub mod prng;
-mod progress;
-pub mod quorum;
 pub mod quota;
-pub mod ranking;
-mod receipts;
 pub mod recovery;
-pub mod reign;
-mod relay;
-mod removal;
 pub mod replica;
+mod sender;
 mod sending;
-pub mod sign;
-pub mod signed;
 pub mod situation;
 mod stopping;
-mod strangers;
-pub mod submissions;
-mod succession;
-mod taking;
 pub mod time;
 pub mod timers;
 pub mod traceparent;
 pub mod types;
-pub mod voters;
-mod voting;
 
+// Around the rules these are words like the others.
+pub use log::{founding, invite_link, quorum, reign, sign, signed};
 pub use replica::Replica;

@@ -4,13 +4,6 @@
 //! removes it, unless this package is built with the feature `planted`; the program refuses to be
 //! built with that (`src/lib.rs`), and `tests/mutation` is what builds it.
 
-use super::host::Hosting;
-use super::membership::ChatState;
-use super::message::Body;
-use super::replica::Replica;
-use super::submissions::Submissions;
-use super::types::{HardState, Index, PeerId};
-
 /// Whether mistakes can be planted in this build.
 pub const PLANTED: bool = cfg!(feature = "planted");
 
@@ -267,6 +260,10 @@ bugs! {
     L2 JoiningNotShown,
     /// A link whose secret somebody has lets in any number of candidates.
     L2 LinkUsesNotCounted,
+    /// Whom a link has let in, as it has shown once, uses it up for ever.
+    L2 ShownByLinkForEver,
+    /// What an author has added fades only in steps that a whole one fades in.
+    L8 PartsOfOneForgotten,
     /// What a peer said of itself last takes the place of more that it has said before.
     L5 PastForgotten,
     /// Only the host remembers what voters have said of themselves.
@@ -311,6 +308,8 @@ bugs! {
     L4 AnyVotersTaken,
     /// One host's word is enough to show a peer that it has forgotten what it said.
     L4 ForeignWordBelieved,
+    /// A peer that knows its own words takes those that a host made up for forgotten ones.
+    L4 ForgeryTakenForForgotten,
     /// A host takes whatever an author adds.
     L8 QuotaIgnored,
     /// One member may fill the chat with invitations.
@@ -471,45 +470,6 @@ bugs! {
     R37 DoubtReportsEarly,
     /// It trusts its log again once one who passes the log on has nothing more.
     R37 RelayEndsDoubt,
-}
-
-/// Whether a message leaves before the sync that it relies on.
-pub(crate) fn is_too_early(body: &Body) -> bool {
-    match body {
-        Body::Vote(_) => planted(Bug::VoteBeforeSync),
-        Body::RequestVote(_) => planted(Bug::RequestBeforeSync),
-        Body::Acknowledge(_) => planted(Bug::AcknowledgedBeforeSync),
-        _ => false,
-    }
-}
-
-/// What a restarted peer knows of its terms and votes.
-pub(super) fn remembered(hard_state: HardState) -> HardState {
-    let vote = hard_state.vote.filter(|_| !planted(Bug::VoteForgotten));
-    HardState { vote, ..hard_state }
-}
-
-/// What a checkpoint keeps.
-pub(super) fn kept(state: &ChatState) -> ChatState {
-    let mut kept = state.clone();
-    if planted(Bug::CheckpointForgetsNumbers) {
-        kept.submissions = Submissions::default();
-    }
-    kept
-}
-
-impl Replica {
-    /// Whether that peer is the best candidate, which must not matter to a vote.
-    pub(super) fn is_first_ranked(&self, peer: PeerId) -> bool {
-        self.ranking.candidates.first().is_none_or(|first| first.peer == peer)
-    }
-}
-
-impl Hosting {
-    /// How far anybody is, voter or not.
-    pub(super) fn furthest_copy(&self) -> Index {
-        self.progress.values().map(|progress| progress.matched).max().unwrap_or(0)
-    }
 }
 
 #[cfg(not(feature = "planted"))]

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use super::event::{Notice, Persist, Recovered};
 use super::log::Log;
+use super::log::sign::signed_submission;
 use super::message::{Message, RefusedReason};
 use super::replica::Replica;
-use super::sign::signed_submission;
 use super::time::{Micros, SECOND};
 use super::types::{
     ChatId, Course, Entry, Generation, HardState, Hash, MEMBERS_MAX, MemberState, Membership,
@@ -214,8 +214,9 @@ pub fn recovery(
     });
     Ok(Persist {
         outbox_put: outbox_put.collect(),
-        // What others have said of themselves counts where they said it.
+        // What others have said of themselves, and what was found of them, counts where it was so.
         pasts: Some(Arc::default()),
+        evidence: Some(Arc::default()),
         request_ids: request_ids.collect(),
         // R1: nobody else hosts in this term of the new generation.
         hard_state: Some(HardState { term, vote: Some(me) }),
@@ -268,8 +269,8 @@ fn log_of(recovered: &Recovered) -> Log {
 
 #[cfg(test)]
 mod tests {
-    use super::super::founding::founding_entry;
     use super::super::log::Checkpoint;
+    use super::super::log::founding::founding_entry;
     use super::super::types::{Pasts, VoterSet};
     use super::*;
 
@@ -354,6 +355,7 @@ mod tests {
         let put: Vec<_> = persist.outbox_put.iter().map(|it| (it.number, it.signature)).collect();
         assert_eq!(put, [(2, Some([3; 64]))], "a message carries no signature");
         assert_eq!(persist.pasts, Some(Arc::default()), "they were signed for the one before");
+        assert_eq!(persist.evidence, Some(Arc::default()), "terms do not cross");
     }
 
     #[test]

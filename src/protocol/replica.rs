@@ -1,32 +1,30 @@
 //! The state machine of one chat at one peer: what goes in, what comes out, and who deals with it.
 //!
-//! Control flow only. What a host does stands in `host.rs`, what a member does in `follower.rs`,
-//! how a host is chosen in `election.rs`, and what leaves how in `sending.rs`.
+//! Control flow only. What a host does stands in `host/`, what a member does in `member/`, how a
+//! host is chosen in `election/`, who is listened to in `sender/`, and what leaves how in
+//! `sending.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::adoption::{Adoption, Doubt};
 use super::config::Config;
 use super::durable::Later;
-use super::election::{Nomination, Suspicion};
+use super::election::{Adoption, Candidacy, Doubt, Nomination, Suspicion};
 use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
 use super::evidence::Findings;
-use super::following::{Attached, Distrust, Hint};
-use super::host::Hosting;
+use super::host::{Hosting, Progress};
 use super::log::Log;
+use super::log::sign::Signer;
+use super::member::{Attached, Distrust, Hint, Outbox};
 use super::message::{Body, Message, Ranking, Receipt, RefusedReason};
-use super::outbox::Outbox;
-use super::planted::{Bug, planted, remembered};
+use super::planted::{Bug, planted};
 use super::prng::Prng;
-use super::progress::Progress;
-use super::quota::Added;
-use super::sign::Signer;
+use super::sender::{Added, ShownByLink};
 use super::time::Instant;
 use super::timers::{Estimate, Lateness};
 use super::types::{
-    Boot, Entry, Generation, HardState, Incarnation, Index, InviteLinkId, MemberState, Number,
-    Pasts, PeerId, Position, SignedVote, Term,
+    Boot, Entry, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId,
+    Position, Term,
 };
 
 /// One chat at one peer. See the module's text and `event.rs`.
@@ -132,7 +130,7 @@ pub struct Replica {
     /// Voters that say so, and could not show it (L1).
     pub(super) sent_away_by: BTreeSet<PeerId>,
     /// Whom links have let in, as strangers have shown and the log does not tell yet (L2).
-    pub(super) shown_by_link: BTreeMap<InviteLinkId, BTreeSet<(PeerId, Incarnation)>>,
+    pub(super) shown_by_link: ShownByLink,
     /// Peers that were found out (L6).
     pub(super) evidence: Findings,
     /// Who has shown words in this peer's name that its store does not know.
@@ -155,19 +153,6 @@ pub(super) enum Part {
     Follower,
     Candidate(Candidacy),
     Host(Box<Hosting>),
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Candidacy {
-    pub since: Instant,
-    /// The votes that count, with which it will prove its reign (L3).
-    pub votes: BTreeMap<PeerId, SignedVote>,
-    /// Who has said no.
-    pub refusals: BTreeSet<PeerId>,
-    /// The `Ready` that makes the candidate's own vote durable; it counts afterwards (R1).
-    pub own_vote_ready: Option<u64>,
-    pub deadline: Instant,
-    pub was_handed_over: bool,
 }
 
 /// How far a graceful stop has come.
@@ -259,7 +244,7 @@ impl Replica {
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
             removed_by: recovered.removed_by,
             sent_away_by: BTreeSet::new(),
-            shown_by_link: BTreeMap::new(),
+            shown_by_link: ShownByLink::new(),
             evidence: match planted(Bug::EvidenceForgotten) {
                 true => Findings::new(),
                 false => recovered.evidence,
@@ -594,4 +579,10 @@ impl Replica {
         self.fault = Some(what);
         self.ready.notices.push(Notice::Fault { what });
     }
+}
+
+/// What a restarted peer knows of its terms and votes.
+fn remembered(hard_state: HardState) -> HardState {
+    let vote = hard_state.vote.filter(|_| !planted(Bug::VoteForgotten));
+    HardState { vote, ..hard_state }
 }

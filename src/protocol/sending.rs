@@ -1,9 +1,9 @@
 //! How messages leave a replica: at once, or after what they rely on is durable.
 
+use super::log::signed::Words;
 use super::message::{Body, Message, Refused, RefusedReason};
-use super::planted::{Bug, is_too_early, planted};
+use super::planted::{Bug, planted};
 use super::replica::Replica;
-use super::signed::Words;
 use super::types::{CallId, Incarnation, PeerId};
 
 impl Replica {
@@ -124,4 +124,14 @@ fn follows(body: &Body) -> bool {
             | Body::ReportDelays(_)
             | Body::FindHost
     )
+}
+
+/// Whether a message leaves before the sync that it relies on.
+fn is_too_early(body: &Body) -> bool {
+    match body {
+        Body::Vote(_) => planted(Bug::VoteBeforeSync),
+        Body::RequestVote(_) => planted(Bug::RequestBeforeSync),
+        Body::Acknowledge(_) => planted(Bug::AcknowledgedBeforeSync),
+        _ => false,
+    }
 }

@@ -7,21 +7,14 @@
 
 use std::hash::{Hash, Hasher};
 
-use super::adoption::Adoption;
 use super::durable::Later;
-use super::election::{Nomination, Suspicion};
-use super::follower::{PAST_AGAIN, RELAY_US};
-use super::following::{Attached, Trial};
-use super::host::{HeartbeatSent, Hosting};
-use super::outbox::Outbox;
-use super::past::GATHER_US;
-use super::presence::Presence;
-use super::progress::{Batch, Progress, RECALL_US};
-use super::replica::{Candidacy, Part, Replica, Stopping};
-use super::succession::HandingOver;
+use super::election::{Adoption, Candidacy, Nomination, RENEW_US, Suspicion};
+use super::host::{Batch, HandingOver, HeartbeatSent, Hosting, Presence, Progress, RECALL_US};
+use super::member::{Attached, Outbox, PAST_AGAIN, RELAY_US, Trial};
+use super::replica::{Part, Replica, Stopping};
+use super::sender::{GATHER_US, SHOWN_US};
 use super::time::{Instant, Micros};
 use super::types::{Index, PeerId, Term};
-use super::voting::RENEW_US;
 
 /// What is left of a replica: a hash, and the numbers that other peers repeat.
 pub struct Situation<H> {
@@ -241,8 +234,15 @@ impl Replica {
         into.hash((ranking.term, ranking.version, &ranking.candidates));
         into.hash((goodbyes, links, round_trips, syncs, heard_terms, newer_incarnations));
         into.hash((other_generations, key_in_use, disk, fault, has_gone, removed_by, sent_away_by));
-        into.hash((shown_by_link, evidence, foreign_words_of, is_over_quota, knows_own_words));
-
+        into.hash((evidence, foreign_words_of, is_over_quota, knows_own_words));
+        for (link, joined) in shown_by_link {
+            into.hash((link, joined.len()));
+            for (who, at) in joined {
+                into.hash(who);
+                into.due(*at + SHOWN_US);
+            }
+        }
+        into.hash(shown_by_link.len());
         into.hash((pasts, receipts));
         into.due_if(*pasts_due_at);
         match stopping {
@@ -305,7 +305,6 @@ impl Hosting {
             heartbeat: _,
             measured_from: _,
             heartbeat_at,
-            heartbeat_from,
             heartbeats_sent,
             intervals_us,
             active_at,
@@ -340,7 +339,6 @@ impl Hosting {
         into.due(*publish_at);
         into.was(*published_at);
         into.due(*heartbeat_at);
-        into.due(*heartbeat_from);
         for (place, sent) in heartbeats_sent.iter().enumerate() {
             let HeartbeatSent { number, at, commit } = *sent;
             let ago_us = into.now.since(at).min(into.scale.past_us);

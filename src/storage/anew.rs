@@ -65,9 +65,10 @@ pub(super) fn begin_anew(
     let has_nothing_else = remains.was_removed && !remains.waits();
     let carried: &[Submission] = if remains.was_removed { &[] } else { &remains.submissions };
     let generation = generation.unwrap_or(remains.generation);
-    // R30: terms do not cross, nor does what others had acknowledged in another course.
-    let (hard_state, pasts) = match generation == remains.generation {
-        true => (remains.hard_state, remains.pasts),
+    // R30: terms do not cross, nor does what others had acknowledged in another course, or were
+    // found out for in one of its terms.
+    let (hard_state, pasts, evidence) = match generation == remains.generation {
+        true => (remains.hard_state, remains.pasts, kept_evidence(remains.evidence)),
         false => Default::default(),
     };
     let beginning = Beginning {
@@ -77,7 +78,7 @@ pub(super) fn begin_anew(
         generation,
         read: remains.read,
         pasts,
-        evidence: kept_evidence(remains.evidence),
+        evidence,
         carried,
     };
     let new = write_new(dir, chat, &beginning)?;

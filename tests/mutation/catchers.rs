@@ -18,7 +18,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::LearnerStands | Bug::WithdrawnNominated => "who_may_stand",
         Bug::RemovalNotShown | Bug::OldRemovalBelieved | Bug::OutlivedNotShown => "shown",
         Bug::JoiningNotShown => "strangers",
-        Bug::LinkUsesNotCounted => "strangers_with_a_link",
+        Bug::LinkUsesNotCounted | Bug::ShownByLinkForEver => "strangers_with_a_link",
         Bug::UnknownVoterRefused => "voter_behind_the_candidate",
         Bug::JoiningVoterRefused => "host_behind_a_joining",
         Bug::HalfIsMajority => "newcomer",
@@ -96,7 +96,10 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::RelayedAtOnce => "relay",
         Bug::RelayWithoutHost => "relay_without_host",
         Bug::RemovedStillServed => "removed",
-        Bug::NeverPauses | Bug::ContactDatedByArrival | Bug::PausedCommits => "pause_and_resume",
+        Bug::NeverPauses
+        | Bug::PausedStillHeartbeats
+        | Bug::ContactDatedByArrival
+        | Bug::PausedCommits => "pause_and_resume",
         Bug::StalledNotPaused => "disk_stalled",
         Bug::FeedRenewsLease | Bug::ServedBySilence => "feed_renews_nothing",
         Bug::HandOverToLagging | Bug::HandOverNeverEnds | Bug::HandOverByAnyone => {
@@ -126,7 +129,7 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::FlapsFillLines
         | Bug::AnnouncedToLate => "narrow_line",
         Bug::ListToAllAtOnce => "list_in_turns",
-        Bug::OwedEchoesIgnored | Bug::PausedStillHeartbeats => "owed_echoes",
+        Bug::OwedEchoesIgnored => "owed_echoes",
         Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",
         Bug::SaysBeforeReading => "old_copy_reads_first",
@@ -135,8 +138,10 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::CheckpointForgetsNumbers => "numbers_in_a_checkpoint",
         Bug::DoubledTaken | Bug::RemovedByHostAlone | Bug::AnyVotersTaken => "lying_host",
         Bug::QuotaIgnored => "quota",
+        Bug::PartsOfOneForgotten => "quota_fades",
         Bug::InvitationsUnbounded => "invited_by_one",
         Bug::ForeignWordBelieved => "foreign_words",
+        Bug::ForgeryTakenForForgotten => "forged_words",
         Bug::AgreedQuotaIgnored => "quota_agreed",
         Bug::EvidenceForgotten => "evidence_kept",
         Bug::LiarFollowed | Bug::LiarStopsAll | Bug::GapTaken => "liar_hosts",

@@ -145,6 +145,7 @@ fn r30_who_follows_a_recovery_begins_anew_in_its_generation() {
     assert_eq!((anew.recovered.generation, anew.recovered.incarnation), (9, 80));
     assert_eq!(anew.recovered.hard_state, HardState::default(), "terms do not cross");
     assert_eq!(anew.recovered.pasts, Pasts::new());
+    assert!(anew.recovered.evidence.is_empty(), "what was found is of a term of another course");
     assert_eq!(anew.store.carried().unwrap(), [3, 4, 5].map(submission));
     assert!(anew.kept_at.is_some());
     drop(anew.store);

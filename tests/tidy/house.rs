@@ -286,11 +286,10 @@ fn files_import_each_other_in_no_circle() {
     assert_none(new.chain(gone).collect(), "files import each other in no circle but those listed");
 }
 
-/// A refusal becomes a status of gRPC in one place; the command line and `links` are told some.
-#[test]
-fn refusals_become_statuses_in_one_place() {
+/// Files that name or make a status of gRPC where they should not.
+fn statuses(sources: &[Source]) -> Vec<String> {
     let mut findings = Vec::new();
-    for source in around_the_rules() {
+    for source in sources {
         let may_name = ["src/faces/grpc/", "src/links/", "src/cli/"];
         let may_name = may_name.iter().any(|room| source.path.starts_with(room));
         let before_tests = source.text.len() - source.tests().len();
@@ -309,7 +308,110 @@ fn refusals_become_statuses_in_one_place() {
             findings.push(format!("{}: makes an error without a reason", source.path));
         }
     }
+    findings
+}
+
+/// A refusal becomes a status of gRPC in one place; the command line and `links` are told some.
+#[test]
+fn refusals_become_statuses_in_one_place() {
+    let findings = statuses(&around_the_rules());
     assert_none(findings, "a refusal becomes a status in src/faces/grpc/status.rs alone");
+}
+
+#[test]
+fn a_status_in_another_place_is_found() {
+    let found = |path: &str, text: &str| {
+        let source = Source { path: path.into(), text: text.into() };
+        statuses(&[source]).len()
+    };
+    for named in [
+        "use tonic::Status;",
+        "use tonic::{Code, Status};",
+        "use tonic::{\n    Code,\n    Status as Answer,\n};",
+        "fn ask() -> Result<(), tonic::Status> {",
+    ] {
+        for room in ["peer/node", "runtime/driver", "serve/server", "faces/places", "wire/reason"] {
+            assert_eq!(found(&format!("src/{room}.rs"), named), 1, "{named} in {room}");
+        }
+        for room in ["faces/grpc/host", "links/asking", "cli/errors"] {
+            assert_eq!(found(&format!("src/{room}.rs"), named), 0, "{named} in {room}");
+        }
+    }
+    let other = "use tonic::Code;\nuse crate::wire::Status;\nuse tonic::transport::Channel;";
+    assert_eq!(found("src/peer/node.rs", other), 0, "that is no status of gRPC");
+    let makes = "fn f() { Status::not_found(\"gone\") }";
+    assert_eq!(found("src/faces/grpc/host.rs", makes), 1);
+    assert_eq!(found("src/faces/grpc/status.rs", makes), 0);
+    assert_eq!(found("src/links/asking.rs", makes), 0);
+}
+
+/// What every room of the rules knows: the words, the log, and what is measured. A replica and
+/// what it does stand on these.
+const UNDER_A_REPLICA: [&str; 12] = [
+    "config",
+    "event",
+    "evidence",
+    "log",
+    "message",
+    "planted",
+    "prng",
+    "quota",
+    "time",
+    "timers",
+    "traceparent",
+    "types",
+];
+
+/// What under a replica imports one, or part of one.
+fn on_a_replica(sources: &[Source]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for source in sources {
+        let module = module_of(&source.path);
+        let module = module.strip_prefix("protocol/").unwrap_or(module);
+        let own = module.split('/').next().unwrap_or(module);
+        if !UNDER_A_REPLICA.contains(&own) {
+            continue;
+        }
+        for import in imports(source) {
+            // In a test, `super` counts from a module within the file.
+            if import.in_tests && import.path[0] != "crate" {
+                continue;
+            }
+            let absolute = import.absolute(module);
+            // In a module within a file, `super` is the file.
+            let is_within = import.path[0] == "super" && absolute.len() < 2;
+            match absolute.first() {
+                Some(room) if !UNDER_A_REPLICA.contains(&&room[..]) && !is_within => {
+                    findings.push(format!("{}:{}: {own} imports {room}", source.path, import.line));
+                }
+                _ => {}
+            }
+        }
+    }
+    findings
+}
+
+/// The rooms of one state machine call each other. What they stand on does not call them.
+#[test]
+fn the_log_and_the_words_know_no_replica() {
+    assert_none(on_a_replica(&sources(&["src/protocol"])), "the log and the words know no replica");
+    let found = |path: &str, text: &str| {
+        on_a_replica(&[Source { path: path.into(), text: text.into() }]).len()
+    };
+    for up in [
+        "use crate::replica::Replica;",
+        "use crate::{\n    host::Hosting,\n    types::Term,\n};",
+        "fn f() { crate::member::attach() }",
+        "#[cfg(test)]\nmod tests {\n    use crate::sender::Added;\n}",
+    ] {
+        assert_eq!(found("src/protocol/log/entries.rs", up), 1, "{up}");
+        assert_eq!(found("src/protocol/event.rs", up), 1, "{up}");
+        assert_eq!(found("src/protocol/host/hosting.rs", up), 0, "{up}");
+    }
+    assert_eq!(found("src/protocol/event.rs", "use super::replica::Replica;"), 1);
+    assert_eq!(found("src/protocol/log/reign.rs", "use super::super::replica::Replica;"), 1);
+    assert_eq!(found("src/protocol/log/reign.rs", "use super::entries::Log;"), 0);
+    assert_eq!(found("src/protocol/planted.rs", "mod switch {\n    use super::Bug;\n}"), 0);
 }
 
 #[test]

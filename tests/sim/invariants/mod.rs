@@ -138,7 +138,7 @@ impl Invariants {
             Box::new(new_host_is_complete::NewHostIsComplete),
             Box::new(own_term_first::OwnTermFirst),
             Box::new(paused_confirms_nothing::PausedConfirmsNothing),
-            Box::new(paused_renews_nothing::PausedRenewsNothing::default()),
+            Box::new(paused_renews_nothing::PausedRenewsNothing),
             Box::new(author_order::AuthorOrder::default()),
             Box::new(as_submitted::AsSubmitted),
             Box::new(confirmed_is_kept::ConfirmedIsKept),
