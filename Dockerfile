@@ -19,9 +19,11 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY benches benches
 COPY src/api/Cargo.toml src/api/
+COPY src/content/Cargo.toml src/content/build.rs src/content/
 COPY src/protocol/Cargo.toml src/protocol/
+COPY src/sealing/Cargo.toml src/sealing/
 RUN echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs src/api/lib.rs src/protocol/mod.rs \
+    && touch src/lib.rs src/api/lib.rs src/content/mod.rs src/protocol/mod.rs src/sealing/mod.rs \
     && cargo build --release --locked --bin demes
 
 # Cargo goes by the time of change, and a copied file keeps its own, which may lie before the build

@@ -1,12 +1,15 @@
 //! A member of a chat of three is told anything by the two others, who hold their keys and want it
 //! harm (R45). Whatever passes the checks of the edge goes into a real replica, and whatever that
 //! wants done is done. The replica may stop, for a proof of a fault; it may not panic.
+//!
+//! Then the same is said by one of them alone, while the other is away. Whatever that was, the two
+//! who are honest are a majority: once they meet, they confirm what the one says (L6).
 
 use std::sync::Arc;
 
 use demes::links::edge::is_genuine;
 use demes::protocol::config::Config;
-use demes::protocol::event::{DiskState, Event, LinkState, Proposal, Recovered};
+use demes::protocol::event::{DiskState, Event, LinkState, Notice, Proposal, Recovered};
 use demes::protocol::founding::founding_entry;
 use demes::protocol::log::Checkpoint;
 use demes::protocol::message::{Body, Message, Vote};
@@ -27,11 +30,25 @@ use super::{parse_request, parse_response};
 
 /// The most that happens in one conversation.
 const STEPS_MAX: usize = 200;
+/// For so long two who are honest may need to find each other and a host.
+const HONEST_US: u64 = 60_000_000;
+const STEP_US: u64 = 20_000;
+/// So many ways there and back fit into a step.
+const ROUNDS: usize = 4;
 
 /// Takes a conversation: steps of a kind, an argument and, for messages, their length and bytes.
 /// Says whether any message was taken in.
 pub fn conversation(bytes: &[u8]) -> bool {
-    let mut talk = Talk::new();
+    let talk = hold(bytes, &[1, 2]);
+    hold(bytes, &[2]).goes_on();
+    talk.taken > 0
+}
+
+fn hold(bytes: &[u8], liars: &'static [u8]) -> Talk {
+    let mut talk = Talk::new(3, liars, Instant(0));
+    for number in [1, 2] {
+        talk.handle(Event::Link { peer: peer(number), state: LinkState::Up });
+    }
     let mut rest = bytes;
     for _ in 0..STEPS_MAX {
         let Some(([kind, argument], after)) = rest.split_first_chunk() else { break };
@@ -51,7 +68,7 @@ pub fn conversation(bytes: &[u8]) -> bool {
             _ => talk.sync(),
         }
     }
-    talk.taken > 0
+    talk
 }
 
 /// The three, by number. Their keys are no secret here.
@@ -97,7 +114,7 @@ pub fn chat() -> (ChatId, Vec<Arc<Entry>>) {
             previous: last.hash,
             hash: Hash::default(),
         };
-        sign_entry(chat, &mut entry);
+        sign_entry(chat, &mut entry, &[1, 2, 3]);
         entries.push(Arc::new(entry));
     };
     append(1, Payload::TermStart(Reign::default()));
@@ -113,10 +130,9 @@ pub fn chat() -> (ChatId, Vec<Arc<Entry>>) {
     (chat, entries)
 }
 
-/// Gives an entry the hash, and the signature, that its author would give it.
-fn sign_entry(chat: ChatId, entry: &mut Entry) {
+/// Gives an entry the hash, and the signatures, that it would have of these.
+fn sign_entry(chat: ChatId, entry: &mut Entry, signers: &[u8]) {
     if let Payload::TermStart(Reign { last_term, .. }) = entry.payload {
-        // The two others are a majority.
         let ballot = ballot_of(entry, &Reign { last_term, ..Reign::default() });
         let vote = |number| {
             let incarnation = incarnation(number);
@@ -126,9 +142,13 @@ fn sign_entry(chat: ChatId, entry: &mut Entry) {
                 SignedVote { incarnation, signature: key(number).sign(&signed).to_bytes() },
             )
         };
-        entry.payload = Payload::TermStart(Reign { last_term, votes: [1, 2].map(vote).into() });
+        entry.payload = Payload::TermStart(Reign {
+            last_term,
+            // The third is the one that is told.
+            votes: signers.iter().copied().filter(|number| *number != 3).map(vote).collect(),
+        });
     }
-    if let Some(key) = key_of(&entry.author)
+    if let Some(key) = key_of(&entry.author, signers)
         && needs_signature(&entry.payload)
     {
         entry.signature = Some(key.sign(&signed_entry(chat, entry)).to_bytes());
@@ -136,12 +156,15 @@ fn sign_entry(chat: ChatId, entry: &mut Entry) {
     entry.hash = entry.computed_hash();
 }
 
-fn key_of(wanted: &PeerId) -> Option<SigningKey> {
-    (1..=3).find(|number| peer(*number) == *wanted).map(key)
+fn key_of(wanted: &PeerId, numbers: &[u8]) -> Option<SigningKey> {
+    numbers.iter().copied().find(|number| peer(*number) == *wanted).map(key)
 }
 
 struct Talk {
     chat: ChatId,
+    number: u8,
+    /// Who says what the bytes make up.
+    liars: &'static [u8],
     replica: Replica,
     now: Instant,
     /// `Ready`s that are not durable yet.
@@ -150,13 +173,17 @@ struct Talk {
     stored: Vec<Arc<Entry>>,
     /// How many messages have passed the edge.
     taken: usize,
+    /// What the replica has sent.
+    sent: Vec<Message>,
+    /// The last of its own words that is confirmed.
+    confirmed: u64,
 }
 
 impl Talk {
-    fn new() -> Self {
+    fn new(number: u8, liars: &'static [u8], now: Instant) -> Self {
         let (chat, entries) = chat();
         let recovered = Recovered {
-            incarnation: incarnation(3),
+            incarnation: incarnation(number),
             boot: 1,
             generation: 0,
             hard_state: HardState { term: 1, vote: None },
@@ -172,14 +199,20 @@ impl Talk {
             evidence: Default::default(),
             tail_in_doubt: false,
         };
-        let now = Instant(0);
-        let signer = Signer::new(chat, |bytes| key(3).sign(bytes).to_bytes());
-        let replica = Replica::new(Config::default(), peer(3), signer, recovered, now, 7);
-        let mut talk = Self { chat, replica, now, unsynced: Vec::new(), stored: entries, taken: 0 };
-        for number in [1, 2] {
-            talk.handle(Event::Link { peer: peer(number), state: LinkState::Up });
+        let signer = Signer::new(chat, move |bytes| key(number).sign(bytes).to_bytes());
+        let replica = Replica::new(Config::default(), peer(number), signer, recovered, now, 7);
+        Self {
+            chat,
+            number,
+            liars,
+            replica,
+            now,
+            unsynced: Vec::new(),
+            stored: entries,
+            taken: 0,
+            sent: Vec::new(),
+            confirmed: 0,
         }
-        talk
     }
 
     /// A message of one of the two others; its text may claim anything.
@@ -187,7 +220,7 @@ impl Talk {
         let parsed =
             if kind.is_multiple_of(2) { parse_request(bytes) } else { parse_response(bytes) };
         let Some((header, mut body)) = parsed else { return };
-        let number = 1 + argument % 2;
+        let number = self.liars[usize::from(argument % 2) % self.liars.len()];
         let header = Header {
             chat: self.chat,
             // What is for another incarnation is refused at once: mostly, it is for this one.
@@ -244,7 +277,8 @@ impl Talk {
                 hand_over.host = from;
                 hand_over.host_incarnation = header.from_incarnation;
                 let signed = signed_hand_over(course, hand_over);
-                hand_over.signature = key_of(&from).map(|key| key.sign(&signed).to_bytes());
+                hand_over.signature =
+                    key_of(&from, self.liars).map(|key| key.sign(&signed).to_bytes());
             }
             Body::Submit(submit) => {
                 for submission in &mut submit.submissions {
@@ -252,7 +286,8 @@ impl Talk {
                     let session = header.from_incarnation;
                     let signed = signed_submission(course, from, session, number, payload);
                     submission.number = number;
-                    submission.signature = key_of(&from).map(|key| key.sign(&signed).to_bytes());
+                    submission.signature =
+                        key_of(&from, self.liars).map(|key| key.sign(&signed).to_bytes());
                 }
                 submit.author = None;
             }
@@ -269,7 +304,7 @@ impl Talk {
             entry.index = index.saturating_add(1 + offset as u64);
             entry.term = near(entry.term, self.replica.status().term);
             entry.previous = previous;
-            sign_entry(self.chat, entry);
+            sign_entry(self.chat, entry, self.liars);
             previous = entry.hash;
         }
     }
@@ -314,10 +349,11 @@ impl Talk {
         }
     }
 
-    /// Lets something happen, and does what the replica wants.
     /// A vote for the log that the replica has.
     fn vote_for(&self, from: &PeerId, from_incarnation: u64, vote: &mut Vote) {
-        let Some((key, granted)) = key_of(from).zip(vote.granted.as_mut()) else { return };
+        let Some((key, granted)) = key_of(from, self.liars).zip(vote.granted.as_mut()) else {
+            return;
+        };
         let end = self.stored.last().map(|entry| End {
             last: Position { term: entry.term, index: entry.index },
             hash: entry.hash,
@@ -330,9 +366,73 @@ impl Talk {
         granted.signature = key.sign(&signed).to_bytes();
     }
 
+    /// The liar falls silent, and who was away comes back: the two who are left are a majority, and
+    /// confirm what this one says.
+    fn goes_on(mut self) {
+        self.sync();
+        self.sent.clear();
+        let mut other = Self::new(1, self.liars, self.now);
+        self.handle(Event::Disk(DiskState::Fit));
+        self.handle(Event::Link { peer: peer(2), state: LinkState::Down });
+        self.handle(Event::Link { peer: peer(1), state: LinkState::Down });
+        self.handle(Event::Link { peer: peer(1), state: LinkState::Up });
+        other.handle(Event::Link { peer: peer(3), state: LinkState::Up });
+        let payload = Payload::Message {
+            request_id: "after".into(),
+            sealed: bytes::Bytes::from_static(b"x"),
+        };
+        let number = self.replica.next_number();
+        let status = self.replica.status();
+        // A member may send another away, by a word that it has signed.
+        if status.removed_by.is_some() || status.is_leaving {
+            return;
+        }
+        self.handle(Event::Propose(Proposal {
+            payload,
+            created_at_ms: 0,
+            trace: None,
+            signature: None,
+        }));
+        for _ in 0..HONEST_US / STEP_US {
+            for _ in 0..ROUNDS {
+                other.hears(&mut self);
+                self.hears(&mut other);
+            }
+            if self.confirmed >= number {
+                return;
+            }
+            self.passes(STEP_US);
+            other.passes(STEP_US);
+        }
+        panic!(
+            "an honest majority confirms nothing any more: {:?} and {:?}",
+            self.replica.status(),
+            other.replica.status()
+        );
+    }
+
+    /// Everything that the other has sent to it arrives, and both have written it down.
+    fn hears(&mut self, other: &mut Self) {
+        other.sync();
+        for mut message in std::mem::take(&mut other.sent) {
+            if message.to == peer(self.number) {
+                message.call = 1;
+                self.handle(Event::Message(message));
+            }
+        }
+        self.sync();
+    }
+
+    /// Lets something happen, and does what the replica wants.
     fn handle(&mut self, event: Event) {
         self.replica.handle(self.now, event);
         let ready = self.replica.take_ready();
+        self.sent.extend(ready.early.into_iter().chain(ready.messages));
+        for notice in ready.notices.iter().chain(&ready.persisted_notices) {
+            if let Notice::Confirmed { number, .. } = notice {
+                self.confirmed = self.confirmed.max(*number);
+            }
+        }
         if let Some(from) = ready.persist.truncate_from {
             self.stored.truncate(from as usize - 1);
         }

@@ -58,6 +58,42 @@ mistakes! {
     KeysUnbounded,
     /// A peer may call as often as it likes.
     CallsUncounted,
+    // ---- places and bytes (L7) ----
+    /// A handshake may take as long as it likes.
+    HandshakeForEver,
+    /// Whoever connects need not greet.
+    GreetingForEver,
+    /// Whoever has greeted need not ask anything.
+    SilenceForEver,
+    /// Where all places are taken, newcomers wait.
+    NobodyGivesWay,
+    /// Strangers take the places of members.
+    StrangersAmongMembers,
+    /// One key may hold every place.
+    KeyHoldsAll,
+    /// A stranger may send messages as long as those of members.
+    StrangersSayMuch,
+    /// A stranger may have as much under way as a member.
+    StrangersAskMuch,
+    /// Requests to health may have any length.
+    HealthAskedAtLength,
+    // ---- the person's own doors (L9) ----
+    /// The listener on loopback asks for no token.
+    TokenUnchecked,
+    /// It answers to every name.
+    HostUnchecked,
+    /// It answers pages in a browser.
+    OriginUnchecked,
+    /// A token that others could read stays the same.
+    ReadTokenKept,
+    /// Other users may open the socket.
+    SocketForAll,
+    /// New files are as the umask has them.
+    FilesForAll,
+    /// New directories are too.
+    DirectoriesForAll,
+    /// Rights that others have are left to them.
+    RightsLeft,
     // ---- the store (R9, R37, R38) ----
     /// A write is there only for as long as the process lives.
     SyncSkipped,

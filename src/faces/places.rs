@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::planted::{Mistake, planted};
 use crate::protocol::types::PeerId;
 use crate::telemetry::metrics::rejected;
 
@@ -133,11 +134,13 @@ impl Holder {
     /// Why it must close, if it must.
     fn overdue(&self, now: Instant, idle_max: Duration) -> Option<&'static str> {
         let greeted = self.read.load(Ordering::Relaxed) >= GREETING_BYTES;
-        if !greeted && now.saturating_duration_since(self.opened) > GREETING_MAX {
+        let since = |at| now.saturating_duration_since(at);
+        let greeted = greeted || planted(Mistake::GreetingForEver);
+        if !greeted && since(self.opened) > GREETING_MAX {
             return Some("GREETING_TIMEOUT");
         }
-        let silent = !self.is_busy() && now.saturating_duration_since(self.used()) > idle_max;
-        silent.then_some("CONNECTION_IDLE")
+        let silent = !self.is_busy() && since(self.used()) > idle_max;
+        (silent && !planted(Mistake::SilenceForEver)).then_some("CONNECTION_IDLE")
     }
 }
 
@@ -208,7 +211,7 @@ impl Places {
         let mut crowded = Vec::new();
         let same_key = || of_kind().filter(|(_, it)| key.is_some() && it.key == key);
         let same_address = || of_kind().filter(|(_, it)| it.address == address);
-        if same_key().count() > room.of_key {
+        if same_key().count() > room.of_key && !planted(Mistake::KeyHoldsAll) {
             crowded.extend(same_key().map(|(id, _)| *id));
         } else if same_address().count() > room.of_address {
             crowded.extend(same_address().map(|(id, _)| *id));
@@ -225,7 +228,9 @@ impl Places {
         }
         let may = |id: &u64| {
             let holder = held.get(id).map(|it| &it.holder);
-            *id != newcomer && holder.is_some_and(|it| room.busy_give_way || !it.is_busy())
+            *id != newcomer
+                && holder.is_some_and(|it| room.busy_give_way || !it.is_busy())
+                && !planted(Mistake::NobodyGivesWay)
         };
         let silent_longest = crowded.into_iter().filter(may);
         let silent_longest =
@@ -282,6 +287,7 @@ impl Places {
 
 /// The kind of place for whoever has shown a key.
 pub fn kind_of(is_member: bool) -> Kind {
+    let is_member = is_member || planted(Mistake::StrangersAmongMembers);
     if is_member { Kind::Member } else { Kind::Stranger }
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::event::Notice;
+use super::part::Part;
 use super::planted::{Bug, planted};
-use super::replica::{Part, Replica};
+use super::replica::Replica;
 use super::time::Micros;
 use super::types::{Ballot, Entry, Index, Membership, Number, Payload, PeerId};
 

@@ -26,6 +26,7 @@ mod host;
 pub mod log;
 mod member;
 pub mod message;
+mod part;
 pub mod planted;
 pub mod prng;
 pub mod quota;

@@ -402,6 +402,8 @@ bugs! {
     R22 EchoesNotMeasured,
     /// Echoes that come late say nothing about the line.
     R22 LateEchoesIgnored,
+    /// Who hosts no more forgets what echoes have shown of the ways.
+    R18 WaysForgotten,
     /// A new list is sent to all members with the same heartbeat.
     R13 ListToAllAtOnce,
     /// Heartbeats go on at their pace though none of them is echoed.

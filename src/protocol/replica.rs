@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use super::config::Config;
 use super::durable::Later;
-use super::election::{Adoption, Candidacy, Doubt, Nomination, Suspicion};
+use super::election::{Doubt, Search};
 use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
 use super::evidence::Findings;
-use super::host::{Hosting, Progress};
 use super::log::Log;
 use super::log::sign::Signer;
-use super::member::{Attached, Distrust, Hint, Outbox};
+use super::member::{Distrust, Hint, Outbox};
 use super::message::{Body, Message, Ranking, Receipt, RefusedReason};
+use super::part::Part;
 use super::planted::{Bug, planted};
 use super::prng::Prng;
 use super::sender::{Added, ShownByLink};
@@ -59,18 +59,13 @@ pub struct Replica {
 
     // The part that this peer plays.
     pub(super) part: Part,
-    /// The host of this term, whose reign is proven.
-    pub(super) host: Option<PeerId>,
     /// The first entry of the newest reign that is known to be one.
     pub(super) reign: Option<Arc<Entry>>,
     /// Who is said to host, unproven (L1).
     pub(super) hint: Option<Hint>,
     /// Who has said so falsely, as far as this peer could tell.
     pub(super) distrusted: BTreeMap<PeerId, Distrust>,
-    pub(super) attached: Option<Attached>,
     pub(super) attach_count: u64,
-    /// Members that this one passes the committed log on to (R35).
-    pub(super) relays: BTreeMap<PeerId, Progress>,
     /// From then on a host that is not heard and cannot be dialled is read through a member.
     pub(super) relay_at: Instant,
     /// Who passes the log on and was found to be behind this peer; not asked until then.
@@ -79,11 +74,9 @@ pub struct Replica {
     pub(super) lease_until: Instant,
     /// From then on the host is suspected (R14).
     pub(super) suspect_at: Instant,
-    pub(super) suspicion: Option<Suspicion>,
-    pub(super) nominations: BTreeMap<PeerId, Nomination>,
+    pub(super) search: Search,
     /// Whom this peer has nominated since it heard the host last.
     pub(super) nominated: BTreeSet<PeerId>,
-    pub(super) adoption: Option<Adoption>,
     pub(super) fetch_count: u64,
     pub(super) seek_host_at: Instant,
     pub(super) report_at: Instant,
@@ -107,8 +100,6 @@ pub struct Replica {
     pub(super) pasts_due_at: Option<Instant>,
     /// The later terms that members have said they are in, each of itself (L5).
     pub(super) heard_terms: BTreeMap<PeerId, Term>,
-    /// Who got this peer's votes since it followed a host, how often, until when not again (L5).
-    pub(super) vain_votes: BTreeMap<Option<PeerId>, (u32, Instant)>,
     /// When this peer, as host, stood anew for one in a later term.
     pub(super) renewed_at: Option<Instant>,
     /// Peers that have said themselves that they have outlived the incarnation which this log
@@ -145,14 +136,6 @@ pub struct Replica {
     pub(super) ready: Ready,
     pub(super) ready_count: u64,
     pub(super) later: Later,
-}
-
-/// What this peer is in the current term.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Part {
-    Follower,
-    Candidate(Candidacy),
-    Host(Box<Hosting>),
 }
 
 /// How far a graceful stop has come.
@@ -198,14 +181,11 @@ impl Replica {
             furthest: recovered.furthest,
             doubt: doubt
                 .then(|| Doubt { term: recovered.hard_state.term, reports: BTreeMap::new() }),
-            part: Part::Follower,
-            host: None,
+            part: Part::follower(),
             reign: log.reign().cloned(),
             hint: None,
             distrusted: BTreeMap::new(),
-            attached: None,
             attach_count: 0,
-            relays: BTreeMap::new(),
             relay_at: now + config.lease_max_us,
             relay_behind: None,
             lease_until: now,
@@ -213,10 +193,8 @@ impl Replica {
                 true => now,
                 false => now + config.lease_min_us,
             },
-            suspicion: None,
-            nominations: BTreeMap::new(),
+            search: Search::default(),
             nominated: BTreeSet::new(),
-            adoption: None,
             fetch_count: 0,
             seek_host_at: now,
             report_at: now + config.report_us,
@@ -232,7 +210,6 @@ impl Replica {
             pasts: recovered.pasts,
             pasts_due_at: None,
             heard_terms: BTreeMap::new(),
-            vain_votes: BTreeMap::new(),
             renewed_at: None,
             newer_incarnations: BTreeMap::new(),
             other_generations: BTreeMap::new(),
@@ -322,7 +299,7 @@ impl Replica {
         match &self.part {
             Part::Host(hosting) => at(self.host_timeout(hosting)),
             Part::Candidate(candidacy) => at(candidacy.deadline),
-            Part::Follower => {
+            Part::Follower(_) => {
                 self.follower_timeouts(&mut at);
                 self.election_timeouts(&mut at);
             }
@@ -350,7 +327,7 @@ impl Replica {
             part => {
                 let role = match part {
                     Part::Candidate(_) => Role::Candidate,
-                    _ if self.suspicion.is_some() => Role::Suspecting,
+                    _ if self.search.suspicion.is_some() => Role::Suspecting,
                     _ => Role::Follower,
                 };
                 let (serving, caught_up) = (self.is_served_now(), self.is_caught_up());
@@ -406,6 +383,11 @@ impl Replica {
         self.generation
     }
 
+    /// The host of this term, whose reign is proven.
+    pub(super) fn host(&self) -> Option<PeerId> {
+        self.part.host(self.me)
+    }
+
     /// What the committed log says.
     pub fn log(&self) -> &Log {
         &self.log
@@ -421,7 +403,7 @@ impl Replica {
                     self.give_up_candidacy();
                 }
             }
-            Part::Follower => {
+            Part::Follower(_) => {
                 self.follower_on_time();
                 self.election_on_time();
             }
@@ -543,9 +525,6 @@ impl Replica {
         self.term_ready = self.ready_count;
         self.heard_terms.retain(|_, heard| *heard > term);
         self.become_follower();
-        self.host = None;
-        self.attached = None;
-        self.relays.clear();
         self.nominated.clear();
         self.lateness.forget_host();
         // There is nobody left whose lease could run.
@@ -564,8 +543,9 @@ impl Replica {
             self.suspect_at = self.now + self.config.lease_min_us;
             self.lease_until = self.now;
             self.keep_receipts();
+            self.keep_ways();
         }
-        self.part = Part::Follower;
+        self.part = Part::follower();
         self.outbox.resend_all();
     }
 

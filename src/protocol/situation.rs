@@ -5,13 +5,15 @@
 //! from the replica's own clock, and numbers that only name things are taken out. Every struct is
 //! taken apart whole, so that a new field does not compile before somebody decides what it means.
 
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 use super::durable::Later;
-use super::election::{Adoption, Candidacy, Nomination, RENEW_US, Suspicion};
+use super::election::{Adoption, Candidacy, Nomination, RENEW_US, Search, Suspicion};
 use super::host::{Batch, HandingOver, HeartbeatSent, Hosting, Presence, Progress, RECALL_US};
-use super::member::{Attached, Outbox, PAST_AGAIN, RELAY_US, Trial};
-use super::replica::{Part, Replica, Stopping};
+use super::member::{Attached, Following, Outbox, PAST_AGAIN, RELAY_US, Trial};
+use super::part::Part;
+use super::replica::{Replica, Stopping};
 use super::sender::{GATHER_US, SHOWN_US};
 use super::time::{Instant, Micros};
 use super::types::{Index, PeerId, Term};
@@ -119,21 +121,16 @@ impl Replica {
             checkpoint_index,
             flush_at,
             part,
-            host,
             reign,
             hint,
             distrusted,
-            attached,
             attach_count,
-            relays,
             relay_at,
             relay_behind,
             lease_until,
             suspect_at,
-            suspicion,
-            nominations,
+            search,
             nominated,
-            adoption,
             fetch_count,
             seek_host_at,
             report_at,
@@ -148,7 +145,6 @@ impl Replica {
             pasts,
             pasts_due_at,
             heard_terms,
-            vain_votes,
             renewed_at,
             newer_incarnations,
             other_generations,
@@ -171,6 +167,14 @@ impl Replica {
             ready_count,
             later,
         } = self;
+        let Search { suspicion, nominations, adoption, vain_votes } = search;
+        let host = part.host(*me);
+        let none = BTreeMap::new();
+        let (attached, relays) = match part {
+            // Its host is that of the other parts, too.
+            Part::Follower(Following { host: _, attached, relays }) => (attached.as_ref(), relays),
+            Part::Candidate(_) | Part::Host(_) => (None, &none),
+        };
         debug_assert!(ready.is_empty(), "what is to be done was not taken");
         into.now = *now;
         // The hash of the last entry stands for all of the log's content.
@@ -201,7 +205,7 @@ impl Replica {
         part.situation(*ready_count, hard_state.term, into);
         into.hash(attached.is_some());
         if let Some(attached) = attached {
-            attached.situation(*me, *host, hard_state.term, into);
+            attached.situation(*me, host, hard_state.term, into);
             into.due(self.attach_ends_at(attached));
         }
         into.hash(relays.len());
@@ -259,7 +263,7 @@ impl Replica {
 impl Part {
     fn situation<H: Hasher>(&self, ready_count: u64, term: Term, into: &mut Situation<H>) {
         match self {
-            Part::Follower => into.hash(0_u8),
+            Part::Follower(_) => into.hash(0_u8),
             Part::Candidate(Candidacy {
                 since,
                 refusals,

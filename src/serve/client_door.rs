@@ -24,6 +24,7 @@ use tower::{Layer, Service};
 use super::accept::{ACCEPT_PAUSE, accept_one};
 use crate::faces::grpc::status;
 use crate::peer::refusal::{Refusal, not_local, token_required};
+use crate::planted::{Mistake, planted};
 use crate::storage::write_private;
 use crate::wire::hex;
 
@@ -45,7 +46,7 @@ const PRIVATE: u32 = 0o600;
 pub fn load_token(data_dir: &Path) -> io::Result<String> {
     let path = data_dir.join(TOKEN_FILE);
     match token_of(data_dir) {
-        Ok(token) if fs::metadata(&path)?.permissions().mode() & 0o077 == 0 => return Ok(token),
+        Ok(token) if is_private(&path)? || planted(Mistake::ReadTokenKept) => return Ok(token),
         Ok(_) => tracing::warn!(path = %path.display(), "others could read the token of programs: \
             there is a new one"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -59,6 +60,10 @@ pub fn load_token(data_dir: &Path) -> io::Result<String> {
     remove_if_there(&path)?;
     write_private(&path, &format!("{token}\n"))?;
     Ok(token)
+}
+
+fn is_private(path: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(path)?.permissions().mode() & 0o077 == 0)
 }
 
 /// The token of a data directory.
@@ -79,7 +84,8 @@ pub fn bind_socket(data_dir: &Path) -> io::Result<UnixListener> {
     let socket = UnixSocket::new_stream()?;
     socket.bind(short)?;
     // The umask says who may open it until now: nobody can connect before `listen`.
-    fs::set_permissions(&path, fs::Permissions::from_mode(PRIVATE))?;
+    let mode = if planted(Mistake::SocketForAll) { 0o666 } else { PRIVATE };
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
     socket.listen(BACKLOG)
 }
 
@@ -158,10 +164,12 @@ impl Pass {
         });
         let authority = request.uri().authority().map(|authority| is_local(authority.host()));
         let is_local = authority.or_else(|| hosts.next()).unwrap_or(false) && hosts.all(|it| it);
-        if request.headers().contains_key(ORIGIN) || !is_local {
+        let is_local = is_local || planted(Mistake::HostUnchecked);
+        let has_origin = request.headers().contains_key(ORIGIN);
+        if (has_origin && !planted(Mistake::OriginUnchecked)) || !is_local {
             return Some(not_local());
         }
-        let wanted = self.token.as_ref()?;
+        let wanted = self.token.as_ref().filter(|_| !planted(Mistake::TokenUnchecked))?;
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.split_once(' '));
         let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));

@@ -35,6 +35,7 @@ use crate::faces::places::{Kind, Place, Places, Room, kind_of};
 use crate::faces::visit::{CallsLayer, Served};
 use crate::peer::gate::Caller;
 use crate::peer::limits::Limits;
+use crate::planted::{Mistake, planted};
 use crate::telemetry::metrics::rejected;
 use crate::telemetry::{GrpcDurationLayer, GrpcServerLayer};
 use crate::wire::FILE_DESCRIPTOR_SET;
@@ -130,6 +131,7 @@ pub async fn serve_peers(
     );
     let routes = routes.routes();
     let wide = Flow { streams_max: limits.peer_streams_max, call_max: Some(CALL_MAX), ..WIDE };
+    let narrow = if planted(Mistake::StrangersAskMuch) { &wide } else { &NARROW };
     let (members, from_members) = mpsc::channel(1);
     let (strangers, from_strangers) = mpsc::channel(1);
     let places = Places::new(rooms(&limits));
@@ -140,7 +142,7 @@ pub async fn serve_peers(
         () = door.accept(listener) => {}
         () = order.keep_order(|peer| known.knows(peer)) => {}
         () = run(builder(&wide, None).add_routes(routes.clone()), from_members) => {}
-        () = run(builder(&NARROW, None).add_routes(routes), from_strangers) => {}
+        () = run(builder(narrow, None).add_routes(routes), from_strangers) => {}
         () = stop.cancelled() => {}
     }
 }
@@ -205,10 +207,15 @@ pub async fn serve_health(
     health: HealthServer<impl Health>,
     stop: CancellationToken,
 ) {
-    let health = health.max_decoding_message_size(NAME_BYTES_MAX);
+    let most = if planted(Mistake::HealthAskedAtLength) { usize::MAX } else { NAME_BYTES_MAX };
+    let health = health.max_decoding_message_size(most);
     let server = builder(&NARROW, None).add_service(health);
     let (door, room) = (Doorway::Tcp(listener), plain(HEALTH_CONNECTIONS_MAX));
     serve_plain(door, "health", server, room, stop).await;
+}
+
+fn handshake_max() -> Duration {
+    if planted(Mistake::HandshakeForEver) { Duration::MAX } else { HANDSHAKE_MAX }
 }
 
 /// Places where nobody shows a key: whoever asks gets through, and the others give way.
@@ -317,7 +324,7 @@ impl Door {
             self.tls.accept(tcp).await
         };
         let tls = tokio::select! {
-            shaken = timeout(HANDSHAKE_MAX, shaking) => match shaken {
+            shaken = timeout(handshake_max(), shaking) => match shaken {
                 Ok(Ok(tls)) => tls,
                 Ok(Err(error)) if tls::lacks_hybrid(&error) => return rejected("HYBRID_MISSING"),
                 Ok(Err(_)) => return rejected("HANDSHAKE_FAILED"),

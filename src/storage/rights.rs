@@ -9,6 +9,7 @@ use std::os::unix::fs::{
 use std::path::Path;
 
 use super::error::StorageError;
+use crate::planted::{Mistake, planted};
 
 const FILE: u32 = 0o600;
 const DIRECTORY: u32 = 0o700;
@@ -24,6 +25,9 @@ pub fn make_private_dir(path: &Path) -> io::Result<()> {
     if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
         make_private_dir(above)?;
     }
+    if planted(Mistake::DirectoriesForAll) {
+        return fs::create_dir(path);
+    }
     match DirBuilder::new().mode(DIRECTORY).create(path) {
         // The umask may have taken too much.
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(DIRECTORY)),
@@ -34,6 +38,9 @@ pub fn make_private_dir(path: &Path) -> io::Result<()> {
 
 /// Opens a file for reading and writing; a new one has mode 0600.
 pub fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    if planted(Mistake::FilesForAll) {
+        return options.read(true).write(true).open(path);
+    }
     let file = options.read(true).write(true).mode(FILE).open(path)?;
     // A umask can take the owner's rights too, and an old file may have more.
     if file.metadata()?.mode() & 0o777 != FILE {
@@ -54,7 +61,7 @@ pub fn tighten_dir(path: &Path) -> Result<(), StorageError> {
     let mode = || fs::metadata(path).map(|seen| (seen.mode() & 0o777, seen.uid()));
     let read = |error| StorageError::io("look at", path, error);
     let (before, owner) = mode().map_err(read)?;
-    if before & 0o077 == 0 {
+    if before & 0o077 == 0 || planted(Mistake::RightsLeft) {
         return Ok(());
     }
     // Some file systems take the change, and nothing comes of it.

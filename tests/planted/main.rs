@@ -41,13 +41,13 @@ fn catcher(mistake: Mistake) -> (&'static str, &'static str) {
             (SECURITY, "lying_host::a_forged_hash_or_signature_is_dropped")
         }
         Mistake::WordUnsigned => {
-            (LIB, "rpc::edge::tests::l1_l5_what_bears_a_message_out_is_signed")
+            (LIB, "links::edge::tests::l1_l5_what_bears_a_message_out_is_signed")
         }
         Mistake::PastUnsigned => {
             (SECURITY, "lies::a_members_word_about_anothers_past_stops_nobody")
         }
         Mistake::KeysUnbounded => {
-            (LIB, "rpc::gate::tests::l2_keys_of_one_machine_share_what_it_may")
+            (LIB, "peer::gate::tests::l2_keys_of_one_machine_share_what_it_may")
         }
         Mistake::VotesUnchecked => (
             LIB,
@@ -59,6 +59,45 @@ fn catcher(mistake: Mistake) -> (&'static str, &'static str) {
         Mistake::LinkNeverExpires => (CLUSTER, "links::a_link_that_lets_nobody_in_says_why"),
         Mistake::CallsUncounted => {
             (SECURITY, "members::a_peer_that_calls_too_often_is_refused_and_the_others_are_not")
+        }
+        Mistake::HandshakeForEver => {
+            (SECURITY, "floods::connections_that_say_nothing_hold_up_nobody_for_long")
+        }
+        Mistake::GreetingForEver => {
+            (LIB, "faces::places::tests::who_does_not_greet_or_asks_nothing_is_closed")
+        }
+        Mistake::SilenceForEver => (SECURITY, "doors::silent_connections_are_closed_in_time"),
+        Mistake::NobodyGivesWay => (
+            LIB,
+            "faces::places::tests::an_address_gives_way_to_itself_and_then_the_one_that_holds_most",
+        ),
+        Mistake::StrangersAmongMembers => (
+            LIB,
+            "faces::places::tests::strangers_take_no_members_place_and_move_when_they_become_\
+             members",
+        ),
+        Mistake::KeyHoldsAll => (LIB, "faces::places::tests::one_key_holds_only_so_many"),
+        Mistake::StrangersSayMuch | Mistake::StrangersAskMuch => {
+            (SECURITY, "doors::unfinished_messages_of_strangers_hold_little")
+        }
+        Mistake::HealthAskedAtLength => {
+            (SECURITY, "doors::unfinished_messages_to_the_health_listener_hold_little")
+        }
+        Mistake::TokenUnchecked => {
+            (SECURITY, "programs::without_the_token_every_call_is_refused_before_it_is_read")
+        }
+        Mistake::HostUnchecked | Mistake::OriginUnchecked => {
+            (SECURITY, "programs::other_names_and_pages_are_refused")
+        }
+        Mistake::ReadTokenKept => {
+            (SECURITY, "programs::the_token_is_kept_as_long_as_nobody_else_could_read_it")
+        }
+        Mistake::SocketForAll => (
+            LIB,
+            "serve::client_door::tests::the_socket_is_its_users_alone_however_long_its_path_is",
+        ),
+        Mistake::FilesForAll | Mistake::DirectoriesForAll | Mistake::RightsLeft => {
+            (LIB, "storage::rights::tests::what_is_made_is_private_and_what_was_open_is_tightened")
         }
         Mistake::SyncSkipped => (STORAGE, "content::what_is_persisted_is_in_the_file_at_once"),
         Mistake::FailedSyncRetried => {

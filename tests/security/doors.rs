@@ -69,8 +69,10 @@ impl House {
     async fn serves(&mut self, peer: usize) {
         self.said += 1;
         let (words, id) = (format!("{}", self.said), format!("request-{}", self.said));
+        let begun = Instant::now();
         let said = timeout(PATIENCE, self.cluster.say(peer, &words, &id)).await;
         said.expect("in time").expect("the chat is served");
+        eprintln!("the next message was confirmed after {:?}", begun.elapsed());
     }
 
     fn peers(&self) -> String {

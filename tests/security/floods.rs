@@ -2,6 +2,7 @@
 //! memory stays bounded.
 
 use std::path::Path;
+use std::time::Instant;
 
 use demes::cli::demo::cluster::Cluster;
 use demes::cli::demo::peer::connect;
@@ -59,8 +60,10 @@ impl Flooded {
     async fn serves(&mut self) {
         self.said += 1;
         let (words, id) = (format!("{}", self.said), format!("request-{}", self.said));
+        let begun = Instant::now();
         let said = timeout(PATIENCE, self.cluster.say(0, &words, &id)).await;
         said.expect("in time").expect("the chat is served");
+        eprintln!("the next message was confirmed after {:?}", begun.elapsed());
     }
 
     fn is_bounded(&self, most_kib: u64) {
@@ -267,5 +270,61 @@ async fn fifty_thousand_tiny_messages_of_one_member_fit() {
     let committed = flooded.cluster.chat_at(0).await.expect("here").committed;
     assert!(committed > MESSAGES, "{committed}");
     // Windows and tails of 8,192 entries are kept; the rest is on the disk.
+    flooded.is_bounded(GROWTH_KIB_MAX);
+}
+
+/// What lies in a peer's data directory.
+fn disk_kib(directory: &Path) -> u64 {
+    let items = std::fs::read_dir(directory).expect("it is there").flatten();
+    let sizes = items.map(|item| match item.path() {
+        path if path.is_dir() => disk_kib(&path),
+        path => std::fs::metadata(path).map_or(0, |file| file.len() >> 10),
+    });
+    sizes.sum()
+}
+
+// L8: however fast a member says what it likes, it fills nobody's disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_member_writes_no_more_than_it_may() {
+    const QUOTA_MIB: u64 = 16;
+    let mut flooded = Flooded::chat_of(&["Ada", "Ben", "Cleo"]).await;
+    let quota = pb::Quota { bytes_per_day: QUOTA_MIB << 20, changes_per_day: 100 };
+    flooded.cluster.allow(0, quota).await.expect("agreed on");
+    let seen = flooded.cluster.chat_at(0).await.expect("the chat is here");
+    let homes = [0, 1].map(|peer| flooded.cluster.peers[peer].data_dir());
+    let before_kib = homes.each_ref().map(|home| disk_kib(home));
+    let directory = flooded.cluster.peers[2].data_dir();
+    flooded.cluster.peers[2].kill().expect("it runs");
+    let chat = seen.chat_id.parse().expect("an id");
+    let cleo = Speaker::from_store(&directory, chat).await;
+    let mut calls = Calls::to(&cleo.identity, &flooded.peers()).await;
+    // As long as a member's text may be.
+    let long = cleo.submission(seen.term, 1, text(&"x".repeat(16_000)), None);
+    let (begun, mut next, mut refused) = (Instant::now(), 1, 0);
+    while refused < 20 {
+        let mut batch = long.clone();
+        let numbered = (next..next + 100).map(|number| {
+            let mut submission = long.submissions[0].clone();
+            submission.number = number;
+            submission
+        });
+        batch.submissions = numbered.collect();
+        let answer = timeout(PATIENCE, calls.submit(batch)).await.expect("in time").expect("read");
+        assert!(begun.elapsed() < PATIENCE, "{next} messages are more than it may say");
+        next = answer.accepted.last().map_or(next, |last| last.number + 1);
+        refused += usize::from(answer.problem() == pb::SubmitProblem::OverQuota);
+    }
+    let said_kib = (next - 1) * 16_000 >> 10;
+    flooded.serves().await;
+    for (home, before_kib) in homes.iter().zip(before_kib) {
+        let grown_kib = disk_kib(home) - before_kib;
+        let took = begun.elapsed();
+        eprintln!(
+            "of {QUOTA_MIB} MiB: {said_kib} KiB said, a disk grew by {grown_kib} KiB in {took:?}"
+        );
+        // A store has pages that are not full, and grows by parts of itself.
+        assert!(grown_kib <= 3 * (QUOTA_MIB << 10), "{grown_kib} KiB");
+    }
+    assert!(said_kib <= QUOTA_MIB << 10 && said_kib > QUOTA_MIB << 9, "{said_kib} KiB");
     flooded.is_bounded(GROWTH_KIB_MAX);
 }

@@ -148,6 +148,7 @@ async fn strangers_cannot_fill_the_invitations_nor_keep_out_who_really_invites()
         }
     }
     let invited = ben.invites().await;
+    eprintln!("281 invitations of five keys: {} wait", invited.len());
     assert!(invited.len() <= 65, "{}", invited.len());
     let days = 91 * 86_400;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("now").as_secs();

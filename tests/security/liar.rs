@@ -48,7 +48,8 @@ pub type Refusal = (pb::Refused, Vec<pb::SignedChange>);
 
 /// What it answers.
 pub enum Lies {
-    /// It hosts, and passes on the log of the script.
+    /// It passes on the log of the script, as a host and to one that wants to adopt it: there a
+    /// frame each time, in turn.
     Log(Script),
     /// It refuses whatever it is asked, with each of these in turn.
     Refusals(Vec<Refusal>),
@@ -181,6 +182,26 @@ impl Liar {
             attach,
             content: Some(pb::replicate_response::Content::Append(append)),
             mark: 0,
+        }
+    }
+
+    fn fetched(&self, request: pb::FetchLogRequest) -> pb::FetchLogResponse {
+        let Lies::Log(script) = &self.0.lies else {
+            let (header, refused) = self.refusal().unwrap_or_default();
+            return pb::FetchLogResponse { header, refused, ..Default::default() };
+        };
+        let mut frames = script(self);
+        let turn = self.0.attempts.fetch_add(1, Ordering::Relaxed);
+        let frame = frames.swap_remove(turn % frames.len());
+        let position = |entry: &Entry| pb::Position { term: entry.term, index: entry.index };
+        pb::FetchLogResponse {
+            header: self.0.speaker.header(),
+            term: self.0.term,
+            fetch: request.fetch,
+            previous: request.look,
+            last: frame.entries.last().map(position),
+            entries: frame.entries.iter().map(to_entry).collect(),
+            ..Default::default()
         }
     }
 
@@ -365,6 +386,13 @@ macro_rules! says_nothing {
         #[tonic::async_trait]
         #[allow(clippy::needless_update, reason = "some answers have nothing else")]
         impl ElectionService for Liar {
+            async fn fetch_log(
+                &self,
+                request: Request<pb::FetchLogRequest>,
+            ) -> Result<Response<pb::FetchLogResponse>, Status> {
+                Ok(Response::new(self.fetched(request.into_inner())))
+            }
+
             async fn ping(
                 &self,
                 _: Request<pb::PingRequest>,
@@ -388,7 +416,6 @@ says_nothing! {
     nominate(NominateRequest) -> NominateResponse;
     solicit(SolicitRequest) -> SolicitResponse;
     request_vote(RequestVoteRequest) -> RequestVoteResponse;
-    fetch_log(FetchLogRequest) -> FetchLogResponse;
     withdraw(WithdrawRequest) -> WithdrawResponse;
     announce(AnnounceRequest) -> AnnounceResponse;
     hand_over(ElectionServiceHandOverRequest) -> ElectionServiceHandOverResponse;

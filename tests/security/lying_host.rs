@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use demes::crypto::Identity;
 use demes::protocol::types::{Entry, Hash, Payload, Policy};
 use demes::wire::pb;
 use tempfile::TempDir;
@@ -11,8 +12,8 @@ use tokio::task::JoinHandle;
 use tonic::Request;
 
 use crate::liar::{Frame, Liar, Lies, Script};
-use crate::peer::{LUNCH, Peer, lunch_of, until};
-use crate::raw::Speaker;
+use crate::peer::{LUNCH, Peer, lunch_of, three, until};
+use crate::raw::{Calls, Speaker, text};
 
 /// Ben, whose host Ann has turned into a liar after both had said something; a chat of his own, the
 /// liar, and what is left of the honest Ann.
@@ -200,4 +201,38 @@ async fn a_message_without_a_number_is_found_out() {
         vec![Frame { after: last.index, entries: vec![entry], commit: last.index + 1 }]
     };
     is_found_out(script, "without its author's number").await;
+}
+
+// L4, L6: what a host says under a member's next number, nobody else can tell from its own words.
+// The others take it; Ben goes on as another incarnation, and keeps what he knows of his host. Here
+// somebody with his key says it, which looks the same to all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_members_next_words_that_the_host_makes_up_are_held_against_it() {
+    let [ann, ben, eva] = three().await;
+    ben.says(LUNCH, "one").await;
+    let chat = ann.lunch().await;
+    let identity = Identity::load_or_create(ben.dir.path()).expect("his key");
+    let incarnation = Speaker::incarnation_of(&ben).await;
+    let forger = Speaker::of(identity, incarnation, chat.chat_id.parse().expect("an id"));
+    let mut calls = Calls::to(&forger.identity, &ann.address()).await;
+    let forged = forger.submission(chat.term, 2, text("never said"), None);
+    let answer = calls.submit(forged).await.expect("taken");
+    assert_eq!(answer.accepted.len(), 1, "{answer:?}");
+    drop(calls);
+    let what = "the host has put words into this peer's mouth";
+    let knows = |chat: &pb::Chat| {
+        let found: Vec<_> = chat.evidence.iter().map(|it| (&it.peer_id, &it.what[..])).collect();
+        found == [(&ann.id(), what)] && chat.serving && chat.fault.is_empty()
+    };
+    ben.sees("what he knows, and the chat", knows).await;
+    assert_ne!(Speaker::incarnation_of(&ben).await, incarnation);
+    ben.says(LUNCH, "two").await;
+    ann.says(LUNCH, "three").await;
+    for peer in [&ann, &ben, &eva] {
+        let look = || async {
+            (peer.texts().await == ["one", "never said", "two", "three"]).then_some(())
+        };
+        until("all that was said", look).await;
+    }
+    assert!(eva.lunch().await.evidence.is_empty(), "she cannot know");
 }

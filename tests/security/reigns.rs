@@ -1,4 +1,7 @@
-//! L1, L3, L5: who has no votes hosts nothing, whatever it says of itself.
+//! L1, L3, L5: who has no votes hosts nothing, whatever it says of itself, and what nobody has
+//! voted for enters no log and no term, whoever shows it.
+
+use std::time::Instant;
 
 use demes::protocol::reign::ballot_of;
 use demes::protocol::sign::signed_vote;
@@ -6,7 +9,8 @@ use demes::protocol::types::{Entry, Hash, Payload, PeerId, Reign, SignedVote};
 use demes::wire::entry::to_entry;
 use demes::wire::pb;
 
-use crate::peer::{LUNCH, four, three, until};
+use crate::liar::{Frame, Liar, Lies, Script};
+use crate::peer::{LUNCH, Peer, four, three, until};
 use crate::raw::{Calls, Speaker};
 
 /// The first entry of a reign of the speaker, after `before`, with these votes beside its own.
@@ -48,6 +52,7 @@ async fn who_announces_itself_without_votes_is_not_followed() {
     let before = peers[0].lunch().await;
     let (honest, learner) = Speaker::learner_of(peers).await;
     let last = learner.log.last().expect("there is a log");
+    let begun = Instant::now();
     for peer in &honest {
         let mut calls = Calls::to(&learner.identity, &peer.address()).await;
         for round in 0..20 {
@@ -57,7 +62,14 @@ async fn who_announces_itself_without_votes_is_not_followed() {
             announce(&mut calls, &learner, term, Some(&own)).await;
         }
     }
+    let announced = begun.elapsed();
+    let begun = Instant::now();
     honest[1].says(LUNCH, "no change").await;
+    eprintln!(
+        "{} announcements in {announced:?}, the next message was confirmed after {:?}",
+        2 * 20 * honest.len(),
+        begun.elapsed()
+    );
     for peer in &honest {
         let chat = peer.sees("the message", |chat| chat.serving && chat.fault.is_empty()).await;
         assert_eq!((chat.term, &chat.host_peer_id), (before.term, &before.host_peer_id));
@@ -107,4 +119,73 @@ async fn a_vote_that_others_do_not_have_makes_no_host() {
     let chat = ben.lunch().await;
     assert_ne!(chat.host_peer_id, stranger.identity.peer_id().to_string());
     assert!(!chat.serving && chat.fault.is_empty());
+}
+
+/// So far ahead that nobody can stand in it, or in one after it.
+const FAR: u64 = 1 << 62;
+
+// L3, L5, R10: Ben has lost his host, and Eva, a voter, nominates him and says that her log is
+// ahead. What she then gives him of it is not taken, and he is in no term that others refuse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_a_nominator_has_made_up_is_not_adopted() {
+    let script: Script = |liar| {
+        let last = liar.last();
+        let mut message = liar.next(last, liar.own_number() + 1, "never said");
+        message.term = FAR;
+        message.hash = message.computed_hash();
+        let own = |term| start(&liar.0.speaker, term, last, &[]);
+        // A vote of each other voter, which she has signed herself.
+        let Payload::TermStart(reign) = own(liar.0.term + 1).payload else { unreachable!() };
+        let mine = *reign.votes.values().next().expect("her own vote");
+        let voters = liar.0.speaker.log.iter().rev().find_map(|entry| match &entry.payload {
+            Payload::VoterChange(voters) => Some(voters.0.clone()),
+            _ => None,
+        });
+        let forged = voters.expect("there are three").into_iter();
+        let forged = forged.map(|(peer, incarnation)| (peer, SignedVote { incarnation, ..mine }));
+        let elected = start(&liar.0.speaker, liar.0.term + 1, last, &forged.collect::<Vec<_>>());
+        let entries = [vec![message], vec![own(FAR)], vec![own(liar.0.term + 1)], vec![elected]];
+        let frame = |entries| Frame { after: last.index, entries, commit: 0 };
+        entries.into_iter().map(frame).collect()
+    };
+    let [mut ann, ben, eva] = three().await;
+    let said = ben.says(LUNCH, "one").await;
+    let before = eva.sees("the message", |chat| chat.committed >= said).await;
+    let (host, address) = (ann.address(), eva.address());
+    let mut eva = Speaker::in_place_of(eva).await;
+    let store = eva.dir.take().expect("her directory");
+    drop(ann.running.take());
+    let last = eva.log.last().expect("there is a log");
+    let nomination = pb::NominateRequest {
+        header: eva.header(),
+        term: before.term,
+        last: Some(pb::Position { term: last.term, index: last.index + 1 }),
+    };
+    let mut calls = Calls::to(&eva.identity, &ben.address()).await;
+    let liar = Liar::new(eva, before.term, Lies::Log(script));
+    let serving = liar.clone().serve(&address).await;
+    let look = || async {
+        // He may hear his host still, or be asking already.
+        let _ = calls.clone().election.nominate(nomination.clone()).await;
+        (liar.attempts() >= 8).then_some(())
+    };
+    until("every lie to have been told twice", look).await;
+    let _ = calls.election.nominate(nomination.clone()).await;
+    let chat = ben.lunch().await;
+    assert!(!chat.serving && chat.fault.is_empty(), "{chat:?}");
+    assert_eq!(ben.texts().await, ["one"]);
+    // The honest majority goes on beside her, and with her once she says what is true.
+    let ann = Peer::again("Ann", ann.dir, &host).await;
+    ben.says(LUNCH, "two").await;
+    serving.abort();
+    liar.hang_up();
+    let eva = Peer::again("Eva", store, &address).await;
+    eva.says(LUNCH, "three").await;
+    for peer in [&ann, &ben, &eva] {
+        let look = || async { (peer.texts().await == ["one", "two", "three"]).then_some(()) };
+        until("all that was said", look).await;
+        let chat = peer.lunch().await;
+        assert!(chat.term < before.term + 1_000, "{}", chat.term);
+        assert_eq!(chat.fault, "", "{}", peer.name);
+    }
 }

@@ -17,8 +17,9 @@ use crate::event::LinkState;
 use crate::evidence::Offence;
 use crate::log::quorum::is_majority;
 use crate::message::{Body, FetchLog, FetchLogAnswer, Message, RefusedReason, WithdrawReason};
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::Instant;
 use crate::types::{Entry, Index, Membership, Payload, PeerId, Position, Term};
 
@@ -63,7 +64,7 @@ impl Replica {
 
     /// Fetches what it lacks from `from`. Whether that is on its way.
     pub(super) fn adopt_from(&mut self, from: PeerId) -> bool {
-        if self.adoption.is_none() && self.links.get(&from) == Some(&LinkState::Up) {
+        if self.search.adoption.is_none() && self.links.get(&from) == Some(&LinkState::Up) {
             let adoption = Adoption {
                 from,
                 fetch: 0,
@@ -75,7 +76,7 @@ impl Replica {
             };
             self.fetch_log(adoption);
         }
-        self.adoption.is_some()
+        self.search.adoption.is_some()
     }
 
     /// Asks for what follows `adoption.look`.
@@ -84,15 +85,15 @@ impl Replica {
         let fetch = self.fetch_count;
         let deadline = self.now + 2 * self.round();
         let (from, look) = (adoption.from, adoption.look);
-        self.adoption = Some(Adoption { fetch, deadline, ..adoption });
+        self.search.adoption = Some(Adoption { fetch, deadline, ..adoption });
         let term = self.hard_state.term;
         self.send(from, Body::FetchLog(FetchLog { term, fetch, look }));
     }
 
     pub(super) fn adoption_on_time(&mut self) {
         let now = self.now;
-        let overdue = self.adoption.take_if(|adoption| now >= adoption.deadline).is_some();
-        if overdue && self.suspicion.is_some() {
+        let overdue = self.search.adoption.take_if(|adoption| now >= adoption.deadline).is_some();
+        if overdue && self.search.suspicion.is_some() {
             self.withdraw(WithdrawReason::LogBehind);
         }
     }
@@ -135,8 +136,8 @@ impl Replica {
         let awaited = |adoption: &mut Adoption| {
             adoption.from == message.from && adoption.fetch == answer.fetch
         };
-        let Some(adoption) = self.adoption.take_if(awaited) else { return };
-        let hears_nobody = matches!(self.part, Part::Follower) && self.now >= self.suspect_at;
+        let Some(adoption) = self.search.adoption.take_if(awaited) else { return };
+        let hears_nobody = matches!(self.part, Part::Follower(_)) && self.now >= self.suspect_at;
         let unchanged = adoption.own_last == self.log.last();
         if !(hears_nobody || planted(Bug::CandidateAdopts))
             || !(unchanged || planted(Bug::LateLogAdopted))
@@ -216,7 +217,7 @@ impl Replica {
             self.enter_term(last.term);
         } else {
             // Where a host of this very term is known, its log is attached to anew.
-            self.attached = None;
+            self.part.detach();
         }
         for entry in entries {
             // L6: where an earlier host has shown two different entries, the further log counts.
@@ -283,7 +284,7 @@ impl Replica {
     // said that they hear no host, so that nobody is left who would count this peer's old word.
     // With a log as far as those this one lacks nothing that is committed.
     pub(super) fn resolve_doubt(&mut self) {
-        let Some(doubt) = self.doubt.as_ref().filter(|_| matches!(self.part, Part::Follower))
+        let Some(doubt) = self.doubt.as_ref().filter(|_| matches!(self.part, Part::Follower(_)))
         else {
             return;
         };

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::event::Notice;
 use crate::log::quorum::is_majority;
 use crate::message::{Body, HandOver, RequestVote, WithdrawReason};
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::Instant;
 use crate::types::{HardState, Incarnation, PeerId, SignedVote, Term};
 
@@ -32,6 +33,7 @@ impl Replica {
     pub(super) fn stand(&mut self, hand_over: Option<HandOver>, beyond: Term) {
         let beyond = self.believed_term(beyond).max(self.log.last().term);
         self.unbind_nominations(None);
+        self.keep_ways();
         let term = beyond.max(self.hard_state.term) + 1;
         self.hard_state = HardState { term, vote: Some(self.me) };
         self.ready.persist.hard_state = Some(self.hard_state);
@@ -51,13 +53,10 @@ impl Replica {
             deadline,
             was_handed_over: hand_over.is_some(),
         });
-        self.host = None;
-        self.attached = None;
-        self.relays.clear();
         // Whoever does not vote may hear a host, which has the time to say so itself.
         self.relay_at = self.now + self.config.lease_max_us;
-        self.adoption.take_if(|_| !planted(Bug::CandidateAdopts));
-        self.nominations.clear();
+        self.search.adoption.take_if(|_| !planted(Bug::CandidateAdopts));
+        self.search.nominations.clear();
         for peer in self.other_voters() {
             let incarnation = self.log.voters().0[&peer];
             let past = self.past_of(peer, incarnation);
@@ -95,16 +94,16 @@ impl Replica {
     }
 
     pub(crate) fn give_up_candidacy(&mut self) {
-        self.part = Part::Follower;
+        self.part = Part::follower();
         self.suspect_at = self.now;
-        if self.suspicion.is_none() {
+        if self.search.suspicion.is_none() {
             self.suspect();
         }
         self.withdraw(WithdrawReason::NoMajority);
         // Whoever nominates it again does so after the others have heard that.
-        self.nominations.clear();
+        self.search.nominations.clear();
         let prng = &mut self.prng;
-        match &mut self.suspicion {
+        match &mut self.search.suspicion {
             // R20: of two who stand against each other, chance lets one be first.
             Some(suspicion) if suspicion.back_off > 0 => {
                 suspicion.round_until = self.now + prng.below(suspicion.back_off) + 1;

@@ -14,5 +14,5 @@ mod voting;
 
 pub(crate) use adoption::{Adoption, Doubt};
 pub(crate) use candidacy::Candidacy;
-pub(crate) use nominations::{Nomination, Suspicion};
+pub(crate) use nominations::{Nomination, Search, Suspicion};
 pub(crate) use voting::RENEW_US;

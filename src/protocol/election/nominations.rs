@@ -1,17 +1,18 @@
 //! A voter's search for a new host: suspicion, and nominations down the ranked list.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::adoption::TailReport;
+use super::adoption::{Adoption, TailReport};
 use crate::event::{DiskState, Notice};
 use crate::log::quorum::is_majority;
 use crate::message::{
     Body, HostAlive, Message, Nominate, NominateAnswer, SolicitAnswer, Withdraw, WithdrawReason,
 };
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::{Instant, Micros, SECOND};
 use crate::types::{Incarnation, PeerId, Position, Term};
 
@@ -24,7 +25,29 @@ const SEARCHED_MAX_US: Micros = SECOND / 2;
 /// A host that has paused no longer ago than this nominates nobody.
 const PAUSED_US: Micros = SECOND;
 
-/// A voter's search for a new host.
+/// All that belongs to finding a new host. It goes on through terms and candidacies, until a host is
+/// there.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Search {
+    pub suspicion: Option<Suspicion>,
+    /// Who wants this peer to host.
+    pub nominations: BTreeMap<PeerId, Nomination>,
+    pub adoption: Option<Adoption>,
+    /// Who got this peer's votes since it followed a host, how often, until when not again (L5).
+    pub vain_votes: BTreeMap<Option<PeerId>, (u32, Instant)>,
+}
+
+impl Search {
+    /// Another peer hosts. What others want of this one is held until a heartbeat refutes it (R16).
+    pub fn end(&mut self) {
+        let nominations = std::mem::take(&mut self.nominations);
+        // R10: who follows a host takes its log over, and nobody else's.
+        let adoption = self.adoption.take().filter(|_| planted(Bug::LateLogAdopted));
+        *self = Self { nominations, adoption, ..Self::default() };
+    }
+}
+
+/// A voter suspects the host, and goes down the ranked list.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Suspicion {
     pub suspected: Option<PeerId>,
@@ -58,13 +81,13 @@ impl Replica {
     // ---- suspecting (R14) and nominating (R15, R19, R20) ----
 
     pub(crate) fn election_timeouts(&self, at: &mut impl FnMut(Instant)) {
-        if let Some(adoption) = &self.adoption {
+        if let Some(adoption) = &self.search.adoption {
             at(adoption.deadline);
         }
         if !self.is_voter() || self.stopping.is_some() {
             return;
         }
-        match &self.suspicion {
+        match &self.search.suspicion {
             // Nothing is done before that, however long the round is over.
             Some(suspicion) => at(suspicion.round_until.max(self.suspect_at)),
             None => at(self.suspect_at),
@@ -76,7 +99,7 @@ impl Replica {
         if !self.is_voter() || self.stopping.is_some() || self.now < self.suspect_at {
             return;
         }
-        match &self.suspicion {
+        match &self.search.suspicion {
             None => self.suspect(),
             Some(suspicion) if self.now >= suspicion.round_until => self.next_round(),
             Some(_) => {}
@@ -86,7 +109,7 @@ impl Replica {
     // R14: the connection to the host was closed and a redial is refused. That voids this voter's
     // own lease, and nobody else's.
     pub(crate) fn host_process_is_gone(&mut self, peer: PeerId) {
-        if self.host == Some(peer) && matches!(self.part, Part::Follower) {
+        if self.host() == Some(peer) && matches!(self.part, Part::Follower(_)) {
             self.lease_until = self.now;
             self.suspect_at = self.now;
             self.election_on_time();
@@ -95,8 +118,8 @@ impl Replica {
 
     pub(super) fn suspect(&mut self) {
         self.ready.notices.push(Notice::Suspect { term: self.hard_state.term });
-        self.suspicion = Some(Suspicion {
-            suspected: self.host,
+        self.search.suspicion = Some(Suspicion {
+            suspected: self.host(),
             since: self.now,
             place: 0,
             nominee: None,
@@ -116,7 +139,7 @@ impl Replica {
     pub(crate) fn round(&self) -> Micros {
         let stretch_max = self.config.stretch_max_us();
         let slowest = self.slowest_round_trip();
-        let searched = self.suspicion.as_ref().map_or(0, |it| self.now.since(it.since));
+        let searched = self.search.suspicion.as_ref().map_or(0, |it| self.now.since(it.since));
         let searched = match planted(Bug::SearchNotPatient) {
             true => 0,
             false => searched.min(SEARCHED_MAX_US).min(stretch_max),
@@ -144,7 +167,7 @@ impl Replica {
     /// Nominates the next one on the list, or falls back.
     pub(super) fn next_round(&mut self) {
         let round = self.round();
-        let Some(mut suspicion) = self.suspicion.take() else { return };
+        let Some(mut suspicion) = self.search.suspicion.take() else { return };
         suspicion.nominee = None;
         let ranking = Arc::clone(&self.ranking);
         // One in doubt about its log may not vote, and so asks all of them at once (R37).
@@ -167,7 +190,7 @@ impl Replica {
         } else {
             self.fall_back(&mut suspicion, round);
         }
-        self.suspicion = Some(suspicion);
+        self.search.suspicion = Some(suspicion);
         self.try_stand();
     }
 
@@ -255,7 +278,7 @@ impl Replica {
     /// Whether the asker may be nominated; whoever asks too then takes its own question back.
     fn lets_go_first(&mut self, asker: PeerId, last: Position) -> bool {
         let (round, own, now) = (self.round(), self.log.last(), self.now);
-        let Some(suspicion) = &mut self.suspicion else { return true };
+        let Some(suspicion) = &mut self.search.suspicion else { return true };
         let asks = suspicion.asked_at.is_some_and(|at| now.since(at) < round);
         if !asks || planted(Bug::AskersBothStand) {
             return true;
@@ -275,7 +298,8 @@ impl Replica {
             is_served: answer.host_alive.is_some(),
         };
         self.on_tail_report(message, report);
-        let asks = self.suspicion.as_ref().is_none_or(|suspicion| suspicion.asked_at.is_some());
+        let asks =
+            self.search.suspicion.as_ref().is_none_or(|suspicion| suspicion.asked_at.is_some());
         if answer.nominated && (asks || planted(Bug::AskersBothStand)) {
             self.take_nomination(message, answer.term, answer.last);
             self.try_stand();
@@ -303,7 +327,9 @@ impl Replica {
             (self.now + self.config.lease_min_us.max(rounds)).max(self.suspect_at + self.round());
         let incarnation = message.from_incarnation;
         let at = self.now;
-        self.nominations.insert(message.from, Nomination { at, until, incarnation, term, last });
+        self.search
+            .nominations
+            .insert(message.from, Nomination { at, until, incarnation, term, last });
     }
 
     /// R16: a heartbeat that the host sent after a nomination had come shows that the nominator was
@@ -313,7 +339,7 @@ impl Replica {
         let round_trip = self.round_trips.get(&host).and_then(|estimate| estimate.smoothed());
         let way = round_trip.unwrap_or(0).max(self.lateness.longer_by()) / 3;
         if !planted(Bug::RefutedNominationHeld) {
-            self.nominations.retain(|_, nomination| nomination.at + way >= self.now);
+            self.search.nominations.retain(|_, nomination| nomination.at + way >= self.now);
         }
     }
 
@@ -324,7 +350,7 @@ impl Replica {
             Part::Host(hosting) if !hosting.paused => {
                 Some(HostAlive { host: self.me, term, retry_in_us: self.config.lease_min_us })
             }
-            Part::Follower if self.now < self.lease_until => self.host.map(|host| HostAlive {
+            Part::Follower(_) if self.now < self.lease_until => self.host().map(|host| HostAlive {
                 host,
                 term,
                 retry_in_us: self.lease_until.since(self.now),
@@ -343,7 +369,7 @@ impl Replica {
     // R17: stands with nominations from a majority of voters, itself included, whose logs are no
     // further than its own.
     pub(super) fn try_stand(&mut self) {
-        let may = matches!(self.part, Part::Follower)
+        let may = matches!(self.part, Part::Follower(_))
             && (planted(Bug::LearnerStands) || self.is_voter())
             && (planted(Bug::NomineeDoesNotHold) || self.now >= self.suspect_at)
             && self.stopping.is_none();
@@ -352,11 +378,12 @@ impl Replica {
         }
         self.resolve_doubt();
         let now = self.now;
-        self.nominations
+        self.search
+            .nominations
             .retain(|_, nomination| planted(Bug::NominationNeverEnds) || nomination.until > now);
         let last = self.log.last();
         let nominated = |peer: &PeerId, incarnation: &Incarnation| {
-            let nomination = self.nominations.get(peer);
+            let nomination = self.search.nominations.get(peer);
             nomination.filter(|nomination| nomination.incarnation == *incarnation)
         };
         let voters = self.log.voters();
@@ -376,7 +403,7 @@ impl Replica {
         // the others' are as slow.
         let is_only_slow = self.disk == DiskState::Stalling && !planted(Bug::SlowNeverStands);
         let asked = |it: &Suspicion| it.back_off > self.config.fallback_min_us;
-        let is_last_resort = self.suspicion.as_ref().is_some_and(asked);
+        let is_last_resort = self.search.suspicion.as_ref().is_some_and(asked);
         let is_unfit = self.disk >= DiskState::Full && !(is_only_slow && is_last_resort);
         if is_unfit || self.is_in_doubt() {
             self.withdraw(WithdrawReason::Unfit);
@@ -396,7 +423,7 @@ impl Replica {
     fn term_of_nominators(&self) -> Term {
         let mut terms: Vec<_> = (self.log.voters().0.iter())
             .filter_map(|(peer, incarnation)| {
-                let nomination = self.nominations.get(peer);
+                let nomination = self.search.nominations.get(peer);
                 let nomination = nomination.filter(|it| it.incarnation == *incarnation);
                 let term = nomination.map(|it| it.term.max(self.heard_term(peer)));
                 term.or((*peer == self.me).then_some(self.hard_state.term))
@@ -411,13 +438,13 @@ impl Replica {
         let voting = |(peer, nomination): &(&PeerId, &Nomination)| {
             self.is_voting(**peer, nomination.incarnation)
         };
-        let nominators = self.nominations.iter().filter(voting);
+        let nominators = self.search.nominations.iter().filter(voting);
         nominators.max_by_key(|(_, nomination)| nomination.last).map(|(peer, _)| *peer)
     }
 
     // R18: says so to everybody; it only speeds things up.
     pub(super) fn withdraw(&mut self, reason: WithdrawReason) {
-        if let Some(suspicion) = &mut self.suspicion {
+        if let Some(suspicion) = &mut self.search.suspicion {
             if suspicion.has_withdrawn {
                 return;
             }
@@ -465,12 +492,12 @@ impl Replica {
 
     pub(crate) fn on_withdraw(&mut self, message: &Message, withdraw: Withdraw) {
         if withdraw.reason == WithdrawReason::HostHeard {
-            self.nominations.remove(&message.from);
+            self.search.nominations.remove(&message.from);
         }
         if withdraw.reason == WithdrawReason::NoMajority {
             self.stop_awaiting(message.from);
         }
-        let Some(suspicion) = &mut self.suspicion else { return };
+        let Some(suspicion) = &mut self.search.suspicion else { return };
         suspicion.withdrawn.insert(message.from);
         if suspicion.nominee == Some(message.from) {
             self.next_round();
@@ -479,12 +506,12 @@ impl Replica {
 
     /// R17: whom this peer has voted for comes to nothing, or cannot be heard any more.
     pub(crate) fn stop_awaiting(&mut self, candidate: PeerId) {
-        let is_awaited = matches!(self.part, Part::Follower)
+        let is_awaited = matches!(self.part, Part::Follower(_))
             && self.hard_state.vote == Some(candidate)
             && self.awaits_candidate();
         if is_awaited && !planted(Bug::LostCandidateAwaited) {
             self.suspect_at = self.now;
-            if let Some(suspicion) = &mut self.suspicion {
+            if let Some(suspicion) = &mut self.search.suspicion {
                 suspicion.round_until = suspicion.round_until.min(self.now);
             }
         }
@@ -495,9 +522,9 @@ impl Replica {
         match self.part {
             Part::Candidate(_) => true,
             Part::Host(_) => false,
-            Part::Follower => {
+            Part::Follower(_) => {
                 let has_voted = self.hard_state.vote.is_some_and(|vote| vote != self.me);
-                has_voted && self.host.is_none() && self.now < self.suspect_at
+                has_voted && self.host().is_none() && self.now < self.suspect_at
             }
         }
     }

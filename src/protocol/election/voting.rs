@@ -3,8 +3,9 @@
 
 use crate::event::DiskState;
 use crate::message::{Body, Granted, HandOver, Message, RefusedReason, RequestVote, Vote};
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::{Micros, SECOND};
 use crate::types::{Ballot, HardState, PeerId, SignedVote, Term};
 
@@ -32,7 +33,7 @@ impl Replica {
         let permitted = request.hand_over.is_some_and(|hand_over| {
             (planted(Bug::PermissionOutlivesTerm) || hand_over.term == self.hard_state.term)
                 && (planted(Bug::PermissionForAnyone) || hand_over.target == message.from)
-                && self.host == Some(hand_over.host)
+                && self.host() == Some(hand_over.host)
         });
         let permitted = permitted || planted(Bug::LeaseIgnoredByVoter);
         let host_alive = self.host_alive().filter(|_| !permitted);
@@ -47,7 +48,7 @@ impl Replica {
             || request.end.last > self.log.last()
             || planted(Bug::LearnerVotedFor);
         let who = self.counted_as(message.from);
-        let is_soon = self.vain_votes.get(&who).is_some_and(|(_, until)| self.now < *until);
+        let is_soon = self.search.vain_votes.get(&who).is_some_and(|(_, until)| self.now < *until);
         let granted = host_alive.is_none()
             && may_stand
             && (!is_soon || permitted || planted(Bug::VotesInVain))
@@ -57,7 +58,7 @@ impl Replica {
             && (!planted(Bug::RankIsVeto) || self.is_first_ranked(message.from))
             && (!planted(Bug::OutsiderRefused) || self.log.voters().contains(&message.from))
             && (!planted(Bug::RemovedRefusesVote) || self.is_voter())
-            && (is_later || matches!(self.part, Part::Follower))
+            && (is_later || matches!(self.part, Part::Follower(_)))
             && (planted(Bug::DoubtVotes) || !self.is_in_doubt());
         let granted = granted.then(|| {
             let (candidate, incarnation) = (message.from, message.from_incarnation);
@@ -103,7 +104,7 @@ impl Replica {
                     self.renew(term);
                 }
             }
-            Part::Host(_) | Part::Follower => {}
+            Part::Host(_) | Part::Follower(_) => {}
         }
     }
 
@@ -129,11 +130,11 @@ impl Replica {
     fn note_vain_vote(&mut self, candidate: PeerId) {
         let candidate = self.counted_as(candidate);
         let round = self.round();
-        let is_known = self.vain_votes.contains_key(&candidate);
-        if !is_known && self.vain_votes.len() >= VAIN_VOTES_MAX {
+        let is_known = self.search.vain_votes.contains_key(&candidate);
+        if !is_known && self.search.vain_votes.len() >= VAIN_VOTES_MAX {
             return;
         }
-        let (count, until) = self.vain_votes.entry(candidate).or_default();
+        let (count, until) = self.search.vain_votes.entry(candidate).or_default();
         *count = count.saturating_add(1);
         if let Some(more) = count.checked_sub(VOTES_FREE).filter(|more| *more > 0) {
             let wait = (3 * round) << more.min(8);
@@ -148,7 +149,7 @@ impl Replica {
         }
         let until = self.now + 3 * self.round();
         self.suspect_at = self.suspect_at.max(until);
-        if let Some(suspicion) = &mut self.suspicion {
+        if let Some(suspicion) = &mut self.search.suspicion {
             suspicion.round_until = suspicion.round_until.max(until);
         }
     }
@@ -183,9 +184,9 @@ impl Replica {
             && hand_over.host_incarnation == message.from_incarnation
             && hand_over.term == self.hard_state.term
             && hand_over.target == self.me
-            && (planted(Bug::HandOverByAnyone) || self.host == Some(message.from));
+            && (planted(Bug::HandOverByAnyone) || self.host() == Some(message.from));
         let may = self.is_voter() && self.stopping.is_none() && self.disk < DiskState::Full;
-        if valid && may && !self.is_in_doubt() && matches!(self.part, Part::Follower) {
+        if valid && may && !self.is_in_doubt() && matches!(self.part, Part::Follower(_)) {
             self.stand(Some(hand_over), 0);
         } else {
             self.refuse(message, RefusedReason::StaleTerm);

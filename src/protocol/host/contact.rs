@@ -3,8 +3,9 @@
 use super::hosting::Hosting;
 use crate::event::{DiskState, Notice};
 use crate::log::quorum::is_majority;
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::Instant;
 use crate::types::{Incarnation, PeerId};
 
@@ -90,10 +91,24 @@ impl Replica {
         let is_later = self.hint.is_some_and(|hint| hint.term > self.hard_state.term);
         if is_long && is_later {
             self.become_follower();
-            self.host = None;
             let term = self.hard_state.term;
             self.ready.notices.push(Notice::Host { host: None, term });
             self.attach();
+        }
+    }
+
+    /// Whoever hosts no more still knows how long the ways are: echoes have shown it sooner than
+    /// pings, and the time for votes, or for the next nomination, follows from it.
+    pub(crate) fn keep_ways(&mut self) {
+        let Part::Host(hosting) = &self.part else { return };
+        if planted(Bug::WaysForgotten) {
+            return;
+        }
+        for (peer, progress) in &hosting.progress {
+            let pinged = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
+            if progress.echoes.smoothed() > pinged {
+                self.round_trips.insert(*peer, progress.echoes);
+            }
         }
     }
 }

@@ -7,8 +7,9 @@ use super::hosting::{HeartbeatSent, Hosting};
 use super::progress::{LATE_KEPT_US, LATE_US};
 use crate::log::quorum::is_majority;
 use crate::message::{Body, Heartbeat};
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::{MS, Micros};
 use crate::types::PeerId;
 

@@ -10,14 +10,16 @@ use super::progress::Progress;
 use super::ranking::Reports;
 use super::succession::HandingOver;
 use crate::config::Config;
+use crate::election::Search;
 use crate::event::{Load, Notice};
 use crate::log::quorum::majority_index;
 use crate::log::submissions::Submissions;
 use crate::message::{
     Acknowledge, Announce, Append, Attach, Body, LookBack, Message, Ranking, Receipt, RefusedReason,
 };
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::{Instant, Micros, SECOND};
 use crate::types::{Entry, Incarnation, Index, Past, Payload, PeerId, Position, Reign, VoterSet};
 
@@ -105,11 +107,11 @@ impl Replica {
         };
         let votes_us = match &self.part {
             Part::Candidate(candidacy) => self.now.since(candidacy.since),
-            Part::Follower | Part::Host(_) => 0,
+            Part::Follower(_) | Part::Host(_) => 0,
         };
         let votes = match &mut self.part {
             Part::Candidate(candidacy) => std::mem::take(&mut candidacy.votes),
-            Part::Follower | Part::Host(_) => BTreeMap::new(),
+            Part::Follower(_) | Part::Host(_) => BTreeMap::new(),
         };
         let reign = Reign { last_term: self.log.last().term, votes };
         let term_start = self.log.last().index + 1;
@@ -155,17 +157,12 @@ impl Replica {
             better: None,
             settled_at: now + tenure_us,
         }));
-        self.host = Some(self.me);
-        self.vain_votes.clear();
-        self.attached = None;
-        self.relays.clear();
-        self.suspicion = None;
-        self.nominations.clear();
+        self.search = Search::default();
         let term = self.hard_state.term;
         let inherited = Ranking { term, version: 1, ..(*self.ranking).clone() };
         self.ranking = Arc::new(inherited);
         self.append_own(Payload::TermStart(reign));
-        self.ready.notices.push(Notice::Host { host: self.host, term });
+        self.ready.notices.push(Notice::Host { host: self.host(), term });
         for peer in self.others() {
             self.announce_to(peer);
         }

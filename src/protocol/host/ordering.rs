@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::event::DiskState;
 use crate::log::submissions::{Verdict, is_submittable};
 use crate::message::{Accepted, Body, Message, Submit, SubmitAnswer, SubmitProblem};
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::types::{
     Entry, Hash, Incarnation, Index, MemberState, Membership, Number, Payload, PeerId, Signature,
     Submission, TraceContext,

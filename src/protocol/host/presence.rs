@@ -8,8 +8,9 @@ use super::voters::{Seats, VOTERS_FLOOR, next_voters};
 use crate::event::LinkState;
 use crate::log::quorum::is_majority;
 use crate::message::Absence;
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::{Instant, Micros};
 use crate::types::{Incarnation, Payload, PeerId, VoterSet};
 
@@ -40,12 +41,12 @@ impl Replica {
         match state {
             LinkState::Up if before != Some(LinkState::Up) => {
                 self.seek_host_at = self.seek_host_at.min(self.now);
-                if let Some(suspicion) = &mut self.suspicion {
+                if let Some(suspicion) = &mut self.search.suspicion {
                     suspicion.since = self.now;
                 }
                 if let Part::Host(_) = self.part {
                     self.announce_to(peer);
-                } else if self.host == Some(peer) {
+                } else if self.host() == Some(peer) {
                     self.attach();
                 }
             }

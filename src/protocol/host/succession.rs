@@ -13,8 +13,9 @@ use crate::message::{
     Body, Candidate, HandOver, Join, JoinAnswer, Message, Ranking, Refused, RefusedReason,
     ReportDelays,
 };
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::{Instant, Micros, SECOND};
 use crate::types::{InviteLinkId, MemberState, Membership, Payload, PeerId};
 
@@ -44,7 +45,7 @@ impl Replica {
             return;
         }
         let Part::Host(hosting) = &self.part else {
-            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            self.refuse(message, RefusedReason::NotHost { host: self.host() });
             return;
         };
         let state = self.log.state();

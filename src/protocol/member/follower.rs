@@ -9,8 +9,9 @@ use crate::message::{
     Acknowledge, Append, Body, FindHostAnswer, Heartbeat, LookBack, Message, Receipt, ReportDelays,
     Submit, SubmitAnswer, SubmitProblem,
 };
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::{Instant, MS, Micros, SECOND};
 use crate::types::{Entry, Index, PeerId, Position, Term};
 
@@ -35,7 +36,7 @@ impl Replica {
     // ---- finding the host ----
 
     pub(crate) fn follower_timeouts(&self, at: &mut impl FnMut(Instant)) {
-        match &self.attached {
+        match self.part.attached() {
             None => at(self.seek_host_at),
             Some(attached) => {
                 at(self.report_at);
@@ -48,17 +49,17 @@ impl Replica {
     }
 
     pub(crate) fn follower_on_time(&mut self) {
-        match &self.attached {
+        match self.part.attached() {
             None if self.now >= self.seek_host_at => self.seek_host(),
             Some(attached) if self.now >= self.attach_ends_at(attached) => {
                 let patience_us = self.next_patience(attached);
                 if attached.is_proven {
-                    self.attached = None;
+                    self.part.detach();
                 } else {
                     self.give_up_claim(false);
                 }
                 self.seek_host();
-                if let Some(attached) = &mut self.attached {
+                if let Some(attached) = self.part.attached_mut() {
                     attached.patience_us = attached.patience_us.max(patience_us);
                 }
             }
@@ -74,7 +75,7 @@ impl Replica {
     /// passes the log on and is not the host, and a host that says nothing any more, because it has
     /// forgotten this member.
     pub(crate) fn attach_ends_at(&self, attached: &Attached) -> Instant {
-        if Some(attached.source) != self.host || attached.term != self.hard_state.term {
+        if Some(attached.source) != self.host() || attached.term != self.hard_state.term {
             let limit = match attached.matched {
                 Some(_) if planted(Bug::RelayedForEver) => Micros::MAX / 2,
                 Some(_) => RELAY_US,
@@ -114,7 +115,7 @@ impl Replica {
         let patience = (2 * self.slowest_round_trip()).min(self.config.lease_max_us);
         self.seek_host_at = self.now + self.config.lease_min_us.max(patience);
         self.attach();
-        if self.attached.is_some() {
+        if self.part.attached().is_some() {
             return;
         }
         let up = self.links.iter().filter(|(_, state)| **state == LinkState::Up);
@@ -129,20 +130,20 @@ impl Replica {
     pub(crate) fn on_find_host(&mut self, request: &Message) {
         let alive = matches!(&self.part, Part::Host(hosting) if !hosting.paused)
             || self.now < self.lease_until;
-        let host = self.host.filter(|_| alive);
+        let host = self.host().filter(|_| alive);
         let term = self.hard_state.term;
         self.answer(request, Body::FindHostAnswer(FindHostAnswer { term, host }));
     }
 
     /// One who passes the log on has less of it than this peer: it is not asked again for a while.
     fn give_up_relay(&mut self, relay: PeerId) {
-        self.attached = None;
+        self.part.detach();
         self.relay_behind = Some((relay, self.now + self.config.lease_max_us));
         self.seek_host_at = self.now + self.config.lease_min_us;
     }
 
     pub(crate) fn detach_from(&mut self, peer: PeerId) {
-        if let Some(attached) = self.attached.take_if(|attached| attached.source == peer) {
+        if let Some(attached) = self.part.detach_if(|attached| attached.source == peer) {
             // A host that never answered is not asked again at once.
             let pause = match attached.matched {
                 Some(_) => REATTACH_US,
@@ -158,7 +159,7 @@ impl Replica {
 
     /// The newest attach, if a message of `from` is about it and its term.
     fn current_attach(&mut self, from: PeerId, term: Term, attach: u64) -> Option<&mut Attached> {
-        let attached = self.attached.as_mut()?;
+        let attached = self.part.attached_mut()?;
         let current = attached.term == term && attached.attach == attach;
         (current && attached.source == from).then_some(attached)
     }
@@ -170,7 +171,7 @@ impl Replica {
         // One who passes the log on and lacks what is committed here is behind: then another is
         // asked. What is not committed here, it may have in another form.
         let commit = self.log.commit();
-        let asked = self.attached.as_ref().map_or(0, |attached| attached.look.index);
+        let asked = self.part.attached().map_or(0, |attached| attached.look.index);
         let is_behind = asked <= commit && !self.is_attached_to_host();
         if is_behind && !planted(Bug::AskedAgainBehind) {
             self.give_up_relay(message.from);
@@ -182,7 +183,7 @@ impl Replica {
             self.truncate_from(index + 1);
         }
         let term = self.log.term_at(index).unwrap_or(0);
-        let Some(attached) = &self.attached else { return };
+        let Some(attached) = self.part.attached() else { return };
         let reign = Hint { host: attached.host, term: attached.term };
         self.attach_at(message.from, reign, Position { term, index });
     }
@@ -197,7 +198,7 @@ impl Replica {
         if !self.note_reign(append) {
             return;
         }
-        if self.attached.as_ref().is_some_and(|attached| attached.is_proven) {
+        if self.part.attached().is_some_and(|attached| attached.is_proven) {
             self.take_append(message, append, &append.entries);
         } else if let Some(entries) = self.try_entries(append) {
             self.take_append(message, append, &entries);
@@ -226,7 +227,7 @@ impl Replica {
             }
         }
         let matched = append.previous.index + append.entries.len() as Index;
-        let Some(attached) = &mut self.attached else { return };
+        let Some(attached) = self.part.attached_mut() else { return };
         let first_answer = attached.matched.is_none();
         let matched = matched.max(attached.matched.unwrap_or(0));
         attached.matched = Some(matched);
@@ -251,10 +252,11 @@ impl Replica {
 
     pub(crate) fn on_heartbeat(&mut self, message: &Message, heartbeat: &Heartbeat) {
         // L3: only of a reign that is proven. Any other is a hint.
-        let is_followed = self.host == Some(message.from) && heartbeat.term == self.hard_state.term;
+        let is_followed =
+            self.host() == Some(message.from) && heartbeat.term == self.hard_state.term;
         if !is_followed && !planted(Bug::AnyHeartbeatRenews) {
             self.hear_of_host(message.from, message.from, heartbeat.term);
-            let tried = self.attached.as_mut().filter(|attached| {
+            let tried = self.part.attached_mut().filter(|attached| {
                 attached.source == message.from && attached.term == heartbeat.term
             });
             if let Some(attached) = tried {
@@ -267,8 +269,8 @@ impl Replica {
         }
         // Whoever else was asked meanwhile has proven nothing.
         self.hint = None;
-        self.attached.take_if(|attached| !attached.is_proven);
-        if self.attached.is_none() {
+        self.part.detach_if(|attached| !attached.is_proven);
+        if self.part.attached().is_none() {
             self.attach();
         }
         self.take_heartbeat(message.from, heartbeat);
@@ -292,7 +294,7 @@ impl Replica {
             self.learn_past(*peer, *incarnation, *past);
         }
         let last = self.log.last().index;
-        let Some(attached) = &mut self.attached else { return };
+        let Some(attached) = self.part.attached_mut() else { return };
         attached.heartbeat = attached.heartbeat.max(heartbeat.number);
         attached.interval_us = heartbeat.interval_us.min(self.config.heartbeat_narrow_us());
         attached.echo = true;
@@ -322,11 +324,11 @@ impl Replica {
         self.lease_until = self.now + length;
         self.relay_at = self.now + self.config.lease_max_us;
         self.suspect_at = self.lease_until;
-        self.suspicion = None;
+        self.search.suspicion = None;
     }
 
     pub(crate) fn acknowledge_soon(&mut self) {
-        if let Some(attached) = &mut self.attached {
+        if let Some(attached) = self.part.attached_mut() {
             attached.acknowledge = true;
         }
     }
@@ -337,7 +339,7 @@ impl Replica {
         let is_syncing = self.is_syncing() && !planted(Bug::EchoWaitsForSync);
         let synced = self.synced;
         let is_term_durable = self.is_term_durable();
-        let Some(attached) = &mut self.attached else { return };
+        let Some(attached) = self.part.attached_mut() else { return };
         let acknowledge = std::mem::take(&mut attached.acknowledge);
         let echo = std::mem::take(&mut attached.echo);
         let tried = attached.trial.as_ref().map_or(0, |trial| trial.reading.last.index);
@@ -393,12 +395,12 @@ impl Replica {
 
     fn report_delays(&mut self) {
         self.report_at = self.now + self.config.report_us;
-        let Some(host) = self.host.filter(|_| self.is_attached_to_host()) else { return };
+        let Some(host) = self.host().filter(|_| self.is_attached_to_host()) else { return };
         let (now, report) = (self.now, self.own_report());
         let quantum = self.config.rank_quantum_us;
         // It leaves when all of that is durable.
         let past = self.own_past(self.log.last());
-        let Some(attached) = &mut self.attached else { return };
+        let Some(attached) = self.part.attached_mut() else { return };
         // A row for each member each second would be most of what a quiet chat sends.
         let is_known = attached.reported.as_ref().is_some_and(|(at, told)| {
             let since = now.since(*at);
@@ -444,7 +446,7 @@ impl Replica {
 
     /// Whether a host is there that has begun: its `TermStart` is committed here.
     pub(super) fn is_served(&self) -> bool {
-        let attached = self.attached.as_ref().filter(|it| it.is_proven && it.matched.is_some());
+        let attached = self.part.attached().filter(|it| it.is_proven && it.matched.is_some());
         attached.is_some() && attached.map(|it| it.term) == self.log.term_at(self.log.commit())
     }
 
@@ -457,12 +459,12 @@ impl Replica {
 
     /// Whether the log has everything that such a host had committed at some moment since.
     pub(crate) fn is_caught_up(&self) -> bool {
-        let attached = self.attached.as_ref().is_some_and(|attached| attached.caught_up);
+        let attached = self.part.attached().is_some_and(|attached| attached.caught_up);
         attached && self.is_attached_to_host() && self.is_served()
     }
 
     pub(crate) fn flush_follower(&mut self) {
-        if !matches!(self.part, Part::Follower) {
+        if !matches!(self.part, Part::Follower(_)) {
             return;
         }
         self.flush_relays();
@@ -474,7 +476,7 @@ impl Replica {
     // R31: not before this run knows all that was said under its numbers. An old copy of a store
     // would say again what it has forgotten, under numbers beyond those that are taken.
     fn flush_submissions(&mut self) {
-        let Some(source) = self.attached.as_ref().map(|attached| attached.source) else { return };
+        let Some(source) = self.part.attached().map(|attached| attached.source) else { return };
         let knows_own_words = self.knows_own_words || planted(Bug::SaysBeforeReading);
         if self.outbox.len() == 0 || !self.is_served() || !knows_own_words {
             return;
@@ -484,7 +486,7 @@ impl Replica {
         let round_trip = self.round_trips.get(&source).map_or(0, |estimate| estimate.p99());
         let answer_us = 2 * round_trip.max(self.lateness.longer_by()) + 2 * self.syncs.p99();
         let resend_min = config.resend_min_us.max(answer_us).min(config.resend_max_us);
-        let Some(term) = self.attached.as_ref().map(|attached| attached.term) else { return };
+        let Some(term) = self.part.attached().map(|attached| attached.term) else { return };
         let unsent = self.outbox.take_unsent(config.in_flight_max, config.append_bytes_max);
         self.outbox.expect_answer(self.now, resend_min, config.resend_max_us);
         if let Some(last) = unsent.last().filter(|_| planted(Bug::OutboxClearedOnSend)) {
@@ -497,7 +499,7 @@ impl Replica {
     }
 
     pub(crate) fn on_submit_answer(&mut self, message: &Message, answer: &SubmitAnswer) {
-        if self.host != Some(message.from) || answer.term != self.hard_state.term {
+        if self.host() != Some(message.from) || answer.term != self.hard_state.term {
             return;
         }
         match answer.problem {

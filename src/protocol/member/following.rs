@@ -7,17 +7,20 @@
 //! checked, one reign after the other, and stands in the log when its voters are the ones who have
 //! voted, and not before.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::event::{LinkState, Notice};
 use crate::evidence::Offence;
+use crate::host::Progress;
 use crate::log::quorum::is_majority;
 use crate::log::reign::Reading;
 use crate::message::{
     Announce, Append, Attach, Body, Heartbeat, Message, RefusedReason, ReportDelays,
 };
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::{Instant, Micros, SECOND};
 use crate::types::{Entry, Index, Past, Payload, PeerId, Position, Term, VoterSet};
 
@@ -27,6 +30,18 @@ const DISTRUST_US: Micros = 10 * SECOND;
 const DISTRUSTED_MAX: usize = 64;
 /// So many times what is kept of a log in memory is held before its proof has come.
 const TRIAL_WINDOWS: usize = 8;
+
+/// What a follower has of the host of this term. It is dropped with the part, and in a later term
+/// a new one begins.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Following {
+    /// The host, whose reign is proven.
+    pub host: Option<PeerId>,
+    /// Where the log comes from, of that host or of one that says that it hosts.
+    pub attached: Option<Attached>,
+    /// Members that this one passes the committed log on to (R35).
+    pub relays: BTreeMap<PeerId, Progress>,
+}
 
 /// The newest attach to the host's log (R35).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -157,18 +172,21 @@ impl Replica {
             self.enter_term(term);
         }
         self.hint = None;
-        if self.host.is_some() {
+        if self.host().is_some() {
             return;
         }
-        // A candidate that hears of the host of its own term has lost.
-        self.become_follower();
-        self.vain_votes.clear();
-        self.host = Some(host);
+        match self.part {
+            // What it reads meanwhile, it reads on.
+            Part::Follower(_) => self.outbox.resend_all(),
+            // A candidate that hears of the host of its own term has lost.
+            Part::Candidate(_) | Part::Host(_) => self.become_follower(),
+        }
+        if let Some(following) = self.part.following_mut() {
+            following.host = Some(host);
+        }
         // It needs a round trip until its heartbeats come, and the attach waits for a sync.
         let until = self.now + self.config.lease_min_us.max(2 * self.round());
-        // R10: who follows a host takes its log over, and nobody else's.
-        self.adoption.take_if(|_| !planted(Bug::LateLogAdopted));
-        self.suspicion = None;
+        self.search.end();
         self.suspect_at = self.suspect_at.max(until);
         self.ready.notices.push(Notice::Host { host: Some(host), term });
     }
@@ -188,7 +206,7 @@ impl Replica {
             && self.proves(proof)
         {
             self.reign = Some(Arc::clone(proof));
-            self.attached.take_if(|attached| !attached.is_proven);
+            self.part.detach_if(|attached| !attached.is_proven);
             self.follow(host, term);
         }
         self.hear_of_host(host, host, term);
@@ -203,7 +221,7 @@ impl Replica {
             self.refuse(message, RefusedReason::NotHost { host: None });
             return;
         }
-        match self.host.filter(|host| *host != self.me && self.now < self.lease_until) {
+        match self.host().filter(|host| *host != self.me && self.now < self.lease_until) {
             Some(host) => self.refuse(message, RefusedReason::NotHost { host: Some(host) }),
             None => self.refuse(message, RefusedReason::StaleTerm),
         }
@@ -222,7 +240,7 @@ impl Replica {
         }
         // Who has voted in a later term cannot follow that host any more. What is passed on counts
         // for nothing, so that it may read all the same.
-        let may_read = !is_over || (self.host.is_none() && !planted(Bug::LaterTermReadsNothing));
+        let may_read = !is_over || (self.host().is_none() && !planted(Bug::LaterTermReadsNothing));
         // Who has claimed a reign falsely may have won it since: whoever follows it has its proof.
         let is_doubted = self.is_distrusted(reign) && planted(Bug::ProofFromNobody);
         if informant != host
@@ -246,7 +264,7 @@ impl Replica {
         if self.has_reign(host, term) && !matches!(self.part, Part::Host(_)) {
             self.follow(host, term);
         }
-        let is_known = self.host.is_some() && term == self.hard_state.term;
+        let is_known = self.host().is_some() && term == self.hard_state.term;
         if !is_known {
             // The latest claim stands: a false one must not keep the true one out for long.
             let later = self.hint.is_none_or(|known| term >= known.term);
@@ -255,8 +273,8 @@ impl Replica {
             }
         }
         // One that has shown nothing yet gives way to one of a later term.
-        self.attached.take_if(|it| !it.is_proven && it.trial.is_none() && it.term < term);
-        if matches!(self.part, Part::Follower) && self.attached.is_none() {
+        self.part.detach_if(|it| !it.is_proven && it.trial.is_none() && it.term < term);
+        if matches!(self.part, Part::Follower(_)) && self.part.attached().is_none() {
             self.attach();
         }
     }
@@ -269,7 +287,7 @@ impl Replica {
     /// Whom to read from: the host, while it is heard or nobody else says that it hosts.
     fn whom_to_follow(&self) -> Option<Hint> {
         let is_up = |hint: &Hint| self.links.get(&hint.host) == Some(&LinkState::Up);
-        let known = self.host.map(|host| Hint { host, term: self.hard_state.term });
+        let known = self.host().map(|host| Hint { host, term: self.hard_state.term });
         let hint = self.hint.filter(|hint| hint.term >= self.hard_state.term && is_up(hint));
         let hint = hint.filter(|hint| !self.is_distrusted(*hint));
         match (known, hint) {
@@ -287,7 +305,7 @@ impl Replica {
 
     /// The one that this peer reads from has not proven its reign so far.
     pub(crate) fn give_up_claim(&mut self, is_false: bool) {
-        let Some(attached) = self.attached.take() else { return };
+        let Some(attached) = self.part.detach() else { return };
         let (liar, term) = match attached.source == attached.host {
             true => (attached.host, if is_false { attached.term } else { 0 }),
             false => (attached.source, 0),
@@ -307,8 +325,9 @@ impl Replica {
 
     /// The host says itself that it has gone on to a later term.
     pub(crate) fn lose_host(&mut self) {
-        let Some(host) = self.host.take() else { return };
-        self.attached.take_if(|attached| attached.host == host);
+        let following = self.part.following_mut();
+        let Some(host) = following.and_then(|following| following.host.take()) else { return };
+        self.part.detach_if(|attached| attached.host == host);
         self.lease_until = self.now;
         let until = self.now + self.config.lease_min_us + self.round();
         self.suspect_at = self.suspect_at.min(until);
@@ -335,8 +354,8 @@ impl Replica {
     // through one who hears it. From time to time it looks for the host again.
     fn may_attach_through(&self, informant: PeerId) -> bool {
         let is_behind = |(peer, until): (PeerId, Instant)| peer == informant && self.now < until;
-        self.attached.is_none()
-            && matches!(self.part, Part::Follower)
+        self.part.attached().is_none()
+            && matches!(self.part, Part::Follower(_))
             && (planted(Bug::RelayedAtOnce) || self.now >= self.relay_at)
             && !self.relay_behind.is_some_and(is_behind)
             && !self.is_blamed(informant)
@@ -345,14 +364,14 @@ impl Replica {
 
     /// Who hosts, as far as this peer reads of it: one in a later term reads on through others.
     pub(crate) fn host_read(&self) -> Option<PeerId> {
-        let read = self.attached.as_ref().filter(|attached| attached.is_proven);
-        self.host.or(read.map(|attached| attached.host))
+        let read = self.part.attached().filter(|attached| attached.is_proven);
+        self.host().or(read.map(|attached| attached.host))
     }
 
     /// Whether the log comes from the host itself.
     pub(super) fn is_attached_to_host(&self) -> bool {
-        self.attached.as_ref().is_some_and(|attached| {
-            Some(attached.source) == self.host && attached.term == self.hard_state.term
+        self.part.attached().is_some_and(|attached| {
+            Some(attached.source) == self.host() && attached.term == self.hard_state.term
         })
     }
 
@@ -362,8 +381,8 @@ impl Replica {
         // L8: another host may know better.
         self.is_over_quota = false;
         let attach = self.attach_count;
-        let is_followed = self.host == Some(host) && term == self.hard_state.term;
-        self.attached = Some(Attached {
+        let is_followed = self.host() == Some(host) && term == self.hard_state.term;
+        self.part.attach(Attached {
             source,
             host,
             term,
@@ -395,7 +414,7 @@ impl Replica {
 
     /// Takes note of the reign that the source shows. Whether it is one.
     pub(super) fn note_reign(&mut self, append: &Append) -> bool {
-        let Some(attached) = &mut self.attached else { return false };
+        let Some(attached) = self.part.attached_mut() else { return false };
         let Some(reign) = append.reign.as_ref().filter(|_| attached.reign.is_none()) else {
             return true;
         };
@@ -417,7 +436,7 @@ impl Replica {
 
     /// What this peer reads is a reign: it is followed, unless it is over.
     fn settle(&mut self) {
-        let Some(mut attached) = self.attached.take() else { return };
+        let Some(mut attached) = self.part.detach() else { return };
         let (host, term, early) = (attached.host, attached.term, attached.early.take());
         attached.is_proven = true;
         if term >= self.hard_state.term {
@@ -426,7 +445,7 @@ impl Replica {
             }
             self.follow(host, term);
         }
-        self.attached = Some(attached);
+        self.part.attach(attached);
         // Heartbeats and the log come over different streams.
         let early = early.filter(|(_, at)| self.now.since(*at) <= self.config.heartbeat_us);
         if let Some((heartbeat, _)) = early.filter(|_| self.is_attached_to_host()) {
@@ -438,7 +457,7 @@ impl Replica {
     // voters that it names are those who have chosen the host.
     /// Takes entries of such a reign. Gives what may enter the log now, once that is proven.
     pub(super) fn try_entries(&mut self, append: &Append) -> Option<Vec<Arc<Entry>>> {
-        let mut attached = self.attached.take()?;
+        let mut attached = self.part.detach()?;
         let source = attached.source;
         let begun = attached.trial.take().or_else(|| {
             let reading = self.log.reading_from(append.previous.index)?;
@@ -447,7 +466,7 @@ impl Replica {
         let follows = |trial: &Trial| trial.reading.last == append.previous;
         let Some(mut trial) = begun.filter(follows) else {
             // Something before it is lost.
-            self.attached = Some(attached);
+            self.part.attach(attached);
             self.detach_from(source);
             return None;
         };
@@ -458,12 +477,12 @@ impl Replica {
             let differs = entry.previous != head.end.hash && entry.index == head.end.last.index + 1;
             if is_first && differs && head.end.last.index > self.log.commit() {
                 // L6: an earlier host may have shown two histories.
-                self.attached = Some(attached);
+                self.part.attach(attached);
                 self.on_broken_chain(source, entry, head.end.last.index);
                 return None;
             }
             if !trial.reading.read(entry) {
-                self.attached = Some(attached);
+                self.part.attach(attached);
                 self.distrust();
                 return None;
             }
@@ -480,15 +499,15 @@ impl Replica {
         if !is_proven {
             let bytes_max = TRIAL_WINDOWS.saturating_mul(self.config.window_bytes);
             if trial.bytes > bytes_max && !planted(Bug::TrialUnbounded) {
-                self.attached = Some(attached);
+                self.part.attach(attached);
                 self.shorten_trial(&trial.entries);
             } else {
                 attached.trial = Some(trial);
-                self.attached = Some(attached);
+                self.part.attach(attached);
             }
             return None;
         }
-        self.attached = Some(attached);
+        self.part.attach(attached);
         self.settle();
         Some(trial.entries)
     }
@@ -497,13 +516,13 @@ impl Replica {
     /// it vouches for what came before that one: this is adopted (R10), and what follows is asked
     /// for anew. Where there is none, the claim is given up.
     fn shorten_trial(&mut self, entries: &[Arc<Entry>]) {
-        let Some(attached) = &self.attached else { return };
+        let Some(attached) = self.part.attached() else { return };
         let (source, claim) = (attached.source, Hint { host: attached.host, term: attached.term });
         let own = self.log.last().term;
         let is_further =
             |it: &Arc<Entry>| it.term > own && matches!(it.payload, Payload::TermStart(_));
         let through = entries.iter().rposition(is_further);
-        let through = through.filter(|_| matches!(self.part, Part::Follower));
+        let through = through.filter(|_| matches!(self.part, Part::Follower(_)));
         match through {
             Some(through) if self.adopt(source, &entries[..=through]) => {
                 self.attach_at(source, claim, self.log.last());

@@ -16,5 +16,5 @@ mod relay;
 mod taking;
 
 pub(crate) use follower::{PAST_AGAIN, RELAY_US};
-pub(crate) use following::{Attached, Distrust, Hint, Trial};
+pub(crate) use following::{Attached, Distrust, Following, Hint, Trial};
 pub(crate) use outbox::Outbox;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::message::Receipt;
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::types::PeerId;
 
 impl Replica {

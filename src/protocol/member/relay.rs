@@ -4,12 +4,14 @@
 //! Nothing here counts for anything: a relayed member renews no lease, acknowledges nothing to the
 //! host, and its submissions carry their author's signature, since no channel proves it.
 
+use super::following::Following;
 use crate::host::Progress;
 use crate::message::{
     Acknowledge, Attach, Body, LookBack, Message, RefusedReason, Submit, SubmitAnswer,
 };
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::types::{Index, PeerId};
 
 /// The most members that one member passes the chat on to; more are refused.
@@ -18,24 +20,25 @@ const RELAYS_MAX: usize = 16;
 impl Replica {
     /// Whether this member may pass on what its host says.
     fn may_relay(&self, message: &Message, attach: &Attach) -> bool {
-        let known = self.relays.contains_key(&message.from);
+        let Some(following) = self.part.following() else { return false };
+        let known = following.relays.contains_key(&message.from);
         attach.relay
             && attach.term == self.hard_state.term
-            && matches!(self.part, Part::Follower)
-            && self.host.is_some_and(|host| host != message.from)
+            && following.host.is_some_and(|host| host != message.from)
             && self.is_attached_to_host()
             && self.is_served()
-            && (known || self.relays.len() < RELAYS_MAX)
+            && (known || following.relays.len() < RELAYS_MAX)
             && self.log.state().is_present(message.from, message.from_incarnation)
     }
 
     /// An attach that reaches a member which does not host.
     pub(crate) fn on_attach_elsewhere(&mut self, message: &Message, attach: Attach) {
         if !self.may_relay(message, &attach) {
-            self.refuse(message, RefusedReason::NotHost { host: self.host });
+            self.refuse(message, RefusedReason::NotHost { host: self.host() });
             return;
         }
-        let newest = self.relays.get(&message.from).map(|it| (it.boot, it.attach));
+        let known = self.part.following().and_then(|it| it.relays.get(&message.from));
+        let newest = known.map(|it| (it.boot, it.attach));
         if newest.is_some_and(|newest| (message.from_boot, attach.attach) <= newest)
             && !planted(Bug::OvertakenRelayTaken)
         {
@@ -54,12 +57,15 @@ impl Replica {
             let look_back = LookBack { term, attach: attach.attach, index };
             self.answer(message, Body::LookBack(look_back));
         }
-        self.relays.insert(message.from, progress);
+        if let Some(following) = self.part.following_mut() {
+            following.relays.insert(message.from, progress);
+        }
     }
 
     pub(crate) fn on_acknowledge_elsewhere(&mut self, message: &Message, acknowledge: Acknowledge) {
         let (now, commit) = (self.now, self.log.commit());
-        if let Some(progress) = self.relays.get_mut(&message.from)
+        if let Some(following) = self.part.following_mut()
+            && let Some(progress) = following.relays.get_mut(&message.from)
             && progress.attach == acknowledge.attach
             && progress.incarnation == message.from_incarnation
             && progress.boot == message.from_boot
@@ -82,23 +88,25 @@ impl Replica {
     pub(crate) fn progress_mut(&mut self, peer: PeerId) -> Option<&mut Progress> {
         match &mut self.part {
             Part::Host(hosting) => hosting.progress.get_mut(&peer),
-            _ => self.relays.get_mut(&peer),
+            Part::Follower(following) => following.relays.get_mut(&peer),
+            Part::Candidate(_) => None,
         }
     }
 
     /// Passes on what has been committed meanwhile. One that no longer hears its host passes
     /// nothing on, and those it did that for look for another.
     pub(super) fn flush_relays(&mut self) {
-        if self.relays.is_empty() {
+        let hears = self.is_attached_to_host() && self.is_served();
+        let Part::Follower(Following { relays, .. }) = &mut self.part else { return };
+        if relays.is_empty() {
             return;
         }
         let state = self.log.state();
-        self.relays.retain(|peer, progress| state.is_present(*peer, progress.incarnation));
-        let hears = self.is_attached_to_host() && self.is_served();
+        relays.retain(|peer, progress| state.is_present(*peer, progress.incarnation));
         if !hears && !planted(Bug::RelayWithoutHost) {
-            self.relays.clear();
+            relays.clear();
         }
-        let peers: Vec<_> = self.relays.keys().copied().collect();
+        let peers: Vec<_> = relays.keys().copied().collect();
         for peer in peers {
             self.replicate(peer);
         }
@@ -107,9 +115,11 @@ impl Replica {
     /// A submission that reaches a member which does not host.
     pub(crate) fn on_submit_elsewhere(&mut self, message: &Message, submit: &Submit) {
         let author = (message.from, message.from_incarnation);
-        let relayed = self.relays.contains_key(&message.from) && submit.author == Some(author);
-        let Some(host) = self.host.filter(|_| relayed) else {
-            self.refuse(message, RefusedReason::NotHost { host: self.host });
+        let following = self.part.following();
+        let relayed = following.is_some_and(|it| it.relays.contains_key(&message.from))
+            && submit.author == Some(author);
+        let Some(host) = self.host().filter(|_| relayed) else {
+            self.refuse(message, RefusedReason::NotHost { host: self.host() });
             return;
         };
         let term = self.hard_state.term;

@@ -78,7 +78,7 @@ impl Replica {
             self.truncate_from(entry.index);
         }
         self.append(Arc::clone(entry));
-        let is_new = self.attached.as_ref().is_some_and(|attached| attached.caught_up);
+        let is_new = self.part.attached().is_some_and(|attached| attached.caught_up);
         if is_new {
             self.count_added(entry);
         }
@@ -90,7 +90,7 @@ impl Replica {
     // which of the two it is.
     pub(super) fn on_broken_chain(&mut self, from: PeerId, entry: &Entry, since: Index) {
         let commit = self.log.commit();
-        let Some(attached) = &self.attached else { return };
+        let Some(attached) = self.part.attached() else { return };
         if entry.index != since + 1 || since <= commit {
             self.blame(from, Offence::BrokenChain);
             return;

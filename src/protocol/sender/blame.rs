@@ -10,8 +10,9 @@ use std::sync::Arc;
 use crate::event::Notice;
 use crate::evidence::{Evidence, Offence};
 use crate::log::reign::host_of;
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::types::{Entry, MEMBERS_MAX, PeerId, Term};
 
 /// So many peers' faults are remembered; of more, that of the earliest term is forgotten.
@@ -27,11 +28,11 @@ impl Replica {
         let term = self.hard_state.term;
         self.keep_evidence(peer, Evidence { term, what });
         self.ready.notices.push(Notice::Evidence { peer, term, what });
-        if self.attached.take_if(|attached| attached.source == peer).is_some() {
+        if self.part.detach_if(|attached| attached.source == peer).is_some() {
             self.seek_host_at = self.now + self.config.lease_min_us;
         }
-        self.nominations.remove(&peer);
-        if self.host == Some(peer) && matches!(self.part, Part::Follower) {
+        self.search.nominations.remove(&peer);
+        if self.host() == Some(peer) && matches!(self.part, Part::Follower(_)) {
             self.lease_until = self.now;
             self.suspect_at = self.now;
             self.relay_at = self.relay_at.min(self.now + self.config.lease_max_us);

@@ -7,8 +7,9 @@ use crate::log::quorum::majority_index;
 use crate::log::signed::SignedChange;
 use crate::member::Attached;
 use crate::message::{Body, Message, Refused, RefusedReason};
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::types::{Incarnation, Membership, PeerId, Term};
 
 /// R11: who stands goes no further beyond its own term for the word of one.
@@ -24,7 +25,7 @@ impl Replica {
         let is_address = matches!(refused.reason, RefusedReason::WrongIncarnation { .. })
             && !planted(Bug::AddressTakenForProof);
         let is_tried =
-            self.attached.as_ref().is_some_and(|it| it.source == message.from && !it.is_proven);
+            self.part.attached().is_some_and(|it| it.source == message.from && !it.is_proven);
         if is_tried && !is_address {
             // It does not prove itself, and another may.
             self.give_up_claim(false);
@@ -32,7 +33,7 @@ impl Replica {
         }
         match refused.reason {
             RefusedReason::NotHost { host } => {
-                if self.attached.take_if(by_source).is_some() && self.host != Some(message.from) {
+                if self.part.detach_if(by_source).is_some() && self.host() != Some(message.from) {
                     self.seek_host_at = self.now + self.config.lease_min_us;
                 }
                 if let Some(host) = host {
@@ -74,8 +75,8 @@ impl Replica {
         if self.newer_incarnations.insert(peer, learned) == Some(learned) {
             return;
         }
-        let is_tried = self.attached.take_if(|it| it.source == peer && !it.is_proven).is_some();
-        if self.host == Some(peer) || is_tried {
+        let is_tried = self.part.detach_if(|it| it.source == peer && !it.is_proven).is_some();
+        if self.host() == Some(peer) || is_tried {
             self.attach();
         }
     }
@@ -88,7 +89,7 @@ impl Replica {
         if term <= self.hard_state.term {
             return;
         }
-        if self.host == Some(from) && !matches!(message.body, Body::RequestVote(_)) {
+        if self.host() == Some(from) && !matches!(message.body, Body::RequestVote(_)) {
             self.lose_host();
         }
         // Who asks for the log of a reign that has not shown its proof names that one's term, which
@@ -154,7 +155,7 @@ impl Replica {
     /// this one takes its place in a third, with what it has queued. Two that are there at the same
     /// time would do that to each other without an end, so that this one waits, and says so.
     fn on_outlived(&mut self, message: &Message, refused: Refused, is_here: bool) {
-        let says_host = self.host == Some(message.from) && refused.term == self.hard_state.term;
+        let says_host = self.host() == Some(message.from) && refused.term == self.hard_state.term;
         if says_host && self.is_outlived_by(&message.words) {
             self.key_in_use = is_here;
             if !is_here {

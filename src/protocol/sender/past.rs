@@ -1,8 +1,9 @@
 //! What peers remember of each other, so that an old copy of a store is noticed (R9).
 
 use crate::event::Notice;
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::time::{Micros, SECOND};
 use crate::types::{Incarnation, Past, PeerId, Position};
 

@@ -3,8 +3,9 @@
 use crate::event::Notice;
 use crate::log::quorum::is_majority;
 use crate::message::{Message, Refused, RefusedReason};
+use crate::part::Part;
 use crate::planted::{Bug, planted};
-use crate::replica::{Part, Replica};
+use crate::replica::Replica;
 use crate::types::{Incarnation, MemberState, PeerId};
 
 impl Replica {
@@ -27,7 +28,7 @@ impl Replica {
             RefusedReason::Removed { .. } if planted(Bug::RemovalNotBelieved) => {}
             RefusedReason::Removed { by } => self.on_told_removed(message, by),
             RefusedReason::NotMember
-                if self.host == Some(message.from) && refused.term == self.hard_state.term =>
+                if self.host() == Some(message.from) && refused.term == self.hard_state.term =>
             {
                 let me = self.log.state().members.get(&self.me);
                 let leaving = me.filter(|me| me.state == MemberState::Leaving);
@@ -84,9 +85,7 @@ impl Replica {
         self.keep_receipts();
         self.has_gone = true;
         self.removed_by = by;
-        self.part = Part::Follower;
-        self.host = None;
-        self.attached = None;
-        self.suspicion = None;
+        self.part = Part::follower();
+        self.search.suspicion = None;
     }
 }
