@@ -88,7 +88,7 @@ impl Replica {
         let Part::Host(hosting) = &self.part else { return };
         let is_long =
             hosting.paused && self.now.since(hosting.paused_since) >= self.config.lease_max_us;
-        let is_later = self.hint.is_some_and(|hint| hint.term > self.hard_state.term);
+        let is_later = self.sources.hint.is_some_and(|hint| hint.term > self.hard_state.term);
         if is_long && is_later {
             self.become_follower();
             let term = self.hard_state.term;
@@ -105,9 +105,9 @@ impl Replica {
             return;
         }
         for (peer, progress) in &hosting.progress {
-            let pinged = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
+            let pinged = self.world.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
             if progress.echoes.smoothed() > pinged {
-                self.round_trips.insert(*peer, progress.echoes);
+                self.world.round_trips.insert(*peer, progress.echoes);
             }
         }
     }
