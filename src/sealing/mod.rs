@@ -35,8 +35,8 @@ mod vault_key;
 pub use cipher::NoRandom;
 pub use credential::{CredentialError, Seat, Seats};
 pub use group::{
-    Committed, Group, GroupError, NewSeat, OpenError, Opened, Processed, RATCHET_GAP_MAX,
-    read_package,
+    Committed, Group, GroupError, NewSeat, OpenError, Opened, Processed, RATCHET_GAP_MAX, place_of,
+    read_package, welcomed,
 };
 pub use roster::{Change, Difference, Leaf, Participant, Roster};
 pub use sealer::{Duty, NotSealed, Place, RESERVED_AHEAD, Sealed, Sealer, SealingError};

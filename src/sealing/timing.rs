@@ -183,7 +183,7 @@ mod tests {
         let past = |epoch| PastEpoch { epoch, ended_at: 10 * epoch, ended_at_ms: epoch * DAY_MS };
         let epochs: Vec<_> = (1..=4).map(past).collect();
         let forget = |acknowledged, now_ms| epochs_to_forget(&epochs, acknowledged, now_ms);
-        assert_eq!(forget(9, 9 * DAY_MS), []);
+        assert_eq!(forget(9, 9 * DAY_MS), [0_u64; 0]);
         assert_eq!(forget(21, 9 * DAY_MS), [1, 2]);
         assert_eq!(forget(100, 3 * DAY_MS), [1, 2], "the third has not ended a day ago");
         assert_eq!(forget(0, 33 * DAY_MS), [1, 2, 3], "30 days");

@@ -3,5 +3,8 @@
 mod crash;
 mod keying;
 mod messages;
+mod rubbish;
+mod secrecy;
 mod vault;
+mod vectors;
 mod world;
