@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use demes::config;
-use demes::crypto::tls;
+use demes::crypto::certificate;
 use demes::protocol::log::Checkpoint;
 use demes::protocol::message::Body;
 use demes::protocol::recovery::LogEnd;
@@ -272,17 +272,17 @@ pub fn response(bytes: &[u8]) -> bool {
 
 /// What the other side shows in a handshake.
 pub fn certificate(bytes: &[u8]) -> bool {
-    let certificate = CertificateDer::from(bytes);
-    let named = tls::peer_id_of(std::slice::from_ref(&certificate));
+    let shown = CertificateDer::from(bytes);
+    let named = certificate::peer_id_of(std::slice::from_ref(&shown));
     let then = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_700_000_000));
-    let checked = tls::check_certificate(&certificate, then).ok();
+    let checked = certificate::check_certificate(&shown, then).ok();
     assert!(checked.is_none() || checked == named, "one key, however it is read");
     checked.is_some()
 }
 
 /// The files of an identity.
 pub fn pem(bytes: &[u8]) -> bool {
-    !tls::read_pem(bytes).is_empty()
+    !certificate::read_pem(bytes).is_empty()
 }
 
 /// The text of an invite link; or what stands in one, of which this makes a text with the length

@@ -186,8 +186,12 @@ async fn three() -> [Peer; 3] {
     let mut ben = Peer::start("Ben").await;
     let mut eva = Peer::start("Eva").await;
     let addresses = vec![ben.address(), format!("{}@{}", eva.id(), eva.address())];
-    let request =
-        pb::CreateChatRequest { name: "lunch".to_owned(), addresses, invite_timeout_s: 0 };
+    let request = pb::CreateChatRequest {
+        name: "lunch".to_owned(),
+        addresses,
+        invite_timeout_s: 0,
+        ..Default::default()
+    };
     ann.client.create_chat(request).await.expect("a chat");
     for peer in [&mut ben, &mut eva] {
         let invite = peer.invite_of("lunch").await;
@@ -309,7 +313,7 @@ async fn a_person_hands_over_and_leaves() {
     assert_eq!(response.host_peer_id, eva.id());
     eva.send("mine now").await.expect("confirmed");
 
-    let request = pb::LeaveChatRequest { chat: "lunch".to_owned() };
+    let request = pb::LeaveChatRequest { chat: "lunch".to_owned(), ..Default::default() };
     ben.client.leave_chat(request).await.expect("durable");
     let until = Instant::now() + PATIENCE;
     while ben.chat("lunch").await.is_ok() {
@@ -362,6 +366,7 @@ async fn history_comes_in_pages_and_errors_have_reasons() {
         chat: "lunch".to_owned(),
         name: "late lunch".to_owned(),
         quota: None,
+        ..Default::default()
     };
     ann.client.update_chat(rename).await.expect("renamed");
     for (from, page_size, has_next) in [
@@ -395,7 +400,12 @@ async fn two_peers_share_more_chats_than_a_connection_has_streams() {
     let names: Vec<String> = (0..CHATS).map(|number| format!("chat {number}")).collect();
     for name in &names {
         let addresses = vec![ben.address()];
-        let request = pb::CreateChatRequest { name: name.clone(), addresses, invite_timeout_s: 0 };
+        let request = pb::CreateChatRequest {
+            name: name.clone(),
+            addresses,
+            invite_timeout_s: 0,
+            ..Default::default()
+        };
         ann.client.create_chat(request).await.expect("a chat");
         ben.invite_of(name).await;
         let request = pb::AcceptInviteRequest { chat: name.clone(), link: String::new() };

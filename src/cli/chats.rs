@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::client::{Client, connect, get_chat, invite_timeout_s, no_chats, required};
+use super::client::{Client, connect, get_chat, invite_timeout_s, no_chats, request_id, required};
 use super::messages::PAGE_SIZE_MAX;
 use super::output::{People, Table, chat_state, clean, count, quota_text, short};
 use super::{ChatArg, Global, json, pb};
@@ -77,6 +77,7 @@ pub async fn new(global: &Global, args: NewArgs) -> Result<()> {
         name: args.name,
         addresses: args.addresses,
         invite_timeout_s: invite_timeout_s(global, args.timeout)?,
+        request_id: request_id()?,
     };
     let invited = request.addresses.len() as u64;
     let response = connect(global).await?.create_chat(request).await?.into_inner();
@@ -151,7 +152,7 @@ pub async fn rename(global: &Global, args: RenameArgs) -> Result<()> {
     let mut client = connect(global).await?;
     let chat = get_chat(&mut client, &args.chat.chat).await?;
     let (id, name) = (chat.chat_id.clone(), args.name.clone());
-    let request = pb::UpdateChatRequest { chat: id, name, quota: None };
+    let request = pb::UpdateChatRequest { chat: id, name, quota: None, request_id: request_id()? };
     let renamed = client.update_chat(request).await?.into_inner();
     global.output().emit(
         || json!({ "chat_id": chat.chat_id, "sequence": renamed.sequence }),
@@ -172,8 +173,9 @@ pub async fn quota(global: &Global, args: QuotaArgs) -> Result<()> {
     if let Some(mib) = args.mib {
         quota.bytes_per_day = mib << 20;
         quota.changes_per_day = args.changes.unwrap_or(quota.changes_per_day);
-        let (chat, name) = (chat.chat_id.clone(), String::new());
-        let request = pb::UpdateChatRequest { chat, name, quota: Some(quota) };
+        let (chat, request_id) = (chat.chat_id.clone(), request_id()?);
+        let quota = Some(quota);
+        let request = pb::UpdateChatRequest { chat, name: String::new(), quota, request_id };
         client.update_chat(request).await?;
     }
     global.output().emit(
@@ -187,7 +189,11 @@ pub async fn quota(global: &Global, args: QuotaArgs) -> Result<()> {
 pub async fn remove(global: &Global, args: RemoveArgs) -> Result<()> {
     let mut client = connect(global).await?;
     let chat = get_chat(&mut client, &args.chat.chat).await?;
-    let request = pb::RemoveMemberRequest { chat: chat.chat_id.clone(), peer: args.peer.clone() };
+    let request = pb::RemoveMemberRequest {
+        chat: chat.chat_id.clone(),
+        peer: args.peer.clone(),
+        request_id: request_id()?,
+    };
     let removed = client.remove_member(request).await?.into_inner();
     global.output().emit(
         || json!({ "sequence": removed.sequence }),
@@ -198,7 +204,7 @@ pub async fn remove(global: &Global, args: RemoveArgs) -> Result<()> {
 
 /// Leaves a chat.
 pub async fn leave(global: &Global, args: LeaveArgs) -> Result<()> {
-    let request = pb::LeaveChatRequest { chat: args.chat.chat };
+    let request = pb::LeaveChatRequest { chat: args.chat.chat, request_id: request_id()? };
     connect(global).await?.leave_chat(request).await?;
     global.output().emit(
         || json!({}),

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::interval;
 use tonic::{Response, Status};
 
-use super::client::{Client, connect, invite_timeout_s, required};
+use super::client::{Client, connect, invite_timeout_s, request_id, required};
 use super::output::{Output, Table, clean, local_time, short};
 use super::{ChatArg, Failure, Global, json, pb};
 use crate::protocol::types::INVITE_LINK_USES_MAX;
@@ -103,6 +103,7 @@ pub async fn invite(global: &Global, args: InviteArgs) -> Result<()> {
         chat: args.chat.chat,
         address,
         timeout_s: invite_timeout_s(global, args.timeout)?,
+        request_id: request_id()?,
     };
     let response = connect(global).await?.invite_member(request).await?.into_inner();
     let invite = required(response.invite)?;
@@ -123,6 +124,7 @@ async fn create_link(global: &Global, args: InviteArgs) -> Result<()> {
         chat: args.chat.chat,
         uses_max: args.uses,
         valid_s: args.expires,
+        request_id: request_id()?,
     };
     let response = connect(global).await?.create_invite_link(request).await?;
     let link = required(response.into_inner().link)?;
@@ -160,7 +162,8 @@ pub async fn list(global: &Global) -> Result<()> {
 /// Ends a link, or takes an invitation back.
 pub async fn revoke(global: &Global, args: RevokeArgs) -> Result<()> {
     let invite = given(args.invite)?;
-    let request = pb::RevokeInviteRequest { chat: args.chat.chat, invite };
+    let request =
+        pb::RevokeInviteRequest { chat: args.chat.chat, invite, request_id: request_id()? };
     connect(global).await?.revoke_invite(request).await?;
     global.output().emit(|| json!({}), || "it lets nobody in any more\n".into())?;
     Ok(())

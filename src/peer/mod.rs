@@ -18,4 +18,5 @@ pub mod reach;
 pub mod records;
 pub mod refusal;
 pub mod repair;
+pub mod repeats;
 pub mod resolve;

@@ -13,6 +13,7 @@ use super::limits::{BootstrapChat, Limits};
 use super::lookup::Lookup;
 use super::records;
 use super::refusal::{self, Refusal};
+use super::repeats::Repeats;
 use crate::crypto::Identity;
 use crate::peer::people::invites::{
     INVITE_MAX_MS, IncomingInvite, InviteAnswer, Invites, OutgoingInvite,
@@ -50,6 +51,7 @@ pub struct Node {
     pub bootstrap: Vec<BootstrapChat>,
     pub gate: Gate,
     pub lookup: Lookup,
+    pub repeats: Arc<Repeats>,
     pub stop: CancellationToken,
     pub dir: DataDir,
     pub store: PeerStore,

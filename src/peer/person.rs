@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 
 use super::node::{Node, now_ms};
@@ -43,9 +44,13 @@ impl Node {
         deadline: Option<Instant>,
         request_id: &str,
     ) -> Result<Option<Index>, Refusal> {
+        let sealed = match &wish.payload {
+            Payload::Message { sealed, .. } => sealed.clone(),
+            _ => Bytes::new(),
+        };
         loop {
             let looked = Some(chat.looked());
-            if let Some(index) = self.lookup.index_of(&chat, request_id).await? {
+            if let Some(index) = self.lookup.index_of(&chat, request_id, &sealed).await? {
                 return Ok(Some(index));
             }
             let wish = Wish { looked, ..wish.clone() };

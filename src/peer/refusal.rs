@@ -51,6 +51,7 @@ pub fn unable(error: Unable) -> Refusal {
         Unable::NoChat => chat_not_found(),
         Unable::Stopping | Unable::Propose(ProposeError::Stopping) => stopping(),
         Unable::Busy | Unable::LookAgain => refuse(Reason::Busy, error.to_string(), []),
+        Unable::RequestReused => request_id_reused(),
         Unable::Propose(ProposeError::NotMember) => not_member(),
         Unable::Propose(ProposeError::OutboxFull) => refuse(
             Reason::OutboxFull,
@@ -322,6 +323,17 @@ pub fn address_unreachable(message: impl Into<String>) -> Refusal {
 pub fn request_id_invalid() -> Refusal {
     let message = "a request id has at most 64 visible ASCII characters";
     refuse(Reason::RequestIdInvalid, message, [])
+}
+
+pub fn wait_invalid(wait: i32) -> Refusal {
+    refuse(Reason::RequestInvalid, format!("{wait} is nothing that can be waited for"), [])
+}
+
+/// A request id that another request had.
+pub fn request_id_reused() -> Refusal {
+    let message = "that request id was used for another request: each has an id of its own, and \
+                   only a repeat has the same";
+    refuse(Reason::RequestIdReused, message, [])
 }
 
 pub fn page_token_invalid() -> Refusal {

@@ -17,6 +17,7 @@ use super::driver::Io;
 use super::handle::{Granted, Unable, Wait, Wish};
 use super::journal::Done;
 use super::proposing::Waiting;
+use super::requests::{Digest, request_id};
 use crate::planted::{Mistake, planted};
 use crate::protocol::event::{Event, Proposal, ProposeError};
 use crate::protocol::sign::{needs_signature, signed_submission};
@@ -180,6 +181,12 @@ impl Chat {
         let Some(&ticket) = ticket.filter(|_| !planted(Mistake::CarriedNotKnown)) else {
             return Some(reply);
         };
+        let mut items = self.carried.items.iter();
+        let item = items.find(|item| item.ticket == ticket);
+        if item.is_some_and(|item| item.submission.payload != wish.payload) {
+            let _ = reply.send(Err(Unable::RequestReused));
+            return None;
+        }
         self.carried.wait(ticket, wish.wait, reply);
         None
     }
@@ -271,7 +278,8 @@ impl Chat {
             let granted = Granted { number: item.submission.number, index: Some(index) };
             if let Some(id) = request_id(&item.submission) {
                 self.carried.by_id.remove(id);
-                self.requests.add_committed(id.to_owned(), granted);
+                let said = Digest::of(&item.submission.payload);
+                self.requests.add_committed(id.to_owned(), said, granted);
             }
             for waiting in self.carried.waiting.remove(&item.ticket).into_iter().flatten() {
                 let _ = waiting.reply.send(Ok(granted));
@@ -294,7 +302,7 @@ impl Chat {
             let Submission { created_at_ms, trace, payload, .. } = submission;
             let number = self.replica.next_number();
             if let Payload::Message { request_id, .. } = &payload {
-                self.requests.add(request_id.clone(), number);
+                self.requests.add(request_id.clone(), Digest::of(&payload), number);
             }
             if let Some(waiting) = self.carried.waiting.remove(&ticket) {
                 self.waiting.insert(number, waiting);
@@ -317,14 +325,6 @@ impl Chat {
             measures.on_proposed(number);
         }
         self.handle(now, Event::Propose(proposal));
-    }
-}
-
-/// The id of the request that a submission was made by, if it is a message.
-pub(super) fn request_id(submission: &Submission) -> Option<&str> {
-    match &submission.payload {
-        Payload::Message { request_id, .. } => Some(request_id),
-        _ => None,
     }
 }
 

@@ -16,7 +16,7 @@ use super::lanes::Lane;
 use super::measure::Measures;
 use super::outbox::dropped;
 use super::proposing::Waiting;
-use super::requests::Requests;
+use super::requests::{Digest, Requests};
 use super::spans::Spans;
 use crate::crypto::Identity;
 use crate::protocol::event::{DiskState, Event, Notice, ProposeError, Ready};
@@ -347,7 +347,8 @@ impl Chat {
         for entry in committed.iter().filter(|it| it.author == me && it.session != incarnation) {
             if let Payload::Message { request_id, .. } = &entry.payload {
                 let granted = Granted { number: entry.number, index: Some(entry.index) };
-                self.requests.add_committed(request_id.clone(), granted);
+                let said = Digest::of(&entry.payload);
+                self.requests.add_committed(request_id.clone(), said, granted);
             }
         }
     }

@@ -181,6 +181,9 @@ pub enum Unable {
     /// The store may have the request id by now.
     #[error("the request may have been made before")]
     LookAgain,
+    /// A request of that id has said something else.
+    #[error("the request id was used for another text")]
+    RequestReused,
     /// The rules do not allow it now.
     #[error("the proposal was not taken")]
     Propose(ProposeError),

@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 use super::chat::Chat;
 use super::driver::Io;
 use super::handle::{Granted, Looked, Unable, Wait, Wish};
+use super::requests::Digest;
 use crate::protocol::event::Proposal;
 use crate::protocol::time::Instant;
 use crate::protocol::types::{Index, Number};
@@ -24,6 +25,11 @@ impl Chat {
         reply: oneshot::Sender<Result<Granted, Unable>>,
         io: &Io,
     ) {
+        let said = Digest::of(&wish.payload);
+        if wish.request_id.as_deref().is_some_and(|id| self.requests.is_other(id, said)) {
+            let _ = reply.send(Err(Unable::RequestReused));
+            return;
+        }
         if let Some(known) = wish.request_id.as_deref().and_then(|id| self.requests.get(id)) {
             let enough = known.index.is_some()
                 || (wish.wait == Wait::Queued && known.number <= self.queued_through);
@@ -50,7 +56,7 @@ impl Chat {
         }
         let number = self.replica.next_number();
         if let Some(id) = wish.request_id {
-            self.requests.add(id, number);
+            self.requests.add(id, said, number);
         }
         self.waiting.entry(number).or_default().push(Waiting { wait: wish.wait, reply });
         let trace = self.spans.as_mut().and_then(|spans| spans.send(number, wish.trace));

@@ -1,13 +1,13 @@
 //! The request ids that this peer's programs have used lately, with what became of each.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::carry::request_id;
 use super::handle::Granted;
 use crate::protocol::event::Recovered;
-use crate::protocol::types::{Index, Number, PeerId};
+use crate::protocol::types::{Index, Number, Payload, PeerId, Submission};
 
 /// With so many ids in memory, the oldest are forgotten that the store has, down to the second
 /// number. More stay where more wait, or are not in the store yet.
@@ -18,13 +18,34 @@ const REQUESTS_KEPT: usize = 8_192;
 /// new, unless ids were forgotten in between: `forgotten` tells.
 #[derive(Default)]
 pub struct Requests {
-    by_id: HashMap<String, Granted>,
+    by_id: HashMap<String, Known>,
     /// Those of this incarnation.
     by_number: HashMap<Number, String>,
     order: VecDeque<(String, Option<Number>)>,
     /// What is committed up to here is in the store, with its ids.
     stored: Index,
     forgotten: Arc<AtomicU64>,
+}
+
+/// What is known of one request.
+#[derive(Clone, Copy)]
+struct Known {
+    granted: Granted,
+    said: Digest,
+}
+
+/// Tells what one request wants said from what another does, within one run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Digest(u64);
+
+impl Digest {
+    pub fn of(payload: &Payload) -> Self {
+        let mut hasher = DefaultHasher::new();
+        if let Payload::Message { sealed, .. } = payload {
+            sealed.hash(&mut hasher);
+        }
+        Self(hasher.finish())
+    }
 }
 
 impl Requests {
@@ -37,12 +58,13 @@ impl Requests {
         let places: HashMap<_, _> = own.map(|entry| (entry.number, entry.index)).collect();
         for submission in &recovered.outbox {
             let (Some(id), number) = (request_id(submission), submission.number) else { continue };
+            let said = Digest::of(&submission.payload);
             match places.get(&number) {
                 Some(&index) => {
                     let granted = Granted { number, index: Some(index) };
-                    requests.add_committed(id.to_owned(), granted);
+                    requests.add_committed(id.to_owned(), said, granted);
                 }
-                None => requests.add(id.to_owned(), number),
+                None => requests.add(id.to_owned(), said, number),
             }
         }
         requests
@@ -55,28 +77,34 @@ impl Requests {
 
     /// What has become of a request.
     pub fn get(&self, id: &str) -> Option<Granted> {
-        self.by_id.get(id).copied()
+        self.by_id.get(id).map(|known| known.granted)
+    }
+
+    /// Whether a request of that id has said something else.
+    pub fn is_other(&self, id: &str, said: Digest) -> bool {
+        self.by_id.get(id).is_some_and(|known| known.said != said)
     }
 
     /// Takes note of a new request.
-    pub fn add(&mut self, id: String, number: Number) {
+    pub fn add(&mut self, id: String, said: Digest, number: Number) {
         self.by_number.insert(number, id.clone());
-        self.insert(id, Granted { number, index: None }, Some(number));
+        let granted = Granted { number, index: None };
+        self.insert(id, Known { granted, said }, Some(number));
     }
 
     /// Takes note of a committed one that was not made in this run: until the store has it, a
     /// repeat finds it here only.
-    pub fn add_committed(&mut self, id: String, granted: Granted) {
+    pub fn add_committed(&mut self, id: String, said: Digest, granted: Granted) {
         if !self.by_id.contains_key(&id) {
-            self.insert(id, granted, None);
+            self.insert(id, Known { granted, said }, None);
         }
     }
 
     /// The request of that number is committed.
     pub fn confirm(&mut self, number: Number, index: Index) {
         let known = self.by_number.get(&number).and_then(|id| self.by_id.get_mut(id));
-        if let Some(known) = known.filter(|known| known.number == number) {
-            known.index = Some(index);
+        if let Some(known) = known.filter(|known| known.granted.number == number) {
+            known.granted.index = Some(index);
         }
     }
 
@@ -85,11 +113,11 @@ impl Requests {
         self.stored = self.stored.max(through);
     }
 
-    fn insert(&mut self, id: String, granted: Granted, number: Option<Number>) {
+    fn insert(&mut self, id: String, known: Known, number: Option<Number>) {
         if self.order.len() >= REQUESTS_MAX {
             self.forget();
         }
-        self.by_id.insert(id.clone(), granted);
+        self.by_id.insert(id.clone(), known);
         self.order.push_back((id, number));
     }
 
@@ -98,7 +126,7 @@ impl Requests {
         let before = self.order.len();
         while self.order.len() > REQUESTS_KEPT {
             let Some((id, number)) = self.order.front() else { break };
-            let index = self.by_id.get(id).and_then(|granted| granted.index);
+            let index = self.by_id.get(id).and_then(|known| known.granted.index);
             if index.is_none_or(|index| index > self.stored) {
                 break;
             }
@@ -111,6 +139,14 @@ impl Requests {
     }
 }
 
+/// The id of the request that a submission was made by, if it is a message.
+pub(super) fn request_id(submission: &Submission) -> Option<&str> {
+    match &submission.payload {
+        Payload::Message { request_id, .. } => Some(request_id),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,21 +154,36 @@ mod tests {
     use crate::protocol::types::{ChatId, Entry, Hash, Payload, Submission};
     use crate::storage::ChatStore;
 
+    const SAID: Digest = Digest(1);
+
+    #[test]
+    fn a_request_that_says_something_else_is_told_apart() {
+        let message = |sealed: &'static [u8]| Payload::Message {
+            request_id: "a".into(),
+            sealed: bytes::Bytes::from_static(sealed),
+        };
+        let mut requests = Requests::default();
+        requests.add("a".into(), Digest::of(&message(b"x")), 1);
+        assert!(!requests.is_other("a", Digest::of(&message(b"x"))));
+        assert!(requests.is_other("a", Digest::of(&message(b"y"))));
+        assert!(!requests.is_other("b", Digest::of(&message(b"y"))));
+    }
+
     #[test]
     fn a_repeat_finds_the_first_result_and_the_oldest_are_forgotten_that_the_store_has() {
         let mut requests = Requests::default();
-        requests.add("a".into(), 1);
+        requests.add("a".into(), SAID, 1);
         assert_eq!(requests.get("a"), Some(Granted { number: 1, index: None }));
         requests.confirm(1, 9);
         assert_eq!(requests.get("a"), Some(Granted { number: 1, index: Some(9) }));
         let last = REQUESTS_MAX as u64 + 1;
         for number in 2..=last {
-            requests.add(number.to_string(), number);
+            requests.add(number.to_string(), SAID, number);
         }
         let known = Some(Granted { number: 1, index: Some(9) });
         assert_eq!(requests.get("a"), known, "the store does not have it yet");
         requests.stored(9);
-        requests.add("b".into(), last + 1);
+        requests.add("b".into(), SAID, last + 1);
         assert_eq!((requests.get("a"), requests.forgotten().load(Ordering::Acquire)), (None, 1));
         let waiting = Some(Granted { number: 2, index: None });
         assert_eq!(requests.get("2"), waiting, "what is not committed stays");
@@ -143,7 +194,7 @@ mod tests {
         let mut requests = Requests::default();
         requests.stored(Index::MAX);
         for number in 1..=REQUESTS_MAX as u64 + 1 {
-            requests.add(number.to_string(), number);
+            requests.add(number.to_string(), SAID, number);
             requests.confirm(number, number);
         }
         let forgotten = requests.forgotten().load(Ordering::Acquire);
@@ -155,8 +206,8 @@ mod tests {
     #[test]
     fn a_repeat_finds_what_an_earlier_incarnation_has_said() {
         let mut requests = Requests::default();
-        requests.add_committed("a".into(), Granted { number: 1, index: Some(9) });
-        requests.add("b".into(), 1);
+        requests.add_committed("a".into(), SAID, Granted { number: 1, index: Some(9) });
+        requests.add("b".into(), SAID, 1);
         requests.confirm(1, 12);
         assert_eq!(requests.get("a"), Some(Granted { number: 1, index: Some(9) }));
         assert_eq!(requests.get("b"), Some(Granted { number: 1, index: Some(12) }));

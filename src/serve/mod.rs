@@ -207,6 +207,7 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
         bootstrap: options.bootstrap.clone(),
         gate: gate::Gate::new(&options.limits),
         lookup: lookup::Lookup::start(),
+        repeats: Arc::default(),
         stop: stop.clone(),
         dir,
         store,

@@ -106,6 +106,8 @@ reasons! {
     AddressUnreachable = "ADDRESS_UNREACHABLE", Unavailable;
     /// A request id has at most 64 visible ASCII characters.
     RequestIdInvalid = "REQUEST_ID_INVALID", InvalidArgument;
+    /// That request id was used for another request; what that one asked for stands.
+    RequestIdReused = "REQUEST_ID_REUSED", AlreadyExists;
     /// The token is not one that the call has given.
     PageTokenInvalid = "PAGE_TOKEN_INVALID", InvalidArgument;
     /// A page size is not negative.

@@ -443,7 +443,8 @@ impl Arena {
     async fn make_links(&self, peer: usize) -> Result<()> {
         let calls = (0..LINKS).map(|_| {
             let chat = self.cluster.chat.clone();
-            let request = pb::CreateInviteLinkRequest { chat, uses_max: 1, valid_s: 0 };
+            let request =
+                pb::CreateInviteLinkRequest { chat, uses_max: 1, valid_s: 0, ..Default::default() };
             let mut client = self.cluster.peers[peer].client();
             async move { timeout(CALL_LIMIT, client.create_invite_link(request)).await }
         });

@@ -137,7 +137,8 @@ impl Arena {
         let leaving = peers.iter().map(|peer| {
             self.world.set_harmed(*peer);
             self.world.set_client(*peer, None);
-            let request = pb::LeaveChatRequest { chat: self.cluster.chat.clone() };
+            let request =
+                pb::LeaveChatRequest { chat: self.cluster.chat.clone(), ..Default::default() };
             let mut client = self.cluster.peers[*peer].client();
             async move { timeout(LIMIT, client.leave_chat(request)).await }
         });
@@ -182,6 +183,7 @@ impl Arena {
                 chat: self.cluster.chat.clone(),
                 address: self.cluster.peers[*peer].address().to_string(),
                 timeout_s: 0,
+                ..Default::default()
             };
             until(LIMIT, "an invitation to be taken", || async {
                 self.cluster.peers[stays].client().invite_member(request()).await.ok()

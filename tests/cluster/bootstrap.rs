@@ -66,7 +66,7 @@ async fn an_emptied_founder_founds_alone_and_is_brought_back() {
         }
 
         // What docs/operations.md says: the founder leaves what it has founded, and is invited.
-        let leave = pb::LeaveChatRequest { chat: second.clone() };
+        let leave = pb::LeaveChatRequest { chat: second.clone(), ..Default::default() };
         chat.peers[0].client().leave_chat(leave).await.unwrap();
         let invite = pb::InviteMemberRequest {
             chat: chat.chat.clone(),
@@ -75,7 +75,8 @@ async fn an_emptied_founder_founds_alone_and_is_brought_back() {
         };
         chat.peers[1].client().invite_member(invite).await.unwrap();
         chat.accept(0).await.unwrap();
-        let removal = pb::RemoveMemberRequest { chat: chat.chat.clone(), peer: before };
+        let removal =
+            pb::RemoveMemberRequest { chat: chat.chat.clone(), peer: before, ..Default::default() };
         chat.peers[1].client().remove_member(removal).await.unwrap();
         chat.check().await;
         for member in [1, 2] {

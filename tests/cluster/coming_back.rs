@@ -95,8 +95,12 @@ async fn two_people_who_found_at_the_same_moment_get_two_chats() {
             let mut client = clients[founder].clone();
             let addresses = vec![one.peers[guest].address().to_string()];
             async move {
-                let request =
-                    pb::CreateChatRequest { name: "Same".into(), addresses, invite_timeout_s: 0 };
+                let request = pb::CreateChatRequest {
+                    name: "Same".into(),
+                    addresses,
+                    invite_timeout_s: 0,
+                    ..Default::default()
+                };
                 client.create_chat(request).await.unwrap().into_inner().chat.unwrap().chat_id
             }
         });

@@ -94,6 +94,7 @@ async fn a_member_that_the_others_cannot_dial_is_told_where_they_try_and_why_not
             chat: chat.chat.clone(),
             address: guest.clone(),
             timeout_s: 0,
+            ..Default::default()
         };
         chat.peers[0].client().invite_member(invite).await.unwrap();
         let dir = chat.peers[1].data_dir();

@@ -59,6 +59,7 @@ async fn bad_input_is_refused_with_code_and_reason_and_changes_nothing() {
                 name: name.into(),
                 addresses: vec![address.into()],
                 invite_timeout_s: 0,
+                ..Default::default()
             };
             assert_refused(client.create_chat(request).await, invalid, reason);
         }
@@ -92,6 +93,7 @@ async fn an_invitation_that_the_log_does_not_have_yet_is_not_declined() {
             chat: chat.chat.clone(),
             address: address.clone(),
             timeout_s: 0,
+            ..Default::default()
         };
         client.invite_member(request).await.unwrap();
         let reached = || async {

@@ -98,20 +98,26 @@ async fn accept(chat: &Chat, peer: usize) -> Result<(), Status> {
 }
 
 async fn leave(chat: &Chat, peer: usize) {
-    let request = pb::LeaveChatRequest { chat: chat.chat[..8].to_owned() };
+    let request = pb::LeaveChatRequest { chat: chat.chat[..8].to_owned(), ..Default::default() };
     chat.peers[peer].client().leave_chat(request).await.unwrap();
 }
 
 async fn remove(chat: &Chat, by: usize, peer: usize) {
     let (id, peer) = (chat.chat.clone(), chat.peers[peer].id.clone());
-    let mut request = Request::new(pb::RemoveMemberRequest { chat: id, peer });
+    let mut request =
+        Request::new(pb::RemoveMemberRequest { chat: id, peer, ..Default::default() });
     request.set_timeout(STEP);
     chat.peers[by].client().remove_member(request).await.unwrap();
 }
 
 async fn invite(chat: &Chat, by: usize, peer: usize) {
     let address = chat.peers[peer].address().to_string();
-    let request = pb::InviteMemberRequest { chat: chat.chat.clone(), address, timeout_s: 0 };
+    let request = pb::InviteMemberRequest {
+        chat: chat.chat.clone(),
+        address,
+        timeout_s: 0,
+        ..Default::default()
+    };
     chat.peers[by].client().invite_member(request).await.unwrap();
 }
 

@@ -15,7 +15,12 @@ use crate::harness::{Chat, STEP, assert_refused, binary, story};
 
 /// A link of one peer.
 async fn link(chat: &Chat, peer: usize, uses_max: u32, valid_s: u32) -> pb::InviteLink {
-    let request = pb::CreateInviteLinkRequest { chat: chat.chat.clone(), uses_max, valid_s };
+    let request = pb::CreateInviteLinkRequest {
+        chat: chat.chat.clone(),
+        uses_max,
+        valid_s,
+        ..Default::default()
+    };
     let answer = chat.peers[peer].client().create_invite_link(request).await.unwrap();
     answer.into_inner().link.expect("CreateInviteLink answers with the link")
 }
@@ -215,8 +220,12 @@ async fn a_link_that_lets_nobody_in_says_why() {
         for (uses_max, valid_s, reason) in
             [(257, 0, "USES_INVALID"), (1, 7_776_001, "EXPIRY_INVALID")]
         {
-            let request =
-                pb::CreateInviteLinkRequest { chat: chat.chat.clone(), uses_max, valid_s };
+            let request = pb::CreateInviteLinkRequest {
+                chat: chat.chat.clone(),
+                uses_max,
+                valid_s,
+                ..Default::default()
+            };
             let answer = chat.peers[0].client().create_invite_link(request).await;
             assert_refused(answer, invalid, reason);
         }

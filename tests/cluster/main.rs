@@ -22,6 +22,7 @@ mod process;
 mod ranking;
 mod recovery;
 mod removal;
+mod repeats;
 mod retries;
 mod spans;
 mod strangers;

@@ -188,7 +188,12 @@ async fn a_data_directory_is_its_owners_alone() {
                     let chat = client.create_chat(request).await.unwrap().into_inner().chat;
                     let chat = chat.unwrap().chat_id;
                     // The secret of a link is in the peer's own store.
-                    let request = pb::CreateInviteLinkRequest { chat, uses_max: 1, valid_s: 60 };
+                    let request = pb::CreateInviteLinkRequest {
+                        chat,
+                        uses_max: 1,
+                        valid_s: 60,
+                        ..Default::default()
+                    };
                     client.create_invite_link(request).await.unwrap();
                 }
                 assert_private(&data_dir);

@@ -12,8 +12,11 @@ use tonic::{Code, Request};
 use crate::harness::{Chat, STEP, assert_refused, story};
 
 async fn remove(chat: &Chat, by: usize, peer: usize) {
-    let request =
-        pb::RemoveMemberRequest { chat: chat.chat.clone(), peer: chat.peers[peer].id.clone() };
+    let request = pb::RemoveMemberRequest {
+        chat: chat.chat.clone(),
+        peer: chat.peers[peer].id.clone(),
+        ..Default::default()
+    };
     let mut request = Request::new(request);
     request.set_timeout(STEP);
     chat.peers[by].client().remove_member(request).await.unwrap();
@@ -71,6 +74,7 @@ async fn invite_again(chat: &Chat, by: usize, peer: usize) {
         chat: chat.chat.clone(),
         address: chat.peers[peer].address().to_string(),
         timeout_s: 0,
+        ..Default::default()
     };
     chat.peers[by].client().invite_member(request).await.unwrap();
     chat.accept(peer).await.unwrap();
@@ -144,7 +148,7 @@ async fn who_was_removed_while_offline_learns_of_it_and_what_was_queued_is_not_s
         let cursors = vec![pb::FeedCursor { chat: chat.chat.clone(), after: 0 }];
         let reading = chat.peers[out].client().feed(pb::FeedRequest { cursors }).await;
         let mut reading = reading.unwrap().into_inner();
-        let leave = pb::LeaveChatRequest { chat: chat.chat.clone() };
+        let leave = pb::LeaveChatRequest { chat: chat.chat.clone(), ..Default::default() };
         chat.peers[out].client().leave_chat(leave).await.unwrap();
         let mut client = chat.peers[out].client();
         let request = pb::GetChatRequest { chat: chat.chat.clone() };
@@ -173,8 +177,11 @@ async fn the_host_can_be_removed_like_anybody() {
         let (host, term) = chat.host_above(0, STEP).await.unwrap();
         let [by, other] = chat.others(&[host])[..] else { unreachable!("three peers") };
         let mut itself = chat.peers[by].client();
-        let request =
-            pb::RemoveMemberRequest { chat: chat.chat.clone(), peer: chat.peers[by].id.clone() };
+        let request = pb::RemoveMemberRequest {
+            chat: chat.chat.clone(),
+            peer: chat.peers[by].id.clone(),
+            ..Default::default()
+        };
         let answer = itself.remove_member(request).await;
         assert_refused(answer, Code::InvalidArgument, "PEER_IS_SELF");
         remove(&chat, by, host).await;
@@ -219,7 +226,12 @@ async fn nobody_is_invited(chat: &Chat) {
 
 async fn invite(chat: &Chat, timeout_s: u32) -> pb::Invite {
     let address = chat.peers[1].address().to_string();
-    let request = pb::InviteMemberRequest { chat: chat.chat.clone(), address, timeout_s };
+    let request = pb::InviteMemberRequest {
+        chat: chat.chat.clone(),
+        address,
+        timeout_s,
+        ..Default::default()
+    };
     let answer = chat.peers[0].client().invite_member(request).await.unwrap();
     answer.into_inner().invite.expect("InviteMember answers with the invitation")
 }
@@ -254,8 +266,11 @@ async fn an_invitation_that_ran_out_or_was_taken_back_lets_nobody_in() {
 
         let invited = invite(&chat, 600).await;
         is_open(&chat).await;
-        let request =
-            pb::RevokeInviteRequest { chat: chat.chat.clone(), invite: invited.address.clone() };
+        let request = pb::RevokeInviteRequest {
+            chat: chat.chat.clone(),
+            invite: invited.address.clone(),
+            ..Default::default()
+        };
         chat.peers[0].client().revoke_invite(request.clone()).await.unwrap();
         nobody_is_invited(&chat).await;
         let answer = chat.peers[0].client().revoke_invite(request).await;

@@ -262,13 +262,14 @@ async fn r9_what_is_repeated_after_joining_again_is_found() {
             ids.push(message.request_id.clone());
             chat.confirm(message).await;
         }
-        let request = pb::LeaveChatRequest { chat: chat.chat.clone() };
+        let request = pb::LeaveChatRequest { chat: chat.chat.clone(), ..Default::default() };
         chat.peers[leaver].client().leave_chat(request).await.unwrap();
         chat.sees(host, "one member less", |chat| chat.members.len() == 2).await;
         let request = pb::InviteMemberRequest {
             chat: chat.chat.clone(),
             address: chat.peers[leaver].address().to_string(),
             timeout_s: 0,
+            ..Default::default()
         };
         chat.peers[host].client().invite_member(request).await.unwrap();
         let calls: Vec<_> = ids.iter().map(|id| repeats(&chat, leaver, id)).collect();

@@ -46,8 +46,12 @@ async fn an_invitation_is_used_once_and_only_where_it_is_for() {
     let (ann, ben) = (Peer::start("Ann").await, Peer::start("Ben").await);
     lunch_of(&[&ann, &ben], 2).await;
     let guest = Peer::start("Guest").await;
-    let request =
-        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: guest.address(), timeout_s: 0 };
+    let request = pb::InviteMemberRequest {
+        chat: LUNCH.to_owned(),
+        address: guest.address(),
+        timeout_s: 0,
+        ..Default::default()
+    };
     ann.client.clone().invite_member(request).await.expect("on its way");
     ann.sees("the invitation", |chat| chat.members.len() == 3).await;
     let (id, identity) = (guest.id(), Identity::load_or_create(guest.dir.path()).expect("a key"));
@@ -156,7 +160,12 @@ async fn strangers_cannot_fill_the_invitations_nor_keep_out_who_really_invites()
     assert!(invited.iter().all(|invite| ends(invite) < (now + days) as i64), "none is for ever");
     // Ann's own arrives all the same, and it is hers that Ben accepts.
     let address = ben.address();
-    let invite = pb::InviteMemberRequest { chat: LUNCH.to_owned(), address, timeout_s: 0 };
+    let invite = pb::InviteMemberRequest {
+        chat: LUNCH.to_owned(),
+        address,
+        timeout_s: 0,
+        ..Default::default()
+    };
     ann.client.clone().invite_member(invite).await.expect("on its way");
     let by_ann = || async {
         let invites = ben.invites().await;
@@ -189,13 +198,21 @@ async fn nobody_invites_their_own_peer() {
     }
     assert!(ann.chat(LUNCH).await.is_err(), "no chat was made");
     ann.create(LUNCH, Vec::new()).await.expect("a chat");
-    let request =
-        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: ann.address(), timeout_s: 0 };
+    let request = pb::InviteMemberRequest {
+        chat: LUNCH.to_owned(),
+        address: ann.address(),
+        timeout_s: 0,
+        ..Default::default()
+    };
     let answer = ann.client.clone().invite_member(request).await;
     assert_refused(answer, Code::InvalidArgument, "ADDRESS_IS_OWN");
     assert!(ann.invites().await.is_empty());
-    let request =
-        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: ben.address(), timeout_s: 0 };
+    let request = pb::InviteMemberRequest {
+        chat: LUNCH.to_owned(),
+        address: ben.address(),
+        timeout_s: 0,
+        ..Default::default()
+    };
     ann.client.clone().invite_member(request).await.expect("somebody else's");
     ben.accept(LUNCH).await;
 }
@@ -208,7 +225,7 @@ async fn who_is_leaving_is_invited_again_when_the_others_know() {
     let link = pb::CreateInviteLinkRequest { chat: LUNCH.to_owned(), ..Default::default() };
     let link = ann.client.clone().create_invite_link(link).await.expect("a link").into_inner();
     drop((ann, ben));
-    let request = pb::LeaveChatRequest { chat: LUNCH.to_owned() };
+    let request = pb::LeaveChatRequest { chat: LUNCH.to_owned(), ..Default::default() };
     eva.client.clone().leave_chat(request).await.expect("it is queued");
     let identity = Identity::generate().expect("a key");
     let mut calls = Calls::to(&identity, &eva.address()).await;

@@ -123,7 +123,7 @@ async fn two_liars_of_five_keep_nobody_from_talking_or_joining() {
     ben.says(LUNCH, "two").await;
     let guest = Peer::start("Guest").await;
     let (chat, address) = (LUNCH.to_owned(), guest.address());
-    let request = pb::InviteMemberRequest { chat, address, timeout_s: 0 };
+    let request = pb::InviteMemberRequest { chat, address, ..Default::default() };
     cleo.client.clone().invite_member(request).await.expect("on its way");
     guest.accept(LUNCH).await;
     guest.sees("the chat served", |chat| chat.serving).await;

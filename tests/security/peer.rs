@@ -107,8 +107,12 @@ impl Peer {
     }
 
     pub async fn create(&self, chat: &str, addresses: Vec<String>) -> Result<pb::Chat, Status> {
-        let request =
-            pb::CreateChatRequest { name: chat.to_owned(), addresses, invite_timeout_s: 0 };
+        let request = pb::CreateChatRequest {
+            name: chat.to_owned(),
+            addresses,
+            invite_timeout_s: 0,
+            ..Default::default()
+        };
         let response = self.client.clone().create_chat(request).await?;
         Ok(response.into_inner().chat.expect("a chat"))
     }
@@ -204,8 +208,12 @@ pub async fn four() -> [Peer; 4] {
 /// not answered.
 pub async fn guest_of(members: &[&Peer]) -> Peer {
     let guest = Peer::start("Guest").await;
-    let request =
-        pb::InviteMemberRequest { chat: LUNCH.to_owned(), address: guest.address(), timeout_s: 0 };
+    let request = pb::InviteMemberRequest {
+        chat: LUNCH.to_owned(),
+        address: guest.address(),
+        timeout_s: 0,
+        ..Default::default()
+    };
     members[0].client.clone().invite_member(request).await.expect("on its way");
     for peer in members {
         peer.sees("the invitation", |chat| chat.members.len() == members.len() + 1).await;

@@ -18,7 +18,7 @@ const LEAST: pb::Quota = pb::Quota { bytes_per_day: 1 << 20, changes_per_day: 16
 
 async fn update(peer: &Peer, name: &str, quota: Option<pb::Quota>) -> Result<(), Status> {
     let (chat, name) = (LUNCH.to_owned(), name.to_owned());
-    let request = pb::UpdateChatRequest { chat, name, quota };
+    let request = pb::UpdateChatRequest { chat, name, quota, ..Default::default() };
     peer.client.clone().update_chat(request).await.map(drop)
 }
 
@@ -116,7 +116,7 @@ async fn the_invitations_of_one_member_leave_room_for_those_of_others() {
     assert_eq!(chat.members.len(), 3 + 128);
     let guest = Peer::start("Guest").await;
     let (chat, address) = (LUNCH.to_owned(), guest.address());
-    let request = pb::InviteMemberRequest { chat, address, timeout_s: 0 };
+    let request = pb::InviteMemberRequest { chat, address, ..Default::default() };
     ben.client.clone().invite_member(request).await.expect("there is room");
     guest.accept(LUNCH).await;
     guest.sees("the chat", |chat| chat.serving).await;

@@ -36,7 +36,8 @@ async fn nobody_is_dialled_for_who_is_no_member() {
         }
     }
     // Who was a member is none either.
-    let remove = pb::RemoveMemberRequest { chat: LUNCH.to_owned(), peer: eva.id() };
+    let remove =
+        pb::RemoveMemberRequest { chat: LUNCH.to_owned(), peer: eva.id(), ..Default::default() };
     ann.client.clone().remove_member(remove).await.expect("removed");
     ann.sees("Eva gone", |chat| chat.members.len() == 3).await;
     let eva = Speaker::in_place_of(eva).await;

@@ -15,7 +15,11 @@ fn removing(peer: &str) -> Payload {
 }
 
 async fn remove(by: &Peer, chat: &str, peer: &str) -> Result<u64, Status> {
-    let request = pb::RemoveMemberRequest { chat: chat.to_owned(), peer: peer.to_owned() };
+    let request = pb::RemoveMemberRequest {
+        chat: chat.to_owned(),
+        peer: peer.to_owned(),
+        ..Default::default()
+    };
     let answer = by.client.clone().remove_member(request).await?;
     Ok(answer.into_inner().sequence)
 }

@@ -141,7 +141,7 @@ async fn who_was_removed_gets_nothing_any_more() {
     let peers = four().await;
     let [ann, ben, dan, eva] = peers;
     // The key and the store are copied while Eva takes part, and used once she has left.
-    let leaving = pb::LeaveChatRequest { chat: LUNCH.to_owned() };
+    let leaving = pb::LeaveChatRequest { chat: LUNCH.to_owned(), ..Default::default() };
     let (incarnation, chat) = (Speaker::incarnation_of(&eva).await, eva.lunch().await.chat_id);
     eva.client.clone().leave_chat(leaving).await.expect("durable");
     for peer in [&ann, &ben, &dan] {

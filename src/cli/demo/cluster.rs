@@ -77,8 +77,12 @@ impl Cluster {
     /// Peer 0 founds a chat and invites all others.
     pub async fn create(&mut self, chat_name: &str) -> Result<()> {
         let addresses = self.peers[1..].iter().map(|peer| peer.address().to_string()).collect();
-        let request =
-            pb::CreateChatRequest { name: chat_name.into(), addresses, invite_timeout_s: 0 };
+        let request = pb::CreateChatRequest {
+            name: chat_name.into(),
+            addresses,
+            invite_timeout_s: 0,
+            ..Default::default()
+        };
         let answer = self.peers[0].client().create_chat(request).await?.into_inner();
         self.chat = answer.chat.context("CreateChat answers with the chat")?.chat_id;
         Ok(())
@@ -96,7 +100,8 @@ impl Cluster {
     /// Everybody may add so much in a day from here on.
     pub async fn allow(&self, peer: usize, quota: pb::Quota) -> Result<()> {
         let (chat, name) = (self.chat.clone(), String::new());
-        let request = pb::UpdateChatRequest { chat, name, quota: Some(quota) };
+        let request =
+            pb::UpdateChatRequest { chat, name, quota: Some(quota), ..Default::default() };
         self.peers[peer].client().update_chat(request).await?;
         Ok(())
     }

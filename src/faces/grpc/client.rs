@@ -13,25 +13,18 @@ use super::feed::{Frames, Reader};
 use super::pages;
 use super::status::until_stopped;
 use crate::crypto::seal;
-use crate::peer::life;
-use crate::peer::node::{Node, now_ms, parse_address};
-use crate::peer::own_address::refuse_own;
+use crate::peer::node::{Node, now_ms};
 use crate::peer::people::accepting::JOIN_MAX;
-use crate::peer::person::wish;
 use crate::peer::reach;
 use crate::peer::refusal::{self, Refusal, unable};
-use crate::peer::resolve::{Named, resolve_any, resolve_chat, resolve_peer};
+use crate::peer::resolve::{resolve_chat, resolve_peer};
 use crate::protocol::event::Role;
-use crate::protocol::types::{
-    ChatId, Membership, Payload, PeerId, Policy, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX,
-};
+use crate::protocol::types::{ChatId, Payload, PeerId, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX};
 use crate::runtime::handle::{ChatShared, ChatView, Wait, Wish};
 use crate::telemetry::current_context;
-use crate::wire::entry::from_quota;
 use crate::wire::pb::client_service_server::ClientService;
-use crate::wire::{check_name, hex, pb, view};
+use crate::wire::{hex, pb, view};
 
-const INVITE_S: u32 = 900;
 const HAND_OVER_MAX: Duration = Duration::from_secs(10);
 /// Longer than one attempt takes.
 const HAND_OVER_AGAIN: Duration = Duration::from_millis(500);
@@ -68,17 +61,7 @@ impl ClientService for Person {
         &self,
         request: Request<pb::CreateChatRequest>,
     ) -> Result<Response<pb::CreateChatResponse>, Status> {
-        let request = request.into_inner();
-        check_name(&request.name, "name").map_err(|_| refusal::name_invalid())?;
-        for address in &request.addresses {
-            parse_address(address)?;
-        }
-        refuse_own(&self.node, &request.addresses).await?;
-        let chat = self.node.found(&request.name).await?;
-        for address in &request.addresses {
-            self.node.invite(chat, address, invite_timeout(request.invite_timeout_s))?;
-        }
-        Ok(Response::new(pb::CreateChatResponse { chat: Some(self.show(chat).await?) }))
+        self.once(request, Self::found).await
     }
 
     async fn list_chats(
@@ -111,53 +94,28 @@ impl ClientService for Person {
         &self,
         request: Request<pb::UpdateChatRequest>,
     ) -> Result<Response<pb::UpdateChatResponse>, Status> {
-        let deadline = deadline(&request);
-        let chat = resolve_chat(&self.node, &request.get_ref().chat)?;
-        let pb::UpdateChatRequest { name, quota, .. } = request.into_inner();
-        let quota = quota.map(from_quota).transpose().map_err(refusal::invalid)?;
-        let chat_name = Some(name).filter(|name| !name.is_empty() || quota.is_none());
-        let checked = chat_name.iter().try_for_each(|name| check_name(name, "name"));
-        checked.map_err(|_| refusal::name_invalid())?;
-        let wish = wish(Payload::Policy(Policy { chat_name, quota }), Wait::Committed);
-        let granted = self.node.propose(&chat, wish, deadline, "").await?;
-        Ok(Response::new(pb::UpdateChatResponse { sequence: granted.index.unwrap_or(0) }))
+        self.once(request, Self::change).await
     }
 
     async fn invite_member(
         &self,
         request: Request<pb::InviteMemberRequest>,
     ) -> Result<Response<pb::InviteMemberResponse>, Status> {
-        let request = request.into_inner();
-        let chat = resolve_chat(&self.node, &request.chat)?;
-        refuse_own(&self.node, std::slice::from_ref(&request.address)).await?;
-        let timeout = invite_timeout(request.timeout_s);
-        let invite = self.node.invite(chat.id, &request.address, timeout)?;
-        let invite = Some(self.show_outgoing(&invite));
-        Ok(Response::new(pb::InviteMemberResponse { invite }))
+        self.once(request, Self::invite).await
     }
 
     async fn create_invite_link(
         &self,
         request: Request<pb::CreateInviteLinkRequest>,
     ) -> Result<Response<pb::CreateInviteLinkResponse>, Status> {
-        let deadline = deadline(&request);
-        let request = request.into_inner();
-        let chat = resolve_chat(&self.node, &request.chat)?;
-        let (uses_max, valid_s) = (request.uses_max, request.valid_s);
-        let (id, link, own) = self.node.create_link(&chat, uses_max, valid_s, deadline).await?;
-        let link = self.show_link(&chat, id, Some(&link), Some(&own));
-        Ok(Response::new(pb::CreateInviteLinkResponse { link: Some(link) }))
+        self.once(request, Self::make_link).await
     }
 
     async fn revoke_invite(
         &self,
         request: Request<pb::RevokeInviteRequest>,
     ) -> Result<Response<pb::RevokeInviteResponse>, Status> {
-        let deadline = deadline(&request);
-        let request = request.into_inner();
-        let chat = resolve_chat(&self.node, &request.chat)?;
-        self.node.revoke(&chat, &request.invite, deadline).await?;
-        Ok(Response::new(pb::RevokeInviteResponse {}))
+        self.once(request, Self::revoke).await
     }
 
     async fn list_invites(
@@ -196,35 +154,14 @@ impl ClientService for Person {
         &self,
         request: Request<pb::RemoveMemberRequest>,
     ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
-        let deadline = deadline(&request);
-        let request = request.into_inner();
-        let chat = resolve_chat(&self.node, &request.chat)?;
-        let status = self.node.handle.view(chat.id).await.map_err(unable)?.status;
-        let peer = resolve_peer(&status, &request.peer)?;
-        if peer == self.node.identity.peer_id() {
-            return Err(refusal::peer_is_self().into());
-        }
-        let wish = wish(Payload::Membership(Membership::Removing { peer }), Wait::Committed);
-        let granted = self.node.propose(&chat, wish, deadline, "").await?;
-        Ok(Response::new(pb::RemoveMemberResponse { sequence: granted.index.unwrap_or(0) }))
+        self.once(request, Self::remove).await
     }
 
     async fn leave_chat(
         &self,
         request: Request<pb::LeaveChatRequest>,
     ) -> Result<Response<pb::LeaveChatResponse>, Status> {
-        let deadline = deadline(&request);
-        let id = match resolve_any(&self.node, &request.get_ref().chat)? {
-            Named::Running(chat) => chat.id,
-            Named::Ailing(chat, _) => chat,
-        };
-        if life::leave(&self.node, id).await? {
-            return Ok(Response::new(pb::LeaveChatResponse {}));
-        }
-        let chat = self.node.handle.chat(id).ok_or_else(refusal::chat_not_found)?;
-        let wish = wish(Payload::Membership(Membership::Leaving), Wait::Queued);
-        self.node.propose(&chat, wish, deadline, "").await?;
-        Ok(Response::new(pb::LeaveChatResponse {}))
+        self.once(request, Self::leave).await
     }
 
     async fn send_message(
@@ -236,9 +173,10 @@ impl ClientService for Person {
         let request = request.into_inner();
         let chat = resolve_chat(&self.node, &request.chat)?;
         check_text(&request.text)?;
-        let wait = match request.wait() {
-            pb::Wait::Committed => Wait::Committed,
-            pb::Wait::Queued | pb::Wait::Unspecified => Wait::Queued,
+        let wait = match pb::Wait::try_from(request.wait) {
+            Ok(pb::Wait::Committed) => Wait::Committed,
+            Ok(pb::Wait::Queued | pb::Wait::Unspecified) => Wait::Queued,
+            Err(_) => return Err(refusal::wait_invalid(request.wait).into()),
         };
         let is_repeatable = !request.request_id.is_empty();
         let request_id = if is_repeatable { request.request_id } else { new_request_id()? };
@@ -393,7 +331,7 @@ impl ClientService for Person {
 
 impl Person {
     /// A chat as it is at this moment.
-    async fn show(&self, chat: ChatId) -> Result<pb::Chat, Refusal> {
+    pub(super) async fn show(&self, chat: ChatId) -> Result<pb::Chat, Refusal> {
         let view = self.node.handle.view(chat).await.map_err(unable)?;
         let me = self.node.identity.peer_id();
         Ok(view::to_chat(chat, me, &view.status, view.fault, &view.away_since))
@@ -415,10 +353,6 @@ async fn await_other_host(
     }
 }
 
-fn invite_timeout(seconds: u32) -> Duration {
-    Duration::from_secs(u64::from(if seconds == 0 { INVITE_S } else { seconds }))
-}
-
 fn check_text(text: &str) -> Result<(), Refusal> {
     if text.is_empty() {
         return Err(refusal::text_empty());
@@ -433,7 +367,7 @@ fn check_text(text: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_request_id(id: &str) -> Result<(), Refusal> {
+pub(super) fn check_request_id(id: &str) -> Result<(), Refusal> {
     let valid = id.len() <= REQUEST_ID_BYTES_MAX && id.bytes().all(|byte| byte.is_ascii_graphic());
     if valid { Ok(()) } else { Err(refusal::request_id_invalid()) }
 }
@@ -445,7 +379,7 @@ fn new_request_id() -> Result<String, Refusal> {
 }
 
 /// The caller's deadline, from `grpc-timeout`, less what an answer takes.
-fn deadline<T>(request: &Request<T>) -> Option<Instant> {
+pub(super) fn deadline<T>(request: &Request<T>) -> Option<Instant> {
     let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
     let (count, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let count: u64 = count.parse().ok()?;

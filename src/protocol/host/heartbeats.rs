@@ -72,7 +72,7 @@ impl Replica {
     /// What is known of the round trip to a voter: pings measure it, and so do the echoes of
     /// heartbeats, which are more and know sooner that the way has got longer.
     pub(super) fn round_trip_to(&self, hosting: &Hosting, peer: &PeerId) -> Option<Micros> {
-        let pinged = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
+        let pinged = self.world.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
         pinged.max(self.echoes_of(hosting, peer).map(|(smoothed, _)| smoothed))
     }
 
@@ -126,7 +126,7 @@ impl Replica {
         let is_voter = self.log.voters().contains(&peer);
         let term = self.hard_state.term;
         let commit = self.log.commit();
-        let ranking = &self.ranking;
+        let ranking = &self.world.ranking;
         let Part::Host(hosting) = &self.part else { return };
         let lease_us = self.lease_of(hosting, &peer);
         let sent_us = self.now.since(hosting.since);

@@ -159,8 +159,8 @@ impl Replica {
         }));
         self.search = Search::default();
         let term = self.hard_state.term;
-        let inherited = Ranking { term, version: 1, ..(*self.ranking).clone() };
-        self.ranking = Arc::new(inherited);
+        let inherited = Ranking { term, version: 1, ..(*self.world.ranking).clone() };
+        self.world.ranking = Arc::new(inherited);
         self.append_own(Payload::TermStart(reign));
         self.ready.notices.push(Notice::Host { host: self.host(), term });
         for peer in self.others() {
@@ -301,7 +301,7 @@ impl Replica {
         let Part::Host(hosting) = &self.part else { return };
         let is_long =
             hosting.paused && self.now.since(hosting.paused_since) >= self.config.lease_max_us;
-        let is_later = self.hint.is_some_and(|hint| hint.term > self.hard_state.term);
+        let is_later = self.sources.hint.is_some_and(|hint| hint.term > self.hard_state.term);
         if is_long && is_later {
             self.become_follower();
             let term = self.hard_state.term;
@@ -459,7 +459,7 @@ impl Replica {
 
     /// The host's own copy counts once its `Ready` was executed.
     fn own_copy(&self) -> Index {
-        if planted(Bug::HostCountsEarly) { self.log.last().index } else { self.synced }
+        if planted(Bug::HostCountsEarly) { self.log.last().index } else { self.durability.synced }
     }
 
     // R3: commits an entry of the own term that a majority of the latest voters has made durable;

@@ -74,32 +74,60 @@ fn of_programs() -> Vec<(&'static str, Vec<u8>)> {
         ("get_peer", pb::GetPeerRequest {}.encode_to_vec()),
         (
             "create_chat",
-            pb::CreateChatRequest { name: chat(), addresses, invite_timeout_s: 9 }.encode_to_vec(),
+            pb::CreateChatRequest {
+                name: chat(),
+                addresses,
+                invite_timeout_s: 9,
+                ..Default::default()
+            }
+            .encode_to_vec(),
         ),
         ("list_chats", pb::ListChatsRequest {}.encode_to_vec()),
         ("get_chat", pb::GetChatRequest { chat: chat() }.encode_to_vec()),
         (
             "update_chat",
-            pb::UpdateChatRequest { chat: chat(), name: "new".into(), quota: None }.encode_to_vec(),
+            pb::UpdateChatRequest {
+                chat: chat(),
+                name: "new".into(),
+                quota: None,
+                ..Default::default()
+            }
+            .encode_to_vec(),
         ),
         (
             "invite_member",
-            pb::InviteMemberRequest { chat: chat(), address: "a:1".into(), timeout_s: 9 }
-                .encode_to_vec(),
+            pb::InviteMemberRequest {
+                chat: chat(),
+                address: "a:1".into(),
+                timeout_s: 9,
+                ..Default::default()
+            }
+            .encode_to_vec(),
         ),
         (
             "create_invite_link",
-            pb::CreateInviteLinkRequest { chat: chat(), uses_max: 300, valid_s: 9 }.encode_to_vec(),
+            pb::CreateInviteLinkRequest {
+                chat: chat(),
+                uses_max: 300,
+                valid_s: 9,
+                ..Default::default()
+            }
+            .encode_to_vec(),
         ),
-        ("revoke_invite", pb::RevokeInviteRequest { chat: chat(), invite: link() }.encode_to_vec()),
+        (
+            "revoke_invite",
+            pb::RevokeInviteRequest { chat: chat(), invite: link(), ..Default::default() }
+                .encode_to_vec(),
+        ),
         ("list_invites", pb::ListInvitesRequest {}.encode_to_vec()),
         ("accept_invite", pb::AcceptInviteRequest { chat: chat(), link: link() }.encode_to_vec()),
         ("decline_invite", pb::DeclineInviteRequest { chat: chat() }.encode_to_vec()),
         (
             "remove_member",
-            pb::RemoveMemberRequest { chat: chat(), peer: "two".into() }.encode_to_vec(),
+            pb::RemoveMemberRequest { chat: chat(), peer: "two".into(), ..Default::default() }
+                .encode_to_vec(),
         ),
-        ("leave_chat", pb::LeaveChatRequest { chat: chat() }.encode_to_vec()),
+        ("leave_chat", pb::LeaveChatRequest { chat: chat(), ..Default::default() }.encode_to_vec()),
         (
             "send_message",
             pb::SendMessageRequest { chat: chat(), text, request_id, wait }.encode_to_vec(),
