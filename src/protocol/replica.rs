@@ -467,6 +467,7 @@ impl Replica {
             let suspect_at = self.now + self.config.lease_min_us;
             self.lease = Lease { until: self.now, suspect_at };
             self.keep_receipts();
+            self.keep_ways();
         }
         self.part = Part::follower();
         self.outbox.resend_all();

@@ -33,6 +33,7 @@ impl Replica {
     pub(super) fn stand(&mut self, hand_over: Option<HandOver>, beyond: Term) {
         let beyond = self.believed_term(beyond).max(self.log.last().term);
         self.unbind_nominations(None);
+        self.keep_ways();
         let term = beyond.max(self.hard_state.term) + 1;
         self.hard_state = HardState { term, vote: Some(self.me) };
         self.ready.persist.hard_state = Some(self.hard_state);
