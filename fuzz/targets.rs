@@ -5,8 +5,9 @@
 //! and reading it again gives the same. The fuzzer calls these functions through `fuzz_targets/`,
 //! and `tests/fuzz/` calls the very same ones on stable Rust.
 
+use bytes::Bytes;
 use demes::config;
-use demes::crypto::tls;
+use demes::crypto::certificate;
 use demes::protocol::log::Checkpoint;
 use demes::protocol::message::Body;
 use demes::protocol::recovery::LogEnd;
@@ -17,6 +18,8 @@ use demes::wire::link::{LinkText, PREFIX};
 use demes::wire::message as convert;
 use demes::wire::message::Header;
 use demes::wire::{WireError, check_address, check_name, pb};
+use demes_content::Content;
+use demes_sealing::Suite;
 use prost::Message as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
@@ -28,7 +31,7 @@ pub use talk::conversation;
 pub type Target = fn(&[u8]) -> bool;
 
 /// All of them, by the names of their directories in `fuzz/corpus/`.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("entry", entry),
     ("submission", submission),
     ("checkpoint", checkpoint),
@@ -41,6 +44,8 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("invite_link", invite_link),
     ("configuration", configuration),
     ("text", text),
+    ("content", content),
+    ("keys", keys),
 ];
 
 /// A log entry as it is stored.
@@ -55,6 +60,24 @@ pub fn submission(bytes: &[u8]) -> bool {
     let Some(submission) = Submission::decode(bytes) else { return false };
     assert_eq!(submission.encode(), bytes, "the form is canonical");
     true
+}
+
+/// What a participant says, after it was opened.
+pub fn content(bytes: &[u8]) -> bool {
+    let Ok(content) = Content::decode(&Bytes::copy_from_slice(bytes)) else { return false };
+    // Of foreign programs a text may be longer than our own write.
+    if let Ok(encoded) = content.encode() {
+        assert_eq!(Content::decode(&encoded), Ok(content), "it reads back");
+    }
+    true
+}
+
+/// A Commit, a Welcome or a key package, as sealing reads each before MLS is asked.
+pub fn keys(bytes: &[u8]) -> bool {
+    let leaf = demes_sealing::read_package(ChatId([7; 16]), Suite::X25519, bytes);
+    let place = demes_sealing::place_of(bytes);
+    let welcomed = demes_sealing::welcomed(bytes);
+    leaf.is_some() || place.is_some() || !welcomed.is_empty()
 }
 
 /// A checkpoint.
@@ -249,17 +272,17 @@ pub fn response(bytes: &[u8]) -> bool {
 
 /// What the other side shows in a handshake.
 pub fn certificate(bytes: &[u8]) -> bool {
-    let certificate = CertificateDer::from(bytes);
-    let named = tls::peer_id_of(std::slice::from_ref(&certificate));
+    let shown = CertificateDer::from(bytes);
+    let named = certificate::peer_id_of(std::slice::from_ref(&shown));
     let then = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_700_000_000));
-    let checked = tls::check_certificate(&certificate, then).ok();
+    let checked = certificate::check_certificate(&shown, then).ok();
     assert!(checked.is_none() || checked == named, "one key, however it is read");
     checked.is_some()
 }
 
 /// The files of an identity.
 pub fn pem(bytes: &[u8]) -> bool {
-    !tls::read_pem(bytes).is_empty()
+    !certificate::read_pem(bytes).is_empty()
 }
 
 /// The text of an invite link; or what stands in one, of which this makes a text with the length

@@ -2,12 +2,14 @@
 //!
 //! What arrives is parsed here, whole: every id, limit and enum is checked before a value of the
 //! core's types exists, and nothing that a peer sends can panic. `wire/entry.rs` has the records of
-//! the log, `wire/message.rs`, `wire/vote.rs` and `wire/join.rs` what peers say to each other,
+//! the log, `wire/message.rs`, `wire/vote.rs` and `wire/join.rs` what peers say to each other under
+//! a `wire/header.rs`,
 //! `wire/view.rs` what people's programs are shown, `wire/link.rs` the text of an invite link,
 //! `wire/reason.rs` the reasons of errors.
 
 pub mod address;
 pub mod entry;
+mod header;
 mod heartbeat;
 mod join;
 pub mod link;

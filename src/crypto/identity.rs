@@ -16,7 +16,7 @@ use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ED25519};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls_pemfile::Item;
 
-use super::tls;
+use super::certificate;
 use crate::protocol::types::{PeerId, Signature};
 
 /// The private key's file in the data directory.
@@ -154,11 +154,11 @@ pub fn inspect(dir: &Path) -> Inspection {
 }
 
 fn certificate_state(text: &[u8], own: Option<PeerId>) -> CertificateState {
-    let [Item::X509Certificate(certificate)] = &tls::read_pem(text)[..] else {
+    let [Item::X509Certificate(certificate)] = &certificate::read_pem(text)[..] else {
         return CertificateState::Unusable;
     };
-    let peer = tls::peer_id_of(std::slice::from_ref(certificate));
-    match (peer, tls::validity_of(certificate)) {
+    let peer = certificate::peer_id_of(std::slice::from_ref(certificate));
+    match (peer, certificate::validity_of(certificate)) {
         (Some(peer), _) if own.is_some_and(|own| own != peer) => CertificateState::OtherKey(peer),
         (Some(_), Some((from_s, until_s))) => CertificateState::Dated(from_s, until_s),
         _ => CertificateState::Unusable,
@@ -200,7 +200,7 @@ fn read_key(path: &Path) -> Result<Option<SigningKey>, IdentityError> {
     }
     let text = fs::read(path).map_err(failed("read", path))?;
     let corrupt = || IdentityError::Corrupt { path: path.to_owned() };
-    let [Item::Pkcs8Key(der)] = &tls::read_pem(&text)[..] else { return Err(corrupt()) };
+    let [Item::Pkcs8Key(der)] = &certificate::read_pem(&text)[..] else { return Err(corrupt()) };
     let info = PrivateKeyInfoRef::try_from(der.secret_pkcs8_der()).map_err(|_| corrupt())?;
     Ok(Some(SigningKey::try_from(info).map_err(|_| corrupt())?))
 }
@@ -208,14 +208,17 @@ fn read_key(path: &Path) -> Result<Option<SigningKey>, IdentityError> {
 /// The certificate in the file at `path`, if it is one of `key` that can be used.
 fn read_certificate(path: &Path, key: &SigningKey) -> Option<CertificateDer<'static>> {
     let text = fs::read(path).ok()?;
-    let [Item::X509Certificate(certificate)] = &tls::read_pem(&text)[..] else { return None };
-    let peer = tls::check_certificate(certificate, rustls::pki_types::UnixTime::now()).ok()?;
+    let [Item::X509Certificate(certificate)] = &certificate::read_pem(&text)[..] else {
+        return None;
+    };
+    let peer =
+        certificate::check_certificate(certificate, rustls::pki_types::UnixTime::now()).ok()?;
     (peer.0 == key.verifying_key().to_bytes()).then(|| certificate.clone())
 }
 
 fn make_certificate(key: &SigningKey) -> Result<rcgen::Certificate, IdentityError> {
     let pair = KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8(key), &PKCS_ED25519)?;
-    let mut params = CertificateParams::new([tls::SERVER_NAME.to_owned()])?;
+    let mut params = CertificateParams::new([certificate::SERVER_NAME.to_owned()])?;
     params.distinguished_name.push(DnType::CommonName, "demes peer");
     // The key is the identity and does not expire; these are RFC 5280's "no end".
     params.not_before = rcgen::date_time_ymd(2000, 1, 1);

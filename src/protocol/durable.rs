@@ -1,13 +1,74 @@
 //! What becomes durable, and what follows from it: appending, cutting, committing, confirming.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::election::Doubt;
 use super::event::Notice;
+use super::evidence::Findings;
+use super::log::Log;
 use super::part::Part;
 use super::planted::{Bug, planted};
 use super::replica::Replica;
-use super::time::Micros;
-use super::types::{Ballot, Entry, Index, Membership, Number, Payload, PeerId};
+use super::time::{Instant, Micros};
+use super::timers::Estimate;
+use super::types::{Ballot, Entry, Index, Membership, Number, Pasts, Payload, PeerId, Position};
+
+/// What a store keeps beside the terms, the log and the outbox.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Kept {
+    pub read: Index,
+    /// The furthest that this log has ever been, where it was cut since (R9).
+    pub furthest: Position,
+    /// The store has lost the end of the log, and it is not known yet what of it was said (R37).
+    pub doubt: Option<Doubt>,
+    /// What other peers have said of themselves (R9).
+    pub pasts: Pasts,
+    /// Peers that were found out (L6).
+    pub evidence: Findings,
+    /// Who removed this peer, if it did not leave by itself.
+    pub removed_by: Option<PeerId>,
+}
+
+/// How durable everything is. A number of a `Ready` stands for all that it makes durable.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Durability {
+    /// The last `Ready` that is known to be durable.
+    pub persisted_ready: u64,
+    /// The `Ready` that makes the term durable.
+    pub term_ready: u64,
+    /// Up to here the log is.
+    pub synced: Index,
+    /// Each `Ready` on its way with the end of the log that it has.
+    pub unsynced: VecDeque<(u64, Index)>,
+    pub commit_persisted: Index,
+    pub checkpoint_index: Index,
+    /// At the latest then, what waits for a sync causes one.
+    pub flush_at: Option<Instant>,
+    /// From then on, what changed in the pasts is written down with the next sync.
+    pub pasts_due_at: Option<Instant>,
+    pub later: Later,
+    /// How long a sync takes.
+    pub syncs: Estimate,
+}
+
+impl Durability {
+    /// All of a log that a store has recovered is durable.
+    pub fn of(log: &Log, checkpoint_index: Index) -> Self {
+        Self {
+            persisted_ready: 0,
+            term_ready: 0,
+            synced: log.last().index,
+            unsynced: VecDeque::new(),
+            commit_persisted: log.commit(),
+            checkpoint_index,
+            flush_at: None,
+            pasts_due_at: None,
+            later: Later::default(),
+            syncs: Estimate::default(),
+        }
+    }
+}
 
 /// Changes of the store that nothing relies on, so that no sync is made for them alone.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
@@ -18,15 +79,15 @@ pub(super) struct Later {
 
 impl Replica {
     pub(super) fn on_persisted(&mut self, ready: u64, sync_us: Micros) {
-        self.syncs.add(sync_us);
-        self.persisted_ready = self.persisted_ready.max(ready);
+        self.durability.syncs.add(sync_us);
+        self.durability.persisted_ready = self.durability.persisted_ready.max(ready);
         self.outbox.synced(ready);
-        while let Some((number, index)) = self.unsynced.front().copied() {
+        while let Some((number, index)) = self.durability.unsynced.front().copied() {
             if number > ready {
                 break;
             }
-            self.synced = self.synced.max(index.min(self.log.last().index));
-            self.unsynced.pop_front();
+            self.durability.synced = self.durability.synced.max(index.min(self.log.last().index));
+            self.durability.unsynced.pop_front();
         }
         if let Part::Candidate(candidacy) = &mut self.part
             && candidacy.own_vote_ready.is_some_and(|own| own <= ready)
@@ -51,13 +112,13 @@ impl Replica {
 
     /// Whether the term that this peer is in is on its disk.
     pub(super) fn is_term_durable(&self) -> bool {
-        self.persisted_ready >= self.term_ready
+        self.durability.persisted_ready >= self.durability.term_ready
     }
 
     /// Whether something is on its way to the disk, or will be with this `Ready`.
     pub(super) fn is_syncing(&self) -> bool {
-        let due = self.flush_at.is_some_and(|at| self.now >= at);
-        let written = self.persisted_ready + 1 < self.ready_count;
+        let due = self.durability.flush_at.is_some_and(|at| self.now >= at);
+        let written = self.durability.persisted_ready + 1 < self.ready_count;
         written || due || !self.ready.persist.is_empty()
     }
 
@@ -99,14 +160,14 @@ impl Replica {
             }
         }
         self.ready.committed.extend(committed);
-        self.flush_at.get_or_insert(self.now + self.config.flush_us);
+        self.durability.flush_at.get_or_insert(self.now + self.config.flush_us);
     }
 
     /// R34: this peer's own submission stands committed in its own log. One of an earlier
     /// incarnation counts for its request id only: whoever repeats that finds it.
     fn confirm(&mut self, entry: &Entry) {
         if let Payload::Message { request_id, .. } = &entry.payload {
-            self.later.request_ids.push((request_id.clone(), entry.index));
+            self.durability.later.request_ids.push((request_id.clone(), entry.index));
         }
         let is_of_now = entry.author == self.me && entry.session == self.incarnation;
         if !is_of_now && !planted(Bug::OutboxClearedByAnother) {
@@ -129,7 +190,7 @@ impl Replica {
                 && is_own
                 && entry.number >= first
             {
-                self.later.request_ids.push((request_id.clone(), index));
+                self.durability.later.request_ids.push((request_id.clone(), index));
             }
         }
         self.clear_outbox_through(confirmed);
@@ -137,7 +198,7 @@ impl Replica {
 
     pub(super) fn clear_outbox_through(&mut self, number: Number) {
         if self.outbox.confirm_through(number) {
-            self.later.outbox_remove_through = Some(number);
+            self.durability.later.outbox_remove_through = Some(number);
             self.is_over_quota = false;
         }
     }
@@ -145,37 +206,32 @@ impl Replica {
     /// Only who has gone is forgotten: a peer that catches up is linked to members that its log
     /// does not name yet.
     fn forget(&mut self, peer: PeerId) {
-        self.receipts.remove(&peer);
-        self.round_trips.remove(&peer);
-        self.links.remove(&peer);
-        self.goodbyes.remove(&peer);
-        self.other_generations.remove(&peer);
-        self.heard_terms.remove(&peer);
-        self.pasts.retain(|(other, _), _| *other != peer);
+        self.world.forget(peer);
+        self.kept.pasts.retain(|(other, _), _| *other != peer);
     }
 
     /// Adds what may wait for a sync to one that happens anyway, or causes one when it has waited
     /// long enough.
     pub(super) fn flush_store(&mut self) {
-        let due = self.flush_at.is_some_and(|at| self.now >= at);
+        let due = self.durability.flush_at.is_some_and(|at| self.now >= at);
         if self.ready.persist.is_empty() && !due {
             return;
         }
-        self.flush_at = None;
+        self.durability.flush_at = None;
         let commit = self.log.commit();
-        let later = std::mem::take(&mut self.later);
+        let later = std::mem::take(&mut self.durability.later);
         let persist = &mut self.ready.persist;
         persist.outbox_remove_through = later.outbox_remove_through;
         persist.request_ids = later.request_ids;
-        if commit > self.commit_persisted {
-            self.commit_persisted = commit;
+        if commit > self.durability.commit_persisted {
+            self.durability.commit_persisted = commit;
             persist.commit = Some(commit);
         }
-        if self.pasts_due_at.take_if(|at| self.now >= *at).is_some() {
-            persist.pasts = Some(Arc::new(self.pasts.clone()));
+        if self.durability.pasts_due_at.take_if(|at| self.now >= *at).is_some() {
+            persist.pasts = Some(Arc::new(self.kept.pasts.clone()));
         }
-        if commit >= self.checkpoint_index + self.config.checkpoint_every {
-            self.checkpoint_index = commit;
+        if commit >= self.durability.checkpoint_index + self.config.checkpoint_every {
+            self.durability.checkpoint_index = commit;
             persist.checkpoint = Some(Arc::new(self.log.checkpoint()));
         }
         self.log.shrink_window(self.config.window_entries, self.config.window_bytes);
@@ -184,11 +240,11 @@ impl Replica {
     /// Cuts the log; what was not durable yet no longer will be.
     pub(super) fn truncate_from(&mut self, from: Index) {
         // R9: what was acknowledged of it stays said.
-        self.furthest = self.furthest.max(self.log.last());
-        self.ready.persist.furthest = Some(self.furthest);
+        self.kept.furthest = self.kept.furthest.max(self.log.last());
+        self.ready.persist.furthest = Some(self.kept.furthest);
         self.log.truncate_from(from);
-        self.synced = self.synced.min(from - 1);
-        for (_, index) in &mut self.unsynced {
+        self.durability.synced = self.durability.synced.min(from - 1);
+        for (_, index) in &mut self.durability.unsynced {
             *index = (*index).min(from - 1);
         }
         let persist = &mut self.ready.persist;
@@ -200,7 +256,7 @@ impl Replica {
     pub(super) fn append(&mut self, entry: Arc<Entry>) {
         self.log.append(Arc::clone(&entry));
         if matches!(entry.payload, Payload::TermStart(_)) {
-            self.reign = Some(Arc::clone(&entry));
+            self.sources.reign = Some(Arc::clone(&entry));
         }
         self.ready.persist.entries.push(entry);
     }

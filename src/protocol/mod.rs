@@ -40,6 +40,7 @@ pub mod time;
 pub mod timers;
 pub mod traceparent;
 pub mod types;
+mod world;
 
 // Around the rules these are words like the others.
 pub use log::{founding, invite_link, quorum, reign, sign, signed};

@@ -402,6 +402,12 @@ bugs! {
     R22 EchoesNotMeasured,
     /// Echoes that come late say nothing about the line.
     R22 LateEchoesIgnored,
+    /// Who hosts no more forgets what echoes have shown of the ways.
+    R18 WaysForgotten,
+    /// A new list is sent to all members with the same heartbeat.
+    R13 ListToAllAtOnce,
+    /// Heartbeats go on at their pace though none of them is echoed.
+    R22 OwedEchoesIgnored,
     /// A host that pauses and resumes over narrow lines sends another heartbeat each time.
     R22 FlapsFillLines,
     /// All receipts are told whenever one has changed.

@@ -232,13 +232,13 @@ impl Replica {
     pub(super) fn on_other_generation(&mut self, message: &Message) {
         let (from, generation) = (message.from, message.generation);
         let members = &self.log.state().members;
-        let has_room = self.other_generations.len() < MEMBERS_MAX;
+        let has_room = self.world.other_generations.len() < MEMBERS_MAX;
         let has_joined =
             members.get(&from).is_some_and(|member| member.state != MemberState::Invited);
         let matters = has_joined || (members.is_empty() && has_room);
         // Told once until the peer is heard in this generation again: it could say another each
         // time.
-        if matters && self.other_generations.insert(from, generation).is_none() {
+        if matters && self.world.other_generations.insert(from, generation).is_none() {
             self.ready.notices.push(Notice::OtherGeneration { peer: from, generation });
             self.watch_majority();
         }
@@ -247,18 +247,19 @@ impl Replica {
 
     /// Whether `peer` is linked, and was not last heard of in another generation.
     pub(super) fn is_within_reach(&self, peer: &PeerId) -> bool {
-        self.is_linked(*peer) && !self.other_generations.contains_key(peer)
+        self.is_linked(*peer) && !self.world.other_generations.contains_key(peer)
     }
 
     /// Takes note of whether a majority of the voters is linked to this peer.
     pub(super) fn watch_majority(&mut self) {
         let linked = self.voters_linked() >= self.log.voters().majority();
-        self.apart_since = if linked { None } else { self.apart_since.or(Some(self.now)) };
+        self.world.apart_since =
+            if linked { None } else { self.world.apart_since.or(Some(self.now)) };
     }
 
     /// Whether there has been none for so long that it may be lost for ever.
     pub(super) fn is_majority_lost(&self) -> bool {
-        let apart = self.apart_since.is_some_and(|since| self.now.since(since) >= LOST_US);
+        let apart = self.world.apart_since.is_some_and(|since| self.now.since(since) >= LOST_US);
         apart && self.voters_linked() < self.log.voters().majority()
     }
 }

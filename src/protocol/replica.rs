@@ -4,28 +4,26 @@
 //! host is chosen in `election/`, who is listened to in `sender/`, and what leaves how in
 //! `sending.rs`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::config::Config;
-use super::durable::Later;
+use super::durable::{Durability, Kept};
 use super::election::{Doubt, Search};
-use super::event::{DiskState, Event, LinkState, Notice, Ready, Recovered, Role, Status};
+use super::event::{DiskState, Event, Notice, Ready, Recovered, Role, Status};
 use super::evidence::Findings;
 use super::log::Log;
 use super::log::sign::Signer;
-use super::member::{Distrust, Hint, Outbox};
-use super::message::{Body, Message, Ranking, Receipt, RefusedReason};
+use super::member::{Lease, Outbox, Sources};
+use super::message::{Body, Message, RefusedReason};
 use super::part::Part;
 use super::planted::{Bug, planted};
 use super::prng::Prng;
-use super::sender::{Added, ShownByLink};
 use super::time::Instant;
-use super::timers::{Estimate, Lateness};
 use super::types::{
-    Boot, Entry, Generation, HardState, Incarnation, Index, MemberState, Number, Pasts, PeerId,
-    Position, Term,
+    Boot, Generation, HardState, Incarnation, Index, MemberState, Number, PeerId, Term,
 };
+use super::world::World;
 
 /// One chat at one peer. See the module's text and `event.rs`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -39,76 +37,32 @@ pub struct Replica {
     pub(super) now: Instant,
     pub(super) prng: Prng,
 
-    // What is durable, or on its way there.
+    // What is durable, or on its way there, and how durable it is.
     pub(super) hard_state: HardState,
-    /// The `Ready` that makes the term durable.
-    pub(super) term_ready: u64,
     pub(super) log: Log,
     pub(super) outbox: Outbox,
-    pub(super) read: Index,
-    /// The furthest that this log has ever been, where it was cut since (R9).
-    pub(super) furthest: Position,
-    pub(super) doubt: Option<Doubt>,
+    pub(super) kept: Kept,
+    pub(super) durability: Durability,
 
-    // How durable it is.
-    pub(super) synced: Index,
-    pub(super) unsynced: VecDeque<(u64, Index)>,
-    pub(super) commit_persisted: Index,
-    pub(super) checkpoint_index: Index,
-    pub(super) flush_at: Option<Instant>,
-
-    // The part that this peer plays.
+    // The part that this peer plays in its term, and what outlasts it: a lease runs on where the
+    // part ends, a search goes on through terms, and the numbers of attaches and fetches never
+    // come again.
     pub(super) part: Part,
-    /// The first entry of the newest reign that is known to be one.
-    pub(super) reign: Option<Arc<Entry>>,
-    /// Who is said to host, unproven (L1).
-    pub(super) hint: Option<Hint>,
-    /// Who has said so falsely, as far as this peer could tell.
-    pub(super) distrusted: BTreeMap<PeerId, Distrust>,
-    pub(super) attach_count: u64,
-    /// From then on a host that is not heard and cannot be dialled is read through a member.
-    pub(super) relay_at: Instant,
-    /// Who passes the log on and was found to be behind this peer; not asked until then.
-    pub(super) relay_behind: Option<(PeerId, Instant)>,
-    /// Until then the host counts as alive (R2).
-    pub(super) lease_until: Instant,
-    /// From then on the host is suspected (R14).
-    pub(super) suspect_at: Instant,
+    pub(super) lease: Lease,
+    pub(super) sources: Sources,
     pub(super) search: Search,
-    /// Whom this peer has nominated since it heard the host last.
+    /// Whom this peer has nominated in this term, since it heard the host last. It outlasts the
+    /// search: a host that has paused nominates others, too.
     pub(super) nominated: BTreeSet<PeerId>,
     pub(super) fetch_count: u64,
-    pub(super) seek_host_at: Instant,
+    /// From then on the host is told this peer's delays.
     pub(super) report_at: Instant,
-    pub(super) ranking: Arc<Ranking>,
-    pub(super) receipts: BTreeMap<PeerId, Receipt>,
-    /// Who has stopped gracefully, and in which boot; it is back with a later one (R26).
-    pub(super) goodbyes: BTreeMap<PeerId, (Incarnation, Boot)>,
-
-    // The world, as far as it matters here.
-    pub(super) links: BTreeMap<PeerId, LinkState>,
-    pub(super) round_trips: BTreeMap<PeerId, Estimate>,
-    pub(super) syncs: Estimate,
-    /// Of the present host, or the last one of this term.
-    pub(super) lateness: Lateness,
-    /// The last `Ready` that is known to be durable.
-    pub(super) persisted_ready: u64,
-    /// Since when no majority of the voters has been linked to this peer (R30).
-    pub(super) apart_since: Option<Instant>,
-    pub(super) pasts: Pasts,
-    /// From then on, what changed in them is written down with the next sync.
-    pub(super) pasts_due_at: Option<Instant>,
-    /// The later terms that members have said they are in, each of itself (L5).
-    pub(super) heard_terms: BTreeMap<PeerId, Term>,
     /// When this peer, as host, stood anew for one in a later term.
     pub(super) renewed_at: Option<Instant>,
-    /// Peers that have said themselves that they have outlived the incarnation which this log
-    /// names, the first one, and which one they are now (R9).
-    pub(super) newer_incarnations: BTreeMap<PeerId, (Incarnation, Incarnation)>,
-    /// Members that were last heard of in another generation (R30).
-    pub(super) other_generations: BTreeMap<PeerId, Generation>,
-    /// Another running peer has this one's key, and takes part in its place.
-    pub(super) key_in_use: bool,
+
+    pub(super) world: World,
+
+    // How this peer itself is.
     pub(super) disk: DiskState,
     /// When that was told.
     pub(super) disk_since: Instant,
@@ -116,18 +70,6 @@ pub struct Replica {
     pub(super) fault: Option<&'static str>,
     /// This peer was a member, and takes no part any more.
     pub(super) has_gone: bool,
-    /// Who removed it, if it did not leave by itself.
-    pub(super) removed_by: Option<PeerId>,
-    /// Voters that say so, and could not show it (L1).
-    pub(super) sent_away_by: BTreeSet<PeerId>,
-    /// Whom links have let in, as strangers have shown and the log does not tell yet (L2).
-    pub(super) shown_by_link: ShownByLink,
-    /// Peers that were found out (L6).
-    pub(super) evidence: Findings,
-    /// Who has shown words in this peer's name that its store does not know.
-    pub(super) foreign_words_of: BTreeSet<PeerId>,
-    /// What authors have added of late (L8).
-    pub(super) added: BTreeMap<PeerId, Added>,
     /// In this run it has come up to where another's log ended (R31).
     pub(super) knows_own_words: bool,
     /// The host takes nothing more of this peer for now.
@@ -135,7 +77,6 @@ pub struct Replica {
 
     pub(super) ready: Ready,
     pub(super) ready_count: u64,
-    pub(super) later: Later,
 }
 
 /// How far a graceful stop has come.
@@ -159,8 +100,9 @@ impl Replica {
     ) -> Self {
         let checkpoint_index = recovered.checkpoint.index();
         let log = Log::new(recovered.checkpoint, recovered.entries, recovered.commit);
-        let outbox = Outbox::new(recovered.outbox, recovered.last_number);
         let doubt = recovered.tail_in_doubt && !planted(Bug::DoubtIgnored);
+        let doubt =
+            doubt.then(|| Doubt { term: recovered.hard_state.term, reports: BTreeMap::new() });
         let mut replica = Self {
             me,
             signer,
@@ -170,69 +112,51 @@ impl Replica {
             now,
             prng: Prng::new(seed),
             hard_state: remembered(recovered.hard_state),
-            term_ready: 0,
-            synced: log.last().index,
-            unsynced: VecDeque::new(),
-            commit_persisted: log.commit(),
-            checkpoint_index,
-            flush_at: None,
-            outbox,
-            read: recovered.read,
-            furthest: recovered.furthest,
-            doubt: doubt
-                .then(|| Doubt { term: recovered.hard_state.term, reports: BTreeMap::new() }),
+            outbox: Outbox::new(recovered.outbox, recovered.last_number),
+            kept: Kept {
+                read: recovered.read,
+                furthest: recovered.furthest,
+                doubt,
+                pasts: recovered.pasts,
+                evidence: match planted(Bug::EvidenceForgotten) {
+                    true => Findings::new(),
+                    false => recovered.evidence,
+                },
+                removed_by: recovered.removed_by,
+            },
+            durability: Durability::of(&log, checkpoint_index),
             part: Part::follower(),
-            reign: log.reign().cloned(),
-            hint: None,
-            distrusted: BTreeMap::new(),
-            attach_count: 0,
-            relay_at: now + config.lease_max_us,
-            relay_behind: None,
-            lease_until: now,
-            suspect_at: match planted(Bug::RestartSuspectsAtOnce) {
-                true => now,
-                false => now + config.lease_min_us,
+            lease: Lease {
+                until: now,
+                suspect_at: match planted(Bug::RestartSuspectsAtOnce) {
+                    true => now,
+                    false => now + config.lease_min_us,
+                },
+            },
+            sources: Sources {
+                reign: log.reign().cloned(),
+                hint: None,
+                distrusted: BTreeMap::new(),
+                attach_count: 0,
+                relay_at: now + config.lease_max_us,
+                relay_behind: None,
+                seek_host_at: now,
             },
             search: Search::default(),
             nominated: BTreeSet::new(),
             fetch_count: 0,
-            seek_host_at: now,
             report_at: now + config.report_us,
-            ranking: Arc::default(),
-            receipts: BTreeMap::new(),
-            goodbyes: BTreeMap::new(),
-            links: BTreeMap::new(),
-            round_trips: BTreeMap::new(),
-            syncs: Estimate::default(),
-            lateness: Lateness::default(),
-            persisted_ready: 0,
-            apart_since: Some(now),
-            pasts: recovered.pasts,
-            pasts_due_at: None,
-            heard_terms: BTreeMap::new(),
             renewed_at: None,
-            newer_incarnations: BTreeMap::new(),
-            other_generations: BTreeMap::new(),
-            key_in_use: false,
+            world: World { apart_since: Some(now), ..World::default() },
             disk: DiskState::Fit,
             disk_since: now,
             stopping: None,
             fault: None,
             has_gone: recovered.removed_by.is_some() && !planted(Bug::RemovalForgotten),
-            removed_by: recovered.removed_by,
-            sent_away_by: BTreeSet::new(),
-            shown_by_link: ShownByLink::new(),
-            evidence: match planted(Bug::EvidenceForgotten) {
-                true => Findings::new(),
-                false => recovered.evidence,
-            },
-            foreign_words_of: BTreeSet::new(),
-            added: BTreeMap::new(),
-            is_over_quota: false,
             knows_own_words: false,
+            is_over_quota: false,
             ready: Ready::default(),
             ready_count: 1,
-            later: Later::default(),
             log,
             config,
         };
@@ -254,7 +178,7 @@ impl Replica {
             Event::Link { peer, state } => self.on_link(peer, state),
             Event::Detached { peer } => self.on_detached(peer),
             Event::RoundTrip { peer, rtt_us } => {
-                self.round_trips.entry(peer).or_default().add(rtt_us);
+                self.world.round_trips.entry(peer).or_default().add(rtt_us);
             }
             Event::Persisted { ready, sync_us } => self.on_persisted(ready, sync_us),
             Event::Loaded { load, entries } => self.on_loaded(load, entries),
@@ -279,7 +203,7 @@ impl Replica {
         ready.number = self.ready_count;
         if !ready.persist.is_empty() {
             if let Some(last) = ready.persist.entries.last() {
-                self.unsynced.push_back((ready.number, last.index));
+                self.durability.unsynced.push_back((ready.number, last.index));
             }
             if !ready.persist.outbox_put.is_empty() {
                 self.outbox.syncing(ready.number);
@@ -294,7 +218,7 @@ impl Replica {
         if self.is_over() {
             return None;
         }
-        let mut next = self.flush_at;
+        let mut next = self.durability.flush_at;
         let mut at = |moment: Instant| next = Some(next.map_or(moment, |next| next.min(moment)));
         match &self.part {
             Part::Host(hosting) => at(self.host_timeout(hosting)),
@@ -345,25 +269,25 @@ impl Replica {
             majority: self.log.voters().majority(),
             incarnation: self.incarnation,
             generation: self.generation,
-            other_generations: self.other_generations.clone(),
+            other_generations: self.world.other_generations.clone(),
             majority_lost: self.is_majority_lost(),
             chat_name: state.chat_name.clone(),
             members: Arc::clone(&state.members),
             former_members: Arc::clone(&state.former_members),
             invite_links: state.invite_links.clone(),
-            removed_by: self.removed_by,
+            removed_by: self.kept.removed_by,
             is_leaving: self.has_asked_to_leave(),
-            key_in_use: self.key_in_use,
-            evidence: self.evidence.clone(),
+            key_in_use: self.world.key_in_use,
+            evidence: self.kept.evidence.clone(),
             quota: state.quota,
             is_over_quota: self.is_over_quota,
             voters: self.log.voters().clone(),
-            links: self.links.clone(),
+            links: self.world.links.clone(),
             receipts: self.all_receipts(),
             last: self.log.last().index,
             commit: self.log.commit(),
             queued: self.outbox.len(),
-            ranking: Arc::clone(&self.ranking),
+            ranking: Arc::clone(&self.world.ranking),
         }
     }
 
@@ -425,7 +349,7 @@ impl Replica {
                 }
                 return;
             }
-            if self.other_generations.remove(&message.from).is_some() {
+            if self.world.other_generations.remove(&message.from).is_some() {
                 self.watch_majority();
             }
         }
@@ -480,8 +404,8 @@ impl Replica {
 
     fn on_mark_read(&mut self, index: Index) {
         let index = index.min(self.log.commit());
-        if index > self.read || planted(Bug::ReadGoesBack) {
-            self.read = index;
+        if index > self.kept.read || planted(Bug::ReadGoesBack) {
+            self.kept.read = index;
             self.ready.persist.read = Some(index);
             self.acknowledge_soon();
         }
@@ -522,16 +446,16 @@ impl Replica {
         assert!(term > self.hard_state.term, "terms only grow");
         self.hard_state = HardState { term, vote: None };
         self.ready.persist.hard_state = Some(self.hard_state);
-        self.term_ready = self.ready_count;
-        self.heard_terms.retain(|_, heard| *heard > term);
+        self.durability.term_ready = self.ready_count;
+        self.world.heard_terms.retain(|_, heard| *heard > term);
         self.become_follower();
         self.nominated.clear();
-        self.lateness.forget_host();
+        self.world.lateness.forget_host();
         // There is nobody left whose lease could run.
         let until = self.now + self.config.lease_min_us + self.round();
-        self.suspect_at = self.suspect_at.min(until);
+        self.lease.suspect_at = self.lease.suspect_at.min(until);
         // Its host is looked for before anybody else is asked to pass the log on.
-        self.relay_at = self.now + self.config.lease_max_us;
+        self.sources.relay_at = self.now + self.config.lease_max_us;
         self.ready.notices.push(Notice::Host { host: None, term });
     }
 
@@ -540,9 +464,10 @@ impl Replica {
             if hosting.paused {
                 self.ready.notices.push(Notice::Paused { paused: false });
             }
-            self.suspect_at = self.now + self.config.lease_min_us;
-            self.lease_until = self.now;
+            let suspect_at = self.now + self.config.lease_min_us;
+            self.lease = Lease { until: self.now, suspect_at };
             self.keep_receipts();
+            self.keep_ways();
         }
         self.part = Part::follower();
         self.outbox.resend_all();

@@ -75,7 +75,7 @@ impl Replica {
         let known = self.log.state().members.get(&to).map(|member| member.incarnation);
         // Whoever hosts is followed in whatever incarnation. A vote is asked of the one that the
         // voters' set names, and of no other.
-        let newer = self.newer_incarnations.get(&to).filter(|_| follows(&body));
+        let newer = self.world.newer_incarnations.get(&to).filter(|_| follows(&body));
         let newer = newer.filter(|(outlived, _)| known == Some(*outlived));
         // Who asks for the host may have no log yet; it says no boot.
         let says_boot = !matches!(body, Body::FindHost | Body::FindHostAnswer(_));

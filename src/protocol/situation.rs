@@ -8,15 +8,16 @@
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
-use super::durable::Later;
+use super::durable::{Durability, Kept, Later};
 use super::election::{Adoption, Candidacy, Nomination, RENEW_US, Search, Suspicion};
 use super::host::{Batch, HandingOver, HeartbeatSent, Hosting, Presence, Progress, RECALL_US};
-use super::member::{Attached, Following, Outbox, PAST_AGAIN, RELAY_US, Trial};
+use super::member::{Attached, Following, Lease, Outbox, PAST_AGAIN, RELAY_US, Sources, Trial};
 use super::part::Part;
 use super::replica::{Replica, Stopping};
 use super::sender::{GATHER_US, SHOWN_US};
 use super::time::{Instant, Micros};
 use super::types::{Index, PeerId, Term};
+use super::world::World;
 
 /// What is left of a replica: a hash, and the numbers that other peers repeat.
 pub struct Situation<H> {
@@ -107,66 +108,71 @@ impl Replica {
             generation,
             now,
             prng: _,
-            receipts,
             hard_state,
-            term_ready,
             log,
             outbox,
-            read,
-            furthest,
-            doubt,
+            kept,
+            durability,
+            part,
+            lease: Lease { until, suspect_at },
+            sources,
+            search,
+            nominated,
+            fetch_count,
+            report_at,
+            renewed_at,
+            world,
+            disk,
+            disk_since: _,
+            stopping,
+            fault,
+            has_gone,
+            knows_own_words,
+            is_over_quota,
+            ready,
+            ready_count,
+        } = self;
+        let Kept { read, furthest, doubt, pasts, evidence, removed_by } = kept;
+        let Durability {
+            persisted_ready,
+            term_ready,
             synced,
             unsynced,
             commit_persisted,
             checkpoint_index,
             flush_at,
-            part,
+            pasts_due_at,
+            later,
+            syncs,
+        } = durability;
+        let Sources {
+            // Its hash stands for all of it.
             reign,
             hint,
             distrusted,
             attach_count,
             relay_at,
             relay_behind,
-            lease_until,
-            suspect_at,
-            search,
-            nominated,
-            fetch_count,
             seek_host_at,
-            report_at,
-            ranking,
-            goodbyes,
+        } = sources;
+        let World {
             links,
-            round_trips,
-            syncs,
-            lateness: _,
-            persisted_ready,
             apart_since: _,
-            pasts,
-            pasts_due_at,
+            round_trips,
+            lateness: _,
+            ranking,
+            receipts,
+            goodbyes,
             heard_terms,
-            renewed_at,
             newer_incarnations,
             other_generations,
             key_in_use,
-            disk,
-            disk_since: _,
-            stopping,
-            fault,
-            has_gone,
-            removed_by,
             sent_away_by,
             shown_by_link,
-            evidence,
             foreign_words_of,
             // So little is added in a model that nobody comes near what they may.
             added: _,
-            is_over_quota,
-            knows_own_words,
-            ready,
-            ready_count,
-            later,
-        } = self;
+        } = world;
         let Search { suspicion, nominations, adoption, vain_votes } = search;
         let host = part.host(*me);
         let none = BTreeMap::new();
@@ -216,7 +222,7 @@ impl Replica {
         into.due(*relay_at);
         into.hash(relay_behind.map(|(peer, _)| peer));
         into.due_if(relay_behind.map(|(_, until)| until));
-        into.due(*lease_until);
+        into.due(*until);
         into.due(*suspect_at);
         into.hash(suspicion.is_some());
         if let Some(suspicion) = suspicion {

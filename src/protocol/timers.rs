@@ -81,6 +81,11 @@ impl Shortest {
         self.lengths.0 = self.lengths.0.min(length);
         self.lengths.0.min(self.lengths.1)
     }
+
+    /// The shortest one; `None` before the first.
+    pub fn known(&self) -> Option<Micros> {
+        self.turned_at.map(|_| self.lengths.0.min(self.lengths.1).unsigned_abs())
+    }
 }
 
 /// How much later than usual the heartbeats of one host arrive. Each says when it was sent, by the

@@ -17,7 +17,7 @@ use super::driver::Io;
 use super::handle::{Granted, Unable, Wait, Wish};
 use super::journal::Done;
 use super::proposing::Waiting;
-use super::requests::Digest;
+use super::requests::{Digest, request_id};
 use crate::planted::{Mistake, planted};
 use crate::protocol::event::{Event, Proposal, ProposeError};
 use crate::protocol::sign::{needs_signature, signed_submission};
@@ -325,14 +325,6 @@ impl Chat {
             measures.on_proposed(number);
         }
         self.handle(now, Event::Propose(proposal));
-    }
-}
-
-/// The id of the request that a submission was made by, if it is a message.
-pub(super) fn request_id(submission: &Submission) -> Option<&str> {
-    match &submission.payload {
-        Payload::Message { request_id, .. } => Some(request_id),
-        _ => None,
     }
 }
 

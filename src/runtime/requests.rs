@@ -5,10 +5,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::carry::request_id;
 use super::handle::Granted;
 use crate::protocol::event::Recovered;
-use crate::protocol::types::{Index, Number, Payload, PeerId};
+use crate::protocol::types::{Index, Number, Payload, PeerId, Submission};
 
 /// With so many ids in memory, the oldest are forgotten that the store has, down to the second
 /// number. More stay where more wait, or are not in the store yet.
@@ -137,6 +136,14 @@ impl Requests {
         }
         let forgotten = (before - self.order.len()) as u64;
         self.forgotten.fetch_add(forgotten, Ordering::Release);
+    }
+}
+
+/// The id of the request that a submission was made by, if it is a message.
+pub(super) fn request_id(submission: &Submission) -> Option<&str> {
+    match &submission.payload {
+        Payload::Message { request_id, .. } => Some(request_id),
+        _ => None,
     }
 }
 

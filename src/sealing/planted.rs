@@ -72,6 +72,8 @@ bugs! {
     PastEpochsKept => "tests::messages::keys_of_past_epochs_are_forgotten",
     /// S10: leaves are never renewed.
     NeverRefreshed => "tests::keying::an_old_leaf_is_renewed",
+    /// S11: who is to found keys the group that it held before.
+    OldGroupKept => "tests::keying::where_all_need_new_seats_a_new_group_is_founded",
     /// S11: a group is founded by one who is not the one to do it any more.
     LostFoundingTaken => "tests::keying::who_founds_too_late_founds_nothing",
     /// S13: the identity key need not have certified a leaf.

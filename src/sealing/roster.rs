@@ -107,10 +107,7 @@ impl Roster {
 
     /// What the group that holds these leaves lacks to be the roster.
     pub fn difference(&self, held: &[Seat]) -> Difference {
-        let wanted = |seat: &Seat| {
-            self.participants.get(&seat.peer).is_some_and(|wanted| wanted.leaf.seat == *seat)
-        };
-        let remove: Vec<Seat> = held.iter().filter(|seat| !wanted(seat)).copied().collect();
+        let remove = held.iter().filter(|seat| !self.wants(seat)).copied().collect();
         let missing = |participant: &Participant| !held.contains(&participant.leaf.seat);
         let missing = self.participants.iter().filter(|(_, participant)| missing(participant));
         Difference { add: missing.map(|(peer, _)| *peer).collect(), remove }
@@ -136,7 +133,11 @@ impl Roster {
     /// Whether a participant may seal: nobody in its group holds keys that the log does not want
     /// it to have. A participant that is missing shuts no gate.
     pub fn may_seal(&self, held: &[Seat]) -> bool {
-        planted(Bug::GateLeftOut) || self.difference(held).remove.is_empty()
+        planted(Bug::GateLeftOut) || held.iter().all(|seat| self.wants(seat))
+    }
+
+    fn wants(&self, seat: &Seat) -> bool {
+        self.participants.get(&seat.peer).is_some_and(|wanted| wanted.leaf.seat == *seat)
     }
 
     /// The participants of whom the log says that they hold a group.

@@ -113,8 +113,8 @@ pub struct Sealer {
     pub(super) ledger: Ledger,
     pub(super) group: Option<Opener>,
     pub(super) pending: Option<Pending>,
-    /// By epoch: of the durable state's, and of those that were entered since.
-    pub(super) reserved: BTreeMap<u64, Reserved>,
+    /// By group and epoch: of the durable state's, and of those that were entered since.
+    pub(super) reserved: BTreeMap<(Vec<u8>, u64), Reserved>,
     /// Key packages that the group does not take.
     pub(super) refused: BTreeSet<Bytes>,
     pub(super) unwritten: Batch,
@@ -152,7 +152,7 @@ impl Sealer {
             .transpose()?;
         let reserved = vault.secrets(RESERVED)?.into_values().map(|record| {
             let reserved = Reserved::read(&record).ok_or_else(|| damaged("reserved keys"))?;
-            Ok((reserved.epoch, reserved))
+            Ok(((reserved.group.clone(), reserved.epoch), reserved))
         });
         let reserved = reserved.collect::<Result<_, VaultError>>()?;
         let mut sealer = Self {
@@ -263,7 +263,7 @@ impl Sealer {
     }
 
     pub(super) fn reserved_of(&self, group: &[u8], epoch: u64) -> Option<&Reserved> {
-        self.reserved.get(&epoch).filter(|reserved| reserved.group == group)
+        self.reserved.get(&(group.to_vec(), epoch))
     }
 
     /// Draws a key package, for a `Joined` or for a new seat. `certify` signs with the identity
@@ -289,9 +289,12 @@ impl Sealer {
             return Ok(Some(pending.keying()));
         }
         let mut founded = None;
+        // One that is to found may hold a group that nobody is in any more, its own seat neither.
+        let is_founder = self.ledger.roster.founder() == Some(self.place.me);
+        let is_founder = is_founder && !(planted(Bug::OldGroupKept) && self.group.is_some());
         let (group, held) = match self.group() {
-            Some(group) => (group.clone(), self.held()),
-            None if self.ledger.roster.founder() == Some(self.place.me) => {
+            Some(group) if !is_founder => (group.clone(), self.held()),
+            _ if is_founder => {
                 let Some(new) = self.own_new_seat()? else {
                     return Ok(None);
                 };
@@ -300,7 +303,7 @@ impl Sealer {
                 founded = group.changed()?.state;
                 (group, vec![new.seat])
             }
-            None => return Ok(None),
+            _ => return Ok(None),
         };
         let difference = self.ledger.roster.difference(&held);
         let participants = self.ledger.roster.participants();
@@ -396,9 +399,9 @@ impl Sealer {
         let end = next.saturating_add(RESERVED_AHEAD);
         let reserved = Reserved { group: id, epoch, end, skipped, skipped_to };
         let mut batch = Batch::default();
-        batch.secrets.insert(format!("{RESERVED}{epoch}"), Some(reserved.record()));
+        batch.secrets.insert(reserved_name(&reserved.group, epoch), Some(reserved.record()));
         self.vault.write(&batch)?;
-        self.reserved.insert(epoch, reserved);
+        self.reserved.insert((reserved.group.clone(), epoch), reserved);
         Ok(())
     }
 
@@ -408,8 +411,7 @@ impl Sealer {
             return Ok(());
         };
         let group = opener.group_mut();
-        let reserved = self.reserved.get_mut(&group.epoch());
-        let reserved = reserved.filter(|reserved| reserved.group == group.id());
+        let reserved = self.reserved.get_mut(&(group.id().to_vec(), group.epoch()));
         let Some(reserved) = reserved.filter(|_| !planted(Bug::ReservedUsedAgain)) else {
             return Ok(());
         };
@@ -457,17 +459,17 @@ impl Sealer {
             Some(group) => (group.id().to_vec(), group.epoch()),
             None => (Vec::new(), 0),
         };
-        self.reserved.retain(|reserved_epoch, reserved| {
-            let is_over = *reserved_epoch < epoch || reserved.group != id;
+        self.reserved.retain(|(group, reserved_epoch), _| {
+            let is_over = *reserved_epoch < epoch || *group != id;
             if is_over {
-                batch.secrets.insert(format!("{RESERVED}{reserved_epoch}"), None);
+                batch.secrets.insert(reserved_name(group, *reserved_epoch), None);
             }
             !is_over
         });
         // With the state that has skipped them: a later start would not see that it did.
         if std::mem::take(&mut self.are_skips_unwritten) {
-            for (epoch, reserved) in &self.reserved {
-                batch.secrets.insert(format!("{RESERVED}{epoch}"), Some(reserved.record()));
+            for ((group, epoch), reserved) in &self.reserved {
+                batch.secrets.insert(reserved_name(group, *epoch), Some(reserved.record()));
             }
         }
         batch.secrets.insert(LEDGER.to_owned(), Some(self.ledger.encode()));
@@ -502,6 +504,14 @@ impl Pending {
 }
 
 pub(super) fn seat_name(seat: &Seat) -> String {
-    let hex = |byte: &u8| format!("{byte:02x}");
-    format!("{SEAT}{}", seat.key.iter().map(hex).collect::<String>())
+    format!("{SEAT}{}", hex(&seat.key))
+}
+
+/// Two groups of a chat have the same epochs, and a crash may take a peer back into the older one.
+fn reserved_name(group: &[u8], epoch: u64) -> String {
+    format!("{RESERVED}{}/{epoch}", hex(group))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

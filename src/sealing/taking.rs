@@ -341,10 +341,8 @@ impl Sealer {
         };
         self.ledger.own_messages += 1;
         self.ledger.is_stale |= self.is_unreserved(&own);
-        let reserved = self.reserved.get_mut(&own.epoch);
-        let is_seen = |reserved: &&mut Reserved| {
-            reserved.group == own.group && own.generation >= reserved.skipped_to
-        };
+        let reserved = self.reserved.get_mut(&(own.group.clone(), own.epoch));
+        let is_seen = |reserved: &&mut Reserved| own.generation >= reserved.skipped_to;
         if let Some(reserved) = reserved.filter(is_seen).filter(|reserved| reserved.skipped > 0) {
             reserved.skipped = 0;
             self.are_skips_unwritten = true;

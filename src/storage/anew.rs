@@ -15,10 +15,10 @@ use redb::ReadTransaction;
 
 use super::chat::{Beginning, CACHE_BYTES, ChatStore, write_new};
 use super::database::{Database, Problem, marker_of, salvage};
-use super::directory::{chat_path, put_in_place};
 use super::error::StorageError;
 use super::files::{self, sync_directory};
-use super::recover::{self, decode_submission, get_state};
+use super::names::{chat_path, put_in_place};
+use super::records::{decode_submission, get_state};
 use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::evidence::{Findings, Offence};
@@ -84,7 +84,7 @@ pub(super) fn begin_anew(
     let new = write_new(dir, chat, &beginning)?;
     let kept_at = if has_nothing_else { None } else { keep_aside(&path)? };
     put_in_place(&new, &path)?;
-    let (store, recovered) = recover::open(&path)?;
+    let (store, recovered) = ChatStore::open(&path)?;
     Ok(Anew { store, recovered, kept_at })
 }
 

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use redb::{ReadableTableMetadata as _, Table, WriteTransaction};
 
 use super::database::{Database, Problem, marker_of};
-use super::directory::{chat_path, put_in_place};
 use super::error::StorageError;
 use super::files::remove_if_there;
 use super::known::KnownRequests;
 use super::mark::{Mark, Seen};
+use super::names::chat_path;
 use super::reader::ChatReader;
-use super::recover;
+use super::records::read_submissions;
 use super::schema::{
     self, Batch, CARRIED, CHECKPOINTS, ENTRIES, OUTBOX, REQUESTS, STATE, Table as Tag, Vows, state,
 };
-use crate::protocol::event::{Persist, Recovered};
+use crate::protocol::event::Persist;
 use crate::protocol::evidence::Findings;
 use crate::protocol::types::{
     ChatId, Entry, Generation, HardState, Incarnation, Index, Number, Pasts, Position, Submission,
@@ -90,32 +90,6 @@ pub fn new_incarnation() -> Result<Incarnation, StorageError> {
 }
 
 impl ChatStore {
-    /// Makes the file of a chat that is new here, in its first boot. A founder gives the founding
-    /// entry, which is committed by that; one who joins gives none (see `DataDir::follow`).
-    ///
-    /// The file appears under its name only when it is complete. One that is there is not touched:
-    /// `StorageError::AlreadyThere`.
-    pub fn create(
-        dir: &Path,
-        chat: ChatId,
-        incarnation: Incarnation,
-        entries: &[Arc<Entry>],
-    ) -> Result<(Self, Recovered), StorageError> {
-        let path = chat_path(dir, chat);
-        if path.exists() {
-            return Err(StorageError::AlreadyThere { path });
-        }
-        let beginning = Beginning { incarnation, entries, ..Beginning::default() };
-        let new = write_new(dir, chat, &beginning)?;
-        put_in_place(&new, &path)?;
-        recover::open(&path)
-    }
-
-    /// Opens a chat's file, checks it (R37) and raises its boot number durably (R9).
-    pub fn open(path: &Path) -> Result<(Self, Recovered), StorageError> {
-        recover::open(path)
-    }
-
     /// Makes `persist` durable, all of it or nothing, and says how long that took.
     ///
     /// Its entries must continue the log. An error is final: nothing is tried again, and later
@@ -215,7 +189,7 @@ impl ChatStore {
     /// Submissions of an earlier incarnation that may have to be made again, in their order.
     pub fn carried(&self) -> Result<Vec<Submission>, StorageError> {
         self.database.read(|transaction| {
-            recover::read_submissions(
+            read_submissions(
                 &transaction.open_table(CARRIED)?,
                 Tag::Carried,
                 1..=self.counts.carried,
@@ -287,7 +261,7 @@ pub(super) fn write_new(
 fn write_beginning(new: &Path, chat: ChatId, beginning: &Beginning) -> Result<(), StorageError> {
     let database = Database::create(new, CACHE_BYTES)?;
     let end = beginning.entries.last().map_or(0, |entry| entry.index);
-    // `recover::open` raises the boot number to 1.
+    // `ChatStore::open` raises the boot number to 1.
     let Beginning { incarnation, hard_state, .. } = *beginning;
     let vows = Vows { incarnation, boot: 0, hard_state, furthest: Position::default() };
     database.write(true, |transaction| {

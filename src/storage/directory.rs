@@ -21,17 +21,16 @@ use super::anew::{self, Anew};
 use super::apart::apart;
 use super::chat::{ChatStore, NEW};
 use super::database::{marker_of, reason_of};
-use super::error::StorageError;
-use super::files::{self, remove_if_there, sync_directory};
+use super::error::{PEER_FILE, StorageError};
+use super::files::{remove_if_there, sync_directory};
 use super::mark::mark_of;
+use super::names::chat_path;
 use super::peer::PeerStore;
 use super::recover;
 use super::rights::{make_private_dir, open_private, tighten_dir, tighten_files};
 use crate::protocol::event::Recovered;
 use crate::protocol::types::{ChatId, Entry, Generation, Incarnation};
 
-/// The name of the peer's own store.
-pub(super) const PEER_FILE: &str = "peer.redb";
 /// What the names of a peer's own files begin with. Others may lie beside them. The token of
 /// programs is not among them, as the key is not: one that others could read is made anew by who
 /// reads it.
@@ -246,20 +245,6 @@ fn remove_unfinished(chats: &Path) {
     for item in unfinished {
         let _ = fs::remove_file(item.path());
     }
-}
-
-/// The file of `chat` in `dir`.
-pub(super) fn chat_path(dir: &Path, chat: ChatId) -> PathBuf {
-    dir.join(format!("{chat}.redb"))
-}
-
-/// Gives a complete new file its name, in place of any other. What an earlier file of the name has
-/// left beside it goes afterwards: a crash in between leaves a file that is replaced once more.
-pub(super) fn put_in_place(new: &Path, path: &Path) -> Result<(), StorageError> {
-    files::rename(new, path)?;
-    sync_directory(path.parent().unwrap_or(path))?;
-    remove_if_there(&mark_of(path))?;
-    remove_if_there(&marker_of(path))
 }
 
 /// The process that runs on the directory at `path`, if one does.

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::PEER_FILE;
+/// The name of the peer's own store.
+pub(super) const PEER_FILE: &str = "peer.redb";
 
 /// Why the store did not do what it was asked.
 ///

@@ -4,9 +4,9 @@
 //! (`chat` writes it, `recover` opens it, `reader` reads it, `anew` replaces it), so that a damaged
 //! chat leaves the others alone; what belongs to the peer as a whole is in one more (`peer`). All
 //! are redb files; `database` is the only place that calls redb's transactions, and `schema` says
-//! what the records look like: each has a checksum that every read verifies (R37). `unverified`
-//! reads what redb refuses, for `anew`. `files` has every change of a name. `probe` measures the
-//! disk.
+//! what the records look like: each has a checksum that every read verifies (R37), as `records`
+//! does for single ones. `unverified` reads what redb refuses, for `anew`. `files` has every change
+//! of a name, and `names` which ones there are. `probe` measures the disk.
 //!
 //! Calls block, those of the peer's own store and of the directory without holding up the tasks of
 //! the thread that makes them (`apart`). The writer of a chat belongs to one thread; readers work
@@ -23,9 +23,11 @@ pub mod faults;
 mod files;
 mod known;
 mod mark;
+mod names;
 pub mod peer;
 mod probe;
 mod reader;
+mod records;
 mod recover;
 mod rights;
 pub mod schema;

@@ -10,10 +10,10 @@ use redb::{ReadTransaction, ReadableTable as _, TableDefinition};
 
 use super::apart::apart;
 use super::database::{Database, Problem, marker_of};
-use super::directory::put_in_place;
 use super::error::StorageError;
 use super::files::remove_if_there;
 use super::mark::{Mark, Seen};
+use super::names::put_in_place;
 use super::schema::{self, Table as Tag};
 
 /// Invitations that this peer has got.

@@ -9,7 +9,7 @@ use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable as _};
 use super::database::{Database, Problem};
 use super::error::StorageError;
 use super::known::KnownRequests;
-use super::recover::{decode_entry, get_state};
+use super::records::{decode_entry, get_state};
 use super::schema::{self, Batch, ENTRIES, REQUESTS, STATE, Table as Tag, state};
 use crate::protocol::types::{Entry, Hash, Index, Payload};
 

@@ -5,89 +5,115 @@
 //! that far again. Anything else that is bad is damage, and so is a file that has seen more writes
 //! than it shows: such a file is never written again, and `anew.rs` makes another.
 
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable as _};
 
-use super::chat::{CACHE_BYTES, ChatStore, Counts, put_state, truncate};
+use super::chat::{Beginning, CACHE_BYTES, ChatStore, Counts, put_state, truncate, write_new};
 use super::database::{Database, Problem};
 use super::error::StorageError;
 use super::known::KnownRequests;
 use super::mark::{Mark, Seen};
+use super::names::{chat_path, put_in_place};
 use super::reader::ChatReader;
+use super::records::{decode_entry, get_state, read_submissions};
 use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
 use crate::planted::{Mistake, planted};
 use crate::protocol::event::Recovered;
 use crate::protocol::evidence::Findings;
 use crate::protocol::log::Checkpoint;
-use crate::protocol::types::{ChatId, Entry, Generation, Hash, Index, Pasts, PeerId, Submission};
+use crate::protocol::types::{
+    ChatId, Entry, Generation, Hash, Incarnation, Index, Pasts, PeerId, Submission,
+};
 
-/// See `ChatStore::open`.
-pub fn open(path: &Path) -> Result<(ChatStore, Recovered), StorageError> {
-    let database = Database::open(path, CACHE_BYTES)?;
-    let mark = Mark::open(path)?;
-    let mut found = database.read(read)?;
-    if !is_newest(&mark, &found) {
-        return Err(StorageError::Older { path: path.to_owned() });
-    }
-    found.vows.boot += u64::from(!planted(Mistake::BootNotRaised));
-    found.counts.writes += 1;
-    let last = found.entries.last().map_or(found.checkpoint.index(), |entry| entry.index);
-    let cut = last < found.batch.end;
-    if cut {
-        found.doubt = found.doubt.max(found.batch.end);
-        found.batch = Batch { previous_end: last, end: last };
-        found.commit = found.commit.min(last);
-    }
-    database.write(true, |transaction| {
-        let mut table = transaction.open_table(STATE)?;
-        put_state(&mut table, state::VOWS, &found.vows.encode())?;
-        put_state(&mut table, state::WRITES, &found.counts.writes.to_be_bytes())?;
-        if cut {
-            truncate(&mut transaction.open_table(ENTRIES)?, last + 1)?;
-            put_state(&mut table, state::BATCH, &found.batch.encode())?;
-            put_state(&mut table, state::COMMIT, &found.commit.to_be_bytes())?;
-            put_state(&mut table, state::DOUBT, &found.doubt.to_be_bytes())?;
+impl ChatStore {
+    /// Makes the file of a chat that is new here, in its first boot. A founder gives the founding
+    /// entry, which is committed by that; one who joins gives none (see `DataDir::follow`).
+    ///
+    /// The file appears under its name only when it is complete. One that is there is not touched:
+    /// `StorageError::AlreadyThere`.
+    pub fn create(
+        dir: &Path,
+        chat: ChatId,
+        incarnation: Incarnation,
+        entries: &[Arc<Entry>],
+    ) -> Result<(Self, Recovered), StorageError> {
+        let path = chat_path(dir, chat);
+        if path.exists() {
+            return Err(StorageError::AlreadyThere { path });
         }
-        Ok(())
-    })?;
-    mark.note(Seen { incarnation: found.vows.incarnation, writes: found.counts.writes });
-    let known_requests = KnownRequests::default();
-    if found.counts.requests == 0 {
-        known_requests.complete();
+        let beginning = Beginning { incarnation, entries, ..Beginning::default() };
+        let new = write_new(dir, chat, &beginning)?;
+        put_in_place(&new, &path)?;
+        Self::open(&path)
     }
-    let in_doubt = found.doubt > found.commit && !planted(Mistake::TornTailTrusted);
-    let doubt_through = in_doubt.then_some(found.doubt);
-    let store = ChatStore {
-        database: Arc::new(database),
-        mark,
-        chat: found.chat,
-        vows: found.vows,
-        batch: found.batch,
-        counts: found.counts,
-        known_requests: known_requests.into(),
-        doubt_through,
-    };
-    let recovered = Recovered {
-        incarnation: found.vows.incarnation,
-        boot: found.vows.boot,
-        generation: found.generation,
-        hard_state: found.vows.hard_state,
-        checkpoint: found.checkpoint,
-        entries: found.entries,
-        commit: found.commit,
-        outbox: found.outbox,
-        last_number: found.counts.last_number,
-        read: found.read,
-        removed_by: found.removed_by,
-        pasts: found.pasts,
-        evidence: found.evidence,
-        furthest: found.vows.furthest,
-        tail_in_doubt: doubt_through.is_some(),
-    };
-    Ok((store, recovered))
+
+    /// Opens a chat's file, checks it (R37) and raises its boot number durably (R9).
+    pub fn open(path: &Path) -> Result<(Self, Recovered), StorageError> {
+        let database = Database::open(path, CACHE_BYTES)?;
+        let mark = Mark::open(path)?;
+        let mut found = database.read(read)?;
+        if !is_newest(&mark, &found) {
+            return Err(StorageError::Older { path: path.to_owned() });
+        }
+        found.vows.boot += u64::from(!planted(Mistake::BootNotRaised));
+        found.counts.writes += 1;
+        let last = found.entries.last().map_or(found.checkpoint.index(), |entry| entry.index);
+        let cut = last < found.batch.end;
+        if cut {
+            found.doubt = found.doubt.max(found.batch.end);
+            found.batch = Batch { previous_end: last, end: last };
+            found.commit = found.commit.min(last);
+        }
+        database.write(true, |transaction| {
+            let mut table = transaction.open_table(STATE)?;
+            put_state(&mut table, state::VOWS, &found.vows.encode())?;
+            put_state(&mut table, state::WRITES, &found.counts.writes.to_be_bytes())?;
+            if cut {
+                truncate(&mut transaction.open_table(ENTRIES)?, last + 1)?;
+                put_state(&mut table, state::BATCH, &found.batch.encode())?;
+                put_state(&mut table, state::COMMIT, &found.commit.to_be_bytes())?;
+                put_state(&mut table, state::DOUBT, &found.doubt.to_be_bytes())?;
+            }
+            Ok(())
+        })?;
+        mark.note(Seen { incarnation: found.vows.incarnation, writes: found.counts.writes });
+        let known_requests = KnownRequests::default();
+        if found.counts.requests == 0 {
+            known_requests.complete();
+        }
+        let in_doubt = found.doubt > found.commit && !planted(Mistake::TornTailTrusted);
+        let doubt_through = in_doubt.then_some(found.doubt);
+        let store = ChatStore {
+            database: Arc::new(database),
+            mark,
+            chat: found.chat,
+            vows: found.vows,
+            batch: found.batch,
+            counts: found.counts,
+            known_requests: known_requests.into(),
+            doubt_through,
+        };
+        let recovered = Recovered {
+            incarnation: found.vows.incarnation,
+            boot: found.vows.boot,
+            generation: found.generation,
+            hard_state: found.vows.hard_state,
+            checkpoint: found.checkpoint,
+            entries: found.entries,
+            commit: found.commit,
+            outbox: found.outbox,
+            last_number: found.counts.last_number,
+            read: found.read,
+            removed_by: found.removed_by,
+            pasts: found.pasts,
+            evidence: found.evidence,
+            furthest: found.vows.furthest,
+            tail_in_doubt: doubt_through.is_some(),
+        };
+        Ok((store, recovered))
+    }
 }
 
 /// See `DataDir::check_chat`.
@@ -189,19 +215,6 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     })
 }
 
-pub(super) fn get_state<T>(
-    table: &ReadOnlyTable<&str, &[u8]>,
-    name: &str,
-    decode: impl FnOnce(&[u8]) -> Option<T>,
-) -> Result<T, Problem> {
-    let value = table.get(name)?;
-    value
-        .as_ref()
-        .and_then(|value| schema::payload(Tag::State, name.as_bytes(), value.value()))
-        .and_then(decode)
-        .ok_or_else(|| Problem::damaged(format!("the record `{name}` is bad or missing")))
-}
-
 /// The latest checkpoint whose entry is sound. An older one is taken where the last batch was torn
 /// under the latest, or the latest is bad.
 fn read_checkpoint(
@@ -266,42 +279,4 @@ fn read_log(
 
 fn is_chained(entry: &Entry, previous: Hash) -> bool {
     entry.previous == previous && entry.verify_hash()
-}
-
-/// The entry in a record of `ENTRIES`; `None` if its checksum, form or index is wrong.
-pub(super) fn decode_entry(index: Index, value: &[u8]) -> Option<Entry> {
-    schema::payload(Tag::Entries, &index.to_be_bytes(), value)
-        .and_then(Entry::decode)
-        .filter(|entry| entry.index == index)
-}
-
-/// The submissions of a table, which must be exactly those in `places`.
-pub(super) fn read_submissions(
-    table: &ReadOnlyTable<u64, &[u8]>,
-    tag: Tag,
-    places: RangeInclusive<u64>,
-) -> Result<Vec<Submission>, Problem> {
-    let mut records = table.iter()?;
-    let mut submissions = Vec::new();
-    for place in places {
-        let submission = records
-            .next()
-            .transpose()?
-            .filter(|(key, _)| key.value() == place)
-            .and_then(|(_, value)| decode_submission(tag, place, value.value()))
-            .ok_or_else(|| Problem::damaged(format!("submission {place} is bad or missing")))?;
-        submissions.push(submission);
-    }
-    match records.next() {
-        None => Ok(submissions),
-        Some(_) => Err(Problem::damaged("there is a submission too many")),
-    }
-}
-
-/// The submission in a record of `OUTBOX` or `CARRIED`; `None` if its checksum or form is wrong, or
-/// it is another one's.
-pub(super) fn decode_submission(tag: Tag, place: u64, value: &[u8]) -> Option<Submission> {
-    schema::payload(tag, &place.to_be_bytes(), value)
-        .and_then(Submission::decode)
-        .filter(|submission| !matches!(tag, Tag::Outbox) || submission.number == place)
 }

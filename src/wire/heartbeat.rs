@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use super::message::{
-    Header, from_header, from_past, from_refused, to_header, to_past, to_refused,
-};
+use super::header::{Header, from_header, from_past, to_header, to_past};
+use super::join::{from_refused, to_refused};
 use super::ranking::{from_shortened, shorten};
 use super::{WireError, hex, pb, peer_id};
 use crate::protocol::message::{Body, Heartbeat, Message, Receipt};

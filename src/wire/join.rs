@@ -1,7 +1,7 @@
 //! Joining, and refusals, on the wire. See `message.rs`.
 
 use super::entry::{from_proof, to_proof};
-use super::message::{Header, from_header, to_header, to_optional_peer};
+use super::header::{Header, from_header, to_header, to_optional_peer};
 use super::{
     WireError, check_address, check_name, milliseconds, optional_peer_id, pb, signature, timestamp,
 };

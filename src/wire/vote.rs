@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::entry::{from_entry, hash, to_entry};
-use super::message::{
-    Header, from_header, from_past, from_position, from_refused, to_header, to_past, to_position,
-    to_refused,
+use super::header::{
+    Header, from_header, from_past, from_position, to_header, to_past, to_position,
 };
+use super::join::{from_refused, to_refused};
 use super::{WireError, hex, pb, peer_id, signature};
 use crate::protocol::message::{
     Absence, Announce, Body, FetchLog, FetchLogAnswer, Granted, HandOver, HostAlive, Message,

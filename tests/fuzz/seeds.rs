@@ -4,6 +4,7 @@
 mod messages;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use demes::config;
 use demes::crypto::link::LinkSeed;
 use demes::protocol::log::{Checkpoint, Log};
@@ -15,6 +16,7 @@ use demes::protocol::types::{
 use demes::storage::schema::{self, Batch, Table, Vows};
 use demes::wire::hex;
 use demes::wire::link::{LinkText, PeerHint};
+use demes_content::{Content, Head, Kind};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::EncodePrivateKey as _;
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
@@ -40,8 +42,46 @@ pub fn of(target: &str) -> Seeds {
         "invite_link" => invite_links(),
         "configuration" => configurations(),
         "text" => texts(),
+        "content" => contents(),
+        "keys" => keys(),
         other => panic!("no seeds for {other}"),
     }
+}
+
+fn contents() -> Seeds {
+    let said = |kind| {
+        let head = Some(Head { index: 3, hash: Hash([9; 32]) });
+        let content = Content { created_at_ms: 7, head, request_id: "r1".into(), kind };
+        content.encode().expect("it can be said").to_vec()
+    };
+    vec![
+        named("text", said(Kind::Text("a text".into()))),
+        named("profile", said(Kind::Profile { name: "Ana".into() })),
+        named("rename", said(Kind::Rename { name: "chat".into() })),
+        named("newer_kind", [1, 0x08, 5, 0xc2, 0x02, 3, 1, 2, 3]),
+        named("bad_empty", []),
+        named("bad_format", [2, 1]),
+        named("bad_head", [1, 0x12, 5, 8, 1, 0x12, 1, 0, 0x82, 1, 0]),
+        named("bad_name", [1, 0x8a, 1, 3, 0x0a, 1, b'\n']),
+    ]
+}
+
+/// A key package of a seat, and messages of another implementation: MLS draws keys, so that none
+/// can be made anew alike.
+fn keys() -> Seeds {
+    const VECTORS: &str = include_str!("../sealing/vectors/passive-client-handling-commit.json");
+    let vectors: serde_json::Value = serde_json::from_str(VECTORS).expect("it is JSON");
+    let message = |name: &str| {
+        let text = vectors[0][name].as_str().or(vectors[0]["epochs"][0][name].as_str());
+        HEXLOWER.decode(text.expect("a message").as_bytes()).expect("in hexadecimal")
+    };
+    vec![
+        named("key_package", include_bytes!("seeds/key_package.mls")),
+        named("welcome", message("welcome")),
+        named("commit", message("commit")),
+        named("bad_foreign_key_package", message("key_package")),
+        named("bad_empty", []),
+    ]
 }
 
 fn named(name: &str, bytes: impl Into<Vec<u8>>) -> (String, Vec<u8>) {

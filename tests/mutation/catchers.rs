@@ -128,6 +128,9 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::AllSentAgainAtOnce
         | Bug::FlapsFillLines
         | Bug::AnnouncedToLate => "narrow_line",
+        Bug::ListToAllAtOnce => "list_in_turns",
+        Bug::WaysForgotten => "ways_kept",
+        Bug::OwedEchoesIgnored => "owed_echoes",
         Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",
         Bug::SaysBeforeReading => "old_copy_reads_first",

@@ -26,9 +26,10 @@ const FLOORS: [(&str, u8); 16] = [
     ("main", 9),
 ];
 
-/// Files that import each other still, by what they have in common. This list only gets shorter.
-const CIRCLES: [&[&str]; 6] = [
-    &["crypto/identity", "crypto/tls"],
+/// Files that import each other because they are one thing in several files.
+const CIRCLES: [&[&str]; 3] = [
+    // The life of chats at one peer: `Node` is the peer as a whole and keeps the lives and what
+    // runs beside them, and a life, its repair and its records act on the whole peer.
     &[
         "peer/life",
         "peer/life/kept",
@@ -38,22 +39,12 @@ const CIRCLES: [&[&str]; 6] = [
         "peer/records",
         "peer/repair",
     ],
-    &["runtime/carry", "runtime/chat", "runtime/driver", "runtime/proposing", "runtime/requests"],
-    &[
-        "storage/anew",
-        "storage/chat",
-        "storage/database",
-        "storage/directory",
-        "storage/error",
-        "storage/files",
-        "storage/mark",
-        "storage/peer",
-        "storage/reader",
-        "storage/recover",
-        "storage/rights",
-    ],
+    // The loop: `driver` owns the chats and lends each what they share (`Io`), and `chat` is what
+    // the loop does for one of them, with what it proposes and carries over in files of their own.
+    &["runtime/carry", "runtime/chat", "runtime/driver", "runtime/proposing"],
+    // The metrics of a process: each is counted by an instrument that is made of its row in the
+    // table, and the functions beside the table are how the program finds the instruments.
     &["telemetry/instruments", "telemetry/metrics", "telemetry/process"],
-    &["wire/heartbeat", "wire/join", "wire/message", "wire/ranking", "wire/vote"],
 ];
 
 /// The path of a file's module: `peer/life` for both `src/peer/life.rs` and `src/peer/life/mod.rs`.

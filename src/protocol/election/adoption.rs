@@ -64,7 +64,7 @@ impl Replica {
 
     /// Fetches what it lacks from `from`. Whether that is on its way.
     pub(super) fn adopt_from(&mut self, from: PeerId) -> bool {
-        if self.search.adoption.is_none() && self.links.get(&from) == Some(&LinkState::Up) {
+        if self.search.adoption.is_none() && self.world.links.get(&from) == Some(&LinkState::Up) {
             let adoption = Adoption {
                 from,
                 fetch: 0,
@@ -137,7 +137,8 @@ impl Replica {
             adoption.from == message.from && adoption.fetch == answer.fetch
         };
         let Some(adoption) = self.search.adoption.take_if(awaited) else { return };
-        let hears_nobody = matches!(self.part, Part::Follower(_)) && self.now >= self.suspect_at;
+        let hears_nobody =
+            matches!(self.part, Part::Follower(_)) && self.now >= self.lease.suspect_at;
         let unchanged = adoption.own_last == self.log.last();
         if !(hears_nobody || planted(Bug::CandidateAdopts))
             || !(unchanged || planted(Bug::LateLogAdopted))
@@ -266,13 +267,13 @@ impl Replica {
 
     /// Whether this peer may lack what it has acknowledged.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        self.doubt.is_some()
+        self.kept.doubt.is_some()
     }
 
     /// Takes note of the end of a voter's log while the own one is in doubt.
     pub(super) fn on_tail_report(&mut self, message: &Message, report: TailReport) {
         let is_voting = self.is_voting(message.from, message.from_incarnation);
-        if let Some(doubt) = self.doubt.as_mut().filter(|_| is_voting) {
+        if let Some(doubt) = self.kept.doubt.as_mut().filter(|_| is_voting) {
             doubt.reports.insert(message.from, report);
             self.resolve_doubt();
         }
@@ -284,7 +285,8 @@ impl Replica {
     // said that they hear no host, so that nobody is left who would count this peer's old word.
     // With a log as far as those this one lacks nothing that is committed.
     pub(super) fn resolve_doubt(&mut self) {
-        let Some(doubt) = self.doubt.as_ref().filter(|_| matches!(self.part, Part::Follower(_)))
+        let Some(doubt) =
+            self.kept.doubt.as_ref().filter(|_| matches!(self.part, Part::Follower(_)))
         else {
             return;
         };
@@ -304,7 +306,7 @@ impl Replica {
             Some((peer, last)) if last > self.log.last() => {
                 self.adopt_from(peer);
             }
-            _ => self.doubt = None,
+            _ => self.kept.doubt = None,
         }
     }
 }

@@ -33,11 +33,12 @@ impl Replica {
     pub(super) fn stand(&mut self, hand_over: Option<HandOver>, beyond: Term) {
         let beyond = self.believed_term(beyond).max(self.log.last().term);
         self.unbind_nominations(None);
+        self.keep_ways();
         let term = beyond.max(self.hard_state.term) + 1;
         self.hard_state = HardState { term, vote: Some(self.me) };
         self.ready.persist.hard_state = Some(self.hard_state);
-        self.term_ready = self.ready_number();
-        self.heard_terms.retain(|_, heard| *heard > term);
+        self.durability.term_ready = self.ready_number();
+        self.world.heard_terms.retain(|_, heard| *heard > term);
         self.ready.notices.push(Notice::Standing { term });
         // The time for votes begins when they are asked for, which is after the own one's sync.
         let deadline = match planted(Bug::VotesTimedFromStart) {
@@ -53,7 +54,7 @@ impl Replica {
             was_handed_over: hand_over.is_some(),
         });
         // Whoever does not vote may hear a host, which has the time to say so itself.
-        self.relay_at = self.now + self.config.lease_max_us;
+        self.sources.relay_at = self.now + self.config.lease_max_us;
         self.search.adoption.take_if(|_| !planted(Bug::CandidateAdopts));
         self.search.nominations.clear();
         for peer in self.other_voters() {
@@ -94,7 +95,7 @@ impl Replica {
 
     pub(crate) fn give_up_candidacy(&mut self) {
         self.part = Part::follower();
-        self.suspect_at = self.now;
+        self.lease.suspect_at = self.now;
         if self.search.suspicion.is_none() {
             self.suspect();
         }

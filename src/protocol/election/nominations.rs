@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::adoption::{Adoption, TailReport};
 use crate::event::{DiskState, Notice};
 use crate::log::quorum::is_majority;
+use crate::member::Lease;
 use crate::message::{
     Body, HostAlive, Message, Nominate, NominateAnswer, SolicitAnswer, Withdraw, WithdrawReason,
 };
@@ -25,8 +26,8 @@ const SEARCHED_MAX_US: Micros = SECOND / 2;
 /// A host that has paused no longer ago than this nominates nobody.
 const PAUSED_US: Micros = SECOND;
 
-/// All that belongs to finding a new host. It goes on through terms and candidacies, until a host is
-/// there.
+/// All that belongs to finding a new host. It goes on through terms and candidacies, until a host
+/// is there.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Search {
     pub suspicion: Option<Suspicion>,
@@ -89,14 +90,14 @@ impl Replica {
         }
         match &self.search.suspicion {
             // Nothing is done before that, however long the round is over.
-            Some(suspicion) => at(suspicion.round_until.max(self.suspect_at)),
-            None => at(self.suspect_at),
+            Some(suspicion) => at(suspicion.round_until.max(self.lease.suspect_at)),
+            None => at(self.lease.suspect_at),
         }
     }
 
     pub(crate) fn election_on_time(&mut self) {
         self.adoption_on_time();
-        if !self.is_voter() || self.stopping.is_some() || self.now < self.suspect_at {
+        if !self.is_voter() || self.stopping.is_some() || self.now < self.lease.suspect_at {
             return;
         }
         match &self.search.suspicion {
@@ -110,8 +111,7 @@ impl Replica {
     // own lease, and nobody else's.
     pub(crate) fn host_process_is_gone(&mut self, peer: PeerId) {
         if self.host() == Some(peer) && matches!(self.part, Part::Follower(_)) {
-            self.lease_until = self.now;
-            self.suspect_at = self.now;
+            self.lease = Lease::void(self.now);
             self.election_on_time();
         }
     }
@@ -144,7 +144,7 @@ impl Replica {
             true => 0,
             false => searched.min(SEARCHED_MAX_US).min(stretch_max),
         };
-        let round = (2 * slowest + 2 * self.syncs.p99()).max(searched);
+        let round = (2 * slowest + 2 * self.durability.syncs.p99()).max(searched);
         round.min(self.config.lease_max_us).max(self.config.round_min_us)
     }
 
@@ -152,16 +152,16 @@ impl Replica {
     /// own sync is over.
     pub(crate) fn time_for_votes(&self) -> Micros {
         let round = self.round();
-        (2 * round).saturating_sub(2 * self.syncs.p99()).max(round)
+        (2 * round).saturating_sub(2 * self.durability.syncs.p99()).max(round)
     }
 
     /// The round trip to the slowest voter that can answer, as far as is known.
     pub(crate) fn slowest_round_trip(&self) -> Micros {
         let may_answer = |peer: &&PeerId| self.is_up(peer) || planted(Bug::UnreachableWaitedFor);
         let voters = self.log.voters().peers().filter(may_answer);
-        let round_trips = voters.filter_map(|peer| self.round_trips.get(peer));
+        let round_trips = voters.filter_map(|peer| self.world.round_trips.get(peer));
         let slowest = round_trips.map(|estimate| estimate.p99()).max().unwrap_or(0);
-        slowest.max(self.lateness.longer_by().min(self.config.stretch_max_us()))
+        slowest.max(self.world.lateness.longer_by().min(self.config.stretch_max_us()))
     }
 
     /// Nominates the next one on the list, or falls back.
@@ -169,7 +169,7 @@ impl Replica {
         let round = self.round();
         let Some(mut suspicion) = self.search.suspicion.take() else { return };
         suspicion.nominee = None;
-        let ranking = Arc::clone(&self.ranking);
+        let ranking = Arc::clone(&self.world.ranking);
         // One in doubt about its log may not vote, and so asks all of them at once (R37).
         let listed = ranking.candidates.get(suspicion.place..).filter(|_| !self.is_in_doubt());
         for candidate in listed.unwrap_or_default() {
@@ -323,8 +323,8 @@ impl Replica {
         // R16: what is held until the end of the own lease must still count then. R15: those who
         // go down the same list a round apart must meet on it all the same.
         let rounds = if planted(Bug::NominationShort) { 0 } else { 2 * self.round() };
-        let until =
-            (self.now + self.config.lease_min_us.max(rounds)).max(self.suspect_at + self.round());
+        let until = (self.now + self.config.lease_min_us.max(rounds))
+            .max(self.lease.suspect_at + self.round());
         let incarnation = message.from_incarnation;
         let at = self.now;
         self.search
@@ -336,8 +336,8 @@ impl Replica {
     /// wrong, or was right about another time. What is held would have this peer stand as soon as
     /// its own lease ends, long after the others have heard of the host again.
     pub(crate) fn drop_refuted_nominations(&mut self, host: PeerId) {
-        let round_trip = self.round_trips.get(&host).and_then(|estimate| estimate.smoothed());
-        let way = round_trip.unwrap_or(0).max(self.lateness.longer_by()) / 3;
+        let round_trip = self.world.round_trips.get(&host).and_then(|estimate| estimate.smoothed());
+        let way = round_trip.unwrap_or(0).max(self.world.lateness.longer_by()) / 3;
         if !planted(Bug::RefutedNominationHeld) {
             self.search.nominations.retain(|_, nomination| nomination.at + way >= self.now);
         }
@@ -350,10 +350,10 @@ impl Replica {
             Part::Host(hosting) if !hosting.paused => {
                 Some(HostAlive { host: self.me, term, retry_in_us: self.config.lease_min_us })
             }
-            Part::Follower(_) if self.now < self.lease_until => self.host().map(|host| HostAlive {
+            Part::Follower(_) if self.now < self.lease.until => self.host().map(|host| HostAlive {
                 host,
                 term,
-                retry_in_us: self.lease_until.since(self.now),
+                retry_in_us: self.lease.until.since(self.now),
             }),
             _ => None,
         }
@@ -371,7 +371,7 @@ impl Replica {
     pub(super) fn try_stand(&mut self) {
         let may = matches!(self.part, Part::Follower(_))
             && (planted(Bug::LearnerStands) || self.is_voter())
-            && (planted(Bug::NomineeDoesNotHold) || self.now >= self.suspect_at)
+            && (planted(Bug::NomineeDoesNotHold) || self.now >= self.lease.suspect_at)
             && self.stopping.is_none();
         if !may {
             return;
@@ -510,7 +510,7 @@ impl Replica {
             && self.hard_state.vote == Some(candidate)
             && self.awaits_candidate();
         if is_awaited && !planted(Bug::LostCandidateAwaited) {
-            self.suspect_at = self.now;
+            self.lease.suspect_at = self.now;
             if let Some(suspicion) = &mut self.search.suspicion {
                 suspicion.round_until = suspicion.round_until.min(self.now);
             }
@@ -524,7 +524,7 @@ impl Replica {
             Part::Host(_) => false,
             Part::Follower(_) => {
                 let has_voted = self.hard_state.vote.is_some_and(|vote| vote != self.me);
-                has_voted && self.host().is_none() && self.now < self.suspect_at
+                has_voted && self.host().is_none() && self.now < self.lease.suspect_at
             }
         }
     }

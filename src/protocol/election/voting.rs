@@ -148,7 +148,7 @@ impl Replica {
             return;
         }
         let until = self.now + 3 * self.round();
-        self.suspect_at = self.suspect_at.max(until);
+        self.lease.suspect_at = self.lease.suspect_at.max(until);
         if let Some(suspicion) = &mut self.search.suspicion {
             suspicion.round_until = suspicion.round_until.max(until);
         }
@@ -195,6 +195,6 @@ impl Replica {
 
     /// Whether that peer is the best candidate, which must not matter to a vote.
     fn is_first_ranked(&self, peer: PeerId) -> bool {
-        self.ranking.candidates.first().is_none_or(|first| first.peer == peer)
+        self.world.ranking.candidates.first().is_none_or(|first| first.peer == peer)
     }
 }

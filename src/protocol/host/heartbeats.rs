@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::hosting::{HeartbeatSent, Hosting};
-use super::progress::LATE_KEPT_US;
+use super::progress::{LATE_KEPT_US, LATE_US};
 use crate::log::quorum::is_majority;
 use crate::message::{Body, Heartbeat};
 use crate::part::Part;
@@ -21,6 +21,8 @@ const SLOW_US: Micros = 250 * MS;
 /// said of themselves, which is more.
 const RECEIPTS_EVERY: u64 = 8;
 const PASTS_EVERY: u64 = 32;
+/// One of so many heartbeats tells a member the list, where the member has an older one.
+const LIST_EVERY: u64 = 4;
 /// Heartbeats whose moment of sending is remembered.
 const HEARTBEATS_MAX: usize = 256;
 
@@ -47,7 +49,7 @@ impl Replica {
             })
         };
         let is_idle = self.now.since(hosting.active_at) > config.idle_after_us;
-        if within(FAR_US, 0) && !is_idle {
+        let usual = if within(FAR_US, 0) && !is_idle {
             config.heartbeat_us
         } else if within(SLOW_US, LATE_KEPT_US) && !is_idle {
             config.heartbeat_far_us
@@ -55,7 +57,35 @@ impl Replica {
             config.heartbeat_idle_us
         } else {
             config.heartbeat_narrow_us()
-        }
+        };
+        usual.max(self.owed_us(hosting).min(config.heartbeat_idle_us))
+    }
+
+    /// For how long a majority of the voters has owed an echo, of those that owe it least.
+    fn owed_us(&self, hosting: &Hosting) -> Micros {
+        let voters = self.log.voters();
+        let owed_by =
+            |peer: &PeerId| if *peer == self.me { 0 } else { self.owed_by(hosting, peer) };
+        let mut owed: Vec<_> = voters.peers().map(owed_by).collect();
+        owed.sort_unstable();
+        owed.get(voters.majority() - 1).copied().unwrap_or(0)
+    }
+
+    /// How long ago the oldest heartbeat was sent that the member has not echoed, once that is
+    /// longer than the way takes by as much as makes an echo late; 0 before. The next one then
+    /// waits as long, as TCP does with what is not acknowledged (RFC 6298): all that is sent would
+    /// only wait behind what is on its way.
+    fn owed_by(&self, hosting: &Hosting, peer: &PeerId) -> Micros {
+        let Some(progress) = hosting.progress.get(peer) else { return 0 };
+        let Some(usual) = progress.shortest_echo.known() else { return 0 };
+        let first = progress.first_heartbeat.max(hosting.measured_from);
+        let is_owed = |sent: &&HeartbeatSent| progress.contact < Some(sent.at);
+        let owed = hosting.heartbeats_sent.iter().rev().take_while(is_owed);
+        let oldest = owed.filter(|sent| sent.number > first).last();
+        let since = oldest.map_or(0, |sent| self.now.since(sent.at));
+        // Where no lease can be longer, nothing is to be gained.
+        let is_late = since > usual + LATE_US && self.config.stretch_max_us() > 0;
+        if is_late && !planted(Bug::OwedEchoesIgnored) { since } else { 0 }
     }
 
     /// For how long the line to a member still counts as narrow.
@@ -72,7 +102,7 @@ impl Replica {
     /// What is known of the round trip to a voter: pings measure it, and so do the echoes of
     /// heartbeats, which are more and know sooner that the way has got longer.
     pub(super) fn round_trip_to(&self, hosting: &Hosting, peer: &PeerId) -> Option<Micros> {
-        let pinged = self.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
+        let pinged = self.world.round_trips.get(peer).and_then(|estimate| estimate.smoothed());
         pinged.max(self.echoes_of(hosting, peer).map(|(smoothed, _)| smoothed))
     }
 
@@ -126,15 +156,16 @@ impl Replica {
         let is_voter = self.log.voters().contains(&peer);
         let term = self.hard_state.term;
         let commit = self.log.commit();
-        let ranking = &self.ranking;
+        let ranking = &self.world.ranking;
         let Part::Host(hosting) = &self.part else { return };
         let lease_us = self.lease_of(hosting, &peer);
+        let owes = self.owed_by(hosting, &peer) > 0;
         let sent_us = self.now.since(hosting.since);
         let Part::Host(hosting) = &mut self.part else { return };
         let Some(progress) = hosting.progress.get_mut(&peer) else { return };
         // R36: on a narrow line, what is only shown waits for some heartbeats, one member after the
         // other: this host's line may be the narrow one.
-        let is_late = progress.late_us(self.now) > 0;
+        let is_late = owes || progress.late_us(self.now) > 0;
         let heartbeats = hosting.heartbeat + turn;
         let is_turn = |every| !is_late || heartbeats.is_multiple_of(every);
         let are_pasts_new = is_voter
@@ -143,7 +174,13 @@ impl Replica {
         if are_pasts_new {
             progress.pasts_version_sent = hosting.pasts_version;
         }
-        let tells_ranking = progress.is_ranking_due(self.now, ranking.version);
+        // R13: a list is larger than a heartbeat. Who has one already waits for its turn, so that
+        // not all members' lists leave at once.
+        let is_lists_turn = progress.ranking_version == 0
+            || heartbeats.is_multiple_of(LIST_EVERY)
+            || planted(Bug::ListToAllAtOnce);
+        let tells_ranking =
+            is_lists_turn && !owes && progress.is_ranking_due(self.now, ranking.version);
         let number = hosting.heartbeat;
         let probe = hosting.paused && !planted(Bug::PausedStillHeartbeats);
         let pasts = if are_pasts_new { hosting.pasts.clone() } else { Vec::new() };

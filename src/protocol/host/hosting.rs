@@ -11,8 +11,8 @@ use super::ranking::Reports;
 use super::succession::HandingOver;
 use crate::config::Config;
 use crate::election::Search;
-use crate::event::{DiskState, Load, Notice};
-use crate::log::quorum::{is_majority, majority_index};
+use crate::event::{Load, Notice};
+use crate::log::quorum::majority_index;
 use crate::log::submissions::Submissions;
 use crate::message::{
     Acknowledge, Announce, Append, Attach, Body, LookBack, Message, Ranking, Receipt, RefusedReason,
@@ -159,8 +159,8 @@ impl Replica {
         }));
         self.search = Search::default();
         let term = self.hard_state.term;
-        let inherited = Ranking { term, version: 1, ..(*self.ranking).clone() };
-        self.ranking = Arc::new(inherited);
+        let inherited = Ranking { term, version: 1, ..(*self.world.ranking).clone() };
+        self.world.ranking = Arc::new(inherited);
         self.append_own(Payload::TermStart(reign));
         self.ready.notices.push(Notice::Host { host: self.host(), term });
         for peer in self.others() {
@@ -206,6 +206,7 @@ impl Replica {
 
     pub(crate) fn host_timeout(&self, hosting: &Hosting) -> Instant {
         let mut at = hosting.heartbeat_at.min(hosting.publish_at).min(hosting.announce_at);
+        at = at.min(self.pause_at(hosting));
         if let Some(hand_over) = &hosting.hand_over {
             at = at.min(hand_over.deadline);
         }
@@ -240,74 +241,6 @@ impl Replica {
             self.send_heartbeats();
         }
         self.check_hand_over();
-    }
-
-    // ---- contact with a majority (R22) ----
-
-    pub(super) fn in_contact(
-        &self,
-        hosting: &Hosting,
-        peer: &PeerId,
-        incarnation: &Incarnation,
-    ) -> bool {
-        if *peer == self.me {
-            return true;
-        }
-        // The peer's lease is as long as the round trip to it is more (R14), and begins when a
-        // heartbeat arrives; contact is dated by when that was sent.
-        let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
-        let round_trip = round_trip.min(self.config.stretch_max_us());
-        let lease = self.lease_of(hosting, peer);
-        let span = lease * self.config.pause_percent / 100 + round_trip / 2;
-        let progress = hosting.progress.get(peer);
-        let progress = progress.filter(|progress| progress.incarnation == *incarnation);
-        // A new host has just had the votes of a majority, who attach once they hear of it.
-        let contact = progress.and_then(|progress| progress.contact);
-        let contact = contact.unwrap_or(hosting.since + round_trip);
-        self.now.since(contact) <= span
-    }
-
-    pub(crate) fn voters_in_contact(&self, hosting: &Hosting) -> usize {
-        let voters = self.log.voters().0.iter();
-        voters.filter(|(peer, incarnation)| self.in_contact(hosting, peer, incarnation)).count()
-    }
-
-    // R22: a host without contact to a quorum pauses. It resumes on contact.
-    fn check_contact(&mut self) {
-        let Part::Host(hosting) = &self.part else { return };
-        let contact = is_majority(self.log.voters(), |peer, incarnation| {
-            self.in_contact(hosting, peer, incarnation)
-        });
-        let contact = contact || planted(Bug::NeverPauses);
-        let stalled = self.disk == DiskState::Stalled && !planted(Bug::StalledNotPaused);
-        let paused = !contact || stalled;
-        if paused != hosting.paused {
-            let is_narrow = self.is_on_narrow_lines();
-            let Part::Host(hosting) = &mut self.part else { return };
-            hosting.paused = paused;
-            hosting.paused_since = self.now;
-            // The next heartbeat says it at once: it renews leases again, or does so no more. Where
-            // contact comes and goes since lines are full, that would fill them the more.
-            if !is_narrow || planted(Bug::FlapsFillLines) {
-                hosting.heartbeat_at = self.now;
-            }
-            self.ready.notices.push(Notice::Paused { paused });
-        }
-    }
-
-    /// One that confirms nothing, and has heard of a later host that cannot prove itself to this
-    /// log, reads on there. Its own reign is over in any case if that is true.
-    fn give_way(&mut self) {
-        let Part::Host(hosting) = &self.part else { return };
-        let is_long =
-            hosting.paused && self.now.since(hosting.paused_since) >= self.config.lease_max_us;
-        let is_later = self.hint.is_some_and(|hint| hint.term > self.hard_state.term);
-        if is_long && is_later {
-            self.become_follower();
-            let term = self.hard_state.term;
-            self.ready.notices.push(Notice::Host { host: None, term });
-            self.attach();
-        }
     }
 
     // ---- members attach and acknowledge (R35) ----
@@ -459,7 +392,7 @@ impl Replica {
 
     /// The host's own copy counts once its `Ready` was executed.
     fn own_copy(&self) -> Index {
-        if planted(Bug::HostCountsEarly) { self.log.last().index } else { self.synced }
+        if planted(Bug::HostCountsEarly) { self.log.last().index } else { self.durability.synced }
     }
 
     // R3: commits an entry of the own term that a majority of the latest voters has made durable;

@@ -31,16 +31,16 @@ pub(crate) struct Presence {
 
 impl Replica {
     pub(crate) fn on_link(&mut self, peer: PeerId, state: LinkState) {
-        let before = self.links.insert(peer, state);
+        let before = self.world.links.insert(peer, state);
         if state == LinkState::Up && before != Some(LinkState::Up) && !planted(Bug::GoodbyeForEver)
         {
             // R26: who is reached anew has come back, though it may have told only the host so.
-            self.goodbyes.remove(&peer);
+            self.world.goodbyes.remove(&peer);
         }
         self.watch_majority();
         match state {
             LinkState::Up if before != Some(LinkState::Up) => {
-                self.seek_host_at = self.seek_host_at.min(self.now);
+                self.sources.seek_host_at = self.sources.seek_host_at.min(self.now);
                 if let Some(suspicion) = &mut self.search.suspicion {
                     suspicion.since = self.now;
                 }
@@ -68,12 +68,13 @@ impl Replica {
 
     /// Whether that peer can be reached.
     pub(crate) fn is_up(&self, peer: &PeerId) -> bool {
-        self.links.get(peer) == Some(&LinkState::Up)
+        self.world.links.get(peer) == Some(&LinkState::Up)
     }
 
     /// Whether that peer can be reached, and has not said that it goes.
     pub(crate) fn is_linked(&self, peer: PeerId) -> bool {
-        self.links.get(&peer) == Some(&LinkState::Up) && !self.goodbyes.contains_key(&peer)
+        self.world.links.get(&peer) == Some(&LinkState::Up)
+            && !self.world.goodbyes.contains_key(&peer)
     }
 
     /// What a new host makes of the members that it finds: a learner that is there already may
@@ -114,7 +115,7 @@ impl Replica {
                 presence.undialled_since.get_or_insert(self.now);
             }
             let undialled = presence.undialled_since.map_or(0, |since| self.now.since(since));
-            let absence = if self.goodbyes.contains_key(peer) {
+            let absence = if self.world.goodbyes.contains_key(peer) {
                 Some(Absence::Goodbye)
             } else if self.silent_us(peer, incarnation, presence.known_since) >= limit
                 || (presence.absence.is_some()
@@ -196,7 +197,7 @@ impl Replica {
             active: &active,
             voters: self.log.voters(),
             host: self.me,
-            ranked: &self.ranking.candidates,
+            ranked: &self.world.ranking.candidates,
             voters_max: self.config.voters_max,
             away: &away,
             ready: &ready,
@@ -305,7 +306,7 @@ impl Replica {
         }
         is_majority(self.log.voters(), |voter, _| {
             if voter == peer || *voter == self.me {
-                return voter == peer || self.links.get(peer) == Some(&LinkState::Up);
+                return voter == peer || self.world.links.get(peer) == Some(&LinkState::Up);
             }
             // Who has not reported yet says nothing against anybody.
             let report = hosting.reports.get(voter);

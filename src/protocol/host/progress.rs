@@ -18,7 +18,7 @@ pub(crate) const RECALL_US: Micros = 5 * SECOND;
 const RANKING_RESEND_US: Micros = SECOND;
 /// Where an echo takes so much longer than the shortest one lately, something fills the line, most
 /// likely heartbeats themselves.
-const LATE_US: Micros = 120 * MS;
+pub(super) const LATE_US: Micros = 120 * MS;
 /// How far back the shortest echo is looked for, and as far again.
 const SHORTEST_US: Micros = 30 * SECOND;
 /// For so long each, after an echo was late, heartbeats are as far apart as on a slow line and as

@@ -176,21 +176,21 @@ impl Replica {
         let order = |list: &[Candidate]| -> Vec<_> {
             list.iter().map(|one| (one.peer, one.farness_us.is_some(), one.absence)).collect()
         };
-        let (new, old) = (order(&candidates), order(&self.ranking.candidates));
+        let (new, old) = (order(&candidates), order(&self.world.ranking.candidates));
         let differs = |new: &[_], old: &[_]| -> bool {
             new.len() != old.len() || new.iter().any(|one| !old.contains(one))
         };
         // Delays over lines that are full are those of what waits, and the list would fill them
         // the more.
         let reordered = if is_narrow { differs(&new, &old) } else { new != old };
-        let refined = candidates != self.ranking.candidates
+        let refined = candidates != self.world.ranking.candidates
             && now.since(hosting.published_at) >= REPUBLISH_US
             && !is_narrow;
         if reordered || refined {
             hosting.published_at = now;
-            self.ranking = Arc::new(Ranking {
+            self.world.ranking = Arc::new(Ranking {
                 term: self.hard_state.term,
-                version: self.ranking.version + 1,
+                version: self.world.ranking.version + 1,
                 candidates,
                 delays: shown_edges(&members, &hosting.reports),
             });
@@ -311,7 +311,8 @@ impl Replica {
     }
 
     fn lists_everybody(&self) -> bool {
-        let listed = |peer| self.ranking.candidates.iter().any(|candidate| candidate.peer == peer);
+        let listed =
+            |peer| self.world.ranking.candidates.iter().any(|candidate| candidate.peer == peer);
         self.log.state().active().all(|(peer, _)| listed(peer))
     }
 
@@ -385,7 +386,7 @@ impl Replica {
                         && self.in_contact(hosting, peer, incarnation)
                 })
         };
-        let ranked = self.ranking.candidates.iter().map(|candidate| candidate.peer);
+        let ranked = self.world.ranking.candidates.iter().map(|candidate| candidate.peer);
         let anyone = self.log.voters().peers().copied();
         let stays = |peer: &PeerId| {
             let member = self.log.state().members.get(peer);
@@ -449,7 +450,7 @@ impl Replica {
     pub(super) fn flush_hand_over(&mut self) {
         let last = self.log.last().index;
         let (host, host_incarnation, term) = (self.me, self.incarnation, self.hard_state.term);
-        let synced = self.synced;
+        let synced = self.durability.synced;
         let Part::Host(hosting) = &mut self.part else { return };
         let Some(hand_over) = &mut hosting.hand_over else { return };
         let target = hand_over.target;

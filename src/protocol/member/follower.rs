@@ -32,12 +32,29 @@ const REATTACH_US: Micros = 10 * MS;
 const REPORT_CHANGE_US: Micros = 5 * SECOND;
 const REPORT_AGAIN_US: Micros = 30 * SECOND;
 
+/// How long a host counts as alive. It outlasts the part: a candidate that gives up waits as long
+/// as it would have.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Lease {
+    /// Until then the host counts as alive (R2).
+    pub until: Instant,
+    /// From then on the host is suspected (R14).
+    pub suspect_at: Instant,
+}
+
+impl Lease {
+    /// It is over, and the host suspected at once.
+    pub fn void(now: Instant) -> Self {
+        Self { until: now, suspect_at: now }
+    }
+}
+
 impl Replica {
     // ---- finding the host ----
 
     pub(crate) fn follower_timeouts(&self, at: &mut impl FnMut(Instant)) {
         match self.part.attached() {
-            None => at(self.seek_host_at),
+            None => at(self.sources.seek_host_at),
             Some(attached) => {
                 at(self.report_at);
                 at(self.attach_ends_at(attached));
@@ -50,7 +67,7 @@ impl Replica {
 
     pub(crate) fn follower_on_time(&mut self) {
         match self.part.attached() {
-            None if self.now >= self.seek_host_at => self.seek_host(),
+            None if self.now >= self.sources.seek_host_at => self.seek_host(),
             Some(attached) if self.now >= self.attach_ends_at(attached) => {
                 let patience_us = self.next_patience(attached);
                 if attached.is_proven {
@@ -84,7 +101,7 @@ impl Replica {
             return attached.since + limit;
         }
         let heard = match attached.matched {
-            Some(_) => attached.since.max(self.lease_until),
+            Some(_) => attached.since.max(self.lease.until),
             None => return attached.since + attached.patience_us,
         };
         heard + self.config.lease_max_us
@@ -93,7 +110,7 @@ impl Replica {
     /// For how long the first attach waits for its answer: longer where ways and syncs are, which
     /// it leaves after.
     pub(super) fn first_patience(&self) -> Micros {
-        let usual = 2 * self.slowest_round_trip() + 4 * self.syncs.p99();
+        let usual = 2 * self.slowest_round_trip() + 4 * self.durability.syncs.p99();
         let usual = if planted(Bug::AttachImpatient) { 0 } else { usual };
         usual.clamp(self.config.lease_max_us, PATIENCE_MAX_US.max(self.config.lease_max_us))
     }
@@ -104,7 +121,7 @@ impl Replica {
     fn next_patience(&self, attached: &Attached) -> Micros {
         let is_on_its_way = self.is_attached_to_host()
             && attached.matched.is_none()
-            && self.now < self.lease_until
+            && self.now < self.lease.until
             && !planted(Bug::AttachImpatient);
         if is_on_its_way { (2 * attached.patience_us).min(PATIENCE_MAX_US) } else { 0 }
     }
@@ -113,12 +130,12 @@ impl Replica {
     fn seek_host(&mut self) {
         // Questions and answers of all would fill a line over which they take so long.
         let patience = (2 * self.slowest_round_trip()).min(self.config.lease_max_us);
-        self.seek_host_at = self.now + self.config.lease_min_us.max(patience);
+        self.sources.seek_host_at = self.now + self.config.lease_min_us.max(patience);
         self.attach();
         if self.part.attached().is_some() {
             return;
         }
-        let up = self.links.iter().filter(|(_, state)| **state == LinkState::Up);
+        let up = self.world.links.iter().filter(|(_, state)| **state == LinkState::Up);
         let mut linked: Vec<_> = up.map(|(peer, _)| *peer).collect();
         for _ in 0..SEEK_PEERS_MAX.min(linked.len()) {
             let choice = self.prng.below(linked.len() as u64) as usize;
@@ -129,7 +146,7 @@ impl Replica {
 
     pub(crate) fn on_find_host(&mut self, request: &Message) {
         let alive = matches!(&self.part, Part::Host(hosting) if !hosting.paused)
-            || self.now < self.lease_until;
+            || self.now < self.lease.until;
         let host = self.host().filter(|_| alive);
         let term = self.hard_state.term;
         self.answer(request, Body::FindHostAnswer(FindHostAnswer { term, host }));
@@ -138,8 +155,8 @@ impl Replica {
     /// One who passes the log on has less of it than this peer: it is not asked again for a while.
     fn give_up_relay(&mut self, relay: PeerId) {
         self.part.detach();
-        self.relay_behind = Some((relay, self.now + self.config.lease_max_us));
-        self.seek_host_at = self.now + self.config.lease_min_us;
+        self.sources.relay_behind = Some((relay, self.now + self.config.lease_max_us));
+        self.sources.seek_host_at = self.now + self.config.lease_min_us;
     }
 
     pub(crate) fn detach_from(&mut self, peer: PeerId) {
@@ -149,7 +166,7 @@ impl Replica {
                 Some(_) => REATTACH_US,
                 None => self.config.lease_min_us,
             };
-            self.seek_host_at = self.now + pause;
+            self.sources.seek_host_at = self.now + pause;
         }
     }
 
@@ -244,7 +261,7 @@ impl Replica {
             // R37: caught up to a host, which counts what this peer says from now on and nothing
             // that it said before, so that nothing durable can be missing. One who passes the log
             // on knows less than its host.
-            self.doubt = None;
+            self.kept.doubt = None;
         }
     }
 
@@ -268,7 +285,7 @@ impl Replica {
             return;
         }
         // Whoever else was asked meanwhile has proven nothing.
-        self.hint = None;
+        self.sources.hint = None;
         self.part.detach_if(|attached| !attached.is_proven);
         if self.part.attached().is_none() {
             self.attach();
@@ -277,12 +294,12 @@ impl Replica {
     }
 
     pub(super) fn take_heartbeat(&mut self, host: PeerId, heartbeat: &Heartbeat) {
-        self.lateness.add(self.now, heartbeat.number, heartbeat.sent_us);
+        self.world.lateness.add(self.now, heartbeat.number, heartbeat.sent_us);
         if !heartbeat.probe {
             self.renew_lease(host, heartbeat.interval_us, heartbeat.lease_us);
         }
         if let Some(ranking) = &heartbeat.ranking {
-            self.ranking = Arc::clone(ranking);
+            self.world.ranking = Arc::clone(ranking);
         }
         for (peer, receipt) in &heartbeat.positions {
             self.learn_receipt(*peer, *receipt);
@@ -311,8 +328,8 @@ impl Replica {
     /// Only heartbeats renew the lease (R22). Its length follows the link's own history, and what
     /// the host has measured and tells: `told_us`.
     fn renew_lease(&mut self, host: PeerId, interval_us: Micros, told_us: Micros) {
-        let round_trip = self.round_trips.get(&host).map_or(0, |estimate| estimate.p99());
-        let longer_by = self.lateness.longer_by();
+        let round_trip = self.world.round_trips.get(&host).map_or(0, |estimate| estimate.p99());
+        let longer_by = self.world.lateness.longer_by();
         let longer_by = if planted(Bug::LatenessIgnored) { 0 } else { longer_by };
         let told_us = if planted(Bug::ToldLeaseIgnored) { 0 } else { told_us };
         let config = &self.config;
@@ -321,9 +338,9 @@ impl Replica {
             .clamp(config.lease_min_us, config.lease_max_us);
         self.drop_refuted_nominations(host);
         self.take_nominations_back();
-        self.lease_until = self.now + length;
-        self.relay_at = self.now + self.config.lease_max_us;
-        self.suspect_at = self.lease_until;
+        self.lease.until = self.now + length;
+        self.sources.relay_at = self.now + self.config.lease_max_us;
+        self.lease.suspect_at = self.lease.until;
         self.search.suspicion = None;
     }
 
@@ -334,10 +351,10 @@ impl Replica {
     }
 
     fn flush_acknowledgement(&mut self) {
-        let receipt = Receipt { delivered: self.log.commit(), read: self.read };
+        let receipt = Receipt { delivered: self.log.commit(), read: self.kept.read };
         let all = planted(Bug::UnmatchedAcknowledged).then_some(self.log.last().index);
         let is_syncing = self.is_syncing() && !planted(Bug::EchoWaitsForSync);
-        let synced = self.synced;
+        let synced = self.durability.synced;
         let is_term_durable = self.is_term_durable();
         let Some(attached) = self.part.attached_mut() else { return };
         let acknowledge = std::mem::take(&mut attached.acknowledge);
@@ -350,8 +367,8 @@ impl Replica {
             received: tried,
             heartbeat: attached.heartbeat,
             receipt,
-            ranking_version: if self.ranking.term == self.hard_state.term {
-                self.ranking.version
+            ranking_version: if self.world.ranking.term == self.hard_state.term {
+                self.world.ranking.version
             } else {
                 0
             },
@@ -379,8 +396,8 @@ impl Replica {
         let mut row: Vec<_> = self
             .others()
             .into_iter()
-            .filter(|peer| self.links.get(peer) == Some(&LinkState::Up))
-            .filter_map(|peer| Some((peer, self.round_trips.get(&peer)?.smoothed()? / 2)))
+            .filter(|peer| self.world.links.get(peer) == Some(&LinkState::Up))
+            .filter_map(|peer| Some((peer, self.world.round_trips.get(&peer)?.smoothed()? / 2)))
             .collect();
         row.sort_by_key(|(peer, delay)| (*delay / self.config.rank_quantum_us, *peer));
         ReportDelays {
@@ -430,14 +447,14 @@ impl Replica {
     }
 
     pub(crate) fn on_goodbye(&mut self, message: &Message) {
-        let known = self.pasts.get(&(message.from, message.from_incarnation));
+        let known = self.kept.pasts.get(&(message.from, message.from_incarnation));
         if known.is_some_and(|past| past.boot > message.from_boot) {
             // It was long on its way: that peer has come back meanwhile.
             return;
         }
         // R26: it is away at once, and whoever hosts from here on knows.
         if !planted(Bug::GoodbyeForgotten) {
-            self.goodbyes.insert(message.from, (message.from_incarnation, message.from_boot));
+            self.world.goodbyes.insert(message.from, (message.from_incarnation, message.from_boot));
         }
         self.detach_from(message.from);
     }
@@ -453,7 +470,7 @@ impl Replica {
     /// Whether that host is there at this moment, as far as one can know.
     pub(crate) fn is_served_now(&self) -> bool {
         // Through another member nothing is heard of the host but what it commits (R35).
-        let is_alive = self.now < self.lease_until || planted(Bug::ServedBySilence);
+        let is_alive = self.now < self.lease.until || planted(Bug::ServedBySilence);
         self.is_served() && (is_alive || !self.is_attached_to_host())
     }
 
@@ -483,8 +500,9 @@ impl Replica {
         }
         let author = (!self.is_attached_to_host()).then_some((self.me, self.incarnation));
         let config = &self.config;
-        let round_trip = self.round_trips.get(&source).map_or(0, |estimate| estimate.p99());
-        let answer_us = 2 * round_trip.max(self.lateness.longer_by()) + 2 * self.syncs.p99();
+        let round_trip = self.world.round_trips.get(&source).map_or(0, |estimate| estimate.p99());
+        let answer_us =
+            2 * round_trip.max(self.world.lateness.longer_by()) + 2 * self.durability.syncs.p99();
         let resend_min = config.resend_min_us.max(answer_us).min(config.resend_max_us);
         let Some(term) = self.part.attached().map(|attached| attached.term) else { return };
         let unsent = self.outbox.take_unsent(config.in_flight_max, config.append_bytes_max);

@@ -43,6 +43,25 @@ pub(crate) struct Following {
     pub relays: BTreeMap<PeerId, Progress>,
 }
 
+/// Whom a peer could read the log from, and when it looks for one. It outlasts the part: a host or
+/// a candidate that loses goes on from there.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Sources {
+    /// The first entry of the newest reign that is known to be one.
+    pub reign: Option<Arc<Entry>>,
+    /// Who is said to host, unproven (L1).
+    pub hint: Option<Hint>,
+    /// Who has said so falsely, as far as this peer could tell.
+    pub distrusted: BTreeMap<PeerId, Distrust>,
+    pub attach_count: u64,
+    /// From then on a host that is not heard and cannot be dialled is read through a member.
+    pub relay_at: Instant,
+    /// Who passes the log on and was found to be behind this peer; not asked until then.
+    pub relay_behind: Option<(PeerId, Instant)>,
+    /// From then on, one that reads from nobody looks for the host.
+    pub seek_host_at: Instant,
+}
+
 /// The newest attach to the host's log (R35).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Attached {
@@ -162,7 +181,7 @@ impl Replica {
 
     /// The first entry of the present reign, to show it to others.
     pub(crate) fn own_proof(&self) -> Option<Arc<Entry>> {
-        let reign = self.reign.as_ref().filter(|reign| reign.term == self.hard_state.term);
+        let reign = self.sources.reign.as_ref().filter(|reign| reign.term == self.hard_state.term);
         reign.map(Arc::clone)
     }
 
@@ -171,7 +190,7 @@ impl Replica {
         if term > self.hard_state.term {
             self.enter_term(term);
         }
-        self.hint = None;
+        self.sources.hint = None;
         if self.host().is_some() {
             return;
         }
@@ -187,7 +206,7 @@ impl Replica {
         // It needs a round trip until its heartbeats come, and the attach waits for a sync.
         let until = self.now + self.config.lease_min_us.max(2 * self.round());
         self.search.end();
-        self.suspect_at = self.suspect_at.max(until);
+        self.lease.suspect_at = self.lease.suspect_at.max(until);
         self.ready.notices.push(Notice::Host { host: Some(host), term });
     }
 
@@ -205,7 +224,7 @@ impl Replica {
         if let Some(proof) = proof
             && self.proves(proof)
         {
-            self.reign = Some(Arc::clone(proof));
+            self.sources.reign = Some(Arc::clone(proof));
             self.part.detach_if(|attached| !attached.is_proven);
             self.follow(host, term);
         }
@@ -221,7 +240,7 @@ impl Replica {
             self.refuse(message, RefusedReason::NotHost { host: None });
             return;
         }
-        match self.host().filter(|host| *host != self.me && self.now < self.lease_until) {
+        match self.host().filter(|host| *host != self.me && self.now < self.lease.until) {
             Some(host) => self.refuse(message, RefusedReason::NotHost { host: Some(host) }),
             None => self.refuse(message, RefusedReason::StaleTerm),
         }
@@ -250,7 +269,7 @@ impl Replica {
             && self.may_attach_through(informant)
         {
             if is_over {
-                self.relay_at = self.now + self.config.lease_max_us;
+                self.sources.relay_at = self.now + self.config.lease_max_us;
             }
             self.attach_at(informant, reign, self.log.last());
         }
@@ -267,9 +286,9 @@ impl Replica {
         let is_known = self.host().is_some() && term == self.hard_state.term;
         if !is_known {
             // The latest claim stands: a false one must not keep the true one out for long.
-            let later = self.hint.is_none_or(|known| term >= known.term);
-            if later && self.hint != Some(hint) {
-                self.hint = Some(hint);
+            let later = self.sources.hint.is_none_or(|known| term >= known.term);
+            if later && self.sources.hint != Some(hint) {
+                self.sources.hint = Some(hint);
             }
         }
         // One that has shown nothing yet gives way to one of a later term.
@@ -280,18 +299,19 @@ impl Replica {
     }
 
     fn is_distrusted(&self, hint: Hint) -> bool {
-        let known = self.distrusted.get(&hint.host);
+        let known = self.sources.distrusted.get(&hint.host);
         known.is_some_and(|it| hint.term <= it.term || self.now < it.until)
     }
 
     /// Whom to read from: the host, while it is heard or nobody else says that it hosts.
     fn whom_to_follow(&self) -> Option<Hint> {
-        let is_up = |hint: &Hint| self.links.get(&hint.host) == Some(&LinkState::Up);
+        let is_up = |hint: &Hint| self.world.links.get(&hint.host) == Some(&LinkState::Up);
         let known = self.host().map(|host| Hint { host, term: self.hard_state.term });
-        let hint = self.hint.filter(|hint| hint.term >= self.hard_state.term && is_up(hint));
+        let hint =
+            self.sources.hint.filter(|hint| hint.term >= self.hard_state.term && is_up(hint));
         let hint = hint.filter(|hint| !self.is_distrusted(*hint));
         match (known, hint) {
-            (Some(known), _) if self.now < self.lease_until => Some(known),
+            (Some(known), _) if self.now < self.lease.until => Some(known),
             (_, Some(hint)) => Some(hint),
             (known, None) => known,
         }
@@ -312,15 +332,17 @@ impl Replica {
         };
         let pause = if is_false { DISTRUST_US } else { self.config.lease_max_us };
         let until = self.now + pause;
-        self.hint.take_if(|hint| hint.host == attached.host && hint.term <= attached.term);
+        self.sources.hint.take_if(|hint| hint.host == attached.host && hint.term <= attached.term);
         let own = self.hard_state.term;
-        self.distrusted.retain(|_, it| it.until > self.now || it.term > own);
-        if self.distrusted.len() < DISTRUSTED_MAX || self.distrusted.contains_key(&liar) {
-            let known = self.distrusted.entry(liar).or_insert(Distrust { term, until });
+        self.sources.distrusted.retain(|_, it| it.until > self.now || it.term > own);
+        if self.sources.distrusted.len() < DISTRUSTED_MAX
+            || self.sources.distrusted.contains_key(&liar)
+        {
+            let known = self.sources.distrusted.entry(liar).or_insert(Distrust { term, until });
             known.term = known.term.max(term);
             known.until = known.until.max(until);
         }
-        self.seek_host_at = self.now + self.config.lease_min_us;
+        self.sources.seek_host_at = self.now + self.config.lease_min_us;
     }
 
     /// The host says itself that it has gone on to a later term.
@@ -328,10 +350,10 @@ impl Replica {
         let following = self.part.following_mut();
         let Some(host) = following.and_then(|following| following.host.take()) else { return };
         self.part.detach_if(|attached| attached.host == host);
-        self.lease_until = self.now;
+        self.lease.until = self.now;
         let until = self.now + self.config.lease_min_us + self.round();
-        self.suspect_at = self.suspect_at.min(until);
-        self.relay_at = self.now + self.config.lease_max_us;
+        self.lease.suspect_at = self.lease.suspect_at.min(until);
+        self.sources.relay_at = self.now + self.config.lease_max_us;
         self.ready.notices.push(Notice::Host { host: None, term: self.hard_state.term });
     }
 
@@ -341,7 +363,7 @@ impl Replica {
     // being written, so that the end of the log is the end of the synced log by then.
     pub(crate) fn attach(&mut self) {
         let Some(chosen) = self.whom_to_follow() else { return };
-        let is_up = self.links.get(&chosen.host) == Some(&LinkState::Up);
+        let is_up = self.world.links.get(&chosen.host) == Some(&LinkState::Up);
         // L6: one that was found out is not followed in this term.
         let is_blamed = chosen.term == self.hard_state.term && self.is_blamed(chosen.host);
         if chosen.host == self.me || !is_up || is_blamed {
@@ -356,10 +378,10 @@ impl Replica {
         let is_behind = |(peer, until): (PeerId, Instant)| peer == informant && self.now < until;
         self.part.attached().is_none()
             && matches!(self.part, Part::Follower(_))
-            && (planted(Bug::RelayedAtOnce) || self.now >= self.relay_at)
-            && !self.relay_behind.is_some_and(is_behind)
+            && (planted(Bug::RelayedAtOnce) || self.now >= self.sources.relay_at)
+            && !self.sources.relay_behind.is_some_and(is_behind)
             && !self.is_blamed(informant)
-            && self.links.get(&informant) == Some(&LinkState::Up)
+            && self.world.links.get(&informant) == Some(&LinkState::Up)
     }
 
     /// Who hosts, as far as this peer reads of it: one in a later term reads on through others.
@@ -377,10 +399,10 @@ impl Replica {
 
     pub(super) fn attach_at(&mut self, source: PeerId, reign: Hint, look: Position) {
         let Hint { host, term } = reign;
-        self.attach_count += 1;
+        self.sources.attach_count += 1;
         // L8: another host may know better.
         self.is_over_quota = false;
-        let attach = self.attach_count;
+        let attach = self.sources.attach_count;
         let is_followed = self.host() == Some(host) && term == self.hard_state.term;
         self.part.attach(Attached {
             source,
@@ -441,7 +463,7 @@ impl Replica {
         attached.is_proven = true;
         if term >= self.hard_state.term {
             if attached.reign.is_some() {
-                self.reign.clone_from(&attached.reign);
+                self.sources.reign.clone_from(&attached.reign);
             }
             self.follow(host, term);
         }

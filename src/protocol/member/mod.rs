@@ -15,6 +15,6 @@ mod receipts;
 mod relay;
 mod taking;
 
-pub(crate) use follower::{PAST_AGAIN, RELAY_US};
-pub(crate) use following::{Attached, Distrust, Following, Hint, Trial};
+pub(crate) use follower::{Lease, PAST_AGAIN, RELAY_US};
+pub(crate) use following::{Attached, Following, Sources, Trial};
 pub(crate) use outbox::Outbox;

@@ -12,7 +12,7 @@ impl Replica {
     // R36: both only grow, whoever tells. Of those who are no members nothing is kept.
     pub(super) fn learn_receipt(&mut self, peer: PeerId, receipt: Receipt) {
         if self.log.state().members.contains_key(&peer) || planted(Bug::ReceiptsOfAnybody) {
-            let known = self.receipts.entry(peer).or_default();
+            let known = self.world.receipts.entry(peer).or_default();
             match planted(Bug::ReceiptsGoBack) {
                 true => *known = receipt,
                 false => known.advance(receipt),
@@ -22,7 +22,7 @@ impl Replica {
 
     /// How far every member is: what the host has told, and this peer's own position.
     pub(crate) fn all_receipts(&self) -> BTreeMap<PeerId, Receipt> {
-        let mut receipts = self.receipts.clone();
+        let mut receipts = self.world.receipts.clone();
         if let Part::Host(hosting) = &self.part {
             for (peer, progress) in &hosting.progress {
                 receipts.entry(*peer).or_default().advance(progress.receipt);
@@ -34,7 +34,7 @@ impl Replica {
 
     // A host commits with the others' copies. What it has delivered itself is on its own disk.
     fn own_receipt(&self) -> Receipt {
-        Receipt { delivered: self.log.commit().min(self.synced), read: self.read }
+        Receipt { delivered: self.log.commit().min(self.durability.synced), read: self.kept.read }
     }
 
     /// What a host tells a member now: all receipts at first, then those that have changed, and
@@ -68,7 +68,7 @@ impl Replica {
     /// What a host was told itself outlives its hosting.
     pub(crate) fn keep_receipts(&mut self) {
         if !planted(Bug::ReceiptsEndWithTerm) {
-            self.receipts = self.all_receipts();
+            self.world.receipts = self.all_receipts();
         }
     }
 

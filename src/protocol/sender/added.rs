@@ -85,7 +85,8 @@ impl Replica {
             _ => {}
         }
         let quota = self.quota();
-        let added = self.added.get(&author).copied().unwrap_or_default().faded(self.now, quota);
+        let added =
+            self.world.added.get(&author).copied().unwrap_or_default().faded(self.now, quota);
         let bytes_fit = added.bytes.amount.saturating_add(size as u64) <= quota.bytes;
         let rare_fit = !is_rare(payload) || added.rare.amount < quota.rare;
         (bytes_fit && rare_fit) || planted(Bug::QuotaIgnored)
@@ -98,11 +99,11 @@ impl Replica {
         if is_by_host {
             return;
         }
-        if !self.added.contains_key(&entry.author) {
+        if !self.world.added.contains_key(&entry.author) {
             let is_left = |added: Added| added.bytes.amount > 0 || added.rare.amount > 0;
-            self.added.retain(|_, added| is_left(added.faded(now, quota)));
+            self.world.added.retain(|_, added| is_left(added.faded(now, quota)));
         }
-        let added = self.added.entry(entry.author).or_default();
+        let added = self.world.added.entry(entry.author).or_default();
         *added = added.faded(now, quota);
         added.bytes.amount = added.bytes.amount.saturating_add(entry.size() as u64);
         added.rare.amount += u64::from(is_rare(&entry.payload));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::event::Notice;
 use crate::evidence::{Evidence, Offence};
 use crate::log::reign::host_of;
+use crate::member::Lease;
 use crate::part::Part;
 use crate::planted::{Bug, planted};
 use crate::replica::Replica;
@@ -29,33 +30,32 @@ impl Replica {
         self.keep_evidence(peer, Evidence { term, what });
         self.ready.notices.push(Notice::Evidence { peer, term, what });
         if self.part.detach_if(|attached| attached.source == peer).is_some() {
-            self.seek_host_at = self.now + self.config.lease_min_us;
+            self.sources.seek_host_at = self.now + self.config.lease_min_us;
         }
         self.search.nominations.remove(&peer);
         if self.host() == Some(peer) && matches!(self.part, Part::Follower(_)) {
-            self.lease_until = self.now;
-            self.suspect_at = self.now;
-            self.relay_at = self.relay_at.min(self.now + self.config.lease_max_us);
+            self.lease = Lease::void(self.now);
+            self.sources.relay_at = self.sources.relay_at.min(self.now + self.config.lease_max_us);
         }
     }
 
     /// What was found outlives this run: who is followed after a restart, and what a person reads
     /// then, are the same.
     fn keep_evidence(&mut self, peer: PeerId, evidence: Evidence) {
-        if self.evidence.insert(peer, evidence) == Some(evidence) {
+        if self.kept.evidence.insert(peer, evidence) == Some(evidence) {
             return;
         }
-        if self.evidence.len() > EVIDENCE_MAX {
-            let others = self.evidence.iter().filter(|(other, _)| **other != peer);
+        if self.kept.evidence.len() > EVIDENCE_MAX {
+            let others = self.kept.evidence.iter().filter(|(other, _)| **other != peer);
             let first = others.min_by_key(|(_, evidence)| evidence.term).map(|(peer, _)| *peer);
-            self.evidence.retain(|peer, _| Some(*peer) != first);
+            self.kept.evidence.retain(|peer, _| Some(*peer) != first);
         }
-        self.ready.persist.evidence = Some(Arc::new(self.evidence.clone()));
+        self.ready.persist.evidence = Some(Arc::new(self.kept.evidence.clone()));
     }
 
     /// Whether the peer is not followed in this term.
     pub(crate) fn is_blamed(&self, peer: PeerId) -> bool {
-        let evidence = self.evidence.get(&peer);
+        let evidence = self.kept.evidence.get(&peer);
         evidence.is_some_and(|evidence| evidence.term == self.hard_state.term)
             && !planted(Bug::LiarFollowed)
     }
@@ -70,12 +70,12 @@ impl Replica {
         if !own || self.outbox.has_given(entry) || planted(Bug::OwnWordNotCompared) {
             return false;
         }
-        self.foreign_words_of.insert(from);
+        self.world.foreign_words_of.insert(from);
         let others = self.log.voters().peers().filter(|peer| **peer != self.me);
         let (mut all, mut show) = (0, 0);
         for peer in others {
             all += 1;
-            show += usize::from(self.foreign_words_of.contains(peer));
+            show += usize::from(self.world.foreign_words_of.contains(peer));
         }
         if show > all / 2 || planted(Bug::ForeignWordBelieved) {
             if self.knows_own_words && !planted(Bug::ForgeryTakenForForgotten) {
@@ -95,10 +95,12 @@ impl Replica {
             let log = self.log.entries_from(self.log.base() + 1, usize::MAX);
             log.into_iter().find(|entry| entry.term == term)
         };
-        let reign = self.reign.clone().filter(|reign| reign.term == term).or_else(in_log);
+        let reign = self.sources.reign.clone().filter(|reign| reign.term == term).or_else(in_log);
         let Some((host, _)) = reign.as_ref().and_then(|reign| host_of(reign)) else { return };
         let what = Offence::ForgedWords;
-        self.evidence.retain(|_, found| (found.term, found.what) != (term, Offence::ForeignWords));
+        self.kept
+            .evidence
+            .retain(|_, found| (found.term, found.what) != (term, Offence::ForeignWords));
         self.keep_evidence(host, Evidence { term, what });
         self.ready.notices.push(Notice::Evidence { peer: host, term, what });
     }

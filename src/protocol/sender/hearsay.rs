@@ -34,7 +34,7 @@ impl Replica {
         match refused.reason {
             RefusedReason::NotHost { host } => {
                 if self.part.detach_if(by_source).is_some() && self.host() != Some(message.from) {
-                    self.seek_host_at = self.now + self.config.lease_min_us;
+                    self.sources.seek_host_at = self.now + self.config.lease_min_us;
                 }
                 if let Some(host) = host {
                     self.hear_of_host(host, host, refused.term);
@@ -57,11 +57,11 @@ impl Replica {
 
     /// R26: one who said goodbye is back when it speaks in a later boot, or a new incarnation.
     pub(crate) fn notice_return(&mut self, message: &Message) {
-        let said = self.goodbyes.get(&message.from);
+        let said = self.world.goodbyes.get(&message.from);
         if said.is_some_and(|(incarnation, boot)| {
             message.from_incarnation != *incarnation || message.from_boot > *boot
         }) {
-            self.goodbyes.remove(&message.from);
+            self.world.goodbyes.remove(&message.from);
             self.watch_majority();
         }
     }
@@ -72,7 +72,7 @@ impl Replica {
         let known = self.log.state().members.get(&peer).map(|member| member.incarnation);
         let Some(outlived) = known.filter(|known| *known != incarnation) else { return };
         let learned = (outlived, incarnation);
-        if self.newer_incarnations.insert(peer, learned) == Some(learned) {
+        if self.world.newer_incarnations.insert(peer, learned) == Some(learned) {
             return;
         }
         let is_tried = self.part.detach_if(|it| it.source == peer && !it.is_proven).is_some();
@@ -100,7 +100,7 @@ impl Replica {
             _ => true,
         };
         if self.is_known(from, incarnation) && (is_own || planted(Bug::AskedTermHeard)) {
-            let known = self.heard_terms.entry(from).or_default();
+            let known = self.world.heard_terms.entry(from).or_default();
             *known = term.max(*known);
         }
     }
@@ -119,7 +119,7 @@ impl Replica {
 
     /// The latest term that the peer has said that it is in; the own one if that is later.
     pub(crate) fn heard_term(&self, peer: &PeerId) -> Term {
-        let heard = self.heard_terms.get(peer).copied().unwrap_or_default();
+        let heard = self.world.heard_terms.get(peer).copied().unwrap_or_default();
         heard.max(self.hard_state.term)
     }
 
@@ -157,7 +157,7 @@ impl Replica {
     fn on_outlived(&mut self, message: &Message, refused: Refused, is_here: bool) {
         let says_host = self.host() == Some(message.from) && refused.term == self.hard_state.term;
         if says_host && self.is_outlived_by(&message.words) {
-            self.key_in_use = is_here;
+            self.world.key_in_use = is_here;
             if !is_here {
                 self.stop_below_own_past("another incarnation of this peer has taken its place");
             }

@@ -30,7 +30,7 @@ impl Replica {
     fn furthest(&self) -> Position {
         match planted(Bug::FurthestForgotten) {
             true => self.log.last(),
-            false => self.furthest.max(self.log.last()),
+            false => self.kept.furthest.max(self.log.last()),
         }
     }
 
@@ -42,7 +42,7 @@ impl Replica {
     // L5: only a peer's own word shows it what it has forgotten; anybody could make up the rest.
     /// What this peer says of itself: what is durable by the time that it is said.
     pub(crate) fn own_past(&self, end: Position) -> Past {
-        let acknowledged = self.furthest.max(end);
+        let acknowledged = self.kept.furthest.max(end);
         let (boot, term) = (self.boot, self.hard_state.term);
         Past { boot, term, acknowledged, signature: None }
     }
@@ -53,13 +53,13 @@ impl Replica {
         if peer == self.me || !self.is_known(peer, incarnation) {
             return;
         }
-        let known = self.pasts.entry((peer, incarnation)).or_default();
+        let known = self.kept.pasts.entry((peer, incarnation)).or_default();
         let same = Past { signature: known.signature, ..said } == *known;
         if same || !(said.covers(known) || planted(Bug::PastForgotten)) {
             return;
         }
         *known = said;
-        self.pasts_due_at.get_or_insert(self.now + PASTS_US);
+        self.durability.pasts_due_at.get_or_insert(self.now + PASTS_US);
     }
 
     /// Every 4 s a host looks at what the voters have said of themselves, and says as much of
@@ -77,12 +77,14 @@ impl Replica {
     }
 
     fn pasts_of_voters(&self) -> Vec<(PeerId, Incarnation, Past)> {
-        let synced =
-            Position { term: self.log.term_at(self.synced).unwrap_or(0), index: self.synced };
+        let synced = Position {
+            term: self.log.term_at(self.durability.synced).unwrap_or(0),
+            index: self.durability.synced,
+        };
         let said = |(peer, incarnation): (&PeerId, &Incarnation)| {
             let past = match *peer == self.me {
                 true => self.own_past(synced),
-                false => *self.pasts.get(&(*peer, *incarnation))?,
+                false => *self.kept.pasts.get(&(*peer, *incarnation))?,
             };
             Some((*peer, *incarnation, past))
         };
@@ -90,6 +92,6 @@ impl Replica {
     }
 
     pub(crate) fn past_of(&self, peer: PeerId, incarnation: Incarnation) -> Option<Past> {
-        self.pasts.get(&(peer, incarnation)).copied()
+        self.kept.pasts.get(&(peer, incarnation)).copied()
     }
 }

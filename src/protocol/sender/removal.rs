@@ -64,8 +64,8 @@ impl Replica {
         } else if planted(Bug::RemovalNotShown) {
             self.end_own_membership(by);
         } else if self.is_voting(message.from, message.from_incarnation) {
-            self.sent_away_by.insert(message.from);
-            let says = |peer: &PeerId, _: &Incarnation| self.sent_away_by.contains(peer);
+            self.world.sent_away_by.insert(message.from);
+            let says = |peer: &PeerId, _: &Incarnation| self.world.sent_away_by.contains(peer);
             if is_majority(self.log.voters(), says) {
                 self.end_own_membership(by);
             }
@@ -84,7 +84,7 @@ impl Replica {
         self.ready.persist.removed_by = by;
         self.keep_receipts();
         self.has_gone = true;
-        self.removed_by = by;
+        self.kept.removed_by = by;
         self.part = Part::follower();
         self.search.suspicion = None;
     }

@@ -73,22 +73,22 @@ impl Replica {
         // many as the link has uses. Those that it has taken, it counts itself.
         let is_over =
             |at: Instant| self.now.since(at) >= SHOWN_US && !planted(Bug::ShownByLinkForEver);
-        for joined in self.shown_by_link.values_mut() {
+        for joined in self.world.shown_by_link.values_mut() {
             joined.retain(|(peer, incarnation), at| {
                 !state.is_present(*peer, *incarnation) && !is_over(*at)
             });
         }
-        self.shown_by_link.retain(|_, joined| !joined.is_empty());
+        self.world.shown_by_link.retain(|_, joined| !joined.is_empty());
         for ByLink { link, uses, peer, incarnation } in by_link {
-            let has_room = self.shown_by_link.len() < INVITE_LINKS_MAX;
-            let joined = self.shown_by_link.get(&link);
+            let has_room = self.world.shown_by_link.len() < INVITE_LINKS_MAX;
+            let joined = self.world.shown_by_link.get(&link);
             let has_use = joined.map_or(has_room, |joined| {
                 joined.contains_key(&(peer, incarnation)) || joined.len() < uses as usize
             });
             if !has_use && !planted(Bug::LinkUsesNotCounted) {
                 return false;
             }
-            let joined = self.shown_by_link.entry(link).or_default();
+            let joined = self.world.shown_by_link.entry(link).or_default();
             joined.insert((peer, incarnation), self.now);
         }
         true

@@ -112,6 +112,10 @@ impl Story {
             }
         }
         assert_eq!((anas, bens), (ROUNDS, ROUNDS));
+        // Nothing looks like an old copy that is none: a kill costs nobody a seat.
+        let me = self.ana.me();
+        let is_hers = |entry: &&Entry| matches!(entry, Entry::Seat { peer, .. } if *peer == me);
+        assert_eq!(self.log.0.iter().filter(is_hers).count(), 1, "one seat is enough");
         let locked_out = self.ana.shown.values().any(|shown| *shown == Shown::LockedOut);
         assert!(!locked_out, "its own key package was gone");
     }

@@ -186,6 +186,30 @@ fn where_nobody_holds_the_group_a_new_one_is_founded() {
     assert_eq!(ana.saw(said), Ok("anew"));
 }
 
+// S11, S16: those who held the group need new seats, all at once, or the only one.
+#[test]
+fn where_all_need_new_seats_a_new_group_is_founded() {
+    for seeds in [&[1][..], &[1, 2]] {
+        let (mut log, mut sides) = chat(seeds, Suite::X25519);
+        let old = sides[0].sealer().group().unwrap().id().to_vec();
+        for side in &mut sides {
+            side.sealer().ledger.is_stale = true;
+            assert_eq!(side.duty(), Duty::Seat);
+        }
+        for side in &mut sides {
+            side.publish(&mut log).unwrap();
+        }
+        let mut all: Vec<&mut Side> = sides.iter_mut().collect();
+        settle(&mut log, &mut all);
+        let said = sides[0].say(&mut log, "anew").unwrap();
+        for side in &mut sides {
+            side.read(&log).unwrap();
+            assert_eq!(side.saw(said), Ok("anew"));
+            assert_ne!(side.sealer().group().unwrap().id(), old);
+        }
+    }
+}
+
 // S11: who is the first by peer id when the log takes the Keying founds, and nobody else.
 #[test]
 fn who_founds_too_late_founds_nothing() {

@@ -87,6 +87,30 @@ fn a_forged_message_burns_no_key() {
     assert_eq!(ana.saw(last), Ok("once more"));
 }
 
+// S6: a crash takes a peer back into the group before, whose epochs have the same numbers.
+#[test]
+fn keys_of_two_groups_are_reserved_apart() {
+    let (mut log, mut sides) = chat(&[1], Suite::X25519);
+    let ana = &mut sides[0];
+    ana.flush().unwrap();
+    let (old, epoch) = (ana.sealer().group().unwrap().id().to_vec(), ana.epoch());
+    ana.sealer().seal(1, &text("in the old group")).unwrap();
+    let before = log.0.len();
+    ana.publish(&mut log).unwrap();
+    settle(&mut log, &mut [ana]);
+    assert_eq!(ana.epoch(), epoch);
+    ana.sealer().seal(1, &text("in the new group")).unwrap();
+    ana.restart().unwrap();
+    assert_eq!(ana.sealer().position(), before as u64, "nothing was flushed since");
+    let group = ana.sealer().group.as_mut().unwrap().group_mut();
+    assert_eq!(group.id(), old);
+    assert_eq!(group.next_generation().unwrap(), crate::RESERVED_AHEAD);
+    settle(&mut log, &mut [ana]);
+    let group = ana.sealer().group.as_mut().unwrap().group_mut();
+    assert_ne!(group.id(), old);
+    assert_eq!(group.next_generation().unwrap(), crate::RESERVED_AHEAD);
+}
+
 // S6: every start skips what was reserved. Receivers follow a sender's keys only so far.
 #[test]
 fn who_restarts_often_is_still_understood() {
