@@ -153,7 +153,7 @@ fn messages(n: u16, ana: &mut Side, ben: &mut Side) {
     spent += flushes.iter().sum::<Duration>();
     let rate = MESSAGES as f64 / spent.as_secs_f64();
     println!(
-        "{n:>4} | seal {:>5.1} us, open {:>5.1} us, {bytes} bytes | a batch of {BATCH} to the vault \
+        "{n:>4} | seal {:>5.1} us, open {:>5.1} us, {bytes} bytes | {BATCH} to the vault \
          {:>6.0} us | opened and kept {rate:>6.0}/s",
         median(seals),
         median(opens),
@@ -209,12 +209,12 @@ fn keyings(ana: &mut Side, ben: &mut Side) {
     }
     let [seat, commit, other, join, refresh, own, followed, state] = times.map(median);
     println!(
-        "     | add one: key package {seat:>5.0} us, commit {commit:>6.0} us, others {other:>5.0} us, \
+        "     | add: package {seat:>5.0} us, commit {commit:>6.0} us, others {other:>5.0} us, \
          newcomer {join:>6.0} us, {} + {} bytes",
         sizes[0], sizes[1],
     );
     println!(
-        "     | refresh: commit {refresh:>6.0} us, itself {own:>5.0} us, others {followed:>5.0} us, \
+        "     | renew: commit {refresh:>6.0} us, own {own:>5.0} us, others {followed:>5.0} us, \
          {} bytes | state to the vault {state:>6.0} us",
         sizes[2],
     );
