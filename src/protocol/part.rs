@@ -9,7 +9,7 @@ use super::types::PeerId;
 /// it by hand where one part follows another.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Part {
-    Follower(Following),
+    Follower(Box<Following>),
     Candidate(Candidacy),
     Host(Box<Hosting>),
 }
@@ -17,7 +17,7 @@ pub(super) enum Part {
 impl Part {
     /// A follower that knows of no host yet.
     pub fn follower() -> Self {
-        Self::Follower(Following::default())
+        Self::Follower(Box::default())
     }
 
     /// What this peer has of the host that it follows; `None` for a candidate and a host.

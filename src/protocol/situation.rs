@@ -177,8 +177,11 @@ impl Replica {
         let host = part.host(*me);
         let none = BTreeMap::new();
         let (attached, relays) = match part {
-            // Its host is that of the other parts, too.
-            Part::Follower(Following { host: _, attached, relays }) => (attached.as_ref(), relays),
+            Part::Follower(following) => {
+                // Its host is that of the other parts, too.
+                let Following { host: _, attached, relays } = &**following;
+                (attached.as_ref(), relays)
+            }
             Part::Candidate(_) | Part::Host(_) => (None, &none),
         };
         debug_assert!(ready.is_empty(), "what is to be done was not taken");

@@ -314,7 +314,7 @@ async fn one_member_writes_no_more_than_it_may() {
         next = answer.accepted.last().map_or(next, |last| last.number + 1);
         refused += usize::from(answer.problem() == pb::SubmitProblem::OverQuota);
     }
-    let said_kib = (next - 1) * 16_000 >> 10;
+    let said_kib = ((next - 1) * 16_000) >> 10;
     flooded.serves().await;
     for (home, before_kib) in homes.iter().zip(before_kib) {
         let grown_kib = disk_kib(home) - before_kib;

@@ -97,7 +97,7 @@ impl Replica {
     /// nothing on, and those it did that for look for another.
     pub(super) fn flush_relays(&mut self) {
         let hears = self.is_attached_to_host() && self.is_served();
-        let Part::Follower(Following { relays, .. }) = &mut self.part else { return };
+        let Some(Following { relays, .. }) = self.part.following_mut() else { return };
         if relays.is_empty() {
             return;
         }
