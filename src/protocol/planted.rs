@@ -408,6 +408,10 @@ bugs! {
     R13 ListToAllAtOnce,
     /// Heartbeats go on at their pace though none of them is echoed.
     R22 OwedEchoesIgnored,
+    /// A voter that is away counts as near, and in time.
+    R22 AwayCountAsNear,
+    /// A host whose heartbeats get closer reckons with the leases of now, not with those it told.
+    R22 ToldLeaseForgotten,
     /// A host that pauses and resumes over narrow lines sends another heartbeat each time.
     R22 FlapsFillLines,
     /// All receipts are told whenever one has changed.

@@ -353,12 +353,13 @@ impl Hosting {
         into.was(*published_at);
         into.due(*heartbeat_at);
         for (place, sent) in heartbeats_sent.iter().enumerate() {
-            let HeartbeatSent { number, at, commit } = *sent;
+            let HeartbeatSent { number, at, commit, pace_us } = *sent;
             let ago_us = into.now.since(at).min(into.scale.past_us);
             // Of those that are long ago, the last of each commit index stands for all of them.
             let next = heartbeats_sent.get(place + 1);
             let stands_for_all = next.is_none_or(|next| next.commit != commit);
             if ago_us < into.scale.past_us || stands_for_all {
+                into.hash(pace_us);
                 into.counts.push(Count::Sent { term, number, ago_us, commit });
             }
         }

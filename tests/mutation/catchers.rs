@@ -131,6 +131,8 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::ListToAllAtOnce => "list_in_turns",
         Bug::WaysForgotten => "ways_kept",
         Bug::OwedEchoesIgnored => "owed_echoes",
+        Bug::AwayCountAsNear => "narrow_beside_a_dead_voter",
+        Bug::ToldLeaseForgotten => "quicker_pace",
         Bug::RemovalNotBelieved => "removed_while_away",
         Bug::UnheardShownAsBack => "recover",
         Bug::SaysBeforeReading => "old_copy_reads_first",

@@ -33,13 +33,13 @@ impl Replica {
         // heartbeat arrives; contact is dated by when that was sent.
         let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
         let round_trip = round_trip.min(self.config.stretch_max_us());
-        let lease = self.lease_of(hosting, peer);
-        let span = lease * self.config.pause_percent / 100 + round_trip / 2;
         let progress = hosting.progress.get(peer);
         let progress = progress.filter(|progress| progress.incarnation == *incarnation);
         // A new host has just had the votes of a majority, who attach once they hear of it.
         let contact = progress.and_then(|progress| progress.contact);
-        contact.unwrap_or(hosting.since + round_trip) + span
+        let contact = contact.unwrap_or(hosting.since + round_trip);
+        let lease = self.lease_at(hosting, peer, self.slowest_pace_since(hosting, contact));
+        contact + lease * self.config.pause_percent / 100 + round_trip / 2
     }
 
     /// When a host that is not paused has contact to a majority no more, if it hears nothing.

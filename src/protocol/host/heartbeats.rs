@@ -10,8 +10,8 @@ use crate::message::{Body, Heartbeat};
 use crate::part::Part;
 use crate::planted::{Bug, planted};
 use crate::replica::Replica;
-use crate::time::{MS, Micros};
-use crate::types::PeerId;
+use crate::time::{Instant, MS, Micros};
+use crate::types::{Incarnation, PeerId};
 
 /// Above these round trips to a majority, heartbeats are further apart, and as far as where nobody
 /// speaks: a line that is so slow is long, or carries no more.
@@ -39,13 +39,24 @@ impl Replica {
         before.max(newest)
     }
 
+    /// The same since a heartbeat was sent, the last that a member is known to have: its lease is
+    /// what that one told, though heartbeats may be closer meanwhile.
+    pub(super) fn slowest_pace_since(&self, hosting: &Hosting, contact: Instant) -> Micros {
+        let since = hosting.heartbeats_sent.iter().rev().take_while(|sent| sent.at >= contact);
+        let since = since.filter(|_| !planted(Bug::ToldLeaseForgotten));
+        let slowest = since.map(|sent| sent.pace_us).max().unwrap_or(0);
+        slowest.max(self.slowest_pace(hosting))
+    }
+
     pub(super) fn heartbeat_interval(&self) -> Micros {
         let Part::Host(hosting) = &self.part else { return self.config.heartbeat_us };
         let config = &self.config;
         let within = |limit: Micros, late_us: Micros| {
-            is_majority(self.log.voters(), |peer, _| {
+            is_majority(self.log.voters(), |peer, incarnation| {
                 let is_near = self.round_trip_to(hosting, peer).is_none_or(|it| it <= limit);
-                *peer == self.me || (is_near && self.late_us(hosting, peer) <= late_us)
+                let is_early = self.late_us(hosting, peer) <= late_us;
+                *peer == self.me
+                    || (is_near && is_early && self.matters(hosting, peer, incarnation))
             })
         };
         let is_idle = self.now.since(hosting.active_at) > config.idle_after_us;
@@ -61,12 +72,27 @@ impl Replica {
         usual.max(self.owed_us(hosting).min(config.heartbeat_idle_us))
     }
 
+    /// Whether a voter's way says how far apart heartbeats are to be. One that is away has none,
+    /// unless so many are that the rest is no majority: then whoever comes first is to be heard soon.
+    fn matters(&self, hosting: &Hosting, peer: &PeerId, incarnation: &Incarnation) -> bool {
+        hosting.paused
+            || self.in_contact(hosting, peer, incarnation)
+            || planted(Bug::AwayCountAsNear)
+    }
+
     /// For how long a majority of the voters has owed an echo, of those that owe it least.
     fn owed_us(&self, hosting: &Hosting) -> Micros {
         let voters = self.log.voters();
-        let owed_by =
-            |peer: &PeerId| if *peer == self.me { 0 } else { self.owed_by(hosting, peer) };
-        let mut owed: Vec<_> = voters.peers().map(owed_by).collect();
+        let owed_by = |(peer, incarnation): (&PeerId, &Incarnation)| {
+            if *peer == self.me {
+                0
+            } else if self.matters(hosting, peer, incarnation) {
+                self.owed_by(hosting, peer)
+            } else {
+                Micros::MAX
+            }
+        };
+        let mut owed: Vec<_> = voters.0.iter().map(owed_by).collect();
         owed.sort_unstable();
         owed.get(voters.majority() - 1).copied().unwrap_or(0)
     }
@@ -96,7 +122,13 @@ impl Replica {
     /// Whether those lines that matter are narrow: then what is only shown is told less often.
     pub(super) fn is_on_narrow_lines(&self) -> bool {
         let Part::Host(hosting) = &self.part else { return false };
-        !is_majority(self.log.voters(), |peer, _| self.late_us(hosting, peer) == 0)
+        let voters = self.log.voters();
+        let is_late = |peer: &PeerId| self.late_us(hosting, peer) > 0;
+        let is_any_late = voters.peers().any(is_late);
+        is_any_late
+            && !is_majority(voters, |peer, incarnation| {
+                !is_late(peer) && self.matters(hosting, peer, incarnation)
+            })
     }
 
     /// What is known of the round trip to a voter: pings measure it, and so do the echoes of
@@ -116,9 +148,14 @@ impl Replica {
 
     /// The lease that a member has at least after each heartbeat: those tell it so.
     pub(super) fn lease_of(&self, hosting: &Hosting, peer: &PeerId) -> Micros {
+        self.lease_at(hosting, peer, self.slowest_pace(hosting))
+    }
+
+    /// The lease that a member has at such a pace of heartbeats.
+    pub(super) fn lease_at(&self, hosting: &Hosting, peer: &PeerId, pace_us: Micros) -> Micros {
         let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
         let round_trip = round_trip.max(self.echoes_of(hosting, peer).map_or(0, |(_, most)| most));
-        (3 * self.slowest_pace(hosting) + round_trip)
+        (3 * pace_us + round_trip)
             .clamp(self.config.lease_min_us, self.config.lease_max_us)
     }
 
@@ -126,11 +163,12 @@ impl Replica {
         let interval_us = self.heartbeat_interval();
         let now = self.now;
         let Part::Host(hosting) = &mut self.part else { return };
+        let pace_us = hosting.intervals_us.1.max(interval_us);
         hosting.heartbeat_at = now + interval_us;
         hosting.intervals_us = (hosting.intervals_us.1, interval_us);
         hosting.heartbeat += 1;
         let commit = self.log.commit();
-        let sent = HeartbeatSent { number: hosting.heartbeat, at: now, commit };
+        let sent = HeartbeatSent { number: hosting.heartbeat, at: now, commit, pace_us };
         hosting.heartbeats_sent.push_back(sent);
         if hosting.heartbeats_sent.len() > HEARTBEATS_MAX {
             hosting.heartbeats_sent.pop_front();

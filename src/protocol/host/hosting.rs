@@ -89,6 +89,8 @@ pub(crate) struct HeartbeatSent {
     pub at: Instant,
     /// What was committed then.
     pub commit: Index,
+    /// How far apart heartbeats were, by which the leases that it told were reckoned.
+    pub pace_us: Micros,
 }
 
 impl Hosting {
