@@ -406,6 +406,8 @@ bugs! {
     R18 WaysForgotten,
     /// A new list is sent to all members with the same heartbeat.
     R13 ListToAllAtOnce,
+    /// Who owes echoes at every turn never gets a new list.
+    R13 ListWithheldForEver,
     /// Heartbeats go on at their pace though none of them is echoed.
     R22 OwedEchoesIgnored,
     /// A voter that is away counts as near, and in time.

@@ -421,6 +421,7 @@ impl Progress {
             pasts_version_sent,
             ranking_version,
             ranking_sent: _,
+            ranking_withheld: _,
             past,
             tells_reign,
             steady_since,

@@ -128,6 +128,7 @@ pub fn script(bug: Bug) -> &'static str {
         | Bug::AllSentAgainAtOnce
         | Bug::FlapsFillLines
         | Bug::AnnouncedToLate => "narrow_line",
+        Bug::ListWithheldForEver => "list_for_one_who_owes",
         Bug::ListToAllAtOnce => "list_in_turns",
         Bug::WaysForgotten => "ways_kept",
         Bug::OwedEchoesIgnored => "owed_echoes",

@@ -212,13 +212,14 @@ impl Replica {
         if are_pasts_new {
             progress.pasts_version_sent = hosting.pasts_version;
         }
-        // R13: a list is larger than a heartbeat. Who has one already waits for its turn, so that
-        // not all members' lists leave at once.
-        let is_lists_turn = progress.ranking_version == 0
+        // R13: a list is larger than a heartbeat. Who says that it has none gets it at once, and
+        // everybody else in turn, so that not all members' lists leave together.
+        let has_none = progress.contact.is_some() && progress.ranking_version == 0;
+        let is_lists_turn = has_none
             || heartbeats.is_multiple_of(LIST_EVERY)
             || planted(Bug::ListToAllAtOnce);
         let tells_ranking =
-            is_lists_turn && !owes && progress.is_ranking_due(self.now, ranking.version);
+            is_lists_turn && progress.is_ranking_due(self.now, ranking.version, owes);
         let number = hosting.heartbeat;
         let probe = hosting.paused && !planted(Bug::PausedStillHeartbeats);
         let pasts = if are_pasts_new { hosting.pasts.clone() } else { Vec::new() };

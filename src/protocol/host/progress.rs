@@ -74,6 +74,8 @@ pub(crate) struct Progress {
     pub ranking_version: u64,
     /// The version of the ranking that was sent last, and when.
     pub ranking_sent: Option<(u64, Instant)>,
+    /// Since when a ranking has been due that was withheld, since echoes were owed.
+    pub ranking_withheld: Option<Instant>,
     /// Told to the member in the first answer to its attach (R9).
     pub past: Option<Past>,
     /// The first answer proves the reign, too (L3).
@@ -116,6 +118,7 @@ impl Progress {
             pasts_version_sent: 0,
             ranking_version: 0,
             ranking_sent: None,
+            ranking_withheld: None,
             past,
             tells_reign: true,
             steady_since: None,
@@ -176,8 +179,9 @@ impl Progress {
         }
     }
 
-    /// Whether the next heartbeat tells the ranking; it is taken for sent then.
-    pub fn is_ranking_due(&mut self, now: Instant, version: u64) -> bool {
+    /// Whether the next heartbeat tells the ranking; it is taken for sent then. Who owes echoes is
+    /// spared it, but not for ever: a line may always be so.
+    pub fn is_ranking_due(&mut self, now: Instant, version: u64, owes: bool) -> bool {
         // Over a narrow line its acknowledgement takes longer, and what it says can wait.
         let again = if self.late_us(now) > 0 { LATE_KEPT_US } else { RANKING_RESEND_US };
         let is_sent =
@@ -185,6 +189,13 @@ impl Progress {
         if self.ranking_version == version || is_sent {
             return false;
         }
+        if owes {
+            let since = *self.ranking_withheld.get_or_insert(now);
+            if now.since(since) < LATE_KEPT_US || planted(Bug::ListWithheldForEver) {
+                return false;
+            }
+        }
+        self.ranking_withheld = None;
         self.ranking_sent = Some((version, now));
         true
     }
@@ -220,12 +231,12 @@ mod tests {
     fn r13_over_a_narrow_line_a_list_is_sent_again_late() {
         let mut progress = Progress::new(1, 1, None);
         progress.echoed(Instant(SECOND), MS, SECOND);
-        assert!(progress.is_ranking_due(Instant(SECOND), 1));
-        assert!(progress.is_ranking_due(Instant(2 * SECOND), 1));
+        assert!(progress.is_ranking_due(Instant(SECOND), 1, false));
+        assert!(progress.is_ranking_due(Instant(2 * SECOND), 1, false));
         progress.echoed(Instant(3 * SECOND), 500 * MS, SECOND);
-        assert!(!progress.is_ranking_due(Instant(4 * SECOND), 1));
-        assert!(progress.is_ranking_due(Instant(4 * SECOND), 2), "that is another one");
-        assert!(progress.is_ranking_due(Instant(14 * SECOND), 2));
+        assert!(!progress.is_ranking_due(Instant(4 * SECOND), 1, false));
+        assert!(progress.is_ranking_due(Instant(4 * SECOND), 2, false), "that is another one");
+        assert!(progress.is_ranking_due(Instant(14 * SECOND), 2, false));
     }
 
     #[test]
