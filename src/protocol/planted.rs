@@ -310,6 +310,10 @@ bugs! {
     L4 ForeignWordBelieved,
     /// A peer that knows its own words takes those that a host made up for forgotten ones.
     L4 ForgeryTakenForForgotten,
+    /// Who has read a member's made-up words in good faith stays blamed for showing them.
+    L6 ReadersBlamed,
+    /// The host of an earlier term is blamed for words that a later one may have made up.
+    L6 EarlierHostBlamed,
     /// A host takes whatever an author adds.
     L8 QuotaIgnored,
     /// One member may fill the chat with invitations.

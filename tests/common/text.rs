@@ -326,7 +326,8 @@ pub fn persist(persist: &Persist) -> Option<String> {
     }
     if let Some(evidence) = &persist.evidence {
         let peers: Vec<_> = evidence.keys().map(|peer_id| peer(peer_id).to_string()).collect();
-        parts.push(format!("evidence of {}", peers.join(" ")));
+        let whom = if peers.is_empty() { "nobody".to_owned() } else { peers.join(" ") };
+        parts.push(format!("evidence of {whom}"));
     }
     if let Some(read) = persist.read {
         parts.push(format!("read {read}"));

@@ -146,6 +146,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::InvitationsUnbounded => "invited_by_one",
         Bug::ForeignWordBelieved => "foreign_words",
         Bug::ForgeryTakenForForgotten => "forged_words",
+        Bug::ReadersBlamed | Bug::EarlierHostBlamed => "forged_words_read_later",
         Bug::AgreedQuotaIgnored => "quota_agreed",
         Bug::EvidenceForgotten => "evidence_kept",
         Bug::LiarFollowed | Bug::LiarStopsAll | Bug::GapTaken => "liar_hosts",

@@ -78,6 +78,7 @@ impl Replica {
             show += usize::from(self.world.foreign_words_of.contains(peer));
         }
         if show > all / 2 || planted(Bug::ForeignWordBelieved) {
+            self.absolve_readers();
             if self.knows_own_words && !planted(Bug::ForgeryTakenForForgotten) {
                 self.blame_for_own_words(entry.term);
             }
@@ -88,9 +89,28 @@ impl Replica {
         true
     }
 
-    /// Keeps what the host of that term has made up, and nothing of it against those who have only
-    /// read it: this outlives the store, and others followed that host in good faith.
+    /// Keeps nothing against those who have only read what this peer does not know: evidence outlives
+    /// the store, and they followed a host in good faith.
+    fn absolve_readers(&mut self) {
+        if planted(Bug::ReadersBlamed) {
+            return;
+        }
+        let readers = &self.world.foreign_words_of;
+        let before = self.kept.evidence.len();
+        self.kept
+            .evidence
+            .retain(|peer, found| found.what != Offence::ForeignWords || !readers.contains(peer));
+        if self.kept.evidence.len() < before {
+            self.ready.persist.evidence = Some(Arc::new(self.kept.evidence.clone()));
+        }
+    }
+
+    /// Keeps what the host of this term has made up. Of an earlier term nobody can tell: its host
+    /// may have done so, or who was elected afterwards with a log that ends so.
     fn blame_for_own_words(&mut self, term: Term) {
+        if term != self.hard_state.term && !planted(Bug::EarlierHostBlamed) {
+            return;
+        }
         let in_log = || {
             let log = self.log.entries_from(self.log.base() + 1, usize::MAX);
             log.into_iter().find(|entry| entry.term == term)
@@ -98,9 +118,6 @@ impl Replica {
         let reign = self.sources.reign.clone().filter(|reign| reign.term == term).or_else(in_log);
         let Some((host, _)) = reign.as_ref().and_then(|reign| host_of(reign)) else { return };
         let what = Offence::ForgedWords;
-        self.kept
-            .evidence
-            .retain(|_, found| (found.term, found.what) != (term, Offence::ForeignWords));
         self.keep_evidence(host, Evidence { term, what });
         self.ready.notices.push(Notice::Evidence { peer: host, term, what });
     }
