@@ -370,6 +370,8 @@ bugs! {
     R35 JoiningVoterRefused,
     /// Who said goodbye counts as gone though it is reached again.
     R26 GoodbyeForEver,
+    /// Who said goodbye counts as back once a link to it comes up.
+    R26 LinkTakenForReturn,
     /// A stranger is answered like a member.
     R39 StrangerAnswered,
     /// A former member is answered like a member.

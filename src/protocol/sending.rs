@@ -78,7 +78,7 @@ impl Replica {
         let newer = self.world.newer_incarnations.get(&to).filter(|_| follows(&body));
         let newer = newer.filter(|(outlived, _)| known == Some(*outlived));
         // Who asks for the host may have no log yet; it says no boot.
-        let says_boot = !matches!(body, Body::FindHost | Body::FindHostAnswer(_));
+        let says_boot = !matches!(body, Body::FindHost);
         Message {
             from: self.me,
             from_incarnation: self.incarnation,

@@ -287,7 +287,7 @@ pub fn from_find_host_response(
     let header = Header {
         chat,
         from_incarnation: response.incarnation,
-        from_boot: 0,
+        from_boot: response.boot,
         to_incarnation: 0,
         generation: response.generation,
         words: from_words(response.words)?,

@@ -163,6 +163,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::GoesBeforeVote => "leaving_waits",
         Bug::HostLeavesAtOnce => "host_removed",
         Bug::GoodbyeForEver => "goodbye_and_back",
+        Bug::LinkTakenForReturn => "goodbye_and_a_new_link",
         Bug::StrangerAnswered => "strangers",
         Bug::FormerMemberAnswered | Bug::RemovalForgotten => "member_removed",
         Bug::GenerationsMixed | Bug::RunningChatRecovered => "recover_and_return",

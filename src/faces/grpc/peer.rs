@@ -78,7 +78,7 @@ impl PeerService for Inbound {
         let Answer::Message(answer) = self.call(chat, message).await? else {
             return Err(internal("the call has no answer").into());
         };
-        let Message { generation, words, body, .. } = answer;
+        let Message { from_boot, generation, words, body, .. } = answer;
         let (term, host) = match body {
             Body::FindHostAnswer(answer) => (answer.term, answer.host),
             Body::Refused(refused) => {
@@ -97,6 +97,7 @@ impl PeerService for Inbound {
             host_peer_id: host.map_or_else(String::new, |host| hex(&host.0)),
             host_address: host.as_ref().and_then(address).unwrap_or_default(),
             incarnation: shared.incarnation,
+            boot: from_boot,
             members: addresses(&members),
             refused: None,
             generation,

@@ -155,8 +155,7 @@ impl Replica {
     pub(super) fn lease_at(&self, hosting: &Hosting, peer: &PeerId, pace_us: Micros) -> Micros {
         let round_trip = self.round_trip_to(hosting, peer).unwrap_or(0);
         let round_trip = round_trip.max(self.echoes_of(hosting, peer).map_or(0, |(_, most)| most));
-        (3 * pace_us + round_trip)
-            .clamp(self.config.lease_min_us, self.config.lease_max_us)
+        (3 * pace_us + round_trip).clamp(self.config.lease_min_us, self.config.lease_max_us)
     }
 
     pub(super) fn send_heartbeats(&mut self) {
@@ -215,9 +214,8 @@ impl Replica {
         // R13: a list is larger than a heartbeat. Who says that it has none gets it at once, and
         // everybody else in turn, so that not all members' lists leave together.
         let has_none = progress.contact.is_some() && progress.ranking_version == 0;
-        let is_lists_turn = has_none
-            || heartbeats.is_multiple_of(LIST_EVERY)
-            || planted(Bug::ListToAllAtOnce);
+        let is_lists_turn =
+            has_none || heartbeats.is_multiple_of(LIST_EVERY) || planted(Bug::ListToAllAtOnce);
         let tells_ranking =
             is_lists_turn && progress.is_ranking_due(self.now, ranking.version, owes);
         let number = hosting.heartbeat;

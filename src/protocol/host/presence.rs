@@ -7,7 +7,7 @@ use super::hosting::Hosting;
 use super::voters::{Seats, VOTERS_FLOOR, next_voters};
 use crate::event::LinkState;
 use crate::log::quorum::is_majority;
-use crate::message::Absence;
+use crate::message::{Absence, Body};
 use crate::part::Part;
 use crate::planted::{Bug, planted};
 use crate::replica::Replica;
@@ -32,10 +32,8 @@ pub(crate) struct Presence {
 impl Replica {
     pub(crate) fn on_link(&mut self, peer: PeerId, state: LinkState) {
         let before = self.world.links.insert(peer, state);
-        if state == LinkState::Up && before != Some(LinkState::Up) && !planted(Bug::GoodbyeForEver)
-        {
-            // R26: who is reached anew has come back, though it may have told only the host so.
-            self.world.goodbyes.remove(&peer);
+        if state == LinkState::Up && before != Some(LinkState::Up) {
+            self.ask_whether_back(peer);
         }
         self.watch_majority();
         match state {
@@ -56,6 +54,17 @@ impl Replica {
                 self.lose_link(peer);
                 self.host_process_is_gone(peer);
             }
+        }
+    }
+
+    /// R26: who is reached anew may have come back, and have told only the host so. Its answer tells
+    /// its boot; a process that is about to end can be reached as well.
+    fn ask_whether_back(&mut self, peer: PeerId) {
+        if planted(Bug::LinkTakenForReturn) {
+            self.world.goodbyes.remove(&peer);
+        }
+        if self.world.goodbyes.contains_key(&peer) && !planted(Bug::GoodbyeForEver) {
+            self.send(peer, Body::FindHost);
         }
     }
 

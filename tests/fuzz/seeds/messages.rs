@@ -214,6 +214,7 @@ pub fn response(body: Body) -> Option<Kind> {
                 host_peer_id: hex(&host.0),
                 host_address: "b.example:2".into(),
                 incarnation: incarnation(1),
+                boot: 3,
                 members: vec![pb::PeerAddress {
                     peer_id: hex(&peer(3).0),
                     address: "c.example:3".into(),
