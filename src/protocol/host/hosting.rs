@@ -279,8 +279,9 @@ impl Replica {
         let known = self.log.has(attach.look);
         let index = self.log.look_back(attach.look).min(attach.look.index.saturating_sub(1));
         let term = self.hard_state.term;
-        let interval_us = self.heartbeat_interval();
         let Part::Host(hosting) = &mut self.part else { return };
+        // The next one comes when it was to come.
+        let (_, interval_us) = hosting.intervals_us;
         let mut progress = Progress::new(incarnation, attach.attach, past);
         progress.boot = message.from_boot;
         progress.first_heartbeat = hosting.heartbeat;
