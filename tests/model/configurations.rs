@@ -196,7 +196,7 @@ pub fn hand_overs() -> Configuration {
     }
 }
 
-fn changes_voters(append: &Append) -> bool {
+pub fn changes_voters(append: &Append) -> bool {
     append.entries.iter().any(|entry| matches!(entry.payload, Payload::VoterChange(_)))
 }
 
@@ -218,6 +218,30 @@ pub fn voters() -> Configuration {
                 other => without_search(other),
             },
             sights: &[Sight::TwoVoters, Sight::OneVoter, Sight::Removed],
+            ..bounds(time)
+        },
+        states: 60_000,
+    }
+}
+
+/// Two hosts in two terms, the earlier with a change of the voters that it alone has: it must not
+/// count by that, nor keep it, nor begin another before (R5, R6).
+pub fn parted_voters() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "parted voters",
+        time,
+        begin: Begin::Changing,
+        left: Left { crashes: 1, cuts: 1, ..Left::default() },
+        bounds: Bounds {
+            terms_max: 4,
+            entries_max: 8,
+            held_max: 1,
+            travel: |body| match body {
+                Body::Append(append) if changes_voters(append) => Travel::Free,
+                other => without_search(other),
+            },
+            sights: &[Sight::TwoVoters, Sight::OneVoter, Sight::Cut, Sight::HostInTerm3],
             ..bounds(time)
         },
         states: 60_000,

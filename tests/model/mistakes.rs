@@ -64,6 +64,13 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake(Bug::LearnerCounts, configurations::voters, true, DURABLE),
     mistake(Bug::VotersOnCommit, configurations::late_voters, true, VOTERS),
+    mistake(Bug::VotersNotRolledBack, configurations::parted_voters, true, VOTERS),
+    mistake(
+        Bug::TwoVoterChanges,
+        configurations::parted_voters,
+        true,
+        "what is committed never changes",
+    ),
     mistake(Bug::UnmatchedAcknowledged, configurations::attaches, false, DURABLE),
     mistake(Bug::ReignUnproven, configurations::lies, true, "messages come to rest"),
     mistake(Bug::AnnouncementBelieved, configurations::lies, true, "messages come to rest"),

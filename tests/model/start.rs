@@ -8,9 +8,10 @@ use demes_protocol::config::Config;
 use demes_protocol::founding::founding_entry;
 use demes_protocol::message::Body;
 use demes_protocol::situation::Scale;
-use demes_protocol::types::Position;
+use demes_protocol::types::{Membership, Payload, Position};
 
 use crate::chat::{Bounds, Travel};
+use crate::configurations::changes_voters;
 use crate::history::{History, Sights};
 use crate::key::{FAR_US, QUANTUM_US};
 use crate::memory::Memory;
@@ -101,6 +102,9 @@ pub enum Begin {
     /// differently: the first one has an entry of term 1 in the place where the second one has one
     /// of term 2, and the third one has nothing.
     Asunder,
+    /// Two members want to leave. The first member, who hosts in term 1, was parted from them while
+    /// it had a change of the voters that they did not get. One of them hosts in term 2.
+    Changing,
 }
 
 /// That chat. Everything is synced, committed and known to all of its members.
@@ -155,6 +159,36 @@ pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
         state = pass(state, change, |state| state.peers.iter().all(|peer| is_ranked(peer)));
     }
     assert!(state.peers[0].hosts && state.peers[0].term == 1, "the founder hosts");
+    if begin == Begin::Changing {
+        let without_changes = Bounds {
+            travel: |body| match body {
+                Body::Append(append) if changes_voters(append) => Travel::Lost,
+                _ => Travel::InTurn,
+            },
+            ..bounds.clone()
+        };
+        state = change_within(&without_changes, state, &|step| {
+            for p in 1..PEERS {
+                step.happen(p, &Input::Propose(Payload::Membership(Membership::Leaving)));
+            }
+        });
+        let change_late = |state: State, what: &dyn Fn(&mut Step<'_>)| {
+            change_within(&without_changes, state, what)
+        };
+        state =
+            pass(state, change_late, |state| last_of(&state.peers[0]).index > state.history.last());
+        state.cut = Some(0);
+        for _ in 0..ROUNDS_MAX {
+            if state.peers[1].hosts || state.peers[2].hosts {
+                break;
+            }
+            for p in (1..PEERS).rev() {
+                let at = state.peers[p].now + QUANTUM_US;
+                state = change(state, &|step| step.happen(p, &Input::Tick { at }));
+            }
+        }
+        assert!(state.peers[0].hosts, "it does not know of term 2");
+    }
     if matches!(begin, Begin::Forked | Begin::Asunder) {
         state.cut = Some(0);
         let message = state.peers[0].message("lost");
