@@ -288,6 +288,8 @@ bugs! {
     R28 UnheardShownAsBack,
     /// A chat with too few voters lets those wait who could vote.
     R28 ShortChatWaits,
+    /// After a recovery, a sole voter lets all wait who could vote.
+    R28 SoleVoterStaysAlone,
     /// Who is a sync behind the commit index does not keep up.
     R28 SyncBreaksKeepingUp,
 

@@ -46,8 +46,14 @@ impl Draw<'_> {
         self.unspent().into_iter().find(|peer| *peer == self.scene.host)
     }
 
+    /// Nor is a store lost without which no majority has what was confirmed, such as that of the
+    /// sole voter soon after a recovery.
     fn unspent(&self) -> Vec<usize> {
-        (0..self.scene.peers).filter(|peer| !self.scene.renewed.contains(peer)).collect()
+        let scene = self.scene;
+        let may = |peer: &usize| {
+            !scene.renewed.contains(peer) && scene.has_majority(&[Harm::Lose(*peer)])
+        };
+        (0..scene.peers).filter(may).collect()
     }
 
     /// Lines on which packets take so long from peer to peer, and change by so much.

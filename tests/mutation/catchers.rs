@@ -121,6 +121,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::FloorIgnored => "stop",
         Bug::BackAtOnce | Bug::NewHostTrustsLearners => "flapping",
         Bug::ShortChatWaits => "stores_lost_in_a_row",
+        Bug::SoleVoterStaysAlone => "recovered_and_joined_by_two",
         Bug::SyncBreaksKeepingUp => "busy_and_back",
         Bug::AllReceiptsTold => "receipts_changed",
         Bug::LateEchoesIgnored

@@ -224,8 +224,9 @@ impl Replica {
     }
 
     // R28: whether fewer voters are here than there should be at least. Whoever keeps up is given a
-    // vote then without a wait: the next loss would stop the chat. A sole voter needs nobody, and
-    // with another one it would.
+    // vote then without a wait: the next loss would stop the chat, and that of a sole voter would
+    // lose what it has confirmed. But a sole voter needs nobody, and with another one it would, so
+    // that it waits for one; two who come make three of it in a moment.
     fn is_short_of_voters(
         &self,
         hosting: &Hosting,
@@ -238,8 +239,13 @@ impl Replica {
         };
         let voters = self.log.voters();
         let here = voters.0.iter().filter(is_here).count();
-        let is_short = here < VOTERS_FLOOR.min(active.len()) && voters.len() > 1;
-        is_short && !planted(Bug::ShortChatWaits)
+        let comes = |(peer, incarnation): &(&PeerId, &Incarnation)| {
+            let absence = hosting.presences.get(peer).and_then(|presence| presence.absence);
+            absence == Some(Absence::Returning) && self.is_ready(peer, incarnation)
+        };
+        let may_grow = voters.len() > 1
+            || (active.iter().filter(comes).count() > 1 && !planted(Bug::SoleVoterStaysAlone));
+        here < VOTERS_FLOOR.min(active.len()) && may_grow && !planted(Bug::ShortChatWaits)
     }
 
     /// Takes the step that is wanted once it is confirmed, and not later: who has answered may die
