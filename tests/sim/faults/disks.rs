@@ -22,7 +22,9 @@ pub fn stall(draw: &mut Draw, _rest_us: u64) -> Action {
     let (who, for_us) = (draw.who(), draw.span(500 * MS, STALL_US_MAX));
     Action::new(format!("{who}'s disk stalls for {}", ms(for_us)), move |world| {
         if let Some(peer) = world.find(who) {
-            world.peers[peer].disk.stalled_until = world.now + for_us;
+            // One that begins later may end sooner.
+            let until = &mut world.peers[peer].disk.stalled_until;
+            *until = (*until).max(world.now + for_us);
         }
     })
 }
