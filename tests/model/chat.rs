@@ -100,6 +100,7 @@ pub enum Action {
     Stop(usize),
     Leave(usize),
     Wipe(usize),
+    PutBack(usize),
     Join(usize, usize),
     /// Somebody tells a peer what is not so.
     Lie(Liar, Lie, usize),
@@ -233,6 +234,10 @@ impl Chat {
                 left.wipes -= 1;
                 step.happen(p, &Input::Wipe);
             }
+            Action::PutBack(p) => {
+                left.copies -= 1;
+                step.happen(p, &Input::PutBack);
+            }
             Action::Lie(liar, lie, to) => {
                 left.lies -= 1;
                 if let Some(message) = lies::told(liar, lie, &state.peers, to) {
@@ -339,6 +344,9 @@ impl Model for Chat {
                 if left.wipes > 0 {
                     actions.push(Action::Wipe(p));
                 }
+                if left.copies > 0 && !peer.put_back {
+                    actions.push(Action::PutBack(p));
+                }
             }
         }
     }
@@ -414,7 +422,7 @@ macro_rules! sight {
     };
 }
 
-const SIGHTS: [(Sight, &str, Condition); 20] = [
+const SIGHTS: [(Sight, &str, Condition); 21] = [
     sight!("a host of term 2", HostInTerm2),
     sight!("a host of term 3", HostInTerm3),
     sight!("a message is committed after term 1", CommitInTerm2),
@@ -433,6 +441,7 @@ const SIGHTS: [(Sight, &str, Condition); 20] = [
     sight!("three voters again", ThreeVotersAgain),
     sight!("a new incarnation votes", NewIncarnationVotes),
     sight!("a member is removed", Removed),
+    sight!("a peer notices that its store is an old copy", OldCopyNoticed),
     sight!("a nominee adopts a longer log", Adopted),
     sight!("a nominee adopts a log, and its own is cut", AdoptedAndCut),
 ];

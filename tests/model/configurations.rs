@@ -292,6 +292,27 @@ pub fn incarnations() -> Configuration {
     }
 }
 
+/// A peer ends, and starts again from an old copy of its disk, while the chat goes on and another
+/// may host: it gives numbers away again, to other words (R9, R34). More may not fail, or nobody is
+/// left who knows better.
+pub fn old_copies() -> Configuration {
+    let time = Time::Coarse;
+    Configuration {
+        name: "old copies",
+        time,
+        begin: Begin::Grown,
+        left: Left { crashes: 1, copies: 1, says: 2, cuts: 1, ..Left::default() },
+        bounds: Bounds {
+            held_max: 0,
+            late_syncs: false,
+            travel: without_search,
+            sights: &[Sight::OldCopyNoticed, Sight::Confirmed, Sight::HostInTerm2],
+            ..bounds(time)
+        },
+        states: 30_000,
+    }
+}
+
 /// A chat grows from one voter to three: newcomers come, and anybody may be cut off or crash.
 pub fn growing() -> Configuration {
     let time = Time::Coarse;

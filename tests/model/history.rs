@@ -61,6 +61,7 @@ pub enum Sight {
     Removed,
     Adopted,
     AdoptedAndCut,
+    OldCopyNoticed,
 }
 
 /// A set of sights.

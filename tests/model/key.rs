@@ -43,14 +43,26 @@ impl Key {
 }
 
 fn add_peer(part: &mut Part, peer: &Peer) {
-    let Peer { id, now: _, replica, disk, gone, joining, lost, handed, term: _, hosts: _, .. } =
-        peer;
+    let Peer {
+        id,
+        now: _,
+        replica,
+        disk,
+        gone,
+        joining,
+        lost,
+        put_back,
+        handed,
+        term: _,
+        hosts: _,
+        ..
+    } = peer;
     (id.0[0], gone, joining, handed, replica.is_some()).hash(&mut part.hasher);
     if let Some(replica) = replica {
         replica.situation(part);
     }
     let lost = lost.as_ref().map(|image| (image.incarnation, image.entries.last().map(|e| e.hash)));
-    lost.hash(&mut part.hasher);
+    (lost, put_back).hash(&mut part.hasher);
     let image = &disk.image;
     let last = image.entries.last().map(|entry| (entry.index, entry.hash));
     let (state, read) = (image.hard_state, image.read);

@@ -173,5 +173,5 @@ macro_rules! configurations {
 
 configurations! {
     adoptions attaches elections growing hand_overs incarnations late_adoptions late_voters leases
-    lies     parted_voters partitions replication voters votes
+    lies     old_copies parted_voters partitions replication voters votes
 }

@@ -80,6 +80,12 @@ const MISTAKES: &[Mistake] = &[
         true,
         "nobody is sent away who has not gone",
     ),
+    mistake(
+        Bug::OwnWordNotCompared,
+        configurations::old_copies,
+        true,
+        "what is confirmed is committed",
+    ),
     mistake(Bug::GoesBeforeVote, configurations::voters, true, DURABLE),
     mistake(
         Bug::OlderTermCommitted,

@@ -27,6 +27,9 @@ use crate::text;
 /// How many peers there are.
 pub const PEERS: usize = 3;
 
+/// How the messages begin of one whose disk is an old copy.
+pub const AGAIN: &str = "again";
+
 /// A wiped disk's incarnation is this much above the one before.
 const INCARNATIONS: u64 = 1_000;
 
@@ -44,6 +47,10 @@ pub struct Peer {
     pub joining: bool,
     /// What was on a disk that was lost.
     pub lost: Option<Arc<Image>>,
+    /// A copy of its disk from before anything happened that is explored.
+    pub copy: Option<Arc<Image>>,
+    /// That copy took the place of its disk.
+    pub put_back: bool,
     /// The term in which it stands because it was handed over to.
     pub handed: Term,
     /// What follows is made by `mark`.
@@ -86,6 +93,8 @@ pub enum Input {
     Crash,
     /// The disk of a peer that does not run is lost.
     Wipe,
+    /// The disk of a peer that does not run is replaced by the copy.
+    PutBack,
     Propose(Payload),
     HandOver(usize),
     Stop,
@@ -134,6 +143,8 @@ impl Peer {
             gone: [false; PEERS],
             joining,
             lost: None,
+            copy: None,
+            put_back: false,
             handed: 0,
             term: 0,
             hosts: false,
@@ -158,7 +169,9 @@ impl Peer {
         (at < self.now + FAR_US).then_some(at)
     }
 
+    /// Numbers are given again by one with an old copy, to other words.
     pub fn message(&self, text: &str) -> Payload {
+        let text = if self.put_back { AGAIN } else { text };
         let number = self.replica.as_ref().map_or(0, Replica::next_number);
         let sealed = Bytes::from(format!("{text} {number} of {}", self.id.0[0]));
         Payload::Message { request_id: String::new(), sealed }
@@ -240,6 +253,12 @@ impl Doing<'_> {
                 let lost = std::mem::replace(&mut self.peer.disk, disk);
                 self.peer.lost = Some(Arc::new(lost.image));
                 self.peer.joining = true;
+            }
+            Input::PutBack => {
+                let Some(copy) = &self.peer.copy else { return };
+                let image = std::mem::replace(&mut self.peer.disk.image, Image::clone(copy));
+                self.peer.lost = Some(Arc::new(image));
+                self.peer.put_back = true;
             }
             Input::Propose(payload) => {
                 let taken = self.peer.replica.as_ref().map(|r| r.can_propose(payload).is_ok());
@@ -386,7 +405,9 @@ impl Doing<'_> {
             Notice::Paused { paused: true } => Effect::Sight(Sight::Paused),
             Notice::Paused { paused: false } => Effect::Sight(Sight::Resumed),
             Notice::Removed { .. } => Effect::Sight(Sight::Removed),
-            // No store is ever older than what was told of it.
+            Notice::BelowOwnPast if self.peer.put_back => Effect::Sight(Sight::OldCopyNoticed),
+            Notice::Fault { .. } if self.peer.put_back => return,
+            // No other store is ever older than what was told of it.
             Notice::BelowOwnPast | Notice::Fault { .. } => Effect::Broken(Broken::Fault),
             _ => return,
         };

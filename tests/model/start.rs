@@ -225,7 +225,11 @@ pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
     state.left = left;
     // What a step showed on the way is no sight of what is explored.
     state.sights = Sights::default();
-    state.peers = state.peers.map(|peer| memory.peer(Peer::clone(&peer)));
+    state.peers = state.peers.map(|peer| {
+        let mut peer = Peer::clone(&peer);
+        peer.copy = Some(Arc::new(peer.disk.image.clone()));
+        memory.peer(peer)
+    });
     state
 }
 

@@ -61,6 +61,8 @@ pub struct Left {
     pub leaves: u8,
     /// Disks that are lost.
     pub wipes: u8,
+    /// Old copies of disks that are put back.
+    pub copies: u8,
     /// Clocks that jump over a lease.
     pub sleeps: u8,
     /// Lies that are told.

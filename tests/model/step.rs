@@ -13,7 +13,9 @@ use demes_protocol::types::{Entry, Index, Payload, PeerId, Term};
 use crate::chat::Bounds;
 use crate::history::{Broken, Sight, has, logs_match, voters_match};
 use crate::memory::Memory;
-use crate::peer::{Around, Effect, Input, PEERS, Parcel, Peer, first_incarnation, id, index};
+use crate::peer::{
+    AGAIN, Around, Effect, Input, PEERS, Parcel, Peer, first_incarnation, id, index,
+};
 use crate::state::{Item, State, Sync};
 use crate::text;
 
@@ -311,7 +313,14 @@ impl<'a> Step<'a> {
     /// What an author is told is true.
     fn check_confirmed(&mut self, p: usize, number: u64, index: Index) {
         let known = self.state.history.entry(index);
-        let own = known.is_some_and(|entry| entry.author == id(p) && entry.number == number);
+        let put_back = self.state.peers[p].put_back;
+        // Under the same number others' logs may have what was said before the copy was put back.
+        let is_own = |entry: &Entry| match &entry.payload {
+            Payload::Message { sealed, .. } => sealed.starts_with(AGAIN.as_bytes()) == put_back,
+            _ => true,
+        };
+        let own = known
+            .is_some_and(|entry| entry.author == id(p) && entry.number == number && is_own(entry));
         self.state.sights.add(Sight::Confirmed);
         if !own {
             self.breaks(Broken::ConfirmedWrongly);
