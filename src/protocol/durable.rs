@@ -150,14 +150,18 @@ impl Replica {
             let own =
                 |entry: &&Arc<Entry>| entry.author == self.me && entry.session == self.incarnation;
             present |= committed.iter().any(|entry| own(&entry));
-            let is_host = matches!(self.part, Part::Host(_));
-            if present && !is_host && self.log.state().active().next().is_none() {
-                // Everybody leaves: there will be no host to say that this membership has ended.
-                self.end_own_membership(self.removed_by_whom());
-            } else if present && !self.log.state().members.contains_key(&self.me) {
+            if present && !self.log.state().members.contains_key(&self.me) {
                 let former = self.log.state().former_members.get(&self.me);
                 self.end_own_membership(former.and_then(|former| former.removed_by));
             }
+        }
+        let is_host = matches!(self.part, Part::Host(_));
+        let has_news = members_changed || !planted(Bug::LastHostLeftBehind);
+        let nobody_stays = || self.log.state().active().next().is_none();
+        if present && !is_host && !self.has_gone && has_news && nobody_stays() {
+            // Everybody leaves: there will be no host to say that this membership has ended. That
+            // holds for the one as well who hosted when that was committed, and does no more.
+            self.end_own_membership(self.removed_by_whom());
         }
         self.ready.committed.extend(committed);
         self.durability.flush_at.get_or_insert(self.now + self.config.flush_us);

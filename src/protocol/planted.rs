@@ -370,6 +370,10 @@ bugs! {
     R7 UnknownVoterRefused,
     /// A voter whose joining is not known to be committed is given no log.
     R35 JoiningVoterRefused,
+    /// A host that leaves hands over to one that has just said that it leaves as well.
+    R7 HandsOverToWhoJustLeaves,
+    /// Where everybody leaves, who hosted until then stays behind.
+    R26 LastHostLeftBehind,
     /// Who said goodbye counts as gone though it is reached again.
     R26 GoodbyeForEver,
     /// Who said goodbye counts as back once a link to it comes up.

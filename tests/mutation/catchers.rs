@@ -163,6 +163,8 @@ pub fn script(bug: Bug) -> &'static str {
         }
         Bug::GoesBeforeVote => "leaving_waits",
         Bug::HostLeavesAtOnce => "host_removed",
+        Bug::HandsOverToWhoJustLeaves => "everybody_leaves_at_once",
+        Bug::LastHostLeftBehind => "last_host_as_all_leave",
         Bug::GoodbyeForEver => "goodbye_and_back",
         Bug::LinkTakenForReturn => "goodbye_and_a_new_link",
         Bug::StrangerAnswered => "strangers",

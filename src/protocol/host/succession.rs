@@ -390,7 +390,11 @@ impl Replica {
         let anyone = self.log.voters().peers().copied();
         let stays = |peer: &PeerId| {
             let member = self.log.state().members.get(peer);
-            member.is_some_and(|member| member.state == MemberState::Active)
+            // Who has said that it leaves would have nobody to be elected by, once the others have
+            // read that all do, and are gone.
+            let leaves =
+                self.has_pending_membership(*peer) && !planted(Bug::HandsOverToWhoJustLeaves);
+            member.is_some_and(|member| member.state == MemberState::Active) && !leaves
         };
         let chosen = match target {
             Some(target) => Some(target).filter(fit),
