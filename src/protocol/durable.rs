@@ -238,7 +238,8 @@ impl Replica {
             self.durability.checkpoint_index = commit;
             persist.checkpoint = Some(Arc::new(self.log.checkpoint()));
         }
-        self.log.shrink_window(self.config.window_entries, self.config.window_bytes);
+        let stored = if planted(Bug::UnstoredRead) { Index::MAX } else { self.durability.synced };
+        self.log.shrink_window(self.config.window_entries, self.config.window_bytes, stored);
     }
 
     /// Cuts the log; what was not durable yet no longer will be.

@@ -146,6 +146,8 @@ bugs! {
     R8 OvertakenAttachTaken,
     /// A follower passes over entries that leave a gap, and waits for the rest.
     R35 GapPassedOver,
+    /// What is not written yet is read from the store all the same, for those who are behind.
+    R35 UnstoredRead,
     /// A host never says where what it has sent ends.
     R35 NeverRecalled,
     /// A member that acknowledges nothing is sent entries without end.

@@ -242,7 +242,10 @@ impl World {
             let end = (load.through as usize).min(entries.len());
             let entries = entries[load.from as usize - 1..end].to_vec();
             self.line(format!("{number} reads {}..{} from its store", load.from, load.through));
-            self.event(number, Event::Loaded { load, entries })?;
+            // Who asks for what its store does not have asks again and again.
+            if !entries.is_empty() {
+                self.event(number, Event::Loaded { load, entries })?;
+            }
         }
         self.store(number, ready)
     }

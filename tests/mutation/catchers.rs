@@ -70,6 +70,7 @@ pub fn script(bug: Bug) -> &'static str {
         Bug::ReceiptsOfAnybody => "receipts_of_strangers",
         Bug::QueueDroppedAtNotMember => "leaving_and_not_known",
         Bug::DoubtReportsEarly => "doubt_reports",
+        Bug::UnstoredRead => "relay_of_an_old_tail",
         Bug::RelayEndsDoubt => "doubt_at_a_relay",
         Bug::CandidateAdopts => "adoption_while_standing",
         Bug::AdoptionKeepsTerm => "adoption_in_pieces",

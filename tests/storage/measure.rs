@@ -45,7 +45,7 @@ fn measure_opening_and_persisting() {
             log.append(entry.clone());
         }
         log.commit_to(batch.last().unwrap().index);
-        log.shrink_window(8_192, 8 << 20);
+        log.shrink_window(8_192, 8 << 20, u64::MAX);
         store.persist(&append(&batch)).unwrap();
     }
     let checkpoint = Some(Arc::new(log.checkpoint()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::peer::refusal::{self, Refusal};
 use crate::protocol::types::{Entry, Index};
-use crate::runtime::feed::open;
+use crate::runtime::feed::{ChatFeed, open};
 use crate::runtime::handle::ChatShared;
 use crate::storage::{ChatReader, Page};
 use crate::wire::pb;
@@ -62,9 +62,9 @@ pub async fn list(
         ("", Some(Start::After(after))) => Cursor::After(after),
         (token, _) => Cursor::parse(token).ok_or_else(refusal::page_token_invalid)?,
     };
-    wait_until_stored(&chat, committed).await;
+    let stored = wait_until_stored(&chat.feed, committed).await;
     // One more than the page has tells whether there is another page.
-    let mut messages = read(&chat.reader, cursor, committed, size + 1).await?;
+    let mut messages = read(&chat.reader, cursor, stored, size + 1).await?;
     let next = (messages.len() > size).then(|| match cursor {
         Cursor::Before(_) => {
             messages.remove(0);
@@ -116,22 +116,16 @@ async fn read(
 }
 
 /// A member may learn that an entry is committed a moment before its own disk has it. Who was told
-/// of a message must find it in the history, so the page waits for the disk, within reason.
-async fn wait_until_stored(chat: &ChatShared, index: Index) {
-    if index == 0 {
-        return;
-    }
+/// of a message must find it in the history, so the page waits for the disk, within reason. How far
+/// it has come: beyond that, it may have what the log has just cut.
+async fn wait_until_stored(feed: &ChatFeed, index: Index) -> Index {
     let wait = async {
-        loop {
-            let reader = chat.reader.clone();
-            let read = tokio::task::spawn_blocking(move || reader.entries(index, index, 1)).await;
-            match read {
-                Ok(Ok(entries)) if entries.is_empty() => tokio::time::sleep(STORED_LOOK).await,
-                _ => break, // it is there, or reading the page will say what is wrong
-            }
+        while feed.stored_through() < index {
+            tokio::time::sleep(STORED_LOOK).await;
         }
     };
     let _ = tokio::time::timeout(STORED_LIMIT, wait).await;
+    index.min(feed.stored_through())
 }
 
 #[cfg(test)]
@@ -140,6 +134,7 @@ mod tests {
     use crate::protocol::event::Persist;
     use crate::protocol::types::{ChatId, Hash, Payload, PeerId};
     use crate::storage::ChatStore;
+    use crate::wire::view::Names;
 
     /// Chained entries that are messages at these indexes, and nothing else between and behind.
     fn entries(messages: &[Index], last: Index) -> Vec<Arc<Entry>> {
@@ -203,5 +198,17 @@ mod tests {
         for bad in ["", "b", "x1", "b01", "b+1", "bG", "é1"] {
             assert_eq!(Cursor::parse(bad), None, "{bad}");
         }
+    }
+
+    // What is on the disk beyond that may be about to be cut.
+    #[tokio::test]
+    async fn a_page_waits_for_the_disk_and_then_shows_only_what_that_has() {
+        let feed = ChatFeed::new(ChatId([1; 16]), 3, Names::default());
+        feed.push(&entries(&[4, 5], 5)[3..]);
+        assert_eq!(wait_until_stored(&feed, 5).await, 3, "nothing more is written");
+        feed.stored(5);
+        assert_eq!(wait_until_stored(&feed, 5).await, 5);
+        feed.cut(5);
+        assert_eq!(wait_until_stored(&feed, 5).await, 4);
     }
 }

@@ -370,11 +370,13 @@ impl Log {
         committed
     }
 
-    /// Lets old committed entries go, beyond the given numbers of entries and bytes.
-    pub fn shrink_window(&mut self, entries_max: usize, bytes_max: usize) {
+    /// Lets old committed entries go, beyond the given numbers of entries and bytes. What the store
+    /// does not have yet stays: in its place there may be what was cut (R35).
+    pub fn shrink_window(&mut self, entries_max: usize, bytes_max: usize, stored: Index) {
+        let may_go = self.commit().min(stored);
         while self.window.len() > entries_max || self.window_bytes > bytes_max {
             match self.window.front() {
-                Some(entry) if entry.index <= self.commit() => {
+                Some(entry) if entry.index <= may_go => {
                     self.window_bytes -= entry.size();
                     self.base = entry.index;
                     self.window.pop_front();
