@@ -104,7 +104,7 @@ pub fn chat() -> (ChatId, Vec<Arc<Entry>>) {
             index: last.index + 1,
             term: 1,
             author: peer(author),
-            session: incarnation(author),
+            incarnation: incarnation(author),
             number: 0,
             generation: 0,
             created_at_ms: 0,
@@ -283,8 +283,8 @@ impl Talk {
             Body::Submit(submit) => {
                 for submission in &mut submit.submissions {
                     let (number, payload) = (submission.number % 8, &submission.payload);
-                    let session = header.from_incarnation;
-                    let signed = signed_submission(course, from, session, number, payload);
+                    let incarnation = header.from_incarnation;
+                    let signed = signed_submission(course, from, incarnation, number, payload);
                     submission.number = number;
                     submission.signature =
                         key_of(&from, self.liars).map(|key| key.sign(&signed).to_bytes());

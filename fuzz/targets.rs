@@ -92,7 +92,8 @@ pub fn checkpoint(bytes: &[u8]) -> bool {
 pub fn record(bytes: &[u8]) -> bool {
     let Some((kind, bytes)) = bytes.split_first() else { return false };
     match kind % 4 {
-        0 => schema::Vows::decode(bytes).is_some_and(|vows| vows.encode() == bytes),
+        0 => schema::VoterState::decode(bytes)
+            .is_some_and(|voter_state| voter_state.encode() == bytes),
         1 => schema::Batch::decode(bytes).is_some_and(|batch| batch.encode() == bytes),
         2 => schema::decode_pasts(bytes).is_some(),
         _ => {

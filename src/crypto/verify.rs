@@ -21,19 +21,19 @@ pub fn verify(peer: &PeerId, message: &[u8], signature: &Signature) -> bool {
     })
 }
 
-/// Whether a submission by `author` in `session` carries the signature that its kind needs, and
+/// Whether a submission by `author` in `incarnation` carries the signature that its kind needs, and
 /// any signature that it carries is right.
 pub fn verify_submission(
     course: Course,
     author: &PeerId,
-    session: Incarnation,
+    incarnation: Incarnation,
     submission: &Submission,
 ) -> bool {
     match &submission.signature {
         None => !sign::needs_signature(&submission.payload),
         Some(signature) => {
             let (number, payload) = (submission.number, &submission.payload);
-            let signed = sign::signed_submission(course, *author, session, number, payload);
+            let signed = sign::signed_submission(course, *author, incarnation, number, payload);
             verify(author, &signed, signature)
         }
     }
@@ -55,7 +55,7 @@ pub fn verify_proof(
 /// zeros, because its own hash makes the chat's id.
 pub fn verify_entry(chat: ChatId, entry: &Entry) -> bool {
     if let Payload::Membership(Membership::Joined { proof: Some(proof), .. }) = &entry.payload
-        && !verify_proof(chat, entry.author, entry.session, proof)
+        && !verify_proof(chat, entry.author, entry.incarnation, proof)
     {
         return false;
     }
@@ -71,16 +71,16 @@ pub fn verify_entry(chat: ChatId, entry: &Entry) -> bool {
 
 /// Whether the author of a word has signed it, and any proof that it carries is right.
 pub fn verify_word(chat: ChatId, word: &SignedChange) -> bool {
-    let (author, session) = (word.author, word.session);
+    let (author, incarnation) = (word.author, word.incarnation);
     if let Membership::Joined { proof: Some(proof), .. } = &word.change
-        && !verify_proof(chat, author, session, proof)
+        && !verify_proof(chat, author, incarnation, proof)
     {
         return false;
     }
     word.signature.as_ref().is_some_and(|signature| {
         let payload = Payload::Membership(word.change.clone());
         let course = Course { chat, generation: word.generation };
-        let signed = sign::signed_submission(course, author, session, word.number, &payload);
+        let signed = sign::signed_submission(course, author, incarnation, word.number, &payload);
         verify(&author, &signed, signature)
     })
 }
@@ -137,7 +137,7 @@ mod tests {
 
     // R41: a signature holds for what was signed, and nothing else.
     #[test]
-    fn a_submission_is_signed_for_one_chat_session_and_number() {
+    fn a_submission_is_signed_for_one_chat_and_incarnation_and_number() {
         let alice = Identity::generate().unwrap();
         let (course, me) = (Course::founded(ChatId([1; 16])), alice.peer_id());
         let payload = Payload::Policy(Policy::named("new"));
@@ -165,22 +165,28 @@ mod tests {
     }
 
     #[test]
-    fn l1_a_word_is_its_authors_for_one_chat_session_and_number() {
+    fn l1_a_word_is_its_authors_for_one_chat_and_incarnation_and_number() {
         let alice = Identity::generate().unwrap();
         let (chat, author, peer) = (ChatId([1; 16]), alice.peer_id(), PeerId([9; 32]));
         let change = Membership::Removing { peer };
         let payload = Payload::Membership(change.clone());
         let signature =
             alice.sign(&sign::signed_submission(Course::founded(chat), author, 7, 3, &payload));
-        let word =
-            SignedChange { author, session: 7, number: 3, generation: 0, change, signature: None };
+        let word = SignedChange {
+            author,
+            incarnation: 7,
+            number: 3,
+            generation: 0,
+            change,
+            signature: None,
+        };
         assert!(!verify_word(chat, &word));
         let word = SignedChange { signature: Some(signature), ..word };
         assert!(verify_word(chat, &word));
         assert!(!verify_word(ChatId([2; 16]), &word));
         for other in [
             SignedChange { author: peer, ..word.clone() },
-            SignedChange { session: 8, ..word.clone() },
+            SignedChange { incarnation: 8, ..word.clone() },
             SignedChange { number: 4, ..word.clone() },
             SignedChange { generation: 1, ..word.clone() },
             SignedChange { change: Membership::Removing { peer: author }, ..word.clone() },
@@ -243,7 +249,7 @@ mod tests {
             index: 8,
             term: 3,
             author: alice.peer_id(),
-            session: 7,
+            incarnation: 7,
             number: 0,
             generation: 0,
             created_at_ms: 0,
@@ -267,7 +273,7 @@ mod tests {
             Entry { index: 9, ..entry.clone() },
             Entry { term: 4, ..entry.clone() },
             Entry { generation: 1, ..entry.clone() },
-            Entry { session: 8, ..entry.clone() },
+            Entry { incarnation: 8, ..entry.clone() },
             Entry { author: bob.peer_id(), ..entry.clone() },
             Entry { previous: Hash([6; 32]), ..entry.clone() },
         ] {

@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 
 use super::places::{Call, Holder, Place};
 use crate::peer::gate::Caller;
-use crate::runtime::outbox::Outbox;
+use crate::runtime::send_queue::SendQueue;
 use crate::telemetry::metrics::{self, LISTENER, Metric, hold};
 
 /// What the calls of a connection know of it.
@@ -34,7 +34,7 @@ pub struct Served<S> {
     visitor: Visitor,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     /// What waits for the member that calls, if it is one: a sign of its life is noted there.
-    outbox: Option<Arc<Outbox>>,
+    send_queue: Option<Arc<SendQueue>>,
     _place: Place,
     _held: metrics::Held,
 }
@@ -45,12 +45,12 @@ impl<S> Served<S> {
         let closed = Box::pin(holder.closed.clone().cancelled_owned());
         let held = hold(Metric::Connections, KeyValue::new(LISTENER, listener));
         let visitor = Visitor { caller, holder };
-        Self { io, visitor, closed, outbox: None, _place: place, _held: held }
+        Self { io, visitor, closed, send_queue: None, _place: place, _held: held }
     }
 
     /// What waits for the member that calls.
-    pub fn with_outbox(self, outbox: Option<Arc<Outbox>>) -> Self {
-        Self { outbox, ..self }
+    pub fn with_send_queue(self, send_queue: Option<Arc<SendQueue>>) -> Self {
+        Self { send_queue, ..self }
     }
 
     /// The other side takes nothing: that must not keep the connection either.
@@ -87,8 +87,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Served<S> {
         let read = Pin::new(&mut self.io).poll_read(context, buffer);
         let bytes = buffer.filled().len() - before;
         self.visitor.holder.has_read(bytes);
-        if let Some(outbox) = self.outbox.as_ref().filter(|_| bytes > 0) {
-            outbox.hear();
+        if let Some(send_queue) = self.send_queue.as_ref().filter(|_| bytes > 0) {
+            send_queue.hear();
         }
         read
     }

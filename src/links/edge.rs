@@ -42,9 +42,9 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
             // R35: what comes through another member has no channel that proves its author.
             let needed = submit.author.is_some();
             let own = (message.from, message.from_incarnation);
-            let (author, session) = submit.author.unwrap_or(own);
+            let (author, incarnation) = submit.author.unwrap_or(own);
             (submission.signature.is_some() || !needed)
-                && verify::verify_submission(course, &author, session, submission)
+                && verify::verify_submission(course, &author, incarnation, submission)
         }),
         Body::Join(join) => {
             let payload = Payload::Membership(if join.decline {
@@ -53,10 +53,10 @@ pub fn is_genuine(chat: ChatId, message: &Message) -> bool {
                 let (name, address) = (join.name.clone(), join.address.clone());
                 Membership::Joined { name, address, proof: join.proof }
             });
-            let (from, session) = (message.from, message.from_incarnation);
-            let signed = signed_submission(course, from, session, 0, &payload);
+            let (from, incarnation) = (message.from, message.from_incarnation);
+            let signed = signed_submission(course, from, incarnation, 0, &payload);
             verify::verify(&from, &signed, &join.signature)
-                && join.proof.is_none_or(|p| verify::verify_proof(chat, from, session, &p))
+                && join.proof.is_none_or(|p| verify::verify_proof(chat, from, incarnation, &p))
         }
         Body::HandOver(hand_over) => verify::verify_hand_over(course, hand_over),
         Body::RequestVote(request) => {
@@ -162,8 +162,14 @@ mod tests {
         let signed = signed_submission(Course::founded(CHAT), me, 7, 3, &payload);
         let with = |author: PeerId, signature| {
             let change = change.clone();
-            let word =
-                SignedChange { author, session: 7, number: 3, generation: 0, change, signature };
+            let word = SignedChange {
+                author,
+                incarnation: 7,
+                number: 3,
+                generation: 0,
+                change,
+                signature,
+            };
             Message { words: vec![Arc::new(word)], ..refusal.clone() }
         };
         assert!(is_genuine(CHAT, &with(me, Some(alice.sign(&signed)))));

@@ -54,7 +54,8 @@ pub async fn keep_links(handle: Handle, identity: Arc<Identity>, stop: Cancellat
         let wanted = Arc::clone(&roster.borrow_and_update());
         links.retain(|peer, (contact, stop)| {
             let keep = wanted.get(peer).is_some_and(|wanted| {
-                wanted.address == contact.address && Arc::ptr_eq(&wanted.outbox, &contact.outbox)
+                wanted.address == contact.address
+                    && Arc::ptr_eq(&wanted.send_queue, &contact.send_queue)
             });
             if !keep {
                 stop.cancel();
@@ -111,10 +112,10 @@ impl Link {
             let state = match connected {
                 Ok(connection) => {
                     backoff.reset();
-                    self.contact.outbox.set_up(true);
+                    self.contact.send_queue.set_up(true);
                     self.handle.link(self.peer, LinkState::Up).await;
                     newer = self.serve(&connection).await;
-                    self.contact.outbox.set_up(false);
+                    self.contact.send_queue.set_up(false);
                     self.handle.link(self.peer, LinkState::Down).await;
                     told = Some(LinkState::Down);
                     // Dialled again at once: the answer says whether the process is gone.
@@ -131,7 +132,7 @@ impl Link {
                 self.handle.link(self.peer, state).await;
             }
             let pause = jitter(backoff.pause());
-            if timeout(pause, self.contact.outbox.until_dialled()).await.is_ok() {
+            if timeout(pause, self.contact.send_queue.until_dialled()).await.is_ok() {
                 backoff.reset();
             }
         }
@@ -151,7 +152,7 @@ impl Link {
         loop {
             let slow = async {
                 sleep(DIAL_SLOW).await;
-                self.contact.outbox.until_dialled().await;
+                self.contact.send_queue.until_dialled().await;
             };
             tokio::select! {
                 connected = dial::connect(&self.contact.address) => return connected,
@@ -166,7 +167,7 @@ impl Link {
         let mut calls = Calls::new(&self.handle, self.peer, connection.channel.clone());
         let sending = async {
             loop {
-                for (chat, message, trace) in self.contact.outbox.drain().await {
+                for (chat, message, trace) in self.contact.send_queue.drain().await {
                     calls.send(chat, message, trace);
                 }
             }
@@ -194,7 +195,7 @@ impl Link {
                 biased;
                 answered = &mut ping => answered.ok()?,
                 () = silence(|| connection.heard(), patience) => {
-                    let heard = || connection.heard() + self.contact.outbox.heard();
+                    let heard = || connection.heard() + self.contact.send_queue.heard();
                     tokio::select! {
                         biased;
                         answered = ping => answered.ok()?,

@@ -32,7 +32,7 @@ const ANSWERED: &str = "An invitation to it is being answered";
 #[derive(Default)]
 pub struct Lives {
     lives: Mutex<BTreeMap<ChatId, Arc<tokio::sync::Mutex<Life>>>>,
-    ailing: Mutex<BTreeMap<ChatId, Ailing>>,
+    faulty: Mutex<BTreeMap<ChatId, Faulty>>,
 }
 
 /// One chat's life. Whoever has the lock on it is the only one that changes anything of the chat.
@@ -45,7 +45,7 @@ enum Life {
     Repairing(Repair),
     /// It does not run; with what is wrong if it is to be repaired once an answer has come to its
     /// end.
-    Ailing(Option<String>),
+    Faulty(Option<String>),
 }
 
 /// A chat that is being repaired.
@@ -60,7 +60,7 @@ struct Repair {
 
 /// A chat that does not run here at the moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ailing {
+pub struct Faulty {
     pub name: String,
     /// What is wrong, what happens now, and what a person can do.
     pub fault: String,
@@ -68,7 +68,7 @@ pub struct Ailing {
     pub is_given_up: bool,
 }
 
-impl Ailing {
+impl Faulty {
     /// Why a call about this chat cannot be answered.
     pub fn refusal(&self) -> Refusal {
         refusal::storage_damaged(&self.fault)
@@ -88,8 +88,8 @@ pub enum Answering {
 
 impl Lives {
     /// The chats that do not run.
-    pub fn ailing(&self) -> MutexGuard<'_, BTreeMap<ChatId, Ailing>> {
-        self.ailing.lock().expect("nothing panics while it holds this lock")
+    pub fn faulty(&self) -> MutexGuard<'_, BTreeMap<ChatId, Faulty>> {
+        self.faulty.lock().expect("nothing panics while it holds this lock")
     }
 
     /// Waits for the turn to change a chat.
@@ -105,7 +105,7 @@ impl Lives {
     fn show(&self, store: &PeerStore, chat: ChatId, fault: String, is_given_up: bool) {
         let record = records::get(store, chat).ok().flatten();
         let name = record.map(|record| record.name).unwrap_or_default();
-        self.ailing().insert(chat, Ailing { name, fault, is_given_up });
+        self.faulty().insert(chat, Faulty { name, fault, is_given_up });
     }
 }
 
@@ -119,7 +119,7 @@ impl Life {
                 Some(_) => Phase::Running,
             },
             Self::Repairing(_) => Phase::Repairing,
-            Self::Ailing(_) => Phase::Ailing,
+            Self::Faulty(_) => Phase::Faulty,
         }
     }
 
@@ -132,7 +132,7 @@ impl Life {
                 tokio::task::spawn_blocking(move || drop(begun));
                 Some(why)
             }
-            Self::Ailing(why) => why,
+            Self::Faulty(why) => why,
             Self::Absent | Self::Running(_) => None,
         }
     }
@@ -239,7 +239,7 @@ pub async fn answer_over(node: &Arc<Node>, chat: ChatId, answer: Option<Incarnat
             return Ok(true);
         }
         if decide(life.phase(&node, chat), Change::AnswerOver) == Act::Repair
-            && let Life::Ailing(Some(why)) = &*life
+            && let Life::Faulty(Some(why)) = &*life
         {
             let why = why.clone();
             begin_repair(&node, chat, &mut life, why, None);
@@ -263,12 +263,12 @@ pub async fn leave(node: &Arc<Node>, chat: ChatId) -> Result<bool, Refusal> {
             }
             Act::GiveUp => {
                 life.end();
-                *life = Life::Ailing(None);
+                *life = Life::Faulty(None);
                 let given_up = on_disk(&node, move |kept| kept.give_up(chat)).await;
                 node.invite_changed.notify_waiters();
                 given_up.map_err(storage)?;
                 *life = Life::Absent;
-                node.lives.ailing().remove(&chat);
+                node.lives.faulty().remove(&chat);
             }
             _ => return Err(refusal::chat_not_found()),
         }
@@ -311,7 +311,7 @@ pub async fn start(node: &Arc<Node>, chat: ChatId) -> Result<(), StorageError> {
             tracing::error!(?chat, %error, "a chat cannot be opened; the others go on. `demes \
                 status` shows it");
             node.lives.show(&node.store, chat, error.to_string(), false);
-            *life = Life::Ailing(None);
+            *life = Life::Faulty(None);
         }
     }
     Ok(())
@@ -460,7 +460,7 @@ pub async fn tell(
     }
     if is_given_up && decide(phase, Change::Hopeless) == Act::Ail {
         life.end();
-        *life = Life::Ailing(None);
+        *life = Life::Faulty(None);
     }
     node.lives.show(&node.store, chat, fault, is_given_up);
 }
@@ -493,12 +493,12 @@ async fn run(node: &Arc<Node>, life: &mut Life, new: NewChat) -> Result<(), NotA
     match &added {
         Ok(()) => {
             *life = Life::Running(incarnation);
-            node.lives.ailing().remove(&chat);
+            node.lives.faulty().remove(&chat);
         }
         // The next start goes on with it.
         Err(NotAdded::Stopping) => *life = Life::Absent,
         Err(NotAdded::Failed(fault)) => {
-            *life = Life::Ailing(None);
+            *life = Life::Faulty(None);
             node.lives.show(&node.store, chat, fault.clone(), true);
         }
     }
@@ -509,7 +509,7 @@ async fn run(node: &Arc<Node>, life: &mut Life, new: NewChat) -> Result<(), NotA
 fn answered_first(node: &Arc<Node>, chat: ChatId, life: &mut Life, why: String) {
     life.end();
     node.lives.show(&node.store, chat, format!("{why}. {ANSWERED}"), false);
-    *life = Life::Ailing(Some(why));
+    *life = Life::Faulty(Some(why));
 }
 
 fn begin_repair(

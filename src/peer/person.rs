@@ -11,7 +11,7 @@ use super::refusal::{self, Refusal, unable};
 use super::resolve::resolve_chat;
 use crate::protocol::event::ProposeError;
 use crate::protocol::types::{Index, Payload};
-use crate::runtime::handle::{ChatShared, Granted, Unable, Wait, Wish};
+use crate::runtime::handle::{ChatShared, ProposalRequest, ProposalResult, Unable, Wait};
 use crate::wire::hex;
 
 /// A change that is committed is shown here by then, or else the next call may not see it yet.
@@ -23,28 +23,28 @@ impl Node {
     pub async fn propose(
         &self,
         chat: &ChatShared,
-        wish: Wish,
+        proposal: ProposalRequest,
         deadline: Option<Instant>,
         request_id: &str,
-    ) -> Result<Granted, Refusal> {
-        let is_message = matches!(wish.payload, Payload::Message { .. });
-        let granted = self.ask(chat, wish, deadline, request_id).await?;
-        let granted = granted.map_err(|error| self.refused(chat, error))?;
-        if let (Some(index), false) = (granted.index, is_message) {
+    ) -> Result<ProposalResult, Refusal> {
+        let is_message = matches!(proposal.payload, Payload::Message { .. });
+        let result = self.ask(chat, proposal, deadline, request_id).await?;
+        let result = result.map_err(|error| self.refused(chat, error))?;
+        if let (Some(index), false) = (result.index, is_message) {
             await_shown(chat, index).await;
         }
-        Ok(granted)
+        Ok(result)
     }
 
     /// The same for a message whose request may be a repeat: where it stands, if it is committed.
     pub async fn propose_once(
         &self,
         mut chat: Arc<ChatShared>,
-        wish: Wish,
+        proposal: ProposalRequest,
         deadline: Option<Instant>,
         request_id: &str,
     ) -> Result<Option<Index>, Refusal> {
-        let sealed = match &wish.payload {
+        let sealed = match &proposal.payload {
             Payload::Message { sealed, .. } => sealed.clone(),
             _ => Bytes::new(),
         };
@@ -53,9 +53,9 @@ impl Node {
             if let Some(index) = self.lookup.index_of(&chat, request_id, &sealed).await? {
                 return Ok(Some(index));
             }
-            let wish = Wish { looked, ..wish.clone() };
-            match self.ask(&chat, wish, deadline, request_id).await? {
-                Ok(granted) => return Ok(granted.index),
+            let proposal = ProposalRequest { looked, ..proposal.clone() };
+            match self.ask(&chat, proposal, deadline, request_id).await? {
+                Ok(result) => return Ok(result.index),
                 // The chat may run in another incarnation by now.
                 Err(Unable::LookAgain) => chat = resolve_chat(self, &hex(&chat.id.0))?,
                 Err(error) => return Err(self.refused(&chat, error)),
@@ -66,14 +66,14 @@ impl Node {
     async fn ask(
         &self,
         chat: &ChatShared,
-        wish: Wish,
+        proposal: ProposalRequest,
         deadline: Option<Instant>,
         request_id: &str,
-    ) -> Result<Result<Granted, Unable>, Refusal> {
-        let proposing = self.handle.propose(chat.id, wish);
+    ) -> Result<Result<ProposalResult, Unable>, Refusal> {
+        let proposing = self.handle.propose(chat.id, proposal);
         let waiting = async {
             tokio::select! {
-                granted = proposing => Ok(granted),
+                result = proposing => Ok(result),
                 () = self.stop.cancelled() => Err(refusal::stopping()),
             }
         };
@@ -85,14 +85,14 @@ impl Node {
         }
     }
 
-    /// Why a wish was not taken. Whoever was removed is told by whom, and of a chat that has ended
-    /// to come back, what it waits for.
+    /// Why a proposal was not taken. Whoever was removed is told by whom, and of a chat that has
+    /// ended to come back, what it waits for.
     fn refused(&self, chat: &ChatShared, error: Unable) -> Refusal {
         match (error, chat.view.borrow().status.removed_by) {
             (Unable::Propose(ProposeError::NotMember), Some(by)) => refusal::removed(by),
             (Unable::NoChat, _) if chat.is_away() => {
-                let ailing = self.lives.ailing().get(&chat.id).cloned();
-                ailing.map_or_else(|| refusal::storage_damaged(REPAIRED), |ailing| ailing.refusal())
+                let faulty = self.lives.faulty().get(&chat.id).cloned();
+                faulty.map_or_else(|| refusal::storage_damaged(REPAIRED), |faulty| faulty.refusal())
             }
             _ => unable(error),
         }
@@ -107,7 +107,14 @@ async fn await_shown(chat: &ChatShared, index: Index) {
     let _ = timeout_at(Instant::now() + SHOWN_MAX, wait).await;
 }
 
-/// A wish of this moment, which no request repeats.
-pub fn wish(payload: Payload, wait: Wait) -> Wish {
-    Wish { request_id: None, looked: None, payload, created_at_ms: now_ms(), trace: None, wait }
+/// A proposal of this moment, which no request repeats.
+pub fn proposal(payload: Payload, wait: Wait) -> ProposalRequest {
+    ProposalRequest {
+        request_id: None,
+        looked: None,
+        payload,
+        created_at_ms: now_ms(),
+        trace: None,
+        wait,
+    }
 }

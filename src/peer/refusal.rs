@@ -446,7 +446,7 @@ pub fn rate_limited(per_second: u32) -> Refusal {
 
 /// A member has itself dialled more often than one may.
 pub fn dialled_back_too_often() -> Refusal {
-    let message = "too many wishes to be dialled back: try again in a minute";
+    let message = "too many proposals to be dialled back: try again in a minute";
     refuse(Reason::RateLimited, message, [])
 }
 

@@ -182,7 +182,7 @@ async fn step(
     let noted = life::note_begun(node, *chat, over, (incarnation, generation), now_ms());
     noted.await.map_err(unwritable)?;
     let mut attempt = Attempt::to_come_back(*chat, incarnation, generation, &contacts);
-    for turn in 0..attempt.doors() {
+    for turn in 0..attempt.targets() {
         match attempt.make(node, turn).await {
             Ok(()) => {
                 return match life::taken_back(node, *chat, over, attempt.contacts()).await {
@@ -245,7 +245,7 @@ async fn find_host(
     // What the members say that do not help; the first word counts.
     let mut holders = 0;
     let mut obstacle = None;
-    for turn in 0..contacts.len().min(attempt.doors()) {
+    for turn in 0..contacts.len().min(attempt.targets()) {
         let found = match attempt.ask(node, turn).await {
             Ok((_, found)) => found,
             Err(Problem::Final(_)) => {

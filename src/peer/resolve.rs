@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::life::Ailing;
+use super::life::Faulty;
 use super::node::Node;
 use super::refusal::{self, Refusal};
 use crate::protocol::event::Status as ChatStatus;
@@ -19,7 +19,7 @@ const ALIKE: f64 = 0.8;
 pub enum Named {
     Running(Arc<ChatShared>),
     /// It does not run at the moment.
-    Ailing(ChatId, Ailing),
+    Faulty(ChatId, Faulty),
 }
 
 /// The chat of that id, name, or beginning of an id; in this order, and only if it is one. Whether
@@ -27,7 +27,7 @@ pub enum Named {
 pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Refusal> {
     match resolve_any(node, text, 1)? {
         Named::Running(chat) => Ok(chat),
-        Named::Ailing(_, ailing) => Err(ailing.refusal()),
+        Named::Faulty(_, faulty) => Err(faulty.refusal()),
     }
 }
 
@@ -35,22 +35,22 @@ pub fn resolve_chat(node: &Node, text: &str) -> Result<Arc<ChatShared>, Refusal>
 pub fn resolve_any(node: &Node, text: &str, digits_min: usize) -> Result<Named, Refusal> {
     // What programs send names its chat so: then the others need not be looked at.
     if let Ok(id) = text.parse::<ChatId>() {
-        let ailing = node.lives.ailing().get(&id).cloned();
-        let ailing = ailing.map(|ailing| Named::Ailing(id, ailing));
-        let found = ailing.or_else(|| node.handle.chat(id).map(Named::Running));
+        let faulty = node.lives.faulty().get(&id).cloned();
+        let faulty = faulty.map(|faulty| Named::Faulty(id, faulty));
+        let found = faulty.or_else(|| node.handle.chat(id).map(Named::Running));
         return found.ok_or_else(refusal::chat_not_found);
     }
-    let ailing = node.lives.ailing().clone();
-    let running = node.handle.chats().into_iter().filter(|chat| !ailing.contains_key(&chat.id));
+    let faulty = node.lives.faulty().clone();
+    let running = node.handle.chats().into_iter().filter(|chat| !faulty.contains_key(&chat.id));
     let running = running.map(|chat| {
         let name = chat.view.borrow().status.chat_name.clone();
         (hex(&chat.id.0), name, Named::Running(chat))
     });
     let mut chats: Vec<_> = running.collect();
     chats.extend(
-        ailing
+        faulty
             .into_iter()
-            .map(|(id, chat)| (hex(&id.0), chat.name.clone(), Named::Ailing(id, chat))),
+            .map(|(id, chat)| (hex(&id.0), chat.name.clone(), Named::Faulty(id, chat))),
     );
     pick(chats, text, digits_min).map_err(|missed| match missed {
         Missed::Nothing { alike } => refusal::chat_unknown(alike),

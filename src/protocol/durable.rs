@@ -147,8 +147,9 @@ impl Replica {
                 }
             }
             // One who comes back reads of the end of an earlier membership as it catches up.
-            let own =
-                |entry: &&Arc<Entry>| entry.author == self.me && entry.session == self.incarnation;
+            let own = |entry: &&Arc<Entry>| {
+                entry.author == self.me && entry.incarnation == self.incarnation
+            };
             present |= committed.iter().any(|entry| own(&entry));
             if present && !self.log.state().members.contains_key(&self.me) {
                 let former = self.log.state().former_members.get(&self.me);
@@ -173,7 +174,7 @@ impl Replica {
         if let Payload::Message { request_id, .. } = &entry.payload {
             self.durability.later.request_ids.push((request_id.clone(), entry.index));
         }
-        let is_of_now = entry.author == self.me && entry.session == self.incarnation;
+        let is_of_now = entry.author == self.me && entry.incarnation == self.incarnation;
         if !is_of_now && !planted(Bug::OutboxClearedByAnother) {
             return;
         }
@@ -189,7 +190,7 @@ impl Replica {
         let Some(first) = self.outbox.queue.front().map(|first| first.number) else { return };
         for index in self.log.base() + 1..=self.log.commit() {
             let Some(entry) = self.log.entry(index) else { continue };
-            let is_own = entry.author == self.me && entry.session == self.incarnation;
+            let is_own = entry.author == self.me && entry.incarnation == self.incarnation;
             if let Payload::Message { request_id, .. } = &entry.payload
                 && is_own
                 && entry.number >= first

@@ -31,7 +31,7 @@ pub struct Recovered {
     pub commit: Index,
     /// Submissions that have not left the outbox, by number.
     pub outbox: Vec<Submission>,
-    /// The highest number this session ever gave away.
+    /// The highest number this incarnation ever gave away.
     pub last_number: Number,
     pub read: Index,
     /// Who removed this peer from the chat, if somebody has.

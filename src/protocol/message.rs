@@ -293,7 +293,7 @@ pub struct JoinAnswer {
     pub host: Option<PeerId>,
     /// Whether the log has, or will have, the peer as asked.
     pub accepted: bool,
-    /// The last number of this session in the host's log (R33).
+    /// The last number of this incarnation in the host's log (R33).
     pub last_number: Number,
 }
 

@@ -164,29 +164,28 @@ pub fn recovery(
 ) -> Result<Persist, Unrecoverable> {
     let log = outlook(recovered);
     let state = log.state();
-    let session = recovered.incarnation;
+    let incarnation = recovered.incarnation;
     if state.generation != recovered.generation {
         return Err(Unrecoverable::Incomplete);
     }
-    let active = state
-        .members
-        .get(&me)
-        .is_some_and(|member| member.state == MemberState::Active && member.incarnation == session);
+    let active = state.members.get(&me).is_some_and(|member| {
+        member.state == MemberState::Active && member.incarnation == incarnation
+    });
     if !active || recovered.removed_by.is_some() {
         return Err(Unrecoverable::NotMember);
     }
-    if state.voters.len() == 1 && state.voters.0.get(&me) == Some(&session) {
+    if state.voters.len() == 1 && state.voters.0.get(&me) == Some(&incarnation) {
         return Err(Unrecoverable::OnlyVoter);
     }
     let payload = Payload::Membership(Membership::Recovered { generation });
     let course = Course { chat, generation };
-    let signature = sign(&signed_submission(course, me, session, 0, &payload));
+    let signature = sign(&signed_submission(course, me, incarnation, 0, &payload));
     let term = log.last().term.max(recovered.hard_state.term) + 1;
     let mut entry = Entry {
         index: log.last().index + 1,
         term,
         author: me,
-        session,
+        incarnation,
         number: 0,
         generation,
         created_at_ms,
@@ -209,7 +208,7 @@ pub fn recovery(
     let signed = recovered.outbox.iter().filter(|submission| submission.signature.is_some());
     let outbox_put = signed.map(|submission| {
         let (number, payload) = (submission.number, &submission.payload);
-        let signature = sign(&signed_submission(course, me, session, number, payload));
+        let signature = sign(&signed_submission(course, me, incarnation, number, payload));
         Submission { signature: Some(signature), ..submission.clone() }
     });
     Ok(Persist {

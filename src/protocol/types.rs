@@ -16,9 +16,10 @@ use super::quota::Quota;
 pub type Term = u64;
 /// A position in the log, from 1. The feed's sequence number is the same number.
 pub type Index = u64;
-/// The author's own count of its submissions in one session, from 1. 0 stands outside the count.
+/// The author's own count of its submissions in one incarnation, from 1. 0 stands outside the
+/// count.
 pub type Number = u64;
-/// Drawn at random when a state directory is made; also called the author's *session* (R9).
+/// Drawn at random when a state directory is made (R9).
 pub type Incarnation = u64;
 /// How often this incarnation has been started (R9).
 pub type Boot = u64;
@@ -184,7 +185,7 @@ pub struct Entry {
     /// Whose doing the entry is: the sender of a message; the host for its own entries.
     pub author: PeerId,
     /// The author's incarnation.
-    pub session: Incarnation,
+    pub incarnation: Incarnation,
     /// The author's count (R31), 0 for entries that the host makes itself and for joins.
     pub number: Number,
     /// The course of the chat that it was said in (R30): that of the log up to it, and of a
@@ -263,9 +264,9 @@ pub enum Membership {
     Founded { chat_name: String, name: String, address: String },
     /// The author invites `peer`: a participant who is inactive until they answer.
     Invited { peer: PeerId, address: String },
-    /// The author, invited or active, takes part with this name, address and incarnation
-    /// (the entry's session). A new incarnation is the goodbye of the old one (R9). A proof lets in
-    /// one whom nobody has invited (R43).
+    /// The author, invited or active, takes part with this name, address and incarnation, which
+    /// is the entry's. A new incarnation is the goodbye of the old one (R9). A proof lets in one
+    /// whom nobody has invited (R43).
     Joined { name: String, address: String, proof: Option<InviteLinkProof> },
     /// The author does not want to take part.
     Declined,

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::chat::Chat;
 use super::driver::Io;
-use super::handle::{Granted, Unable, Wait, Wish};
+use super::handle::{ProposalRequest, ProposalResult, Unable, Wait};
 use super::journal::Done;
 use super::proposing::Waiting;
 use super::requests::{Digest, request_id};
@@ -40,7 +40,7 @@ pub(super) struct Carried {
     /// What the log says up to this incarnation's Join has passed by here, or is in the store.
     is_log_known: bool,
     /// The log is being read.
-    is_sifting: bool,
+    is_locating: bool,
     by_id: HashMap<String, Ticket>,
     waiting: BTreeMap<Ticket, Vec<Waiting>>,
     /// Tickets up to this one are durable, and `stored` of them were there at the start.
@@ -121,7 +121,7 @@ impl Carried {
         &mut self,
         ticket: Ticket,
         wait: Wait,
-        reply: oneshot::Sender<Result<Granted, Unable>>,
+        reply: oneshot::Sender<Result<ProposalResult, Unable>>,
     ) {
         if wait == Wait::Queued && ticket <= self.durable_through {
             let _ = reply.send(Ok(QUEUED));
@@ -149,7 +149,7 @@ impl Carried {
 }
 
 /// What stands nowhere yet and is durable has no number.
-const QUEUED: Granted = Granted { number: 0, index: None };
+const QUEUED: ProposalResult = ProposalResult { number: 0, index: None };
 
 impl Chat {
     /// Takes note of whether the log has come up to this incarnation's Join. Until then nobody
@@ -166,39 +166,43 @@ impl Chat {
         self.touched |= self.carried.is_log_known;
     }
 
-    /// Whether a wish goes into the outbox at once.
+    /// Whether a proposal goes into the outbox at once.
     pub fn is_settled(&self) -> bool {
         (self.carried.is_empty() || planted(Mistake::CarriedOvertaken)) && self.carried.is_log_known
     }
 
-    /// Binds a wish to what it repeats of what is carried. Gives it back if it does not.
+    /// Binds a proposal to what it repeats of what is carried. Gives it back if it does not.
     pub fn repeat_carried(
         &mut self,
-        wish: &Wish,
-        reply: oneshot::Sender<Result<Granted, Unable>>,
-    ) -> Option<oneshot::Sender<Result<Granted, Unable>>> {
-        let ticket = wish.request_id.as_deref().and_then(|id| self.carried.by_id.get(id));
+        proposal: &ProposalRequest,
+        reply: oneshot::Sender<Result<ProposalResult, Unable>>,
+    ) -> Option<oneshot::Sender<Result<ProposalResult, Unable>>> {
+        let ticket = proposal.request_id.as_deref().and_then(|id| self.carried.by_id.get(id));
         let Some(&ticket) = ticket.filter(|_| !planted(Mistake::CarriedNotKnown)) else {
             return Some(reply);
         };
         let mut items = self.carried.items.iter();
         let item = items.find(|item| item.ticket == ticket);
-        if item.is_some_and(|item| item.submission.payload != wish.payload) {
+        if item.is_some_and(|item| item.submission.payload != proposal.payload) {
             let _ = reply.send(Err(Unable::RequestReused));
             return None;
         }
-        self.carried.wait(ticket, wish.wait, reply);
+        self.carried.wait(ticket, proposal.wait, reply);
         None
     }
 
-    /// Keeps a wish behind what is carried.
-    pub fn carry(&mut self, wish: Wish, reply: oneshot::Sender<Result<Granted, Unable>>) {
+    /// Keeps a proposal behind what is carried.
+    pub fn carry(
+        &mut self,
+        proposal: ProposalRequest,
+        reply: oneshot::Sender<Result<ProposalResult, Unable>>,
+    ) {
         let is_doubtful = !self.carried.is_log_known;
-        if let Err(error) = self.can_carry(is_doubtful, &wish.payload) {
+        if let Err(error) = self.can_carry(is_doubtful, &proposal.payload) {
             let _ = reply.send(Err(Unable::Propose(error)));
             return;
         }
-        let Wish { payload, created_at_ms, trace, wait, .. } = wish;
+        let ProposalRequest { payload, created_at_ms, trace, wait, .. } = proposal;
         let submission = Submission { number: 0, created_at_ms, trace, payload, signature: None };
         self.journal.carry(submission.clone());
         let ticket = self.carried.add(submission);
@@ -222,7 +226,7 @@ impl Chat {
         self.replica.can_keep(self.carried.len())
     }
 
-    /// So many wishes have become durable since the start.
+    /// So many proposals have become durable since the start.
     pub fn on_carried(&mut self, count: u64) {
         self.carried.became_durable(count);
     }
@@ -231,38 +235,38 @@ impl Chat {
     /// says again what is left as soon as the chat takes it.
     pub fn settle(&mut self, now: Instant, io: &Io) {
         let carried = &self.carried;
-        if carried.is_empty() || !carried.is_log_known || carried.is_sifting {
+        if carried.is_empty() || !carried.is_log_known || carried.is_locating {
             return;
         }
         if carried.doubtful > 0 {
-            self.sift(io.identity.peer_id(), io);
+            self.locate(io.identity.peer_id(), io);
         } else {
             self.say_again(now, io);
         }
     }
 
-    fn sift(&mut self, me: PeerId, io: &Io) {
+    fn locate(&mut self, me: PeerId, io: &Io) {
         let incarnation = self.shared.incarnation;
         let member = self.replica.log().state().members.get(&me);
         let Some(through) = member.map(|member| member.since) else { return };
         if through > self.shared.feed.stored_through() {
             return; // the disk may have what was cut since
         }
-        self.carried.is_sifting = true;
+        self.carried.is_locating = true;
         let doubtful = self.carried.items[..self.carried.doubtful].iter();
         let submissions: Vec<_> = doubtful.map(|item| item.submission.clone()).collect();
         let (chat, reader) = (self.id, self.shared.reader.clone());
         io.beside(move || {
             Some(match places(&reader, me, incarnation, through, &submissions) {
                 Err(error) if error.needs_repair() => Done::Damaged { chat, incarnation },
-                found => Done::Sifted { chat, incarnation, found: found.ok().flatten() },
+                found => Done::Located { chat, incarnation, found: found.ok().flatten() },
             })
         });
     }
 
     /// The log has been read. Where it was not there yet, it is read again later.
-    pub fn on_sifted(&mut self, found: Option<Vec<Option<Index>>>) {
-        self.carried.is_sifting = false;
+    pub fn on_located(&mut self, found: Option<Vec<Option<Index>>>) {
+        self.carried.is_locating = false;
         let Some(found) = found.filter(|found| found.len() == self.carried.doubtful) else {
             return;
         };
@@ -275,14 +279,14 @@ impl Chat {
                 self.carried.items.push(item);
                 continue;
             };
-            let granted = Granted { number: item.submission.number, index: Some(index) };
+            let result = ProposalResult { number: item.submission.number, index: Some(index) };
             if let Some(id) = request_id(&item.submission) {
                 self.carried.by_id.remove(id);
                 let said = Digest::of(&item.submission.payload);
-                self.requests.add_committed(id.to_owned(), said, granted);
+                self.requests.add_committed(id.to_owned(), said, result);
             }
             for waiting in self.carried.waiting.remove(&item.ticket).into_iter().flatten() {
-                let _ = waiting.reply.send(Ok(granted));
+                let _ = waiting.reply.send(Ok(result));
             }
         }
         self.carried.items.extend(left);
@@ -315,10 +319,10 @@ impl Chat {
     pub fn put(&mut self, now: Instant, mut proposal: Proposal, io: &Io) {
         let number = self.replica.next_number();
         proposal.signature = needs_signature(&proposal.payload).then(|| {
-            let (me, session) = (io.identity.peer_id(), self.shared.incarnation);
+            let (me, incarnation) = (io.identity.peer_id(), self.shared.incarnation);
             let payload = &proposal.payload;
             let course = Course { chat: self.id, generation: self.replica.generation() };
-            io.identity.sign(&signed_submission(course, me, session, number, payload))
+            io.identity.sign(&signed_submission(course, me, incarnation, number, payload))
         });
         if let Some(measures) = &mut self.measures {
             measures.set_now(now);
@@ -351,7 +355,7 @@ fn places(
         if entries.is_empty() {
             return Ok(None);
         }
-        for entry in entries.iter().filter(|e| e.author == me && e.session != incarnation) {
+        for entry in entries.iter().filter(|e| e.author == me && e.incarnation != incarnation) {
             let place = match &entry.payload {
                 _ if planted(Mistake::CarriedByNumber) => {
                     submissions.iter().position(|it| it.number == entry.number)
@@ -407,17 +411,17 @@ mod tests {
         Submission { number, created_at_ms: number, trace: None, payload, signature: None }
     }
 
-    /// A store with these entries: author, session, number, payload.
+    /// A store with these entries: author, incarnation, number, payload.
     fn store(entries: &[(PeerId, u64, u64, Payload)]) -> (tempfile::TempDir, ChatStore) {
         let dir = tempfile::tempdir().expect("a directory");
         let (mut store, _) = ChatStore::create(dir.path(), ChatId([7; 16]), 3, &[]).expect("new");
         let mut log: Vec<Arc<Entry>> = Vec::new();
-        for ((author, session, number, payload), index) in entries.iter().cloned().zip(1..) {
+        for ((author, incarnation, number, payload), index) in entries.iter().cloned().zip(1..) {
             let mut entry = Entry {
                 index,
                 term: 1,
                 author,
-                session,
+                incarnation,
                 number,
                 generation: 0,
                 created_at_ms: number,
@@ -507,7 +511,7 @@ mod tests {
         let mut log = vec![Arc::new(first)];
         let joined = || Membership::Joined { name: "x".into(), address: "x:1".into(), proof: None };
         let vote = SignedVote { incarnation: 1, signature: [0; 64] };
-        for (author, session, number, payload) in [
+        for (author, incarnation, number, payload) in [
             (HOST, 1, 0, Payload::TermStart(Reign { last_term: 0, votes: [(HOST, vote)].into() })),
             (HOST, 1, 1, Payload::Membership(Membership::Invited { peer: me, address: text })),
             (me, 2, 0, Payload::Membership(joined())),
@@ -519,7 +523,7 @@ mod tests {
                 index: last.index + 1,
                 term: 1,
                 author,
-                session,
+                incarnation,
                 number,
                 generation: 0,
                 created_at_ms: 1,
@@ -563,7 +567,7 @@ mod tests {
             last: None,
         }));
         let shared = handle.chat(chat).expect("it runs");
-        let wish = Wish {
+        let proposal = ProposalRequest {
             request_id: Some("a".into()),
             looked: Some(shared.looked()),
             payload: message("a"),
@@ -573,7 +577,7 @@ mod tests {
         };
         // Neither yields to the loop before both are there.
         handle.deliver(chat, append).await.expect("the loop runs");
-        let found = tokio::time::timeout(Duration::from_secs(60), handle.propose(chat, wish));
+        let found = tokio::time::timeout(Duration::from_secs(60), handle.propose(chat, proposal));
         let found = found.await.expect("the log is taken").expect("it is found");
         assert_eq!(found.index, Some(5));
         assert_eq!(handle.view(chat).await.expect("it runs").status.queued, 0);

@@ -10,13 +10,13 @@ use tracing::Span;
 use super::absences::Absences;
 use super::carry::Carried;
 use super::driver::{Ended, Io};
-use super::handle::{Answerer, ChatShared, ChatView, Granted, Unable};
+use super::handle::{Answerer, ChatShared, ChatView, ProposalResult, Unable};
 use super::journal::Journal;
 use super::lanes::Lane;
 use super::measure::Measures;
-use super::outbox::dropped;
 use super::proposing::Waiting;
 use super::requests::{Digest, Requests};
+use super::send_queue::dropped;
 use super::spans::Spans;
 use crate::crypto::Identity;
 use crate::protocol::event::{DiskState, Event, Notice, ProposeError, Ready};
@@ -124,13 +124,13 @@ impl Chat {
 
     /// Takes a peer, whose joining is not in the log here yet, for a contact. The longest known of
     /// too many is given up: whoever needs to be dialled says so again.
-    pub fn meet(&mut self, met: PeerId, address: String) {
+    pub fn dial_stranger(&mut self, stranger: PeerId, address: String) {
         let members = &self.members;
-        self.contacts.retain(|(peer, _)| !members.contains_key(peer) && *peer != met);
-        if !self.members.contains_key(&met) {
+        self.contacts.retain(|(peer, _)| !members.contains_key(peer) && *peer != stranger);
+        if !self.members.contains_key(&stranger) {
             let surplus = (self.contacts.len() + 1).saturating_sub(CONTACTS_MAX);
             self.contacts.drain(..surplus);
-            self.contacts.push((met, address));
+            self.contacts.push((stranger, address));
         }
     }
 
@@ -343,12 +343,12 @@ impl Chat {
 
     /// What an earlier incarnation of this peer has said is found when it is repeated.
     fn note_outlived(&mut self, committed: &[Arc<Entry>], me: PeerId) {
-        let incarnation = self.shared.incarnation;
-        for entry in committed.iter().filter(|it| it.author == me && it.session != incarnation) {
+        let own = self.shared.incarnation;
+        for entry in committed.iter().filter(|it| it.author == me && it.incarnation != own) {
             if let Payload::Message { request_id, .. } = &entry.payload {
-                let granted = Granted { number: entry.number, index: Some(entry.index) };
+                let result = ProposalResult { number: entry.number, index: Some(entry.index) };
                 let said = Digest::of(&entry.payload);
-                self.requests.add_committed(request_id.clone(), said, granted);
+                self.requests.add_committed(request_id.clone(), said, result);
             }
         }
     }
@@ -554,11 +554,11 @@ fn replace_lane(place: &mut Option<Arc<Lane>>, newer: Arc<Lane>) {
 
 /// Signs what goes to the host through another member (R35).
 fn sign_submissions(course: Course, submit: &mut Submit, identity: &Identity) {
-    let Some((author, session)) = submit.author else { return };
+    let Some((author, incarnation)) = submit.author else { return };
     for submission in &mut submit.submissions {
         if submission.signature.is_none() {
             let (number, payload) = (submission.number, &submission.payload);
-            let signed = signed_submission(course, author, session, number, payload);
+            let signed = signed_submission(course, author, incarnation, number, payload);
             submission.signature = Some(identity.sign(&signed));
         }
     }
@@ -568,12 +568,12 @@ fn sign_submissions(course: Course, submit: &mut Submit, identity: &Identity) {
 fn sign_past(
     course: Course,
     me: PeerId,
-    session: Incarnation,
+    incarnation: Incarnation,
     past: &mut Past,
     identity: &Identity,
 ) {
     if past.signature.is_none() {
-        past.signature = Some(identity.sign(&signed_past(course, me, session, past)));
+        past.signature = Some(identity.sign(&signed_past(course, me, incarnation, past)));
     }
 }
 

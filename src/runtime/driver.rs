@@ -2,8 +2,8 @@
 //! the disk, a peer or a reader.
 //!
 //! Each turn takes what is waiting into the replicas, and then executes what they want. Messages
-//! to other peers go into bounded outboxes, entries to members into bounded streams, what must be
-//! durable to the chat's storage thread, whose return is one more thing that happens.
+//! to other peers go into bounded send queues, entries to members into bounded streams, what must
+//! be durable to the chat's storage thread, whose return is one more thing that happens.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,8 +23,8 @@ use super::handle::{
 };
 use super::journal::{Done, Journal};
 use super::measure::{Gauges, Measures};
-use super::outbox::Outbox;
 use super::requests::Requests;
+use super::send_queue::SendQueue;
 use super::spans::Spans;
 use crate::crypto::Identity;
 use crate::protocol::config::Config;
@@ -108,7 +108,7 @@ pub fn start(options: DriverOptions) -> (Handle, Reports) {
             identity: options.identity,
             keep_seat: options.keep_seat,
             calls: HashMap::new(),
-            outboxes: BTreeMap::new(),
+            send_queues: BTreeMap::new(),
             done: done_sender,
             committed: false,
             members_changed: Vec::new(),
@@ -147,7 +147,7 @@ pub(super) struct Io {
     /// Chats whose members changed in this turn.
     pub members_changed: Vec<ChatId>,
     calls: Calls,
-    outboxes: BTreeMap<PeerId, Arc<Outbox>>,
+    send_queues: BTreeMap<PeerId, Arc<SendQueue>>,
     done: mpsc::UnboundedSender<Done>,
 }
 
@@ -155,8 +155,8 @@ impl Io {
     /// Sends a message over this peer's own connection to the addressee, if there is one. `trace`
     /// goes with it as metadata.
     pub fn send(&self, chat: ChatId, message: Message, trace: TraceContext) {
-        if let Some(outbox) = self.outboxes.get(&message.to) {
-            outbox.push(chat, message, trace);
+        if let Some(send_queue) = self.send_queues.get(&message.to) {
+            send_queue.push(chat, message, trace);
         }
     }
 
@@ -279,9 +279,9 @@ impl Driver {
                     chat.on_carried(count);
                 }
             }
-            Done::Sifted { chat, incarnation, found } => {
+            Done::Located { chat, incarnation, found } => {
                 if let Some((chat, _)) = self.running(chat, incarnation) {
-                    chat.on_sifted(found);
+                    chat.on_located(found);
                 }
             }
             Done::Failed { what } => self.fail(what),
@@ -331,8 +331,8 @@ impl Driver {
                     chat.handle(now, Event::RoundTrip { peer, rtt_us });
                 }
             }
-            Input::Propose { chat, wish, reply } => match self.chats.get_mut(&chat) {
-                Some(chat) => chat.propose(now, wish, reply, &self.io),
+            Input::Propose { chat, proposal, reply } => match self.chats.get_mut(&chat) {
+                Some(chat) => chat.propose(now, proposal, reply, &self.io),
                 None => drop(reply.send(Err(Unable::NoChat))),
             },
             Input::MarkRead { chat, index } => {
@@ -358,9 +358,9 @@ impl Driver {
                 self.remove(chat, Ended::Left);
                 let _ = reply.send(());
             }
-            Input::Meet { chat, peer, address } => {
+            Input::DialStranger { chat, peer, address } => {
                 if let Some(chat) = self.chats.get_mut(&chat) {
-                    chat.meet(peer, address);
+                    chat.dial_stranger(peer, address);
                     self.renew_roster();
                 }
             }
@@ -565,11 +565,11 @@ impl Driver {
             }
         }
         addresses.remove(&self.shared.me);
-        self.io.outboxes.retain(|peer, _| addresses.contains_key(peer));
+        self.io.send_queues.retain(|peer, _| addresses.contains_key(peer));
         self.links.retain(|peer, _| addresses.contains_key(peer));
         let contact = |(peer, address): (PeerId, String)| {
-            let outbox = Arc::clone(self.io.outboxes.entry(peer).or_default());
-            (peer, Contact { address, outbox })
+            let send_queue = Arc::clone(self.io.send_queues.entry(peer).or_default());
+            (peer, Contact { address, send_queue })
         };
         let roster: Roster = addresses.into_iter().map(contact).collect();
         self.shared.roster.send_replace(Arc::new(roster));

@@ -10,7 +10,7 @@ use super::absences::AwaySince;
 use super::feed::ChatFeed;
 use super::lanes::Lane;
 use super::measure::Gauges;
-use super::outbox::Outbox;
+use super::send_queue::SendQueue;
 use crate::protocol::event::{LinkState, ProposeError, Recovered, Status};
 use crate::protocol::message::{Body, Message};
 use crate::protocol::time::Micros;
@@ -68,7 +68,7 @@ impl ChatShared {
         self.away.load(Ordering::Relaxed)
     }
 
-    /// To be taken before the store is asked about a request id, and to be given with the wish.
+    /// To be taken before the store is asked about a request id, and to be given with the proposal.
     pub fn looked(&self) -> Looked {
         let forgotten = self.forgotten.load(Ordering::Acquire);
         Looked { incarnation: self.incarnation, forgotten }
@@ -99,7 +99,7 @@ pub type Roster = BTreeMap<PeerId, Contact>;
 #[derive(Clone)]
 pub struct Contact {
     pub address: String,
-    pub outbox: Arc<Outbox>,
+    pub send_queue: Arc<SendQueue>,
 }
 
 /// What a call is answered with.
@@ -144,10 +144,10 @@ pub struct Looked {
     forgotten: u64,
 }
 
-/// A wish for the log, from this peer.
+/// A proposal for the log, from this peer.
 #[derive(Clone)]
-pub struct Wish {
-    /// A repeat of a wish with the same id gets the first one's result.
+pub struct ProposalRequest {
+    /// A repeat of a proposal with the same id gets the first one's result.
     pub request_id: Option<String>,
     /// When the store did not have that id; none where nobody can have used it before.
     pub looked: Option<Looked>,
@@ -158,9 +158,9 @@ pub struct Wish {
     pub wait: Wait,
 }
 
-/// What became of a wish.
+/// What became of a proposal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Granted {
+pub struct ProposalResult {
     pub number: Number,
     /// Its index, once it is committed.
     pub index: Option<Index>,
@@ -234,8 +234,8 @@ pub(super) enum Input {
     },
     Propose {
         chat: ChatId,
-        wish: Wish,
-        reply: oneshot::Sender<Result<Granted, Unable>>,
+        proposal: ProposalRequest,
+        reply: oneshot::Sender<Result<ProposalResult, Unable>>,
     },
     MarkRead {
         chat: ChatId,
@@ -258,7 +258,7 @@ pub(super) enum Input {
         chat: ChatId,
         reply: oneshot::Sender<()>,
     },
-    Meet {
+    DialStranger {
         chat: ChatId,
         peer: PeerId,
         address: String,
@@ -423,10 +423,14 @@ impl Handle {
         let _ = self.send(Input::RoundTrip { peer, rtt_us }).await;
     }
 
-    /// Puts a wish into the outbox, and waits as it says.
-    pub async fn propose(&self, chat: ChatId, wish: Wish) -> Result<Granted, Unable> {
+    /// Puts a proposal into the outbox, and waits as it says.
+    pub async fn propose(
+        &self,
+        chat: ChatId,
+        proposal: ProposalRequest,
+    ) -> Result<ProposalResult, Unable> {
         let (reply, replied) = oneshot::channel();
-        self.send(Input::Propose { chat, wish, reply }).await?;
+        self.send(Input::Propose { chat, proposal, reply }).await?;
         replied.await.unwrap_or(Err(Unable::NoChat))
     }
 
@@ -457,10 +461,15 @@ impl Handle {
 
     /// Has a peer dialled that wants this one's vote, or has got it, if its joining has not been
     /// read here yet.
-    pub async fn meet(&self, chat: ChatId, peer: PeerId, address: String) -> Result<(), Unable> {
+    pub async fn dial_stranger(
+        &self,
+        chat: ChatId,
+        peer: PeerId,
+        address: String,
+    ) -> Result<(), Unable> {
         match self.chat(chat) {
             Some(shown) if !shown.view.borrow().status.members.contains_key(&peer) => {
-                self.send(Input::Meet { chat, peer, address }).await
+                self.send(Input::DialStranger { chat, peer, address }).await
             }
             _ => Ok(()),
         }

@@ -34,7 +34,7 @@ pub enum Done {
     Carried { chat: ChatId, incarnation: Incarnation, count: u64 },
     /// Where each of the first submissions that are carried stands in the log, if it does. None
     /// where the disk does not have that part of the log yet, or reading failed.
-    Sifted { chat: ChatId, incarnation: Incarnation, found: Option<Vec<Option<Index>>> },
+    Located { chat: ChatId, incarnation: Incarnation, found: Option<Vec<Option<Index>>> },
     /// A write failed. Nothing is tried again (R38).
     Failed { what: String },
 }

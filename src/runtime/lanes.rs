@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::outbox::merge_heartbeat;
 use super::pace::Pace;
+use super::send_queue::merge_heartbeat;
 use crate::planted::{Mistake, planted};
 use crate::protocol::message::{Append, Body, Message};
 use crate::protocol::types::{ChatId, Position};

@@ -2,7 +2,7 @@
 //! thread for each chat, and the queues around them.
 //!
 //! Read `driver.rs` first, the loop, and `chat.rs`, what it does for one chat. `handle.rs` is how
-//! everybody else speaks to the loop, `outbox.rs` what waits for another peer, `journal.rs` the
+//! everybody else speaks to the loop, `send_queue.rs` what waits for another peer, `journal.rs` the
 //! thread that makes things durable, and `feed.rs` the way of committed entries to their readers.
 //! All chats of two peers share their streams: `lanes.rs` lets them take turns, and `pace.rs` says
 //! how much is sent ahead.
@@ -19,8 +19,8 @@ pub mod handle;
 mod journal;
 pub mod lanes;
 pub mod measure;
-pub mod outbox;
 pub mod pace;
 mod proposing;
 mod requests;
+pub mod send_queue;
 mod spans;

@@ -1,10 +1,10 @@
-//! Wishes of this peer's programs on their way into the outbox, and what is said to who waits.
+//! Proposals of this peer's programs on their way into the outbox, and what is said to who waits.
 
 use tokio::sync::oneshot;
 
 use super::chat::Chat;
 use super::driver::Io;
-use super::handle::{Granted, Looked, Unable, Wait, Wish};
+use super::handle::{Looked, ProposalRequest, ProposalResult, Unable, Wait};
 use super::requests::Digest;
 use crate::protocol::event::Proposal;
 use crate::protocol::time::Instant;
@@ -13,54 +13,54 @@ use crate::protocol::types::{Index, Number};
 /// Somebody who waits for a proposal.
 pub(super) struct Waiting {
     pub wait: Wait,
-    pub reply: oneshot::Sender<Result<Granted, Unable>>,
+    pub reply: oneshot::Sender<Result<ProposalResult, Unable>>,
 }
 
 impl Chat {
-    /// Puts a wish into the outbox, or joins it to the one that it repeats.
+    /// Puts a proposal into the outbox, or joins it to the one that it repeats.
     pub fn propose(
         &mut self,
         now: Instant,
-        wish: Wish,
-        reply: oneshot::Sender<Result<Granted, Unable>>,
+        proposal: ProposalRequest,
+        reply: oneshot::Sender<Result<ProposalResult, Unable>>,
         io: &Io,
     ) {
-        let said = Digest::of(&wish.payload);
-        if wish.request_id.as_deref().is_some_and(|id| self.requests.is_other(id, said)) {
+        let said = Digest::of(&proposal.payload);
+        if proposal.request_id.as_deref().is_some_and(|id| self.requests.is_other(id, said)) {
             let _ = reply.send(Err(Unable::RequestReused));
             return;
         }
-        if let Some(known) = wish.request_id.as_deref().and_then(|id| self.requests.get(id)) {
+        if let Some(known) = proposal.request_id.as_deref().and_then(|id| self.requests.get(id)) {
             let enough = known.index.is_some()
-                || (wish.wait == Wait::Queued && known.number <= self.queued_through);
+                || (proposal.wait == Wait::Queued && known.number <= self.queued_through);
             if enough {
                 let _ = reply.send(Ok(known));
             } else {
-                let waiting = Waiting { wait: wish.wait, reply };
+                let waiting = Waiting { wait: proposal.wait, reply };
                 self.waiting.entry(known.number).or_default().push(waiting);
             }
             return;
         }
-        let Some(reply) = self.repeat_carried(&wish, reply) else { return };
-        if wish.looked.is_some_and(|looked| !self.is_fresh(looked)) {
+        let Some(reply) = self.repeat_carried(&proposal, reply) else { return };
+        if proposal.looked.is_some_and(|looked| !self.is_fresh(looked)) {
             let _ = reply.send(Err(Unable::LookAgain));
             return;
         }
         if !self.is_settled() {
-            self.carry(wish, reply);
+            self.carry(proposal, reply);
             return;
         }
-        if let Err(error) = self.replica.can_propose(&wish.payload) {
+        if let Err(error) = self.replica.can_propose(&proposal.payload) {
             let _ = reply.send(Err(Unable::Propose(error)));
             return;
         }
         let number = self.replica.next_number();
-        if let Some(id) = wish.request_id {
+        if let Some(id) = proposal.request_id {
             self.requests.add(id, said, number);
         }
-        self.waiting.entry(number).or_default().push(Waiting { wait: wish.wait, reply });
-        let trace = self.spans.as_mut().and_then(|spans| spans.send(number, wish.trace));
-        let (payload, created_at_ms) = (wish.payload, wish.created_at_ms);
+        self.waiting.entry(number).or_default().push(Waiting { wait: proposal.wait, reply });
+        let trace = self.spans.as_mut().and_then(|spans| spans.send(number, proposal.trace));
+        let (payload, created_at_ms) = (proposal.payload, proposal.created_at_ms);
         self.put(now, Proposal { payload, created_at_ms, trace, signature: None }, io);
     }
 
@@ -72,10 +72,10 @@ impl Chat {
     /// Tells those who wait for a proposal that it is durable here or, with an index, committed.
     pub fn reply(&mut self, number: Number, index: Option<Index>) {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
-        let granted = Granted { number, index };
+        let result = ProposalResult { number, index };
         let is_enough = |waiting: &mut Waiting| index.is_some() || waiting.wait == Wait::Queued;
         for done in waiting.extract_if(.., is_enough) {
-            let _ = done.reply.send(Ok(granted));
+            let _ = done.reply.send(Ok(result));
         }
         if waiting.is_empty() {
             self.waiting.remove(&number);

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::handle::Granted;
+use super::handle::ProposalResult;
 use crate::protocol::event::Recovered;
 use crate::protocol::types::{Index, Number, Payload, PeerId, Submission};
 
@@ -30,7 +30,7 @@ pub struct Requests {
 /// What is known of one request.
 #[derive(Clone, Copy)]
 struct Known {
-    granted: Granted,
+    result: ProposalResult,
     said: Digest,
 }
 
@@ -54,15 +54,15 @@ impl Requests {
     pub fn of(recovered: &Recovered, me: PeerId) -> Self {
         let mut requests = Self::default();
         let committed = recovered.entries.iter().filter(|entry| entry.index <= recovered.commit);
-        let own = committed.filter(|it| it.author == me && it.session == recovered.incarnation);
+        let own = committed.filter(|it| it.author == me && it.incarnation == recovered.incarnation);
         let places: HashMap<_, _> = own.map(|entry| (entry.number, entry.index)).collect();
         for submission in &recovered.outbox {
             let (Some(id), number) = (request_id(submission), submission.number) else { continue };
             let said = Digest::of(&submission.payload);
             match places.get(&number) {
                 Some(&index) => {
-                    let granted = Granted { number, index: Some(index) };
-                    requests.add_committed(id.to_owned(), said, granted);
+                    let result = ProposalResult { number, index: Some(index) };
+                    requests.add_committed(id.to_owned(), said, result);
                 }
                 None => requests.add(id.to_owned(), said, number),
             }
@@ -76,8 +76,8 @@ impl Requests {
     }
 
     /// What has become of a request.
-    pub fn get(&self, id: &str) -> Option<Granted> {
-        self.by_id.get(id).map(|known| known.granted)
+    pub fn get(&self, id: &str) -> Option<ProposalResult> {
+        self.by_id.get(id).map(|known| known.result)
     }
 
     /// Whether a request of that id has said something else.
@@ -88,23 +88,23 @@ impl Requests {
     /// Takes note of a new request.
     pub fn add(&mut self, id: String, said: Digest, number: Number) {
         self.by_number.insert(number, id.clone());
-        let granted = Granted { number, index: None };
-        self.insert(id, Known { granted, said }, Some(number));
+        let result = ProposalResult { number, index: None };
+        self.insert(id, Known { result, said }, Some(number));
     }
 
     /// Takes note of a committed one that was not made in this run: until the store has it, a
     /// repeat finds it here only.
-    pub fn add_committed(&mut self, id: String, said: Digest, granted: Granted) {
+    pub fn add_committed(&mut self, id: String, said: Digest, result: ProposalResult) {
         if !self.by_id.contains_key(&id) {
-            self.insert(id, Known { granted, said }, None);
+            self.insert(id, Known { result, said }, None);
         }
     }
 
     /// The request of that number is committed.
     pub fn confirm(&mut self, number: Number, index: Index) {
         let known = self.by_number.get(&number).and_then(|id| self.by_id.get_mut(id));
-        if let Some(known) = known.filter(|known| known.granted.number == number) {
-            known.granted.index = Some(index);
+        if let Some(known) = known.filter(|known| known.result.number == number) {
+            known.result.index = Some(index);
         }
     }
 
@@ -126,7 +126,7 @@ impl Requests {
         let before = self.order.len();
         while self.order.len() > REQUESTS_KEPT {
             let Some((id, number)) = self.order.front() else { break };
-            let index = self.by_id.get(id).and_then(|known| known.granted.index);
+            let index = self.by_id.get(id).and_then(|known| known.result.index);
             if index.is_none_or(|index| index > self.stored) {
                 break;
             }
@@ -173,19 +173,19 @@ mod tests {
     fn a_repeat_finds_the_first_result_and_the_oldest_are_forgotten_that_the_store_has() {
         let mut requests = Requests::default();
         requests.add("a".into(), SAID, 1);
-        assert_eq!(requests.get("a"), Some(Granted { number: 1, index: None }));
+        assert_eq!(requests.get("a"), Some(ProposalResult { number: 1, index: None }));
         requests.confirm(1, 9);
-        assert_eq!(requests.get("a"), Some(Granted { number: 1, index: Some(9) }));
+        assert_eq!(requests.get("a"), Some(ProposalResult { number: 1, index: Some(9) }));
         let last = REQUESTS_MAX as u64 + 1;
         for number in 2..=last {
             requests.add(number.to_string(), SAID, number);
         }
-        let known = Some(Granted { number: 1, index: Some(9) });
+        let known = Some(ProposalResult { number: 1, index: Some(9) });
         assert_eq!(requests.get("a"), known, "the store does not have it yet");
         requests.stored(9);
         requests.add("b".into(), SAID, last + 1);
         assert_eq!((requests.get("a"), requests.forgotten().load(Ordering::Acquire)), (None, 1));
-        let waiting = Some(Granted { number: 2, index: None });
+        let waiting = Some(ProposalResult { number: 2, index: None });
         assert_eq!(requests.get("2"), waiting, "what is not committed stays");
     }
 
@@ -206,11 +206,11 @@ mod tests {
     #[test]
     fn a_repeat_finds_what_an_earlier_incarnation_has_said() {
         let mut requests = Requests::default();
-        requests.add_committed("a".into(), SAID, Granted { number: 1, index: Some(9) });
+        requests.add_committed("a".into(), SAID, ProposalResult { number: 1, index: Some(9) });
         requests.add("b".into(), SAID, 1);
         requests.confirm(1, 12);
-        assert_eq!(requests.get("a"), Some(Granted { number: 1, index: Some(9) }));
-        assert_eq!(requests.get("b"), Some(Granted { number: 1, index: Some(12) }));
+        assert_eq!(requests.get("a"), Some(ProposalResult { number: 1, index: Some(9) }));
+        assert_eq!(requests.get("b"), Some(ProposalResult { number: 1, index: Some(12) }));
     }
 
     /// A recovery commits what the outbox still has.
@@ -228,7 +228,7 @@ mod tests {
             index: 1,
             term: 1,
             author: ME,
-            session: 3,
+            incarnation: 3,
             number: 1,
             generation: 0,
             created_at_ms: 0,
@@ -250,7 +250,7 @@ mod tests {
         drop(store);
         let (_store, recovered) = ChatStore::open(&path).expect("it opens");
         let requests = Requests::of(&recovered, ME);
-        assert_eq!(requests.get("a"), Some(Granted { number: 1, index: Some(1) }));
-        assert_eq!(requests.get("b"), Some(Granted { number: 2, index: None }));
+        assert_eq!(requests.get("a"), Some(ProposalResult { number: 1, index: Some(1) }));
+        assert_eq!(requests.get("b"), Some(ProposalResult { number: 2, index: None }));
     }
 }

@@ -1,6 +1,6 @@
-//! The doors for the person's own programs (L9): a socket in the data directory, which only this
-//! user can open, and a listener on loopback, which every user of the machine and every page in a
-//! browser reaches. There a program shows the token that lies beside the key.
+//! The ways in for the person's own programs (L9): a socket in the data directory, which only
+//! this user can open, and a listener on loopback, which every user of the machine and every page
+//! in a browser reaches. There a program shows the token that lies beside the key.
 
 use std::fs::{self, File};
 use std::future::{Ready, ready};

@@ -110,10 +110,10 @@ impl RunningPeer {
         // All limits together stay below what a supervisor waits.
         let _ = timeout(STOP_MAX, self.handle.stop()).await;
         let drained = async {
-            while self.handle.roster().borrow().values().any(|c| !c.outbox.is_empty()) {
+            while self.handle.roster().borrow().values().any(|c| !c.send_queue.is_empty()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            // What has left the outbox is on its way through the connection's own task.
+            // What has left the send queue is on its way through the connection's own task.
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         let _ = timeout(DRAIN_MAX, drained).await;
@@ -252,8 +252,8 @@ async fn start(options: ServeOptions) -> Result<RunningPeer, ServeError> {
     let (data_dir, has_socket) = (options.data_dir.clone(), socket.is_ok());
     let _observed = observe::observe_peer(&node, data_dir.clone(), reserve);
     let running = Running { node, options, stop: stop.clone(), closed: closed.clone(), tasks };
-    let doors = Doors { peers, programs, socket: socket.ok(), pass, health };
-    let tasks = running.start(doors, client_address, reports).await;
+    let listeners = Listeners { peers, programs, socket: socket.ok(), pass, health };
+    let tasks = running.start(listeners, client_address, reports).await;
     Ok(RunningPeer {
         handle,
         peer_address,
@@ -280,7 +280,7 @@ async fn bind_if(
 }
 
 /// The listeners but for the one of metrics.
-struct Doors {
+struct Listeners {
     peers: TcpListener,
     programs: TcpListener,
     socket: Option<UnixListener>,
@@ -301,11 +301,11 @@ struct Running {
 impl Running {
     async fn start(
         self,
-        doors: Doors,
+        listeners: Listeners,
         client_address: SocketAddr,
         reports: Reports,
     ) -> TaskTracker {
-        let Doors { peers, programs, socket, pass, health } = doors;
+        let Listeners { peers, programs, socket, pass, health } = listeners;
         let Self { node, options, stop, closed, tasks } = self;
         let handle = node.handle.clone();
         let inbound =

@@ -28,7 +28,7 @@ pub fn observe_peer(node: &Arc<Node>, data_dir: PathBuf, reserve_bytes: u64) -> 
         read_queues(handle, readings);
         let chats = handle.chats();
         readings.add(Metric::ChatOpen, chats.len() as f64, &[]);
-        readings.add(Metric::ChatAiling, node.lives.ailing().len() as f64, &[]);
+        readings.add(Metric::ChatAiling, node.lives.faulty().len() as f64, &[]);
         let mut links = BTreeMap::new();
         let mut lags = Vec::new();
         for chat in chats {
@@ -48,7 +48,7 @@ pub fn observe_peer(node: &Arc<Node>, data_dir: PathBuf, reserve_bytes: u64) -> 
 
 fn read_queues(handle: &Handle, readings: &mut Readings) {
     let roster = handle.roster().borrow().clone();
-    let waiting = || roster.values().map(|contact| contact.outbox.len());
+    let waiting = || roster.values().map(|contact| contact.send_queue.len());
     let all: usize = waiting().sum();
     readings.add(Metric::InboxInputs, handle.inputs_waiting() as f64, &[]);
     readings.add(Metric::PeerQueueMessages, all as f64, &[]);

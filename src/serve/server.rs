@@ -136,10 +136,11 @@ pub async fn serve_peers(
     let (strangers, from_strangers) = mpsc::channel(1);
     let places = Places::new(rooms(&limits));
     let order = Arc::clone(&places);
-    let door = Door { places, tls: TlsAcceptor::from(tls), inbound, members, strangers, stop };
-    let (stop, known) = (door.stop.clone(), door.inbound.clone());
+    let peer_listener =
+        PeerListener { places, tls: TlsAcceptor::from(tls), inbound, members, strangers, stop };
+    let (stop, known) = (peer_listener.stop.clone(), peer_listener.inbound.clone());
     tokio::select! {
-        () = door.accept(listener) => {}
+        () = peer_listener.accept(listener) => {}
         () = order.keep_order(|peer| known.knows(peer)) => {}
         () = run(builder(&wide, None).add_routes(routes.clone()), from_members) => {}
         () = run(builder(narrow, None).add_routes(routes), from_strangers) => {}
@@ -191,8 +192,8 @@ pub async fn serve_programs(
         ..plain(limits.client_connections_max)
     };
     let server = |pass| builder(&flow, pass).add_routes(routes.clone());
-    let (door, asking) = (Doorway::Tcp(listener), server(Some(pass)));
-    let tcp = serve_plain(door, "client", asking, room, stop.clone());
+    let (peer_listener, asking) = (Doorway::Tcp(listener), server(Some(pass)));
+    let tcp = serve_plain(peer_listener, "client", asking, room, stop.clone());
     let socket = async {
         if let Some(socket) = socket {
             serve_plain(Doorway::Socket(socket), "client", server(None), room, stop).await;
@@ -210,8 +211,8 @@ pub async fn serve_health(
     let most = if planted(Mistake::HealthAskedAtLength) { usize::MAX } else { NAME_BYTES_MAX };
     let health = health.max_decoding_message_size(most);
     let server = builder(&NARROW, None).add_service(health);
-    let (door, room) = (Doorway::Tcp(listener), plain(HEALTH_CONNECTIONS_MAX));
-    serve_plain(door, "health", server, room, stop).await;
+    let (peer_listener, room) = (Doorway::Tcp(listener), plain(HEALTH_CONNECTIONS_MAX));
+    serve_plain(peer_listener, "health", server, room, stop).await;
 }
 
 fn handshake_max() -> Duration {
@@ -226,7 +227,7 @@ pub(super) fn plain(all: usize) -> Room {
 
 /// Connections in plain text.
 async fn serve_plain(
-    door: Doorway,
+    peer_listener: Doorway,
     name: &'static str,
     server: Router<Traced>,
     room: Room,
@@ -236,7 +237,7 @@ async fn serve_plain(
     let places = Places::new([room]);
     let accepting = async {
         loop {
-            let (io, address) = door.accept().await;
+            let (io, address) = peer_listener.accept().await;
             let place = places.take(Kind::Plain, address, &stop).await;
             let _ = connections.send(Ok(Served::new(io, None, place, name))).await;
         }
@@ -297,7 +298,7 @@ fn add_reflection(routes: &mut RoutesBuilder, services: &[&str]) {
 
 /// Lets other peers in.
 #[derive(Clone)]
-struct Door {
+struct PeerListener {
     places: Arc<Places>,
     tls: TlsAcceptor,
     inbound: Inbound,
@@ -306,7 +307,7 @@ struct Door {
     stop: CancellationToken,
 }
 
-impl Door {
+impl PeerListener {
     /// Accepts connections, and lets each shake hands in a task of its own, so that a slow one
     /// holds up nobody.
     async fn accept(&self, listener: TcpListener) {
@@ -336,15 +337,15 @@ impl Door {
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let Some(peer) = tls::peer_id_of(certificates) else { return };
         let roster = self.inbound.handle.roster();
-        let outbox = roster.borrow().get(&peer).map(|contact| Arc::clone(&contact.outbox));
-        if let Some(outbox) = &outbox {
-            outbox.dialled_us();
+        let send_queue = roster.borrow().get(&peer).map(|contact| Arc::clone(&contact.send_queue));
+        if let Some(send_queue) = &send_queue {
+            send_queue.dialled_us();
         }
         let is_member = self.inbound.knows(&peer);
         place.prove(peer, is_member);
         let ip = tls.get_ref().0.peer_addr().map_or(UNKNOWN, |address| address.ip());
         let caller = Caller { peer, ip, bucket: self.inbound.node.gate.bucket(peer) };
-        let connection = Served::new(tls, Some(caller), place, "peer").with_outbox(outbox);
+        let connection = Served::new(tls, Some(caller), place, "peer").with_send_queue(send_queue);
         let connections = match kind_of(is_member) {
             Kind::Member => self.members,
             _ => self.strangers,

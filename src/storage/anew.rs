@@ -19,7 +19,7 @@ use super::error::StorageError;
 use super::files::{self, sync_directory};
 use super::names::{chat_path, put_in_place};
 use super::records::{decode_submission, get_state};
-use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, Vows, state};
+use super::schema::{self, CARRIED, OUTBOX, STATE, Table as Tag, VoterState, state};
 use crate::protocol::event::Recovered;
 use crate::protocol::evidence::{Findings, Offence};
 use crate::protocol::types::{
@@ -146,8 +146,8 @@ fn read_remains(path: &Path, chat: ChatId) -> Result<Remains, StorageError> {
         return Ok(remains);
     }
     let read = |name| database.read(|transaction| state_of(transaction, name, owned)).ok();
-    let vows = read(state::VOWS).as_deref().and_then(Vows::decode);
-    remains.hard_state = vows.map(|vows| vows.hard_state).unwrap_or_default();
+    let voter_state = read(state::VOTER_STATE).as_deref().and_then(VoterState::decode);
+    remains.hard_state = voter_state.map(|voter_state| voter_state.hard_state).unwrap_or_default();
     let generation = read(state::GENERATION).as_deref().and_then(schema::number);
     remains.generation = generation.unwrap_or_default();
     let position = read(state::READ).as_deref().and_then(schema::number);

@@ -16,7 +16,8 @@ use super::names::chat_path;
 use super::reader::ChatReader;
 use super::records::read_submissions;
 use super::schema::{
-    self, Batch, CARRIED, CHECKPOINTS, ENTRIES, OUTBOX, REQUESTS, STATE, Table as Tag, Vows, state,
+    self, Batch, CARRIED, CHECKPOINTS, ENTRIES, OUTBOX, REQUESTS, STATE, Table as Tag, VoterState,
+    state,
 };
 use crate::protocol::event::Persist;
 use crate::protocol::evidence::Findings;
@@ -36,7 +37,7 @@ pub struct ChatStore {
     pub(super) database: Arc<Database>,
     pub(super) mark: Mark,
     pub(super) chat: ChatId,
-    pub(super) vows: Vows,
+    pub(super) voter_state: VoterState,
     pub(super) batch: Batch,
     pub(super) counts: Counts,
     pub(super) known_requests: Arc<KnownRequests>,
@@ -47,7 +48,7 @@ pub struct ChatStore {
 /// What tells how much must be in the tables, so that a record that is gone is missed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Counts {
-    /// The highest number that this session gave away.
+    /// The highest number that this incarnation gave away.
     pub last_number: Number,
     /// The outbox holds the numbers after this one.
     pub outbox_removed: Number,
@@ -109,10 +110,10 @@ impl ChatStore {
 
     fn write(&mut self, persist: &Persist, carry: &Carry) -> Result<Duration, StorageError> {
         let started = Instant::now();
-        let vows = Vows {
-            hard_state: persist.hard_state.unwrap_or(self.vows.hard_state),
-            furthest: persist.furthest.unwrap_or(self.vows.furthest),
-            ..self.vows
+        let voter_state = VoterState {
+            hard_state: persist.hard_state.unwrap_or(self.voter_state.hard_state),
+            furthest: persist.furthest.unwrap_or(self.voter_state.furthest),
+            ..self.voter_state
         };
         let batch = self.next_batch(persist);
         let mut counts = self.next_counts(persist, carry);
@@ -140,8 +141,8 @@ impl ChatStore {
             write_carried(transaction, self.counts.carried, carry)?;
             let requests = counts.requests + write_requests(transaction, persist)?;
             let mut table = transaction.open_table(STATE)?;
-            if vows != self.vows {
-                put_state(&mut table, state::VOWS, &vows.encode())?;
+            if voter_state != self.voter_state {
+                put_state(&mut table, state::VOTER_STATE, &voter_state.encode())?;
             }
             if let Some(pasts) = &persist.pasts {
                 put_state(&mut table, state::PASTS, &schema::encode_pasts(pasts))?;
@@ -176,10 +177,10 @@ impl ChatStore {
             }
             Ok(requests)
         })?;
-        self.vows = vows;
+        self.voter_state = voter_state;
         self.batch = batch;
         self.counts = counts;
-        self.mark.note(Seen { incarnation: self.vows.incarnation, writes: counts.writes });
+        self.mark.note(Seen { incarnation: self.voter_state.incarnation, writes: counts.writes });
         if doubt_ends {
             self.doubt_through = None;
         }
@@ -207,7 +208,7 @@ impl ChatStore {
     }
 
     pub fn incarnation(&self) -> Incarnation {
-        self.vows.incarnation
+        self.voter_state.incarnation
     }
 
     pub fn path(&self) -> PathBuf {
@@ -263,7 +264,8 @@ fn write_beginning(new: &Path, chat: ChatId, beginning: &Beginning) -> Result<()
     let end = beginning.entries.last().map_or(0, |entry| entry.index);
     // `ChatStore::open` raises the boot number to 1.
     let Beginning { incarnation, hard_state, .. } = *beginning;
-    let vows = Vows { incarnation, boot: 0, hard_state, furthest: Position::default() };
+    let voter_state =
+        VoterState { incarnation, boot: 0, hard_state, furthest: Position::default() };
     database.write(true, |transaction| {
         append(&mut transaction.open_table(ENTRIES)?, beginning.entries)?;
         transaction.open_table(OUTBOX)?;
@@ -276,7 +278,7 @@ fn write_beginning(new: &Path, chat: ChatId, beginning: &Beginning) -> Result<()
         let mut table = transaction.open_table(STATE)?;
         put_state(&mut table, state::FORMAT, &schema::FORMAT.to_be_bytes())?;
         put_state(&mut table, state::CHAT, &chat.0)?;
-        put_state(&mut table, state::VOWS, &vows.encode())?;
+        put_state(&mut table, state::VOTER_STATE, &voter_state.encode())?;
         put_state(&mut table, state::BATCH, &Batch { previous_end: end, end }.encode())?;
         put_state(&mut table, state::PASTS, &schema::encode_pasts(&beginning.pasts))?;
         let evidence = schema::encode_evidence(&beginning.evidence);

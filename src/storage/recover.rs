@@ -18,7 +18,9 @@ use super::mark::{Mark, Seen};
 use super::names::{chat_path, put_in_place};
 use super::reader::ChatReader;
 use super::records::{decode_entry, get_state, read_submissions};
-use super::schema::{self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, Vows, state};
+use super::schema::{
+    self, Batch, CHECKPOINTS, ENTRIES, OUTBOX, STATE, Table as Tag, VoterState, state,
+};
 use crate::planted::{Mistake, planted};
 use crate::protocol::event::Recovered;
 use crate::protocol::evidence::Findings;
@@ -57,7 +59,7 @@ impl ChatStore {
         if !is_newest(&mark, &found) {
             return Err(StorageError::Older { path: path.to_owned() });
         }
-        found.vows.boot += u64::from(!planted(Mistake::BootNotRaised));
+        found.voter_state.boot += u64::from(!planted(Mistake::BootNotRaised));
         found.counts.writes += 1;
         let last = found.entries.last().map_or(found.checkpoint.index(), |entry| entry.index);
         let cut = last < found.batch.end;
@@ -68,7 +70,7 @@ impl ChatStore {
         }
         database.write(true, |transaction| {
             let mut table = transaction.open_table(STATE)?;
-            put_state(&mut table, state::VOWS, &found.vows.encode())?;
+            put_state(&mut table, state::VOTER_STATE, &found.voter_state.encode())?;
             put_state(&mut table, state::WRITES, &found.counts.writes.to_be_bytes())?;
             if cut {
                 truncate(&mut transaction.open_table(ENTRIES)?, last + 1)?;
@@ -78,7 +80,7 @@ impl ChatStore {
             }
             Ok(())
         })?;
-        mark.note(Seen { incarnation: found.vows.incarnation, writes: found.counts.writes });
+        mark.note(Seen { incarnation: found.voter_state.incarnation, writes: found.counts.writes });
         let known_requests = KnownRequests::default();
         if found.counts.requests == 0 {
             known_requests.complete();
@@ -89,17 +91,17 @@ impl ChatStore {
             database: Arc::new(database),
             mark,
             chat: found.chat,
-            vows: found.vows,
+            voter_state: found.voter_state,
             batch: found.batch,
             counts: found.counts,
             known_requests: known_requests.into(),
             doubt_through,
         };
         let recovered = Recovered {
-            incarnation: found.vows.incarnation,
-            boot: found.vows.boot,
+            incarnation: found.voter_state.incarnation,
+            boot: found.voter_state.boot,
             generation: found.generation,
-            hard_state: found.vows.hard_state,
+            hard_state: found.voter_state.hard_state,
             checkpoint: found.checkpoint,
             entries: found.entries,
             commit: found.commit,
@@ -109,7 +111,7 @@ impl ChatStore {
             removed_by: found.removed_by,
             pasts: found.pasts,
             evidence: found.evidence,
-            furthest: found.vows.furthest,
+            furthest: found.voter_state.furthest,
             tail_in_doubt: doubt_through.is_some(),
         };
         Ok((store, recovered))
@@ -130,14 +132,15 @@ pub fn check(path: &Path) -> Result<(), StorageError> {
 fn is_newest(mark: &Mark, found: &Found) -> bool {
     mark.read().is_none_or(|seen| {
         planted(Mistake::OlderCopyTaken)
-            || seen.incarnation == found.vows.incarnation && seen.writes <= found.counts.writes
+            || seen.incarnation == found.voter_state.incarnation
+                && seen.writes <= found.counts.writes
     })
 }
 
 /// What stands in a file. `entries` end before the first bad record of the last batch.
 struct Found {
     chat: ChatId,
-    vows: Vows,
+    voter_state: VoterState,
     generation: Generation,
     batch: Batch,
     checkpoint: Checkpoint,
@@ -160,7 +163,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
         return Err(Problem::Version(format));
     }
     let chat = get_state(&table, state::CHAT, |payload| Some(ChatId(payload.try_into().ok()?)))?;
-    let vows = get_state(&table, state::VOWS, Vows::decode)?;
+    let voter_state = get_state(&table, state::VOTER_STATE, VoterState::decode)?;
     let batch = get_state(&table, state::BATCH, Batch::decode)?;
     let number = |name| get_state(&table, name, schema::number);
     let generation = number(state::GENERATION)?;
@@ -199,7 +202,7 @@ fn read(transaction: &ReadTransaction) -> Result<Found, Problem> {
     )?;
     Ok(Found {
         chat,
-        vows,
+        voter_state,
         generation,
         batch,
         checkpoint,

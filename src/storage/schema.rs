@@ -10,7 +10,7 @@ use crate::protocol::evidence::{Evidence, Findings, Offence};
 use crate::protocol::types::{Boot, HardState, Incarnation, Index, Past, Pasts, PeerId, Position};
 
 /// Written by every version that this one can read. Another number: another format.
-pub const FORMAT: u32 = 7;
+pub const FORMAT: u32 = 8;
 
 /// The log: an entry's canonical form by its index.
 pub const ENTRIES: TableDefinition<u64, &[u8]> = TableDefinition::new("entries");
@@ -34,13 +34,13 @@ pub mod state {
     pub const FORMAT: &str = "format";
     /// The chat's id.
     pub const CHAT: &str = "chat";
-    /// `Vows`.
-    pub const VOWS: &str = "vows";
+    /// `VoterState`.
+    pub const VOTER_STATE: &str = "voter_state";
     /// The generation of the chat that this file takes part in (R30).
     pub const GENERATION: &str = "generation";
     /// The commit index.
     pub const COMMIT: &str = "commit";
-    /// The highest number that this session gave away.
+    /// The highest number that this incarnation gave away.
     pub const LAST_NUMBER: &str = "last_number";
     /// Submissions up to this number have left the outbox.
     pub const OUTBOX_REMOVED: &str = "outbox_removed";
@@ -108,7 +108,7 @@ pub fn number(payload: &[u8]) -> Option<u64> {
 
 /// What a voter must never forget, in one record (R1, R9).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Vows {
+pub struct VoterState {
     pub incarnation: Incarnation,
     pub boot: Boot,
     pub hard_state: HardState,
@@ -116,7 +116,7 @@ pub struct Vows {
     pub furthest: Position,
 }
 
-impl Vows {
+impl VoterState {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(72);
         let Position { term, index } = self.furthest;
@@ -254,9 +254,9 @@ mod tests {
         for vote in [None, Some(PeerId([3; 32]))] {
             let hard_state = HardState { term: 5, vote };
             let furthest = Position { term: 4, index: 9 };
-            let vows = Vows { incarnation: 1, boot: 2, hard_state, furthest };
-            assert_eq!(Vows::decode(&vows.encode()), Some(vows));
-            assert_eq!(Vows::decode(&vows.encode()[1..]), None);
+            let voter_state = VoterState { incarnation: 1, boot: 2, hard_state, furthest };
+            assert_eq!(VoterState::decode(&voter_state.encode()), Some(voter_state));
+            assert_eq!(VoterState::decode(&voter_state.encode()[1..]), None);
         }
         let batch = Batch { previous_end: 4, end: 9 };
         assert_eq!(Batch::decode(&batch.encode()), Some(batch));

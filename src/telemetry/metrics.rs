@@ -209,7 +209,7 @@ pub const TABLE: &[Row] = {
         "How long this peer has been hosting the chat; 0 while it does not."),
     row(M::ChatOpen, "demes.chat.open", Level, "{chat}", &[],
         "Chats that run at this peer."),
-    row(M::ChatAiling, "demes.chat.ailing", Level, "{chat}", &[],
+    row(M::ChatAiling, "demes.chat.faulty", Level, "{chat}", &[],
         "Chats that do not run here, because their store cannot be used or is being repaired."),
     row(M::ChatHosting, "demes.chat.hosting", Gauge, "", &[CHAT],
         "1 while this peer is the chat's host, paused or not."),

@@ -23,7 +23,7 @@ pub fn to_entry(entry: &Entry) -> pb::Entry {
         index: entry.index,
         term: entry.term,
         author_peer_id: hex(&entry.author.0),
-        session: entry.session,
+        incarnation: entry.incarnation,
         number: entry.number,
         generation: entry.generation,
         created_at: Some(timestamp(entry.created_at_ms)),
@@ -61,7 +61,7 @@ pub fn from_entry(entry: pb::Entry) -> Result<Entry, WireError> {
         index: entry.index,
         term: entry.term,
         author: peer_id(&entry.author_peer_id, "author_peer_id")?,
-        session: entry.session,
+        incarnation: entry.incarnation,
         number: entry.number,
         generation: entry.generation,
         created_at_ms: milliseconds(entry.created_at, "created_at")?,
@@ -226,7 +226,7 @@ fn from_membership(membership: pb::Membership) -> Result<Membership, WireError> 
 pub fn to_words(words: &Words) -> Vec<pb::SignedChange> {
     let words = words.iter().map(|word| pb::SignedChange {
         author_peer_id: hex(&word.author.0),
-        session: word.session,
+        incarnation: word.incarnation,
         number: word.number,
         generation: word.generation,
         change: Some(to_membership(&word.change)),
@@ -243,7 +243,7 @@ pub fn from_words(words: Vec<pb::SignedChange>) -> Result<Words, WireError> {
     let words = words.into_iter().map(|word| {
         Ok(Arc::new(SignedChange {
             author: peer_id(&word.author_peer_id, "author_peer_id")?,
-            session: word.session,
+            incarnation: word.incarnation,
             number: word.number,
             generation: word.generation,
             change: from_membership(word.change.ok_or(WireError::Missing("change"))?)?,
@@ -338,7 +338,7 @@ mod tests {
             index: 7,
             term: 3,
             author: PeerId([9; 32]),
-            session: 11,
+            incarnation: 11,
             number: 5,
             generation: 6,
             created_at_ms: 1_700_000_000_123,
@@ -406,7 +406,7 @@ mod tests {
             let change = Membership::Removing { peer };
             Arc::new(SignedChange {
                 author,
-                session: 3,
+                incarnation: 3,
                 number,
                 generation: 5,
                 change,

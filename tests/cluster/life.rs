@@ -224,7 +224,7 @@ async fn who_takes_part_and_accepts_an_invitation_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leaving_an_ailing_chat_ends_its_repair() {
+async fn leaving_a_faulty_chat_ends_its_repair() {
     story(async {
         let mut chat = Chat::of(3, &[]).await;
         chat.says(2).await;

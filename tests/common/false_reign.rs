@@ -17,7 +17,7 @@ pub fn reign_of_one(liar: PeerId, incarnation: u64, end: End, term: u64) -> Arc<
         index: end.last.index + 1,
         term,
         author: liar,
-        session: incarnation,
+        incarnation,
         number: 0,
         generation: 0,
         created_at_ms: 0,

@@ -88,7 +88,7 @@ impl Chain {
             return Some(format!("the chain breaks at {place}"));
         }
         // What a host appends by itself, and joins, have no number.
-        let last = self.numbers.get(&(entry.author, entry.session)).copied().unwrap_or(0);
+        let last = self.numbers.get(&(entry.author, entry.incarnation)).copied().unwrap_or(0);
         let gap = entry.number != 0 && entry.number != last + 1;
         gap.then(|| format!("an author's number {} follows {last} at {place}", entry.number))
     }
@@ -97,7 +97,7 @@ impl Chain {
         self.length += 1;
         self.last = entry.hash;
         if entry.number != 0 {
-            self.numbers.insert((entry.author, entry.session), entry.number);
+            self.numbers.insert((entry.author, entry.incarnation), entry.number);
         }
     }
 }

@@ -17,7 +17,7 @@ const CUTS: usize = 200;
 const NAMES: [&str; 20] = [
     "format",
     "chat",
-    "vows",
+    "voter_state",
     "generation",
     "commit",
     "last_number",

@@ -207,7 +207,7 @@ fn entry(index: Index, previous: Hash) -> Arc<Entry> {
         index,
         term: 1 + index / 20,
         author: ME,
-        session: INCARNATION,
+        incarnation: INCARNATION,
         number: index,
         generation: 0,
         created_at_ms: 1_700_000_000_000 + index,

@@ -13,7 +13,7 @@ use demes::protocol::types::{
     Entry, HardState, Hash, Membership, Past, Pasts, Payload, Policy, Position, Reign, SignedVote,
     Submission, VoterSet,
 };
-use demes::storage::schema::{self, Batch, Table, Vows};
+use demes::storage::schema::{self, Batch, Table, VoterState};
 use demes::wire::hex;
 use demes::wire::link::{LinkText, PeerHint};
 use demes_content::{Content, Head, Kind};
@@ -136,7 +136,7 @@ fn entry(payload: Payload) -> Entry {
         index: 9,
         term: 3,
         author: peer(1),
-        session: incarnation(1),
+        incarnation: incarnation(1),
         number: 4,
         generation: 0,
         created_at_ms: 1_700_000_000_000,
@@ -187,9 +187,13 @@ fn checkpoints() -> Seeds {
 
 fn records() -> Seeds {
     let of = |kind: u8, bytes: Vec<u8>| [vec![kind], bytes].concat();
-    let vows = |vote| {
+    let voter_state = |vote| {
         let hard_state = HardState { term: 5, vote };
-        of(0, Vows { incarnation: 1, boot: 2, hard_state, furthest: Position::default() }.encode())
+        of(
+            0,
+            VoterState { incarnation: 1, boot: 2, hard_state, furthest: Position::default() }
+                .encode(),
+        )
     };
     let past = Past {
         boot: 1,
@@ -199,8 +203,8 @@ fn records() -> Seeds {
     };
     let pasts = Pasts::from([((peer(1), 7), past), ((peer(2), 8), Past::default())]);
     vec![
-        named("vows", vows(None)),
-        named("vows_with_vote", vows(Some(peer(2)))),
+        named("voter_state", voter_state(None)),
+        named("voter_state_with_vote", voter_state(Some(peer(2)))),
         named("batch", of(1, Batch { previous_end: 4, end: 9 }.encode().to_vec())),
         named("pasts", of(2, schema::encode_pasts(&pasts))),
         named("value", of(3, schema::value(Table::Peer, b"key", b"payload"))),

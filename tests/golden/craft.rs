@@ -91,8 +91,8 @@ pub fn message(
 }
 
 /// What bears the message out. `removed_by=2 number=3`: member 2's word, its third, that the
-/// addressee is to go, in 2's first incarnation or `of_session=9`, said in generation `course` or
-/// else in that of the message. `let_in_by=2`: 2's invitation of the sender, and the sender's
+/// addressee is to go, in 2's first incarnation or `of_incarnation=9`, said in generation `course`
+/// or else in that of the message. `let_in_by=2`: 2's invitation of the sender, and the sender's
 /// joining.
 /// `by_link=1`: the sender's joining by link 1, and with `made_by=2 uses=3` 2's making of it.
 /// `outlived_by=9`: the addressee's joining as incarnation 9.
@@ -102,9 +102,9 @@ fn shown(
     (from_incarnation, generation): (u64, u64),
     words: &Words,
 ) -> Result<Vec<Arc<SignedChange>>, String> {
-    let word = |author: PeerId, session, number, change| {
+    let word = |author: PeerId, incarnation, number, change| {
         let signature = None;
-        Arc::new(SignedChange { author, session, number, generation, change, signature })
+        Arc::new(SignedChange { author, incarnation, number, generation, change, signature })
     };
     let joined = |peer: u8| Membership::Joined {
         name: format!("person {peer}"),
@@ -116,8 +116,8 @@ fn shown(
     if words.text("removed_by").is_some() {
         let by = words.peer_or("removed_by", id(to))?;
         let removing = Membership::Removing { peer: id(to) };
-        let session = words.or("of_session", first_incarnation(by.0[0]))?;
-        shown.push(word(by, session, number, removing));
+        let incarnation = words.or("of_incarnation", first_incarnation(by.0[0]))?;
+        shown.push(word(by, incarnation, number, removing));
     }
     if words.text("let_in_by").is_some() {
         let by = words.peer_or("let_in_by", id(to))?;
@@ -391,7 +391,7 @@ fn made(
             index,
             term,
             author: words.peer_or("author", id(from))?,
-            session: first_incarnation(words.peer_or("author", id(from))?.0[0]),
+            incarnation: first_incarnation(words.peer_or("author", id(from))?.0[0]),
             number: words.or("number", 0)?,
             generation: course,
             created_at_ms: 0,

@@ -135,7 +135,7 @@ impl History {
         if entry.index != self.last() + 1 {
             return Err(Broken::CommittedChanged);
         }
-        let same = |one: &Entry| one.author == entry.author && one.session == entry.session;
+        let same = |one: &Entry| one.author == entry.author && one.incarnation == entry.incarnation;
         let before = self.entries().filter(|one| same(one)).map(|one| one.number).max();
         let in_order = entry.number == 0 || entry.number == before.unwrap_or(0) + 1;
         self.committed.push((entry, term));
@@ -155,7 +155,7 @@ pub fn voters_match(log: &Log) -> bool {
         match &entry.payload {
             Payload::VoterChange(voters) => Some(voters.clone()),
             Payload::Membership(Membership::Founded { .. }) => {
-                Some(VoterSet([(entry.author, entry.session)].into()))
+                Some(VoterSet([(entry.author, entry.incarnation)].into()))
             }
             _ => None,
         }

@@ -234,9 +234,9 @@ pub fn begin(begin: Begin, time: Time, left: Left, memory: &Memory) -> State {
 }
 
 fn founded(scale: Scale) -> State {
-    let session = first_incarnation(id(0));
+    let incarnation = first_incarnation(id(0));
     let (chat, name, address) = ("chat".into(), "one".into(), "h:1".into());
-    let (_, first) = founding_entry(id(0), session, chat, name, address, 0, |_| [0; 64]);
+    let (_, first) = founding_entry(id(0), incarnation, chat, name, address, 0, |_| [0; 64]);
     let first = Arc::new(first);
     let mut history = History::default();
     history.commit(Arc::clone(&first), 0).expect("it is the first entry");

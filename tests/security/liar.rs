@@ -125,7 +125,7 @@ impl Liar {
             index: before.index + 1,
             term: self.0.term,
             author: self.0.speaker.identity.peer_id(),
-            session: self.0.speaker.incarnation,
+            incarnation: self.0.speaker.incarnation,
             number,
             generation: 0,
             created_at_ms: 1,
@@ -150,8 +150,8 @@ impl Liar {
         let me = self.0.speaker.identity.peer_id();
         let theirs = |entry: &&Arc<Entry>| entry.author != me && entry.number > 0;
         let theirs = self.0.speaker.log.iter().find(theirs).expect("another has said something");
-        let (author, session) = (theirs.author, theirs.session);
-        let mut entry = Entry { author, session, ..self.next(self.last(), number, words) };
+        let (author, incarnation) = (theirs.author, theirs.incarnation);
+        let mut entry = Entry { author, incarnation, ..self.next(self.last(), number, words) };
         entry.hash = entry.computed_hash();
         entry
     }

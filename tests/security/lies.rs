@@ -22,15 +22,16 @@ fn word(
     speaker: &Speaker,
     identity: &Identity,
     author: PeerId,
-    session: u64,
+    incarnation: u64,
     number: u64,
     change: Membership,
 ) -> pb::SignedChange {
     let payload = Payload::Membership(change.clone());
     let signed =
-        signed_submission(Course::founded(speaker.chat), author, session, number, &payload);
+        signed_submission(Course::founded(speaker.chat), author, incarnation, number, &payload);
     let signature = Some(identity.sign(&signed));
-    let word = Arc::new(SignedChange { author, session, number, generation: 0, change, signature });
+    let word =
+        Arc::new(SignedChange { author, incarnation, number, generation: 0, change, signature });
     to_words(&vec![word]).remove(0)
 }
 

@@ -24,10 +24,10 @@ async fn a_signature_holds_for_its_entry_and_for_nothing_else() {
     let me = eva.identity.peer_id();
     let payload = renamed("supper");
     let good = eva.sign(1, &payload);
-    let sign = |course, session, number, payload: &Payload| {
-        eva.identity.sign(&signed_submission(course, me, session, number, payload))
+    let sign = |course, incarnation, number, payload: &Payload| {
+        eva.identity.sign(&signed_submission(course, me, incarnation, number, payload))
     };
-    let (chat, session) = (Course::founded(eva.chat), eva.incarnation);
+    let (chat, incarnation) = (Course::founded(eva.chat), eva.incarnation);
     // The identity point as commitment, and S = 0: a loose check takes it for keys of small order.
     let mut small = [0; 64];
     small[0] = 1;
@@ -40,17 +40,20 @@ async fn a_signature_holds_for_its_entry_and_for_nothing_else() {
         ("of small order", small.to_vec()),
         ("zeros", vec![0; 64]),
         ("flipped", malleable.to_vec()),
-        ("for another chat", sign(Course::founded(ChatId([7; 16])), session, 1, &payload).to_vec()),
+        (
+            "for another chat",
+            sign(Course::founded(ChatId([7; 16])), incarnation, 1, &payload).to_vec(),
+        ),
         (
             "for another generation",
-            sign(Course { generation: 1, ..chat }, session, 1, &payload).to_vec(),
+            sign(Course { generation: 1, ..chat }, incarnation, 1, &payload).to_vec(),
         ),
-        ("for another incarnation", sign(chat, session ^ 1, 1, &payload).to_vec()),
-        ("for another number", sign(chat, session, 2, &payload).to_vec()),
-        ("for another name", sign(chat, session, 1, &renamed("Supper")).to_vec()),
+        ("for another incarnation", sign(chat, incarnation ^ 1, 1, &payload).to_vec()),
+        ("for another number", sign(chat, incarnation, 2, &payload).to_vec()),
+        ("for another name", sign(chat, incarnation, 1, &renamed("Supper")).to_vec()),
         (
             "for another kind",
-            sign(chat, session, 1, &Payload::Membership(Membership::Leaving)).to_vec(),
+            sign(chat, incarnation, 1, &Payload::Membership(Membership::Leaving)).to_vec(),
         ),
         ("with another tag", eva.identity.sign(&unsigned_tag).to_vec()),
     ];

@@ -19,7 +19,7 @@ fn start(speaker: &Speaker, term: u64, before: &Entry, votes: &[(PeerId, SignedV
         index: before.index + 1,
         term,
         author: speaker.identity.peer_id(),
-        session: speaker.incarnation,
+        incarnation: speaker.incarnation,
         number: 0,
         generation: 0,
         created_at_ms: 1,
@@ -31,7 +31,7 @@ fn start(speaker: &Speaker, term: u64, before: &Entry, votes: &[(PeerId, SignedV
     };
     let mut reign = Reign { last_term: before.term, votes: votes.iter().copied().collect() };
     let ballot = ballot_of(&entry, &reign);
-    let signed = signed_vote(speaker.chat, &ballot, entry.author, entry.session);
+    let signed = signed_vote(speaker.chat, &ballot, entry.author, entry.incarnation);
     let own =
         SignedVote { incarnation: speaker.incarnation, signature: speaker.identity.sign(&signed) };
     reign.votes.insert(entry.author, own);

@@ -50,7 +50,7 @@ fn voters_of(entries: &[Arc<Entry>]) -> VoterSet {
     });
     sets.next().unwrap_or_else(|| {
         let founder = entries.first();
-        VoterSet(founder.map(|entry| (entry.author, entry.session)).into_iter().collect())
+        VoterSet(founder.map(|entry| (entry.author, entry.incarnation)).into_iter().collect())
     })
 }
 

@@ -9,7 +9,7 @@ use demes_protocol::types::{Entry, Incarnation, Index, Number, Payload, PeerId, 
 
 use super::roll::Roll;
 
-/// One author in one session, and its count.
+/// One author in one incarnation, and its count.
 pub type Submitted = (PeerId, Incarnation, Number);
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub struct Oracle {
     confirmed: BTreeMap<Submitted, Index>,
     /// What was committed when each person said last that it does not want to be in the chat.
     declined: BTreeMap<PeerId, Index>,
-    /// The last number of each author and session that is committed.
+    /// The last number of each author and incarnation that is committed.
     last_numbers: BTreeMap<(PeerId, Incarnation), Number>,
     /// Who belongs to the chat.
     pub roll: Roll,
@@ -38,11 +38,11 @@ impl Oracle {
     pub fn propose(
         &mut self,
         peer: PeerId,
-        session: Incarnation,
+        incarnation: Incarnation,
         number: Number,
         payload: &Payload,
     ) {
-        self.proposed.entry((peer, session, number)).or_default().push(payload.clone());
+        self.proposed.entry((peer, incarnation, number)).or_default().push(payload.clone());
     }
 
     /// A person was told that it is queued.
@@ -51,9 +51,10 @@ impl Oracle {
     }
 
     /// The store that had what was queued after that is gone.
-    pub fn unqueue(&mut self, (peer, session, last): Submitted) {
-        self.queued
-            .retain(|(author, of, number)| (*author, *of) != (peer, session) || *number <= last);
+    pub fn unqueue(&mut self, (peer, incarnation, last): Submitted) {
+        self.queued.retain(|(author, of, number)| {
+            (*author, *of) != (peer, incarnation) || *number <= last
+        });
     }
 
     /// A person was told that it is confirmed.
@@ -93,16 +94,16 @@ impl Oracle {
         self.committed.push(Arc::clone(entry));
         self.committed_in.push(term);
         if entry.number > 0 {
-            self.last_numbers.insert((entry.author, entry.session), entry.number);
+            self.last_numbers.insert((entry.author, entry.incarnation), entry.number);
         }
         if let Payload::Membership(change) = &entry.payload {
             self.roll.apply(entry, change);
         }
     }
 
-    /// The last number of that author and session that is committed; 0 if none.
-    pub fn committed_through(&self, author: PeerId, session: Incarnation) -> Number {
-        self.last_numbers.get(&(author, session)).copied().unwrap_or(0)
+    /// The last number of that author and incarnation that is committed; 0 if none.
+    pub fn committed_through(&self, author: PeerId, incarnation: Incarnation) -> Number {
+        self.last_numbers.get(&(author, incarnation)).copied().unwrap_or(0)
     }
 
     /// Everything that is known to be committed, in order.

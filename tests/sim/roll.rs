@@ -102,7 +102,7 @@ impl Roll {
         if let Some(last) = all.last_mut() {
             last.through.get_or_insert(entry.index);
         }
-        all.push(Membership { incarnation: entry.session, through: None });
+        all.push(Membership { incarnation: entry.incarnation, through: None });
     }
 
     fn forget_invited(&mut self, peer: PeerId) {

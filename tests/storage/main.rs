@@ -38,7 +38,7 @@ fn entry(index: Index, term: Term, payload: Payload, previous: Hash) -> Arc<Entr
         index,
         term,
         author: PeerId([1; 32]),
-        session: INCARNATION,
+        incarnation: INCARNATION,
         number: index,
         generation: 0,
         created_at_ms: 1_700_000_000_000 + index,

@@ -20,7 +20,7 @@ use crate::peer::refusal::{self, Refusal, unable};
 use crate::peer::resolve::{resolve_chat, resolve_peer};
 use crate::protocol::event::Role;
 use crate::protocol::types::{ChatId, Payload, PeerId, REQUEST_ID_BYTES_MAX, TEXT_CHARS_MAX};
-use crate::runtime::handle::{ChatShared, ChatView, Wait, Wish};
+use crate::runtime::handle::{ChatShared, ChatView, ProposalRequest, Wait};
 use crate::telemetry::current_context;
 use crate::wire::pb::client_service_server::ClientService;
 use crate::wire::{hex, pb, view};
@@ -72,10 +72,10 @@ impl ClientService for Person {
         for chat in self.node.handle.chats() {
             chats.extend(self.show(chat.id).await.ok());
         }
-        chats.extend(self.node.lives.ailing().iter().map(|(chat, ailing)| pb::Chat {
+        chats.extend(self.node.lives.faulty().iter().map(|(chat, faulty)| pb::Chat {
             chat_id: hex(&chat.0),
-            name: ailing.name.clone(),
-            fault: ailing.fault.clone(),
+            name: faulty.name.clone(),
+            fault: faulty.fault.clone(),
             ..Default::default()
         }));
         chats.sort_by(|a, b| (&a.name, &a.chat_id).cmp(&(&b.name, &b.chat_id)));
@@ -193,7 +193,7 @@ impl ClientService for Person {
             })
         };
         let sealed = seal::seal(&request.text);
-        let wish = Wish {
+        let proposal = ProposalRequest {
             request_id: Some(request_id.clone()),
             looked: None,
             payload: Payload::Message { request_id: request_id.clone(), sealed },
@@ -204,9 +204,9 @@ impl ClientService for Person {
         let index = match is_repeatable {
             true => {
                 check_request_id(&request_id)?;
-                self.node.propose_once(Arc::clone(&chat), wish, deadline, &request_id).await?
+                self.node.propose_once(Arc::clone(&chat), proposal, deadline, &request_id).await?
             }
-            false => self.node.propose(&chat, wish, deadline, &request_id).await?.index,
+            false => self.node.propose(&chat, proposal, deadline, &request_id).await?.index,
         };
         Ok(response(index))
     }

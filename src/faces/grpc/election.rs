@@ -36,7 +36,7 @@ impl ElectionService for Inbound {
             self.unary(request, convert::from_solicit_request, convert::to_solicit_response);
         let answer = answer.await?;
         if answer.get_ref().refused.is_none() {
-            self.meet(unread).await?;
+            self.dial_stranger(unread).await?;
         }
         Ok(answer)
     }
@@ -49,7 +49,7 @@ impl ElectionService for Inbound {
         let answer = self.unary(request, convert::from_vote_request, convert::to_vote_response);
         let answer = answer.await?;
         if answer.get_ref().refused.is_none() {
-            self.meet(unread).await?;
+            self.dial_stranger(unread).await?;
         }
         Ok(answer)
     }
@@ -76,7 +76,7 @@ impl ElectionService for Inbound {
         let unread = Unread::of(&self.caller(&request)?, request.get_ref().header.as_ref());
         let (header, refused) = self.notice(request, convert::from_announce_request).await?;
         if refused.is_none() {
-            self.meet(unread).await?;
+            self.dial_stranger(unread).await?;
         }
         Ok(Response::new(pb::AnnounceResponse { header, refused }))
     }
@@ -118,13 +118,13 @@ impl Unread {
 
 impl Inbound {
     /// Has a peer dialled whose call the chat has taken.
-    async fn meet(&self, unread: Unread) -> Result<(), Refusal> {
+    async fn dial_stranger(&self, unread: Unread) -> Result<(), Refusal> {
         let Unread { chat: Some(chat), peer, address: Some(address) } = unread else {
             return Ok(());
         };
         if check_address(&address, "address").is_err() {
             return Ok(());
         }
-        self.handle.meet(chat, peer, address).await.map_err(unable)
+        self.handle.dial_stranger(chat, peer, address).await.map_err(unable)
     }
 }

@@ -190,10 +190,10 @@ impl Reader {
         if self.all || !self.chats.iter().all(|position| position.chat.is_away()) {
             return None;
         }
-        let ailing = self.node.lives.ailing();
-        let mut found = self.chats.iter().map(|position| ailing.get(&position.chat.id));
+        let faulty = self.node.lives.faulty();
+        let mut found = self.chats.iter().map(|position| faulty.get(&position.chat.id));
         let first = found.clone().next()??;
-        found.all(|ailing| ailing.is_some_and(|it| it.is_given_up)).then(|| first.refusal())
+        found.all(|faulty| faulty.is_some_and(|it| it.is_given_up)).then(|| first.refusal())
     }
 
     /// Adds what one chat has, and CAUGHT_UP where that is due.

@@ -146,7 +146,7 @@ mod tests {
                 index,
                 term: 1,
                 author: PeerId([1; 32]),
-                session: 1,
+                incarnation: 1,
                 number: index,
                 generation: 0,
                 created_at_ms: 0,

@@ -12,7 +12,7 @@ use super::client::{Person, check_request_id, deadline};
 use crate::peer::life;
 use crate::peer::node::parse_address;
 use crate::peer::own_address::refuse_own;
-use crate::peer::person::wish;
+use crate::peer::person::proposal;
 use crate::peer::refusal::{self, Refusal, unable};
 use crate::peer::resolve::{Named, SURE_DIGITS, resolve_any, resolve_chat, resolve_peer};
 use crate::protocol::types::{Membership, Payload, Policy};
@@ -106,9 +106,9 @@ impl Person {
         let chat_name = Some(name).filter(|name| !name.is_empty() || quota.is_none());
         let checked = chat_name.iter().try_for_each(|name| check_name(name, "name"));
         checked.map_err(|_| refusal::name_invalid())?;
-        let wish = wish(Payload::Policy(Policy { chat_name, quota }), Wait::Committed);
-        let granted = self.node.propose(&chat, wish, deadline, "").await?;
-        Ok(pb::UpdateChatResponse { sequence: granted.index.unwrap_or(0) })
+        let proposal = proposal(Payload::Policy(Policy { chat_name, quota }), Wait::Committed);
+        let result = self.node.propose(&chat, proposal, deadline, "").await?;
+        Ok(pb::UpdateChatResponse { sequence: result.index.unwrap_or(0) })
     }
 
     pub(super) async fn invite(
@@ -159,11 +159,12 @@ impl Person {
         if peer == self.node.identity.peer_id() {
             return Err(refusal::peer_is_self());
         }
-        let wish = wish(Payload::Membership(Membership::Removing { peer }), Wait::Committed);
-        let granted = self.node.propose(&chat, wish, deadline, "").await?;
+        let proposal =
+            proposal(Payload::Membership(Membership::Removing { peer }), Wait::Committed);
+        let result = self.node.propose(&chat, proposal, deadline, "").await?;
         let name = status.members.get(&peer).map(|member| member.name.clone());
         Ok(pb::RemoveMemberResponse {
-            sequence: granted.index.unwrap_or(0),
+            sequence: result.index.unwrap_or(0),
             peer_id: hex(&peer.0),
             name: name.unwrap_or_default(),
         })
@@ -176,15 +177,15 @@ impl Person {
     ) -> Result<pb::LeaveChatResponse, Refusal> {
         let (id, name) = match resolve_any(&self.node, &request.chat, SURE_DIGITS)? {
             Named::Running(chat) => (chat.id, chat.view.borrow().status.chat_name.clone()),
-            Named::Ailing(chat, ailing) => (chat, ailing.name),
+            Named::Faulty(chat, faulty) => (chat, faulty.name),
         };
         let left = pb::LeaveChatResponse { chat_id: hex(&id.0), name };
         if life::leave(&self.node, id).await? {
             return Ok(left);
         }
         let chat = self.node.handle.chat(id).ok_or_else(refusal::chat_not_found)?;
-        let wish = wish(Payload::Membership(Membership::Leaving), Wait::Queued);
-        self.node.propose(&chat, wish, deadline, "").await?;
+        let proposal = proposal(Payload::Membership(Membership::Leaving), Wait::Queued);
+        self.node.propose(&chat, proposal, deadline, "").await?;
         Ok(left)
     }
 }

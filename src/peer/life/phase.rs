@@ -16,7 +16,7 @@ pub enum Phase {
     Repairing,
     /// It cannot be run. Nothing is tried before the next start, or before an answer that is on its
     /// way has come to its end.
-    Ailing,
+    Faulty,
 }
 
 /// What happens to it.
@@ -83,13 +83,13 @@ pub fn decide(phase: Phase, change: Change) -> Act {
         // Whoever takes part has nothing to answer, and nothing to be taken on for.
         (Phase::Running, Change::Accept | Change::TakenOn) => Act::DropInvitation,
         (Phase::Repairing, Change::Accept) => Act::BringInstead,
-        (Phase::Absent | Phase::Readable | Phase::Ailing, Change::Accept) => Act::Bring,
-        (Phase::Absent | Phase::Ailing, Change::TakenOn) => Act::Begin,
+        (Phase::Absent | Phase::Readable | Phase::Faulty, Change::Accept) => Act::Bring,
+        (Phase::Absent | Phase::Faulty, Change::TakenOn) => Act::Begin,
         (Phase::Readable, Change::TakenOn) => Act::EndAndBegin,
-        (Phase::Ailing, Change::AnswerOver) => Act::Repair,
+        (Phase::Faulty, Change::AnswerOver) => Act::Repair,
         (Phase::Running, Change::Leave) => Act::SayLeaving,
         (Phase::Readable, Change::Leave) => Act::EndAndForget,
-        (Phase::Repairing | Phase::Ailing, Change::Leave) => Act::GiveUp,
+        (Phase::Repairing | Phase::Faulty, Change::Leave) => Act::GiveUp,
         (Phase::Ending, Change::Left) => Act::Forget,
         (Phase::Ending, Change::Unusable { is_joining: true }) => Act::Ail,
         (Phase::Ending, Change::Unusable { is_joining: false }) => Act::Repair,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::invites::{OwnLink, outgoing_key};
 use crate::crypto::link::LinkSeed;
 use crate::peer::node::{Node, now_ms, storage};
-use crate::peer::person::wish;
+use crate::peer::person::proposal;
 use crate::peer::refusal::{self, Refusal, unable};
 use crate::peer::resolve::SURE_DIGITS;
 use crate::protocol::event::Status as ChatStatus;
@@ -64,8 +64,8 @@ impl Node {
         let store = &self.store;
         self.lock_invites().put_link(store, id, own.clone()).map_err(storage)?;
         let created = Membership::InviteLinkCreated { link: id, uses_max, expires_at_ms };
-        let wish = wish(Payload::Membership(created), Wait::Committed);
-        self.propose(chat, wish, deadline, "").await?;
+        let proposal = proposal(Payload::Membership(created), Wait::Committed);
+        self.propose(chat, proposal, deadline, "").await?;
         let view = self.handle.view(chat.id).await.map_err(unable)?;
         let Some(link) = view.status.invite_links.get(&id) else {
             // Others took the room meanwhile, or nobody may make links here any more.
@@ -96,8 +96,8 @@ impl Node {
                 (Membership::InviteRevoked { peer }, (None, Some(peer)))
             }
         };
-        let wish = wish(Payload::Membership(change), Wait::Committed);
-        self.propose(chat, wish, deadline, "").await?;
+        let proposal = proposal(Payload::Membership(change), Wait::Committed);
+        self.propose(chat, proposal, deadline, "").await?;
         Ok(ended)
     }
 

@@ -12,7 +12,7 @@ use crate::links::backoff::Backoff;
 use crate::links::dial::dial;
 use crate::peer::node::{Node, now_ms};
 use crate::protocol::types::{ChatId, MemberState, Membership, Payload, PeerId};
-use crate::runtime::handle::{ChatView, Unable, Wait, Wish};
+use crate::runtime::handle::{ChatView, ProposalRequest, Unable, Wait};
 use crate::wire::{pb, timestamp};
 
 const RESEND_MIN: Duration = Duration::from_secs(1);
@@ -201,7 +201,7 @@ async fn attempt(node: &Node, invite: &OutgoingInvite) -> Result<(PeerId, String
 }
 
 async fn propose(node: &Node, chat: ChatId, change: Membership) -> Result<(), Unable> {
-    let wish = Wish {
+    let proposal = ProposalRequest {
         request_id: None,
         looked: None,
         payload: Payload::Membership(change),
@@ -209,5 +209,5 @@ async fn propose(node: &Node, chat: ChatId, change: Membership) -> Result<(), Un
         trace: None,
         wait: Wait::Queued,
     };
-    node.handle.propose(chat, wish).await.map(drop)
+    node.handle.propose(chat, proposal).await.map(drop)
 }

@@ -30,7 +30,7 @@ use crate::wire::{check_address, hex, pb};
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// With so many members to ask in turn for the host, no more are learnt from others.
-const DOORS_MAX: usize = 16;
+const TARGETS_MAX: usize = 16;
 /// An answer is brought for at least this long after the invitation has ended.
 const GRACE_MS: u64 = 900_000;
 
@@ -47,7 +47,7 @@ pub enum Joining {
 
 /// Where to ask.
 #[derive(Clone, PartialEq, Eq)]
-struct Door {
+struct Target {
     who: Who,
     address: String,
 }
@@ -180,7 +180,7 @@ pub struct Attempt {
     expires_at_ms: u64,
     answer: InviteAnswer,
     seed: Option<LinkSeed>,
-    doors: Vec<Door>,
+    targets: Vec<Target>,
     /// The chat's generation (R30): that of the store which comes back, or else where the answer
     /// was handed in.
     generation: Generation,
@@ -195,17 +195,19 @@ impl Attempt {
     fn new(chat: ChatId, invite: IncomingInvite) -> Option<Self> {
         let answer = invite.answer?;
         let who = Who::Peer(invite.inviter);
-        let mut doors = vec![Door { who, address: invite.inviter_address.clone() }];
+        let mut targets = vec![Target { who, address: invite.inviter_address.clone() }];
         let mut seed = None;
         if !invite.link.is_empty() {
             let link = LinkText::parse(&invite.link).ok()?;
             seed = Some(LinkSeed(link.seed));
             let others = link.others.into_iter();
-            doors.extend(others.map(|(hint, address)| Door { who: Who::Beginning(hint), address }));
+            targets.extend(
+                others.map(|(hint, address)| Target { who: Who::Beginning(hint), address }),
+            );
         }
         let expires_at_ms = invite.expires_at_ms;
         let (generation, comes_back, elsewhere) = (0, false, None);
-        Some(Self { chat, expires_at_ms, answer, seed, doors, generation, comes_back, elsewhere })
+        Some(Self { chat, expires_at_ms, answer, seed, targets, generation, comes_back, elsewhere })
     }
 
     /// Of a member that comes back in another incarnation (R9), through one of the others that take
@@ -216,14 +218,14 @@ impl Attempt {
         generation: Generation,
         contacts: &[(PeerId, String)],
     ) -> Self {
-        let door = |(peer, address): &(PeerId, String)| Door {
+        let target = |(peer, address): &(PeerId, String)| Target {
             who: Who::Peer(*peer),
             address: address.clone(),
         };
-        let doors = contacts.iter().map(door).collect();
+        let targets = contacts.iter().map(target).collect();
         let answer = InviteAnswer { accept: true, incarnation };
         let (expires_at_ms, seed, comes_back, elsewhere) = (u64::MAX, None, true, None);
-        Self { chat, expires_at_ms, answer, seed, doors, generation, comes_back, elsewhere }
+        Self { chat, expires_at_ms, answer, seed, targets, generation, comes_back, elsewhere }
     }
 
     /// Another generation than the store's that a member was met in.
@@ -232,8 +234,8 @@ impl Attempt {
     }
 
     /// How many members there are to ask.
-    pub fn doors(&self) -> usize {
-        self.doors.len()
+    pub fn targets(&self) -> usize {
+        self.targets.len()
     }
 
     /// Asks one member for the host, and tells the host.
@@ -254,8 +256,8 @@ impl Attempt {
         if host == connection.peer {
             return self.join(node, &connection, found.incarnation).await;
         }
-        let door = Door { who: Who::Peer(host), address: found.host_address };
-        let connection = reach(node, &door).await?;
+        let target = Target { who: Who::Peer(host), address: found.host_address };
+        let connection = reach(node, &target).await?;
         self.join(node, &connection, 0).await
     }
 
@@ -265,10 +267,10 @@ impl Attempt {
         node: &Node,
         turn: usize,
     ) -> Result<(Connection, pb::FindHostResponse), Problem> {
-        let door = self.doors[turn % self.doors.len()].clone();
-        let connection = reach(node, &door).await?;
-        if let Who::Beginning(_) = door.who {
-            self.learn(&connection.peer.to_string(), &door.address);
+        let target = self.targets[turn % self.targets.len()].clone();
+        let connection = reach(node, &target).await?;
+        if let Who::Beginning(_) = target.who {
+            self.learn(&connection.peer.to_string(), &target.address);
         }
         let found = self.find_host(node, &connection).await?;
         Ok((connection, found))
@@ -276,9 +278,12 @@ impl Attempt {
 
     fn learn(&mut self, peer: &str, address: &str) {
         let Ok(peer) = peer.parse() else { return };
-        let is_known = self.doors.iter().any(|door| door.who == Who::Peer(peer));
-        if !is_known && check_address(address, "address").is_ok() && self.doors.len() < DOORS_MAX {
-            self.doors.push(Door { who: Who::Peer(peer), address: address.to_owned() });
+        let is_known = self.targets.iter().any(|target| target.who == Who::Peer(peer));
+        if !is_known
+            && check_address(address, "address").is_ok()
+            && self.targets.len() < TARGETS_MAX
+        {
+            self.targets.push(Target { who: Who::Peer(peer), address: address.to_owned() });
         }
     }
 
@@ -350,8 +355,8 @@ impl Attempt {
 
     /// The members that have been heard of.
     pub fn contacts(&self) -> Vec<(PeerId, String)> {
-        let known = self.doors.iter().filter_map(|door| match door.who {
-            Who::Peer(peer) => Some((peer, door.address.clone())),
+        let known = self.targets.iter().filter_map(|target| match target.who {
+            Who::Peer(peer) => Some((peer, target.address.clone())),
             Who::Beginning(_) => None,
         });
         known.collect()
@@ -381,13 +386,13 @@ impl Attempt {
     }
 }
 
-async fn reach(node: &Node, door: &Door) -> Result<Connection, Refusal> {
-    let expected = match door.who {
+async fn reach(node: &Node, target: &Target) -> Result<Connection, Refusal> {
+    let expected = match target.who {
         Who::Peer(peer) => Some(peer),
         Who::Beginning(_) => None,
     };
-    let dialled = dial(&node.identity, &door.address, expected).await;
-    let connection = dialled.and_then(|connection| match door.who {
+    let dialled = dial(&node.identity, &target.address, expected).await;
+    let connection = dialled.and_then(|connection| match target.who {
         Who::Beginning(hint) if hint != PeerHint::of(&connection.peer) => {
             Err(DialError::WrongKey(connection.peer))
         }

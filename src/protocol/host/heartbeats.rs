@@ -73,7 +73,8 @@ impl Replica {
     }
 
     /// Whether a voter's way says how far apart heartbeats are to be. One that is away has none,
-    /// unless so many are that the rest is no majority: then whoever comes first is to be heard soon.
+    /// unless so many are that the rest is no majority: then whoever comes first is to be heard
+    /// soon.
     fn matters(&self, hosting: &Hosting, peer: &PeerId, incarnation: &Incarnation) -> bool {
         hosting.paused
             || self.in_contact(hosting, peer, incarnation)

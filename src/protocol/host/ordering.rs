@@ -16,7 +16,7 @@ use crate::types::{
 /// What an entry says, before it has a place.
 pub(super) struct Draft {
     pub author: PeerId,
-    pub session: Incarnation,
+    pub incarnation: Incarnation,
     pub number: Number,
     pub created_at_ms: u64,
     pub trace: TraceContext,
@@ -30,11 +30,12 @@ impl Replica {
             self.on_submit_elsewhere(message, submit);
             return;
         }
-        let (author, session) = submit.author.unwrap_or((message.from, message.from_incarnation));
+        let (author, incarnation) =
+            submit.author.unwrap_or((message.from, message.from_incarnation));
         let mut accepted = Vec::with_capacity(submit.submissions.len());
         let mut problem = None;
         for submission in &submit.submissions {
-            match self.accept(author, session, submission) {
+            match self.accept(author, incarnation, submission) {
                 Ok(place) => accepted.extend(place),
                 Err(why) => {
                     problem = Some(why);
@@ -54,12 +55,12 @@ impl Replica {
     fn accept(
         &mut self,
         author: PeerId,
-        session: Incarnation,
+        incarnation: Incarnation,
         submission: &Submission,
     ) -> Result<Option<Accepted>, SubmitProblem> {
         let member = self.log.state().members.get(&author);
         let active = member.is_some_and(|member| {
-            member.state == MemberState::Active && member.incarnation == session
+            member.state == MemberState::Active && member.incarnation == incarnation
         });
         let backlog = self.log.last().index - self.log.commit();
         let Part::Host(hosting) = &self.part else { return Err(SubmitProblem::NotServing) };
@@ -71,11 +72,11 @@ impl Replica {
             return Err(SubmitProblem::NotMember);
         }
         // R9: one whose successor's Join is on its way has come to its end.
-        if hosting.joined.get(&author).is_some_and(|joined| *joined != session) {
+        if hosting.joined.get(&author).is_some_and(|joined| *joined != incarnation) {
             return Err(SubmitProblem::NotServing);
         }
         let number = submission.number;
-        match hosting.submissions.verdict(author, session, number) {
+        match hosting.submissions.verdict(author, incarnation, number) {
             Verdict::Gap { last } => Err(SubmitProblem::Gap { last }),
             Verdict::Duplicate(index) => Ok(index.map(|index| Accepted {
                 number,
@@ -95,7 +96,7 @@ impl Replica {
             Verdict::Next => {
                 let index = self.append_draft(Draft {
                     author,
-                    session,
+                    incarnation,
                     number,
                     created_at_ms: submission.created_at_ms,
                     trace: submission.trace,
@@ -110,15 +111,15 @@ impl Replica {
 
     /// The host's own submissions go the same way as everybody's, once they are durable.
     pub(super) fn accept_own(&mut self) {
-        let (me, session) = (self.me, self.incarnation);
+        let (me, incarnation) = (self.me, self.incarnation);
         let Part::Host(hosting) = &self.part else { return };
         if self.outbox.len() == 0 || !hosting.serving {
             return;
         }
-        let last = hosting.submissions.last(me, session);
+        let last = hosting.submissions.last(me, incarnation);
         let waiting: Vec<_> = self.outbox.durable_after(last).cloned().collect();
         for submission in waiting {
-            let accepted = self.accept(me, session, &submission);
+            let accepted = self.accept(me, incarnation, &submission);
             self.is_over_quota = accepted == Err(SubmitProblem::OverQuota);
             if accepted.is_err() {
                 break;
@@ -129,7 +130,7 @@ impl Replica {
     pub(super) fn append_own(&mut self, payload: Payload) {
         self.append_draft(Draft {
             author: self.me,
-            session: self.incarnation,
+            incarnation: self.incarnation,
             number: 0,
             created_at_ms: 0,
             trace: None,
@@ -143,7 +144,7 @@ impl Replica {
             index: self.log.last().index + 1,
             term: self.hard_state.term,
             author: draft.author,
-            session: draft.session,
+            incarnation: draft.incarnation,
             number: draft.number,
             generation: self.log.generation(),
             created_at_ms: draft.created_at_ms,
@@ -163,7 +164,7 @@ impl Replica {
         if let Part::Host(hosting) = &mut self.part {
             hosting.submissions.apply(&entry);
             if let Payload::Membership(Membership::Joined { .. }) = &entry.payload {
-                hosting.joined.insert(entry.author, entry.session);
+                hosting.joined.insert(entry.author, entry.incarnation);
             }
             if is_message {
                 hosting.active_at = self.now;

@@ -57,8 +57,8 @@ impl Replica {
         }
     }
 
-    /// R26: who is reached anew may have come back, and have told only the host so. Its answer tells
-    /// its boot; a process that is about to end can be reached as well.
+    /// R26: who is reached anew may have come back, and have told only the host so. Its answer
+    /// tells its boot; a process that is about to end can be reached as well.
     fn ask_whether_back(&mut self, peer: PeerId) {
         if planted(Bug::LinkTakenForReturn) {
             self.world.goodbyes.remove(&peer);

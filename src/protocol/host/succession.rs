@@ -37,7 +37,7 @@ impl Replica {
     // ---- joining (M1) ----
 
     pub(crate) fn on_join(&mut self, message: &Message, join: &Join) {
-        let (from, session) = (message.from, message.from_incarnation);
+        let (from, incarnation) = (message.from, message.from_incarnation);
         // R39: nobody else learns anything.
         let members = &self.log.state().members;
         if !members.is_empty() && !members.contains_key(&from) && join.proof.is_none() {
@@ -54,16 +54,16 @@ impl Replica {
         let admission = match join.decline {
             // Whoever is not waiting for an answer has given it.
             true if member.is_none_or(|m| m.state != MemberState::Invited)
-                || state.outlived.contains(from, session) =>
+                || state.outlived.contains(from, incarnation) =>
             {
                 Ok(Admission::Done)
             }
             true => Ok(Admission::Known),
-            false => state.admission(from, session, link, join.arrived_at_ms),
+            false => state.admission(from, incarnation, link, join.arrived_at_ms),
         };
         // R4: a host that does not serve yet may not know of everything that is committed.
         let ready = hosting.serving && hosting.hand_over.is_none();
-        let last_number = hosting.submissions.last(from, session);
+        let last_number = hosting.submissions.last(from, incarnation);
         let (done, may) = match admission {
             Ok(Admission::Done) => (true, false),
             Ok(Admission::Known) => (false, true),
@@ -85,7 +85,7 @@ impl Replica {
             };
             self.append_draft(Draft {
                 author: from,
-                session,
+                incarnation,
                 number: 0,
                 created_at_ms: join.created_at_ms,
                 trace: None,

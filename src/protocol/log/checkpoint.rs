@@ -43,9 +43,9 @@ impl Checkpoint {
         writer.fixed(&state.host.0.0);
         writer.number(state.host.1);
         writer.number(state.submissions.0.len() as u64);
-        for ((peer, session), author) in &state.submissions.0 {
+        for ((peer, incarnation), author) in &state.submissions.0 {
             writer.fixed(&peer.0);
-            writer.number(*session);
+            writer.number(*incarnation);
             writer.number(author.last);
             writer.number(author.recent.len() as u64);
             for index in &author.recent {
@@ -152,7 +152,7 @@ impl Writer {
 
     fn word(&mut self, word: &SignedChange) {
         self.fixed(&word.author.0);
-        self.number(word.session);
+        self.number(word.incarnation);
         self.number(word.number);
         self.number(word.generation);
         self.membership(&word.change);
@@ -186,7 +186,7 @@ impl Reader<'_> {
     fn word(&mut self) -> Option<Arc<SignedChange>> {
         Some(Arc::new(SignedChange {
             author: self.peer()?,
-            session: self.number()?,
+            incarnation: self.number()?,
             number: self.number()?,
             generation: self.number()?,
             change: self.membership()?,
@@ -267,7 +267,7 @@ mod tests {
                 index,
                 term: index,
                 author: FOUNDER,
-                session: 9,
+                incarnation: 9,
                 number: index,
                 generation: 0,
                 created_at_ms: 0,

@@ -150,7 +150,7 @@ impl Writer {
         self.number(entry.index);
         self.number(entry.term);
         self.fixed(&entry.author.0);
-        self.number(entry.session);
+        self.number(entry.incarnation);
         self.number(entry.number);
         self.number(entry.generation);
         self.number(entry.created_at_ms);
@@ -299,7 +299,7 @@ impl Reader<'_> {
             index: self.number()?,
             term: self.number()?,
             author: self.peer()?,
-            session: self.number()?,
+            incarnation: self.number()?,
             number: self.number()?,
             generation: self.number()?,
             created_at_ms: self.number()?,
@@ -398,7 +398,7 @@ mod tests {
             index: 7,
             term: 3,
             author: PeerId([1; 32]),
-            session: 9,
+            incarnation: 9,
             number: 4,
             generation: 12,
             created_at_ms: 1_700_000_000_000,

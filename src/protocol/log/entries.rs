@@ -259,7 +259,7 @@ impl Log {
 
     fn note_number(&mut self, entry: &Entry) {
         if entry.number > 0 {
-            self.pending_numbers.insert((entry.author, entry.session), entry.number);
+            self.pending_numbers.insert((entry.author, entry.incarnation), entry.number);
         }
     }
 
@@ -288,12 +288,12 @@ impl Log {
             let has_number = is_submittable(&entry.payload);
             return has_number.then_some(Offence::NoNumber);
         }
-        let (author, session) = (entry.author, entry.session);
+        let (author, incarnation) = (entry.author, entry.incarnation);
         let pending = match entry.index > self.last.index {
-            true => self.pending_numbers.get(&(author, session)).copied(),
+            true => self.pending_numbers.get(&(author, incarnation)).copied(),
             false => self.pending_number_before(entry),
         };
-        let last = pending.unwrap_or(self.state.submissions.last(author, session));
+        let last = pending.unwrap_or(self.state.submissions.last(author, incarnation));
         if entry.number <= last && !planted(Bug::DoubledTaken) {
             return Some(Offence::Doubled);
         }
@@ -308,10 +308,10 @@ impl Log {
                 other.payload,
                 Payload::Membership(Membership::Joined { .. } | Membership::Founded { .. })
             );
-            comes && (other.author, other.session) == (author, session)
+            comes && (other.author, other.incarnation) == (author, incarnation)
         };
         let takes_part = last > 0
-            || self.state.is_present(author, session)
+            || self.state.is_present(author, incarnation)
             || self.entries_from(self.commit() + 1, usize::MAX).iter().any(joins);
         (!takes_part).then_some(Offence::OutsidersWords)
     }
@@ -320,7 +320,8 @@ impl Log {
         let before = self.entries_from(self.commit() + 1, usize::MAX);
         let mut before = before.iter().rev().skip_while(|other| other.index >= entry.index);
         let same = |other: &&Arc<Entry>| {
-            other.number > 0 && (other.author, other.session) == (entry.author, entry.session)
+            other.number > 0
+                && (other.author, other.incarnation) == (entry.author, entry.incarnation)
         };
         before.find(same).map(|other| other.number)
     }

@@ -11,7 +11,7 @@ use crate::types::{
 /// author's key. The founder's store begins with this entry, committed.
 pub fn founding_entry(
     author: PeerId,
-    session: Incarnation,
+    incarnation: Incarnation,
     chat_name: String,
     name: String,
     address: String,
@@ -19,12 +19,12 @@ pub fn founding_entry(
     sign: impl FnOnce(&[u8]) -> Signature,
 ) -> (ChatId, Entry) {
     let payload = Payload::Membership(Membership::Founded { chat_name, name, address });
-    let signature = sign(&signed_submission(Course::default(), author, session, 0, &payload));
+    let signature = sign(&signed_submission(Course::default(), author, incarnation, 0, &payload));
     let mut entry = Entry {
         index: 1,
         term: 0,
         author,
-        session,
+        incarnation,
         number: 0,
         generation: 0,
         created_at_ms,

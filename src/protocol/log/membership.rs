@@ -88,7 +88,7 @@ impl ChatState {
         self.submissions.apply(entry);
         match &entry.payload {
             Payload::Membership(change) => self.apply_membership(entry, change),
-            Payload::Policy(policy) if self.is_active(entry.author, entry.session) => {
+            Payload::Policy(policy) if self.is_active(entry.author, entry.incarnation) => {
                 if let Some(name) = &policy.chat_name {
                     self.chat_name.clone_from(name);
                 }
@@ -195,8 +195,8 @@ impl ChatState {
 
     fn apply_membership(&mut self, entry: &Entry, change: &Membership) {
         let author = entry.author;
-        let present = self.is_present(author, entry.session);
-        let active = self.is_active(author, entry.session);
+        let present = self.is_present(author, entry.incarnation);
+        let active = self.is_active(author, entry.incarnation);
         match change {
             Membership::Founded { chat_name, name, address } if entry.index == 1 => {
                 self.chat_name.clone_from(chat_name);
@@ -214,20 +214,20 @@ impl ChatState {
             Membership::Joined { name, address, proof } => {
                 let link = proof.as_ref().map(|proof| proof.link);
                 let was_known = self.members.contains_key(&author);
-                if self.lets_in(author, entry.session, link) {
+                if self.lets_in(author, entry.incarnation, link) {
                     self.shown.joined(entry, link.filter(|_| !was_known));
                     let before = self.members_mut().insert(author, joined(entry, name, address));
                     let before = before.map_or(0, |before| before.incarnation);
-                    if before != 0 && before != entry.session {
+                    if before != 0 && before != entry.incarnation {
                         self.outlived.add(author, before);
                     }
                     // R9: a new incarnation is the goodbye of the old one.
-                    self.submissions.retain_session(author, entry.session);
+                    self.submissions.retain_incarnation(author, entry.incarnation);
                 }
             }
             // R43: an answer ends the invitation that it was given to, and no later one.
-            Membership::Declined if !self.outlived.contains(author, entry.session) => {
-                self.outlived.add(author, entry.session);
+            Membership::Declined if !self.outlived.contains(author, entry.incarnation) => {
+                self.outlived.add(author, entry.incarnation);
                 self.end_invitation(&author);
             }
             Membership::Declined => {}
@@ -358,7 +358,7 @@ pub(super) fn voters_of(entry: &Entry) -> Option<VoterSet> {
         Payload::Membership(Membership::Recovered { .. }) if planted(Bug::LostKeepVotes) => None,
         // R30: who recovers a chat goes on alone, and the others' votes come back one by one.
         Payload::Membership(Membership::Founded { .. } | Membership::Recovered { .. }) => {
-            Some(VoterSet([(entry.author, entry.session)].into()))
+            Some(VoterSet([(entry.author, entry.incarnation)].into()))
         }
         _ => None,
     }
@@ -368,7 +368,7 @@ fn joined(entry: &Entry, name: &str, address: &str) -> Member {
     Member {
         name: name.to_owned(),
         address: address.to_owned(),
-        incarnation: entry.session,
+        incarnation: entry.incarnation,
         state: MemberState::Active,
         since: entry.index,
         removed_by: None,
@@ -422,7 +422,7 @@ mod tests {
             index: state.index + 1,
             term: 1,
             author,
-            session: author.0[0].into(),
+            incarnation: author.0[0].into(),
             number: 0,
             generation: 0,
             created_at_ms: 0,
@@ -513,8 +513,8 @@ mod tests {
     #[test]
     fn r9_r41_an_outlived_incarnation_is_not_let_in_again() {
         let mut state = chat();
-        let join = |state: &mut ChatState, session| {
-            let entry = Entry { session, ..entry(state, BEN, joined_by(None)) };
+        let join = |state: &mut ChatState, incarnation| {
+            let entry = Entry { incarnation, ..entry(state, BEN, joined_by(None)) };
             state.apply(&entry);
         };
         join(&mut state, 20);
@@ -522,8 +522,8 @@ mod tests {
         join(&mut state, 20);
         assert_eq!(state.members[&BEN].incarnation, 30);
         assert_eq!(state.admission(BEN, 20, None, 0), Err(RefusedReason::NotMember));
-        for session in 100..100 + OUTLIVED_MAX as u64 {
-            join(&mut state, session);
+        for incarnation in 100..100 + OUTLIVED_MAX as u64 {
+            join(&mut state, incarnation);
         }
         assert_eq!(state.outlived.0.len(), OUTLIVED_MAX);
     }

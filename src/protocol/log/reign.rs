@@ -30,10 +30,10 @@ pub(crate) struct Head {
 /// Who hosts from the entry on, if it begins a reign.
 pub(crate) fn host_of(entry: &Entry) -> Option<(PeerId, Incarnation)> {
     match &entry.payload {
-        Payload::TermStart(_) => Some((entry.author, entry.session)),
+        Payload::TermStart(_) => Some((entry.author, entry.incarnation)),
         Payload::Membership(Membership::Founded { .. }) if entry.index > 1 => None,
         Payload::Membership(Membership::Founded { .. } | Membership::Recovered { .. }) => {
-            Some((entry.author, entry.session))
+            Some((entry.author, entry.incarnation))
         }
         _ => None,
     }
@@ -69,7 +69,7 @@ impl Head {
             Payload::Membership(Membership::Recovered { .. }) => begins,
             // Nobody but the host of a term changes the voters in it.
             Payload::VoterChange(_) => {
-                let by_host = (entry.author, entry.session) == self.host;
+                let by_host = (entry.author, entry.incarnation) == self.host;
                 (!begins && by_host) || planted(Bug::VotersByAnyone)
             }
             _ => !begins || planted(Bug::TermWithoutStart),
@@ -86,8 +86,8 @@ impl Head {
         };
         // Votes for another term are none: what they say was checked with their signatures.
         reign.last_term == self.end.last.term
-            && self.voters.0.get(&entry.author) == Some(&entry.session)
-            && has_voted(&entry.author, &entry.session)
+            && self.voters.0.get(&entry.author) == Some(&entry.incarnation)
+            && has_voted(&entry.author, &entry.incarnation)
             && is_majority(&self.voters, has_voted)
     }
 }
@@ -183,7 +183,7 @@ pub fn ballot_of(entry: &Entry, reign: &Reign) -> Ballot {
         generation: entry.generation,
         term: entry.term,
         candidate: entry.author,
-        incarnation: entry.session,
+        incarnation: entry.incarnation,
         end: End { last, hash: entry.previous },
     }
 }

@@ -91,12 +91,12 @@ pub(super) fn entry_hash(head: &[u8]) -> Hash {
     Hash(digest.finalize().into())
 }
 
-/// What the author of a submission signs: chat, generation, author, session, number and payload.
-/// For the founding entry, which makes the chat's id, the chat is all zeros.
+/// What the author of a submission signs: chat, generation, author, incarnation, number and
+/// payload. For the founding entry, which makes the chat's id, the chat is all zeros.
 pub fn signed_submission(
     course: Course,
     author: PeerId,
-    session: Incarnation,
+    incarnation: Incarnation,
     number: Number,
     payload: &Payload,
 ) -> Vec<u8> {
@@ -104,7 +104,7 @@ pub fn signed_submission(
     writer.fixed(SUBMISSION);
     writer.course(course);
     writer.fixed(&author.0);
-    writer.number(session);
+    writer.number(incarnation);
     writer.number(number);
     writer.payload(payload);
     writer.0
@@ -213,7 +213,7 @@ pub fn signed_entry(chat: ChatId, entry: &Entry) -> Vec<u8> {
     // The founding entry makes the chat's id.
     let chat = if entry.index == 1 { ChatId::default() } else { chat };
     let course = Course { chat, generation: entry.generation };
-    signed_submission(course, entry.author, entry.session, entry.number, &entry.payload)
+    signed_submission(course, entry.author, entry.incarnation, entry.number, &entry.payload)
 }
 
 /// What a host signs to change the voters (L3). It holds at one place of one log: the next reign
@@ -223,7 +223,7 @@ pub fn signed_voters(chat: ChatId, entry: &Entry, voters: &VoterSet) -> Vec<u8> 
     writer.fixed(VOTERS);
     writer.course(Course { chat, generation: entry.generation });
     writer.fixed(&entry.author.0);
-    writer.number(entry.session);
+    writer.number(entry.incarnation);
     writer.number(entry.term);
     writer.number(entry.index);
     writer.fixed(&entry.previous.0);

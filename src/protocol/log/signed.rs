@@ -26,7 +26,7 @@ const LET_IN_MAX: usize = WORDS_MAX / 2;
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SignedChange {
     pub author: PeerId,
-    pub session: Incarnation,
+    pub incarnation: Incarnation,
     pub number: Number,
     /// The course of the chat that it was said in, and says nothing outside of (R30).
     pub generation: Generation,
@@ -54,7 +54,7 @@ impl SignedChange {
         let Payload::Membership(change) = &entry.payload else { return None };
         Some(Arc::new(Self {
             author: entry.author,
-            session: entry.session,
+            incarnation: entry.incarnation,
             number: entry.number,
             generation: entry.generation,
             change: change.clone(),
@@ -178,7 +178,7 @@ impl ChatState {
         let mut by_link = Vec::new();
         // What was said before the own course of the chat began stands in the log already.
         for word in words.iter().filter(|word| word.is_of(generation)) {
-            let author = (word.author, word.session);
+            let author = (word.author, word.incarnation);
             let may = self.may_let_in(word) || joined.contains(&author);
             match &word.change {
                 Membership::Invited { peer, .. } if may => drop(invited.insert(*peer)),
@@ -216,9 +216,9 @@ impl ChatState {
     fn may_let_in(&self, word: &SignedChange) -> bool {
         let member = self.members.get(&word.author);
         member.is_some_and(|member| {
-            let is_of_now = member.incarnation == word.session;
+            let is_of_now = member.incarnation == word.incarnation;
             member.state == MemberState::Active
-                && (is_of_now || self.outlived.contains(word.author, word.session))
+                && (is_of_now || self.outlived.contains(word.author, word.incarnation))
         })
     }
 
@@ -234,18 +234,18 @@ impl ChatState {
         if !word.is_of(generation) {
             return None;
         }
-        let (author, session) = (word.author, word.session);
+        let (author, of_author) = (word.author, word.incarnation);
         // Before the own joining is read, nobody knows which words are of an earlier membership.
         let has_joined = self.members.get(&peer).is_some_and(|it| it.incarnation == incarnation);
         if !has_joined && !planted(Bug::OldRemovalBelieved) {
             return None;
         }
         match &word.change {
-            Membership::Leaving if author == peer => (session == incarnation).then_some(None),
+            Membership::Leaving if author == peer => (of_author == incarnation).then_some(None),
             Membership::Removing { peer: target } if *target == peer && author != peer => {
                 let member = self.members.get(&author)?;
-                let may = member.state == MemberState::Active && member.incarnation == session;
-                let is_new = word.number > self.submissions.last(author, session);
+                let may = member.state == MemberState::Active && member.incarnation == of_author;
+                let is_new = word.number > self.submissions.last(author, of_author);
                 let is_new = is_new || planted(Bug::OldRemovalBelieved);
                 (may && is_new).then_some(Some(author))
             }

@@ -10,7 +10,7 @@ use crate::types::{Entry, Incarnation, Index, Membership, Number, Payload, PeerI
 /// flight (`Config::in_flight_max`), and never repeats what its own log confirms.
 const RECENT_MAX: usize = 1_024;
 
-/// The last numbers of every (author, session).
+/// The last numbers of every (author, incarnation).
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Submissions(pub(super) BTreeMap<(PeerId, Incarnation), Author>);
 
@@ -34,15 +34,15 @@ pub enum Verdict {
 }
 
 impl Submissions {
-    /// The highest number of that author and session in the log; 0 if none.
-    pub fn last(&self, author: PeerId, session: Incarnation) -> Number {
-        self.0.get(&(author, session)).map_or(0, |author| author.last)
+    /// The highest number of that author and incarnation in the log; 0 if none.
+    pub fn last(&self, author: PeerId, incarnation: Incarnation) -> Number {
+        self.0.get(&(author, incarnation)).map_or(0, |author| author.last)
     }
 
     // R32: the host takes the next number, answers a lower one with what the log has, and a higher
     // one with the last it knows.
-    pub fn verdict(&self, author: PeerId, session: Incarnation, number: Number) -> Verdict {
-        let known = self.0.get(&(author, session));
+    pub fn verdict(&self, author: PeerId, incarnation: Incarnation, number: Number) -> Verdict {
+        let known = self.0.get(&(author, incarnation));
         let last = known.map_or(0, |author| author.last);
         if number > last + 1 && !planted(Bug::GapAccepted) {
             return Verdict::Gap { last };
@@ -61,10 +61,10 @@ impl Submissions {
     /// Takes note of an entry. Entries outside the count (number 0) leave no trace, and neither do
     /// numbers out of order, which no honest host lets into a log.
     pub fn apply(&mut self, entry: &Entry) {
-        if entry.number != self.last(entry.author, entry.session) + 1 {
+        if entry.number != self.last(entry.author, entry.incarnation) + 1 {
             return;
         }
-        let author = self.0.entry((entry.author, entry.session)).or_default();
+        let author = self.0.entry((entry.author, entry.incarnation)).or_default();
         author.last = entry.number;
         author.recent.push_back(entry.index);
         if author.recent.len() > RECENT_MAX {
@@ -72,9 +72,9 @@ impl Submissions {
         }
     }
 
-    /// Forgets the sessions of a peer that are over.
-    pub fn retain_session(&mut self, peer: PeerId, session: Incarnation) {
-        self.0.retain(|(author, theirs), _| *author != peer || *theirs == session);
+    /// Forgets the incarnations of a peer that are over.
+    pub fn retain_incarnation(&mut self, peer: PeerId, incarnation: Incarnation) {
+        self.0.retain(|(author, theirs), _| *author != peer || *theirs == incarnation);
     }
 }
 

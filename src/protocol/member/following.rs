@@ -220,7 +220,7 @@ impl Replica {
             return;
         }
         let proof = announce.reign.as_ref().filter(|entry| begins(entry, host, term));
-        let proof = proof.filter(|entry| entry.session == message.from_incarnation);
+        let proof = proof.filter(|entry| entry.incarnation == message.from_incarnation);
         if let Some(proof) = proof
             && self.proves(proof)
         {

@@ -66,7 +66,8 @@ impl Replica {
     // knows its words: what most show then, their host has made up, and nobody else can tell.
     /// Whether the entry is in this peer's name and not what it has said.
     pub(crate) fn is_foreign_word(&mut self, from: PeerId, entry: &Entry) -> bool {
-        let own = entry.author == self.me && entry.session == self.incarnation && entry.number > 0;
+        let own =
+            entry.author == self.me && entry.incarnation == self.incarnation && entry.number > 0;
         if !own || self.outbox.has_given(entry) || planted(Bug::OwnWordNotCompared) {
             return false;
         }
@@ -89,8 +90,8 @@ impl Replica {
         true
     }
 
-    /// Keeps nothing against those who have only read what this peer does not know: evidence outlives
-    /// the store, and they followed a host in good faith.
+    /// Keeps nothing against those who have only read what this peer does not know: evidence
+    /// outlives the store, and they followed a host in good faith.
     fn absolve_readers(&mut self) {
         if planted(Bug::ReadersBlamed) {
             return;

@@ -175,8 +175,8 @@ impl Replica {
             matches!(word.change, Membership::Joined { .. })
                 && word.is_of(self.generation)
                 && word.author == self.me
-                && word.session != self.incarnation
-                && !state.outlived.contains(self.me, word.session)
+                && word.incarnation != self.incarnation
+                && !state.outlived.contains(self.me, word.incarnation)
         };
         (has_joined && words.iter().any(is_later)) || planted(Bug::OutlivedNotShown)
     }

@@ -116,7 +116,7 @@ impl Replica {
         }
         self.log.entries_from(self.log.commit() + 1, usize::MAX).iter().any(|entry| {
             let joined = matches!(entry.payload, Payload::Membership(Membership::Joined { .. }));
-            joined && (entry.author, entry.session) == (peer, incarnation)
+            joined && (entry.author, entry.incarnation) == (peer, incarnation)
         })
     }
 }

@@ -409,9 +409,9 @@ pub fn bodies() -> Vec<(&'static str, Body)> {
 
 fn submit(chat: ChatId, author: Option<(PeerId, u64)>) -> Submit {
     let of = |number| {
-        let (from, session) = author.unwrap_or((peer(1), incarnation(1)));
+        let (from, incarnation) = author.unwrap_or((peer(1), incarnation(1)));
         let signed =
-            signed_submission(Course::founded(chat), from, session, number, &message("a text"));
+            signed_submission(Course::founded(chat), from, incarnation, number, &message("a text"));
         let key = key(if author.is_some() { 2 } else { 1 });
         let signature = Some(key.sign(&signed).to_bytes());
         Submission { signature, ..submission(number, message("a text")) }

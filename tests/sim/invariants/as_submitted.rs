@@ -14,7 +14,7 @@ impl Invariant for AsSubmitted {
     fn after_step(&mut self, step: &Step) -> Result<(), String> {
         let new = step.ready.committed.iter().filter(|entry| entry.index > step.oracle.last());
         for entry in new.filter(|entry| entry.number > 0) {
-            let submitted = (entry.author, entry.session, entry.number);
+            let submitted = (entry.author, entry.incarnation, entry.number);
             if !step.oracle.proposed(&submitted).contains(&entry.payload) {
                 let (author, number) = (entry.author.0[0], entry.number);
                 return Err(format!("{author} never submitted that as its {number}"));

@@ -1,4 +1,5 @@
-//! What an author submits in one session stands in the log once, and in the author's order (R32).
+//! What an author submits in one incarnation stands in the log once, and in the author's order
+//! (R32).
 //!
 //! Nothing doubled and nothing skipped, however often it was sent again and to how many hosts.
 
@@ -19,8 +20,8 @@ impl Invariant for AuthorOrder {
     fn after_step(&mut self, step: &Step) -> Result<(), String> {
         let new = step.ready.committed.iter().filter(|entry| entry.index > step.oracle.last());
         for entry in new.filter(|entry| entry.number > 0) {
-            let known = || step.oracle.committed_through(entry.author, entry.session);
-            let last = self.0.entry((entry.author, entry.session)).or_insert_with(known);
+            let known = || step.oracle.committed_through(entry.author, entry.incarnation);
+            let last = self.0.entry((entry.author, entry.incarnation)).or_insert_with(known);
             if entry.number != *last + 1 {
                 let (author, number) = (entry.author.0[0], entry.number);
                 return Err(format!("{author}'s {number} follows its {last} in the log"));

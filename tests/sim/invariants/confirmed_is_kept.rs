@@ -16,7 +16,7 @@ impl Invariant for ConfirmedIsKept {
         let (peer, number, index) = (confirmed.peer, confirmed.number, confirmed.index);
         let submitted = (peer.id, peer.disk.incarnation(), number);
         let entry = confirmed.oracle.entry(index);
-        if entry.is_none_or(|entry| (entry.author, entry.session, entry.number) != submitted) {
+        if entry.is_none_or(|entry| (entry.author, entry.incarnation, entry.number) != submitted) {
             return Err(format!("{}'s {number} is not at {index}", peer.id.0[0]));
         }
         // A number that was given away twice stands for one thing only.
@@ -36,7 +36,7 @@ impl Invariant for ConfirmedIsKept {
             let stored = &end.peers[peer].disk.image().entries;
             for (submitted, index) in end.oracle.confirmed() {
                 let entry = stored.get(*index as usize - 1);
-                let found = entry.map(|entry| (entry.author, entry.session, entry.number));
+                let found = entry.map(|entry| (entry.author, entry.incarnation, entry.number));
                 if found != Some(*submitted) {
                     let author = submitted.0.0[0];
                     return Err(format!("{author}'s entry {index} is not at {}", peer + 1));

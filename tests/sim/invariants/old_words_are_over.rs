@@ -26,9 +26,9 @@ impl Invariant for OldWordsAreOver {
         let author = entry.author;
         match &entry.payload {
             Payload::Membership(Membership::Joined { .. })
-                if roll.would_return(author, entry.session) =>
+                if roll.would_return(author, entry.incarnation) =>
             {
-                Err(format!("{}'s {} is back, which was outlived", author.0[0], entry.session))
+                Err(format!("{}'s {} is back, which was outlived", author.0[0], entry.incarnation))
             }
             Payload::Membership(Membership::Declined) => match roll.invited_at(author) {
                 Some(at) if !step.oracle.has_declined(author, at) => {

@@ -10,10 +10,10 @@ pub struct OutboxIsKept;
 impl Invariant for OutboxIsKept {
     fn at_end(&mut self, end: &End) -> Result<(), String> {
         for peer in end.healed.iter().map(|peer| &end.peers[*peer]) {
-            let session = peer.disk.incarnation();
-            let last = end.oracle.committed_through(peer.id, session);
-            let mut queued = end.oracle.queued().range((peer.id, session, last + 1)..);
-            let next = queued.next().filter(|(id, of, _)| (*id, *of) == (peer.id, session));
+            let incarnation = peer.disk.incarnation();
+            let last = end.oracle.committed_through(peer.id, incarnation);
+            let mut queued = end.oracle.queued().range((peer.id, incarnation, last + 1)..);
+            let next = queued.next().filter(|(id, of, _)| (*id, *of) == (peer.id, incarnation));
             if let Some((id, _, number)) = next {
                 return Err(format!("{}'s {number} was queued, and is not committed", id.0[0]));
             }
@@ -28,9 +28,9 @@ impl Invariant for OutboxIsKept {
     fn after_sync(&mut self, synced: &Synced) -> Result<(), String> {
         let Some(through) = synced.persist.outbox_remove_through else { return Ok(()) };
         let peer = &synced.peers[synced.peer];
-        let session = peer.disk.incarnation();
-        let queued = (peer.id, session, 0)..=(peer.id, session, through);
-        let last = synced.oracle.committed_through(peer.id, session);
+        let incarnation = peer.disk.incarnation();
+        let queued = (peer.id, incarnation, 0)..=(peer.id, incarnation, through);
+        let last = synced.oracle.committed_through(peer.id, incarnation);
         if let Some((_, _, number)) = synced.oracle.queued().range(queued).next_back()
             && *number > last
         {

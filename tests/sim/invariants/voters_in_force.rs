@@ -18,7 +18,7 @@ pub struct VotersInForce {
 fn set_of(entry: &Entry) -> Option<VoterSet> {
     match &entry.payload {
         Payload::VoterChange(voters) => Some(voters.clone()),
-        _ if entry.index == 1 => Some(VoterSet([(entry.author, entry.session)].into())),
+        _ if entry.index == 1 => Some(VoterSet([(entry.author, entry.incarnation)].into())),
         _ => None,
     }
 }

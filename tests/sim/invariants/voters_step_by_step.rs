@@ -30,7 +30,7 @@ impl Invariant for VotersStepByStep {
             let mut sets = earlier.filter_map(|earlier| match &earlier.payload {
                 Payload::VoterChange(voters) => Some(voters.clone()),
                 Payload::Membership(_) if earlier.index == 1 => {
-                    Some(VoterSet([(earlier.author, earlier.session)].into()))
+                    Some(VoterSet([(earlier.author, earlier.incarnation)].into()))
                 }
                 _ => None,
             });

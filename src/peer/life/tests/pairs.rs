@@ -49,7 +49,7 @@ enum Life {
     Absent,
     Running,
     Repairing,
-    Ailing {
+    Faulty {
         then_repair: bool,
     },
 }
@@ -119,7 +119,7 @@ impl World {
             Life::Running if self.file.is_some_and(|file| file.was_removed) => Phase::Readable,
             Life::Running => Phase::Running,
             Life::Repairing => Phase::Repairing,
-            Life::Ailing { .. } => Phase::Ailing,
+            Life::Faulty { .. } => Phase::Faulty,
         }
     }
 
@@ -158,7 +158,7 @@ impl World {
 
     fn unusable(&mut self) {
         self.life = match self.answer {
-            Some(_) => Life::Ailing { then_repair: true },
+            Some(_) => Life::Faulty { then_repair: true },
             None => Life::Repairing,
         };
         self.begun = None;
@@ -182,7 +182,7 @@ impl World {
                     Act::Wait => return None,
                     Act::DropInvitation => next.drop_invitation(),
                     Act::BringInstead => {
-                        (next.life, next.begun) = (Life::Ailing { then_repair: true }, None);
+                        (next.life, next.begun) = (Life::Faulty { then_repair: true }, None);
                     }
                     Act::Bring => {}
                     act => panic!("{act:?} in {self:?}"),
@@ -221,7 +221,7 @@ impl World {
             Step::JoinFails if self.is_bringing => {
                 next.drop_invitation();
                 if decide(phase, Change::AnswerOver) == Act::Repair
-                    && self.life == (Life::Ailing { then_repair: true })
+                    && self.life == (Life::Faulty { then_repair: true })
                 {
                     next.unusable();
                 }
@@ -261,7 +261,7 @@ impl World {
                 match (told, decide(phase, change)) {
                     (Told::Left, Act::Forget) => next.forget(),
                     (Told::Unusable, Act::Repair) => next.life = Life::Repairing,
-                    (Told::Unusable, Act::Ail) => next.life = Life::Ailing { then_repair: true },
+                    (Told::Unusable, Act::Ail) => next.life = Life::Faulty { then_repair: true },
                     (_, act) => panic!("the loop's word is lost ({act:?}) in {self:?}"),
                 }
             }
@@ -280,7 +280,7 @@ impl World {
             }
             Step::RepairIsHopeless if phase == Phase::Repairing && self.begun.is_none() => {
                 assert_eq!(decide(phase, Change::Hopeless), Act::Ail);
-                next.life = Life::Ailing { then_repair: false };
+                next.life = Life::Faulty { then_repair: false };
             }
             Step::Queue if phase == Phase::Running && !self.owed => {
                 next.file.as_mut()?.waits = true;
@@ -356,7 +356,7 @@ impl World {
         }
         let is_repairing = self.life == Life::Repairing;
         assert!(!(is_repairing && self.is_bringing), "it comes back in two ways: {self:?}");
-        let is_forgotten = self.life == (Life::Ailing { then_repair: true }) && !self.is_bringing;
+        let is_forgotten = self.life == (Life::Faulty { then_repair: true }) && !self.is_bringing;
         assert!(!is_forgotten, "nobody will repair it: {self:?}");
         let waits = self.aside || self.file.is_some_and(|file| file.waits);
         assert!(waits || !self.owed, "what was queued is lost: {self:?}");

@@ -20,7 +20,7 @@ const QUEUE_MAX: usize = 4_096;
 /// While the connection is down nothing is kept. An `Acknowledge` replaces the older one of its
 /// chat; all others keep their order.
 #[derive(Default)]
-pub struct Outbox {
+pub struct SendQueue {
     queue: Mutex<Queue>,
     filled: Notify,
     dialled_us: Notify,
@@ -35,7 +35,7 @@ struct Queue {
     acknowledges: BTreeMap<ChatId, Message>,
 }
 
-impl Outbox {
+impl SendQueue {
     /// Adds a message, or drops it where the connection is down or the queue is full. `trace` is
     /// what it follows from, where that is traced.
     pub fn push(&self, chat: ChatId, message: Message, trace: TraceContext) {
@@ -189,35 +189,35 @@ mod tests {
 
     #[tokio::test]
     async fn the_newest_acknowledge_replaces_the_older() {
-        let outbox = Outbox::default();
-        outbox.set_up(true);
-        outbox.push(CHAT, acknowledge(1), None);
-        outbox.push(CHAT, message(Body::Goodbye), None);
-        outbox.push(CHAT, acknowledge(2), None);
-        let taken = outbox.drain().await;
+        let send_queue = SendQueue::default();
+        send_queue.set_up(true);
+        send_queue.push(CHAT, acknowledge(1), None);
+        send_queue.push(CHAT, message(Body::Goodbye), None);
+        send_queue.push(CHAT, acknowledge(2), None);
+        let taken = send_queue.drain().await;
         let expected = [(CHAT, message(Body::Goodbye), None), (CHAT, acknowledge(2), None)];
         assert_eq!(taken, expected);
     }
 
     #[test]
     fn what_does_not_fit_is_dropped_and_counted() {
-        let outbox = Outbox::default();
-        outbox.push(CHAT, message(Body::Goodbye), None);
-        assert_eq!(outbox.dropped(), 1);
-        outbox.set_up(true);
+        let send_queue = SendQueue::default();
+        send_queue.push(CHAT, message(Body::Goodbye), None);
+        assert_eq!(send_queue.dropped(), 1);
+        send_queue.set_up(true);
         for _ in 0..QUEUE_MAX + 3 {
-            outbox.push(CHAT, message(Body::Goodbye), None);
+            send_queue.push(CHAT, message(Body::Goodbye), None);
         }
-        assert_eq!(outbox.dropped(), 4);
+        assert_eq!(send_queue.dropped(), 4);
     }
 
     #[tokio::test]
     async fn a_dial_is_remembered_until_somebody_waits_for_it() {
-        let outbox = Outbox::default();
-        outbox.dialled_us();
-        outbox.dialled_us();
-        outbox.until_dialled().await;
-        let again = tokio::time::timeout(std::time::Duration::ZERO, outbox.until_dialled());
+        let send_queue = SendQueue::default();
+        send_queue.dialled_us();
+        send_queue.dialled_us();
+        send_queue.until_dialled().await;
+        let again = tokio::time::timeout(std::time::Duration::ZERO, send_queue.until_dialled());
         assert!(again.await.is_err(), "two dials before it are one");
     }
 }
