@@ -7,7 +7,7 @@
 //!
 //! What happens is counted where it happens, with [`add`] and [`record`]: one load while nobody
 //! asked for metrics. What *is* — roles, queues, lag — is read only when somebody collects
-//! ([`observe`]), so it costs the loop nothing.
+//! (`serve::observe`), so it costs the loop nothing.
 //!
 //! Attributes are ids, states and reasons out of fixed lists: never a text, name or address.
 //! Durations have no chat: they tell how disk and network do, and a histogram for each chat would
