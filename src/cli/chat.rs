@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 use super::client::{Client, connect, get_chat, opened, pick_chat, request_id};
 use super::errors::{EXIT_INTERRUPTED, EXIT_QUEUED, EXIT_TERMINATED, of_status, reason_of};
 use super::messages::last_messages;
-use super::output::{Output, People, chat_state, clean, count, event_text, stdout_closed};
+use super::output::{Output, People, chat_state, clean, count, event_text, hanging, stdout_closed};
 use super::send::checked_text;
 use super::slash::{HELP, Said, read};
 use super::typing::{Screen, Typed, open};
@@ -222,7 +222,7 @@ impl Talk {
     async fn say_queued(&mut self) -> Result<()> {
         let unsaid = self.unsaid.pop_front().map(|(_, request_id)| request_id);
         let unsaid = unsaid.and_then(|request_id| self.waiting.get(&request_id));
-        match unsaid.map(|text| indented(&clean(text))) {
+        match unsaid.map(|text| hanging(&clean(text))) {
             Some(text) => {
                 let said = self.output.dim(&format!("       … queued: {text}"));
                 Ok(self.screen.line(&said).await?)
@@ -340,7 +340,7 @@ fn are(number: usize) -> &'static str {
     if number == 1 { "is" } else { "are" }
 }
 
-/// A text of several lines, the others below the first.
+/// A notice of several lines, the others below the first.
 fn indented(text: &str) -> String {
     text.replace('\n', "\n       ")
 }

@@ -208,6 +208,12 @@ pub fn clean(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\t', "    ").chars().map(harmless).collect()
 }
 
+/// What somebody has said, each further line behind a margin that nothing else has: whatever stands
+/// there, it is no line of the program's, and no other person's.
+pub fn hanging(text: &str) -> String {
+    text.replace('\n', "\n     │ ")
+}
+
 /// The local time of day, with the date unless it is today.
 pub fn local_time(timestamp: Option<&prost_types::Timestamp>) -> String {
     let Some(time) = timestamp.and_then(to_jiff) else { return "--:--".into() };
@@ -278,7 +284,7 @@ pub fn event_text(output: Output, event: &pb::Event, people: &People) -> Option<
     let notice = |text: String| Some(format!("{time}  {}", output.dim(&format!("* {text}"))));
     match event.kind.as_ref()? {
         Kind::Message(message) => {
-            let text = clean(&message.text).replace('\n', "\n       ");
+            let text = hanging(&clean(&message.text));
             let name = output.bold(&author);
             // Another mark than that of notices: nobody can write one.
             Some(match text.strip_prefix(ACTION) {
@@ -467,7 +473,7 @@ pub mod tests {
         };
         let output = Output { json: false, color: false, sequences: false };
         let text = event_text(output, &event, &People::default());
-        let shown = "--:--  B\u{fffd}en: hi\u{fffd}]0;x\n       there";
+        let shown = "--:--  B\u{fffd}en: hi\u{fffd}]0;x\n     │ there";
         assert_eq!(text.as_deref(), Some(shown));
         let numbered = event_text(output.with_sequences(true), &event, &People::default());
         assert_eq!(numbered.expect("a text"), format!("   0  {shown}"));

@@ -14,6 +14,7 @@ use tonic::{Code, Request, Response, Status};
 use super::client::{Client, connect, get_chat, pick_chat, request_id};
 use super::errors::{EXIT_INTERRUPTED, EXIT_QUEUED, EXIT_UNREACHABLE, of_status, reason_of};
 use super::output::{Output, People, chat_state, clean};
+use super::slash::control_in;
 use super::{Failure, Global, pb};
 use crate::protocol::types::TEXT_CHARS_MAX;
 use crate::wire::reason::Reason;
@@ -187,8 +188,15 @@ pub fn checked_text(text: &str) -> Result<String, Failure> {
     if text.trim().is_empty() {
         return Err(Failure::refused("the text is blank: there is nothing to send"));
     }
+    let text = text.replace("\r\n", "\n");
+    if let Some(bad) = control_in(&text) {
+        let code = u32::from(bad);
+        return Err(Failure::refused(format!(
+            "the text has a control character in it (U+{code:04X}): take it out"
+        )));
+    }
     match text.chars().count() {
-        ..=TEXT_CHARS_MAX => Ok(text.to_owned()),
+        ..=TEXT_CHARS_MAX => Ok(text),
         chars => Err(Failure::refused(format!(
             "the text has {chars} characters; a message has at most {TEXT_CHARS_MAX}: split it"
         ))),
@@ -232,6 +240,15 @@ mod tests {
         assert_eq!(checked_text(&longest), Ok(longest.clone()));
         assert!(checked_text(&"a".repeat(TEXT_CHARS_MAX + 1)).is_err());
         assert!(checked_text("").is_err());
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_not_sent() {
+        assert_eq!(checked_text("one\r\n\ttwo"), Ok("one\n\ttwo".into()));
+        for bad in ["\u{1b}[31mred", "a\rb", "bell\u{7}", "\u{9b}2J"] {
+            let failure = checked_text(bad).expect_err("refused");
+            assert!(failure.text.contains("control character"), "{failure}");
+        }
     }
 
     #[test]

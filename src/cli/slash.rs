@@ -29,14 +29,18 @@ pub enum Said {
     Unclear(String),
 }
 
+/// The first letter of a text that is none: what a terminal would obey is never sent.
+pub fn control_in(text: &str) -> Option<char> {
+    text.chars().find(|letter| letter.is_control() && !matches!(letter, '\n' | '\t'))
+}
+
 /// Reads what was typed. A control sequence is never a text.
 pub fn read(line: &str) -> Said {
     let line = line.trim_end_matches('\n');
     if line.trim().is_empty() {
         return Said::Nothing;
     }
-    let is_bad = |letter: &char| letter.is_control() && !matches!(letter, '\n' | '\t');
-    if let Some(bad) = line.chars().find(is_bad) {
+    if let Some(bad) = control_in(line) {
         let code = u32::from(bad);
         return Said::Unclear(format!("it has a control character in it (U+{code:04X})"));
     }

@@ -65,7 +65,7 @@ async fn no_line_is_lost_doubled_or_sent_in_pieces() {
     terminal.types("a\rb\rc\r");
     terminal.shows("Ben: c ✓\n>").await;
     terminal.types("\x1b[200~two\nlines\t\x1b[201~\r");
-    terminal.shows("Ben: two\n       lines").await;
+    terminal.shows("Ben: two\n     │ lines").await;
     terminal.types_bytes(b"on\xffe");
     terminal.shows("left out\n> on").await;
     terminal.types("e\r");
