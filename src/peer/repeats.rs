@@ -83,12 +83,15 @@ impl Repeats {
         table.by_id.insert(id.to_owned(), Known { said, outcome: outcome.clone() });
         table.order.push_back(id.to_owned());
         drop(table);
-        let (repeats, id) = (Arc::clone(self), id.to_owned());
+        let unless_done = Forget(Some((Arc::clone(self), id.to_owned())));
         tokio::spawn(async move {
+            let mut unless_done = unless_done;
             let acted = act.await;
-            if acted.is_err() {
-                repeats.lock().remove(&id);
+            if acted.is_ok() {
+                unless_done.0 = None;
             }
+            // Whoever hears that it came to nothing may ask again at once.
+            drop(unless_done);
             result.send_replace(Some(acted.map(|done| Arc::new(done) as Done)));
         });
         Ok(outcome)
@@ -99,14 +102,23 @@ impl Repeats {
     }
 }
 
+/// Forgets a request whose act has not come to a result: it was refused, or it panicked.
+struct Forget(Option<(Arc<Repeats>, String)>);
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        if let Some((repeats, id)) = self.0.take() {
+            repeats.lock().remove(&id);
+        }
+    }
+}
+
 impl Table {
     fn make_room(&mut self) -> Result<(), Refusal> {
         if self.order.len() < IDS_MAX {
             return Ok(());
         }
-        let is_done = |known: &Known| {
-            known.outcome.borrow().is_some() || known.outcome.has_changed().is_err()
-        };
+        let is_done = |known: &Known| known.outcome.borrow().is_some();
         let done = self.order.iter().find(|id| self.by_id.get(*id).is_none_or(is_done)).cloned();
         self.remove(&done.ok_or_else(|| unable(Unable::Busy))?);
         Ok(())
@@ -166,6 +178,15 @@ mod tests {
         let refused = repeats.once("a", [1; 32], None, async { Err::<(), _>(internal("no")) });
         assert_eq!(reason(refused.await), Some(Reason::Internal));
         assert_eq!(repeats.once("a", [2; 32], None, async { Ok(7) }).await.ok(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn an_act_that_panics_may_be_asked_for_again() {
+        let repeats = Arc::new(Repeats::default());
+        let torn = repeats.once("a", [1; 32], None, async { panic!("a mistake in an act") });
+        assert_eq!(reason::<()>(torn.await), Some(Reason::Internal));
+        assert_eq!(repeats.once("a", [1; 32], None, async { Ok(7) }).await.ok(), Some(7));
+        assert_eq!(repeats.lock().order.len(), 1);
     }
 
     #[tokio::test]
