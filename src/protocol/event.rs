@@ -76,7 +76,7 @@ pub enum Event {
     Stop,
 }
 
-/// A wish for the log. It takes the number that `Replica::next_number` gave beforehand.
+/// A proposal for the log. It takes the number that `Replica::next_number` gave beforehand.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Proposal {
     pub payload: Payload,
