@@ -53,8 +53,9 @@ while read -r commit; do
     git archive "$commit" proto | tar -x -C "$scratch/old"
     version=$(version_of "$scratch/old/proto")
     [ -e "$scratch/seen/$version" ] && continue
-    # Before anything was released, the calls between peers began anew: reigns are shown since then.
-    grep -q 'Entry reign = 3;' "$scratch/old/proto/demes/v1/election.proto" || continue
+    # Before anything was released, the contract began anew: an entry's incarnation has been called so
+    # since then (docs/decisions/0015).
+    grep -q 'uint64 session = 4;' "$scratch/old/proto/demes/v1/types.proto" && continue
     touch "$scratch/seen/$version"
     if [ "$checked" -gt 0 ]; then
         [ -e "$scratch/old/proto/buf.yaml" ] && [ "$checked" -lt "$versions_max" ] || break
